@@ -1,0 +1,222 @@
+"""Who is connected: `Identity` (what a token says) and `Connection` (what one namespace of one client does).
+
+This module is pure. `current_connection` hands the running handler its own `Connection`.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from .text import neutralise
+
+__all__ = ["ANONYMOUS", "Connection", "Identity", "Session", "bound_connection", "current_connection"]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a verified token says about its bearer (RFC 7519).
+
+    Attributes:
+        subject: the ``sub`` claim, or the claim that ``subject_claim`` names; None for an anonymous client.
+        claims: all claims, read-only.
+        scopes: what the scope claim grants.
+        issuer: the ``iss`` claim.
+        token_id: the ``jti`` claim.
+        key_id: the ``kid`` of the token's header.
+        issued_at: the ``iat`` claim, in seconds since the epoch.
+        expires_at: the ``exp`` claim, in seconds since the epoch.
+    """
+
+    subject: str | None
+    claims: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    scopes: frozenset[str] = frozenset()
+    issuer: str | None = None
+    token_id: str | None = None
+    key_id: str | None = None
+    issued_at: float | None = None
+    expires_at: float | None = None
+
+    @property
+    def is_authenticated(self) -> bool:
+        """False only for the anonymous identity (a policy with ``token="optional"`` or ``"none"``)."""
+        return self.subject is not None
+
+    @property
+    def display_name(self) -> str:
+        """The subject, or an empty string: what Starlette expects of ``request.user``."""
+        return self.subject or ""
+
+
+ANONYMOUS = Identity(subject=None)
+
+
+class Session:
+    """One Engine.IO session: what was known of the client when it arrived, and the namespaces it is in.
+
+    It lives in the ASGI scope of the handshake (``scope["socketguard"]``), hence exactly as long as python-socketio
+    keeps the session.
+
+    Texts in it are capped and free of control characters.
+    """
+
+    __slots__ = (
+        "client_address",
+        "connections",
+        "digest",
+        "ending",
+        "headers",
+        "joined",
+        "origin",
+        "packets_in",
+        "query_string",
+        "transport",
+        "user_agent",
+    )
+
+    def __init__(
+        self,
+        *,
+        client_address: str | None,
+        origin: str | None,
+        user_agent: str | None,
+        transport: str,
+        headers: list[tuple[bytes, bytes]],
+        query_string: bytes,
+    ) -> None:
+        self.client_address = client_address
+        self.origin = origin
+        self.user_agent = user_agent
+        self.transport = transport
+        self.headers = headers
+        self.query_string = query_string
+        self.digest = ""
+        self.packets_in = 0
+        self.joined = 0
+        self.connections: dict[str, Connection] = {}
+        self.ending: str | None = None
+
+
+class Connection:
+    """One client in one namespace, from its CONNECT to its end.
+
+    Attributes:
+        namespace: the Socket.IO namespace, such as ``/messages``.
+        sid: the Socket.IO session id that handlers get; an empty string until the connect handler runs.
+        identity: who it is.
+        placeholders: what the ``{placeholders}`` of a pattern matched, such as ``{"tenant": "acme"}``.
+        started: when the CONNECT arrived, in seconds of the monotonic clock.
+        events_in: events received and dispatched so far.
+    """
+
+    __slots__ = (
+        "_packets_before",
+        "events_in",
+        "identity",
+        "log_fields",
+        "namespace",
+        "placeholders",
+        "reason",
+        "session",
+        "sid",
+        "started",
+        "state",
+    )
+
+    PENDING = "pending"
+    JOINED = "joined"
+    ENDED = "ended"
+
+    def __init__(
+        self,
+        session: Session,
+        namespace: str,
+        identity: Identity = ANONYMOUS,
+        placeholders: Mapping[str, str] | None = None,
+    ) -> None:
+        self.session = session
+        self.namespace = namespace
+        self.sid = ""
+        self.identity = identity
+        self.placeholders: Mapping[str, str] = placeholders or {}
+        self.started = time.monotonic()
+        self.events_in = 0
+        self.state = self.PENDING
+        self.reason: str | None = None
+        self.log_fields: dict[str, Any] = {}
+        self._packets_before = session.packets_in
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.namespace} subject={self.identity.subject!r} {self.state}>"
+
+    @property
+    def client_address(self) -> str | None:
+        """The address of the client, behind the proxies that ``trusted_proxies`` names."""
+        return self.session.client_address
+
+    @property
+    def user_agent(self) -> str | None:
+        """The ``User-Agent`` of the handshake."""
+        return self.session.user_agent
+
+    @property
+    def origin(self) -> str | None:
+        """The ``Origin`` of the handshake."""
+        return self.session.origin
+
+    @property
+    def transport(self) -> str:
+        """``polling`` or ``websocket``: what carries the session now."""
+        return self.session.transport
+
+    @property
+    def packets_in(self) -> int:
+        """Engine.IO packets that the session received since this CONNECT, heartbeats included."""
+        return self.session.packets_in - self._packets_before
+
+    @property
+    def duration(self) -> float:
+        """Seconds since the CONNECT."""
+        return time.monotonic() - self.started
+
+    def bind_log_fields(self, log_claims: tuple[str, ...]) -> None:
+        """Prepare what `socketguard.logs.add_connection` adds to every line that is written inside a handler.
+
+        Args:
+            log_claims: the claims to take along.
+        """
+        fields: dict[str, Any] = {"sid": self.sid, "namespace": neutralise(self.namespace, 128)}
+        if self.identity.subject is not None:
+            fields["subject"] = neutralise(self.identity.subject, 256)
+        claims = self.identity.claims
+        for name in log_claims:
+            if name != "sub" and name in claims:
+                value = claims[name]
+                fields[name] = value if isinstance(value, bool | int | float) else neutralise(str(value), 256)
+        self.log_fields = fields
+
+
+bound_connection: contextvars.ContextVar[Connection | None] = contextvars.ContextVar(
+    "socketguard_connection", default=None
+)
+
+
+def current_connection() -> Connection:
+    """The `Connection` whose handler is running.
+
+    It works in ``connect``, ``disconnect`` and every event handler, and in the tasks that they start.
+
+    Raises:
+        LookupError: outside a Socket.IO handler of a guarded server.
+    """
+    connection = bound_connection.get()
+    if connection is None:
+        raise LookupError(
+            "current_connection() was called outside a Socket.IO handler of a guarded server; "
+            "elsewhere use guard.identity(sid, namespace)"
+        )
+    return connection

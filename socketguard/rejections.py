@@ -1,0 +1,160 @@
+"""Why somebody is refused: codes, texts, advice, and the exceptions of the package.
+
+The tree of exceptions::
+
+    SocketGuardError
+    ├── ConfigurationError (also a ValueError)   you set something up wrongly
+    └── TokenError                               a peer sent a token that does not hold
+
+A *code* is what the client may know and act on. A *detail* is what only the log may know. This module is pure.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+__all__ = [
+    "REPLIES",
+    "ConfigurationError",
+    "RejectCode",
+    "Rejection",
+    "Reply",
+    "Retry",
+    "SocketGuardError",
+    "TokenError",
+]
+
+
+class Retry(enum.StrEnum):
+    """What a refused client should do next."""
+
+    NEVER = "never"
+    """A person has to change something first."""
+    LOGIN = "login"
+    """Sign in again, then connect."""
+    REFRESH = "refresh"
+    """Get a fresh token, then connect."""
+    BACKOFF = "backoff"
+    """Connect again later, waiting longer each time."""
+    NOW = "now"
+    """Connect again at once."""
+
+
+class RejectCode(enum.StrEnum):
+    """The closed set of codes with which a client is refused. Codes are never renamed within a major version."""
+
+    INVALID_NAMESPACE = "invalid_namespace"
+    CONNECT_MALFORMED = "connect_malformed"
+    TOKEN_MISSING = "token_missing"
+    TOKEN_MALFORMED = "token_malformed"
+    TOKEN_EXPIRED = "token_expired"
+    TOKEN_NOT_YET_VALID = "token_not_yet_valid"
+    TOKEN_INVALID = "token_invalid"
+    INSUFFICIENT_SCOPE = "insufficient_scope"
+    ORIGIN_NOT_ALLOWED = "origin_not_allowed"
+    ADMISSION_TIMEOUT = "admission_timeout"
+    ALREADY_CONNECTED = "already_connected"
+    REFUSED_BY_APP = "refused_by_app"
+    INTERNAL_ERROR = "internal_error"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What goes with a code: the fixed text, the advice, and the status of its twin over HTTP."""
+
+    message: str
+    retry: Retry | None
+    http_status: int
+
+
+REPLIES: Mapping[RejectCode, Reply] = MappingProxyType(
+    {
+        RejectCode.INVALID_NAMESPACE: Reply("Invalid namespace", None, 404),
+        RejectCode.CONNECT_MALFORMED: Reply("Malformed connect packet", Retry.NEVER, 400),
+        RejectCode.TOKEN_MISSING: Reply("Authentication required", Retry.LOGIN, 401),
+        RejectCode.TOKEN_MALFORMED: Reply("Malformed token", Retry.LOGIN, 401),
+        RejectCode.TOKEN_EXPIRED: Reply("Token has expired", Retry.REFRESH, 401),
+        RejectCode.TOKEN_NOT_YET_VALID: Reply("Token is not valid yet", Retry.BACKOFF, 401),
+        RejectCode.TOKEN_INVALID: Reply("Invalid token", Retry.LOGIN, 401),
+        RejectCode.INSUFFICIENT_SCOPE: Reply("Forbidden", Retry.NEVER, 403),
+        RejectCode.ORIGIN_NOT_ALLOWED: Reply("Origin not allowed", Retry.NEVER, 403),
+        RejectCode.ADMISSION_TIMEOUT: Reply("Authentication took too long", Retry.BACKOFF, 503),
+        RejectCode.ALREADY_CONNECTED: Reply("Already connected to this namespace", Retry.NEVER, 409),
+        RejectCode.REFUSED_BY_APP: Reply("Connection rejected by server", None, 403),
+        RejectCode.INTERNAL_ERROR: Reply("Internal error", Retry.BACKOFF, 500),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """One refusal, as it was decided.
+
+    Attributes:
+        code: what the client is told.
+        detail: one word of a closed set that only the log gets, such as ``signature_mismatch``.
+        fields: further fields for the log line, already free of secrets (expected and received values and the like).
+    """
+
+    code: RejectCode
+    detail: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def payload(self, ref: str) -> dict[str, Any]:
+        """The object of the CONNECT_ERROR packet.
+
+        Clients read it as ``err.message`` and ``err.data``. An unknown namespace is answered with exactly what the
+        reference server sends, so that it can't be told from one that is hidden.
+
+        Args:
+            ref: the short random id that stands in the log line too.
+        """
+        reply = REPLIES[self.code]
+        if self.code is RejectCode.INVALID_NAMESPACE:
+            return {"message": reply.message}
+        return {"message": reply.message, "data": {"code": self.code.value, "retry": reply.retry, "ref": ref}}
+
+
+class SocketGuardError(Exception):
+    """The base of every exception that socketguard raises on purpose."""
+
+
+class ConfigurationError(SocketGuardError, ValueError):
+    """Something was set up in a way that can't work or would not be safe.
+
+    The text names the option, what was wrong and what to write instead.
+
+    Attributes:
+        option: the name of the option, such as ``algorithms``; None when no single option is at fault.
+    """
+
+    def __init__(self, message: str, *, option: str | None = None) -> None:
+        super().__init__(message)
+        self.option = option
+
+
+class TokenError(SocketGuardError):
+    """A token was refused.
+
+    ``str()`` of it is the fixed public text of the code and never holds anything of the token.
+
+    Attributes:
+        code: one of the ``token_*`` codes, or ``insufficient_scope``.
+        detail: one word of a closed set for the log, such as ``signature_mismatch`` or ``claim_missing``.
+        fields: further fields for the log (``claim``, ``expected``, ``received`` …), without secrets.
+    """
+
+    def __init__(self, code: RejectCode, detail: str, **fields: Any) -> None:
+        super().__init__(REPLIES[code].message)
+        self.code = code
+        self.detail = detail
+        self.fields: Mapping[str, Any] = fields
+
+    @property
+    def rejection(self) -> Rejection:
+        """The same as a `Rejection`."""
+        return Rejection(self.code, self.detail, self.fields)

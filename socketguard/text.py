@@ -1,0 +1,30 @@
+"""Text from a client, made harmless before it reaches a log line. This module is pure."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["neutralise"]
+
+# C0 and C1 controls and DEL, the separators that some viewers take for a new line, everything that changes the
+# direction of text or is invisible in it, and lone surrogates (which no encoder takes).
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+
+
+def _escape(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"
+
+
+def neutralise(text: str, limit: int) -> str:
+    """Replace what could forge, hide or break a log line, and cap the length.
+
+    Args:
+        text: anything a client sent.
+        limit: how many characters are kept; what is cut off is marked with ``…``.
+
+    Returns:
+        ``text`` itself when there is nothing to change.
+    """
+    if len(text) > limit:
+        text = text[:limit] + "…"
+    return _UNSAFE.sub(_escape, text)
