@@ -68,6 +68,7 @@ class Session:
         "client_address",
         "connections",
         "digest",
+        "eio_sid",
         "ending",
         "headers",
         "joined",
@@ -94,6 +95,7 @@ class Session:
         self.transport = transport
         self.headers = headers
         self.query_string = query_string
+        self.eio_sid = ""
         self.digest = ""
         self.packets_in = 0
         self.joined = 0
@@ -119,6 +121,7 @@ class Connection:
         "identity",
         "log_fields",
         "namespace",
+        "pending",
         "placeholders",
         "reason",
         "session",
@@ -147,6 +150,7 @@ class Connection:
         self.events_in = 0
         self.state = self.PENDING
         self.reason: str | None = None
+        self.pending: Any = None
         self.log_fields: dict[str, Any] = {}
         self._packets_before = session.packets_in
 
@@ -189,7 +193,9 @@ class Connection:
         Args:
             log_claims: the claims to take along.
         """
-        fields: dict[str, Any] = {"sid": self.sid, "namespace": neutralise(self.namespace, 128)}
+        fields: dict[str, Any] = {"namespace": neutralise(self.namespace, 128)}
+        if self.sid:
+            fields["sid"] = self.sid
         if self.identity.subject is not None:
             fields["subject"] = neutralise(self.identity.subject, 256)
         claims = self.identity.claims

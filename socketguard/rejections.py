@@ -104,7 +104,7 @@ class Rejection:
     detail: str | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
 
-    def payload(self, ref: str) -> dict[str, Any]:
+    def payload(self, ref: str, *, debug: bool = False) -> dict[str, Any]:
         """The object of the CONNECT_ERROR packet.
 
         Clients read it as ``err.message`` and ``err.data``. An unknown namespace is answered with exactly what the
@@ -112,8 +112,12 @@ class Rejection:
 
         Args:
             ref: the short random id that stands in the log line too.
+            debug: whether the client may see the details, the namespaces among them.
         """
         reply = REPLIES[self.code]
+        if debug:
+            data = {"code": self.code.value, "retry": reply.retry, "ref": ref, "detail": self.detail, **self.fields}
+            return {"message": reply.message, "data": data}
         if self.code is RejectCode.INVALID_NAMESPACE:
             return {"message": reply.message}
         return {"message": reply.message, "data": {"code": self.code.value, "retry": reply.retry, "ref": ref}}

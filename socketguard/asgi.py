@@ -1,0 +1,451 @@
+"""The only ASGI I/O: what stands in front of python-engineio, on every request to it.
+
+`Endpoint` replaces ``server.handle_request``, so that it sees every Engine.IO request, wherever the application is
+mounted. `WrongPath` watches an application from outside for Socket.IO clients that asked elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .handshake import (
+    HandshakeRefusal,
+    HandshakeRequest,
+    TrustedProxies,
+    body_problem,
+    cors_headers,
+    examine,
+    normalised_headers,
+    origin_is_allowed,
+    packet_problem,
+    read,
+)
+from .identity import Session
+from .rejections import Retry
+from .report import Report
+from .seam import Seam, new_ref
+
+__all__ = ["Endpoint", "WrongPath"]
+
+SESSION_KEY = "socketguard"
+SEEN_KEY = "socketguard.seen"
+
+# Close codes of WebSockets (RFC 6455, section 7.4.1).
+NORMAL, UNSUPPORTED_DATA, TOO_BIG, INTERNAL_ERROR = 1000, 1003, 1009, 1011
+
+CLOSE_TIMEOUT = 5.0
+"""Seconds that a close frame may take to a client that does not read."""
+
+
+class Endpoint:
+    """Takes each Engine.IO request before python-engineio does.
+
+    Args:
+        seam: the server.
+        report: told what was refused.
+        trusted: the proxies whose ``X-Forwarded-For`` is believed.
+        connect_packet_bytes: how large a frame or body may be from a session that has joined no namespace.
+        on_request: called with the scope and ``receive`` of each request until it returns True: the start-up checks.
+    """
+
+    def __init__(
+        self,
+        seam: Seam,
+        report: Report,
+        trusted: TrustedProxies,
+        *,
+        connect_packet_bytes: int,
+        on_request: Callable[[Scope, Receive], bool],
+    ) -> None:
+        self.seam = seam
+        self.report = report
+        self.trusted = trusted
+        self.connect_packet_bytes = connect_packet_bytes
+        self._on_request = on_request
+        self._started = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self._started:
+            self._started = self._on_request(scope, receive)
+        seen = scope.get(SEEN_KEY)
+        if seen is not None:
+            seen.append(True)
+        request = read(scope, self.trusted)
+        seam = self.seam
+        session = seam.session(request.sid)
+        allowed = seam.allowed_origins
+        refusal = examine(
+            request,
+            transports=seam.transports,
+            session_known=session is not None,
+            # An empty list and a callable are python-engineio's own ways; it decides them by itself.
+            allowed_origins="*" if callable(allowed) or allowed == [] else _collection(allowed),
+        )
+        first = await receive()
+        if first["type"] in ("http.disconnect", "websocket.disconnect"):
+            return  # The client has gone; python-engineio would stumble over it.
+        if refusal is not None:
+            await self._refuse(scope, request, refusal, send, session)
+            return
+        if session is None:
+            session = Session(
+                client_address=request.client_address,
+                origin=None if request.origin is None else request.origin[:256],
+                user_agent=request.user_agent,
+                transport=request.transport,
+                headers=scope["headers"],
+                query_string=scope.get("query_string", b""),
+            )
+        headers = normalised_headers(scope["headers"], request)
+        scope = {**scope, "headers": headers, SESSION_KEY: session}
+        if request.websocket:
+            await self._websocket(scope, request, session, first, receive, send)
+        else:
+            await self._http(scope, request, session, first, receive, send)
+
+    # HTTP
+
+    async def _http(
+        self, scope: Scope, request: HandshakeRequest, session: Session, first: Message, receive: Receive, send: Send
+    ) -> None:
+        if request.method == "POST":
+            body = await self._body(request, session, first, receive)
+            if body is None:
+                return
+            limit = self._limit(session)
+            found = (
+                body_problem(body, limit=limit, strict_text=self.seam.strict_text)
+                if session.ending is None
+                else HandshakeRefusal("session_unknown", 400, "Session ID unknown", "the session has ended", Retry.NOW)
+            )
+            if isinstance(found, HandshakeRefusal):
+                await self._refuse(scope, request, found, send, session)
+                # What was in the body is lost, so that the session can't go on as if nothing had happened.
+                await self.seam.end_session(request.sid or "", "parse error")
+                return
+            session.packets_in += found
+            first = {"type": "http.request", "body": body, "more_body": False}
+            # The length may be missing (chunked), and python-engineio reads exactly so many bytes.
+            scope["headers"] = [(k, v) for k, v in scope["headers"] if k != b"content-length"]
+            scope["headers"].append((b"content-length", str(len(body)).encode()))
+
+        async def replay() -> Message:
+            return first
+
+        async def lower_case(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._note_status(request, session, message["status"])
+                message = {**message, "headers": list(_lower_case(message.get("headers", ())))}
+            await send(message)
+
+        await self.seam.engine_request(scope, replay, lower_case)
+
+    def _limit(self, session: Session) -> int:
+        largest = self.seam.max_body
+        return largest if session.joined else min(largest, self.connect_packet_bytes)
+
+    async def _body(
+        self, request: HandshakeRequest, session: Session, message: Message, receive: Receive
+    ) -> bytes | None:
+        """The body, cut off one byte above the limit; None when the client has gone."""
+        limit = self._limit(session)
+        declared = request.content_length
+        if declared is not None and (not declared.isascii() or not declared.isdigit() or len(declared) > 15):
+            return b"\0"  # No length that a client can mean: refused as malformed.
+        if declared is not None and int(declared) > limit:
+            return bytes(limit + 1)
+        body = message.get("body", b"")
+        while message.get("more_body"):
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            body += message.get("body", b"")
+            if len(body) > limit:
+                break
+        return bytes(body[: limit + 1])
+
+    def _note_status(self, request: HandshakeRequest, session: Session, status: int) -> None:
+        if status >= 400:
+            refusal = HandshakeRefusal(
+                "engine_refused", status, "", "python-engineio refused the request; its own log has the reason"
+            )
+            self.report.handshake_rejected(request, refusal, new_ref(), session)
+
+    # WebSocket
+
+    async def _websocket(
+        self, scope: Scope, request: HandshakeRequest, session: Session, first: Message, receive: Receive, send: Send
+    ) -> None:
+        frames = _Frames(self, request, session, first, receive, send, scope)
+        try:
+            await self.seam.engine_request(scope, frames.receive, frames.send)
+        except Exception as exc:
+            # A frame that python-engineio can't decode: it would leave the session to its ping timeout.
+            self.report.packet_rejected(session, "packet_malformed", "python-engineio could not decode a frame", exc)
+            await self.seam.end_session(frames.eio_sid, "parse error")
+            await frames.close(UNSUPPORTED_DATA)
+        if frames.upgrading:
+            self.report.upgrade_failed(
+                session,
+                "the client opened a WebSocket but did not finish the upgrade: a proxy cut it, or the client went away",
+            )
+
+    # Answers of our own
+
+    async def _refuse(
+        self, scope: Scope, request: HandshakeRequest, refusal: HandshakeRefusal, send: Send, session: Session | None
+    ) -> None:
+        ref = new_ref()
+        written = self.report.handshake_rejected(request, refusal, ref, session)
+        allowed = self.seam.allowed_origins
+        entitled = not callable(allowed) and allowed != [] and origin_is_allowed(request, _collection(allowed))
+        await answer(
+            scope,
+            send,
+            refusal,
+            ref,
+            cors_headers(request, allowed=entitled, credentials=self.seam.credentials),
+            # uvicorn logs an ERROR for each refused WebSocket that has a body; in a flood the bare close must do.
+            body_over_websocket=written,
+        )
+
+
+async def answer(
+    scope: Scope,
+    send: Send,
+    refusal: HandshakeRefusal,
+    ref: str,
+    headers: Iterable[tuple[bytes, bytes]] = (),
+    *,
+    body_over_websocket: bool = True,
+) -> None:
+    """Answer a request with a status and a JSON body, over WebSocket too where the ASGI server can do that."""
+    kind = "http.response"
+    if scope["type"] == "websocket":
+        if not body_over_websocket or "websocket.http.response" not in scope.get("extensions", {}):
+            await send({"type": "websocket.close", "code": NORMAL, "reason": refusal.message})
+            return
+        kind = "websocket.http.response"
+    body = json.dumps(
+        {"code": refusal.reason, "message": refusal.message, "retry": refusal.retry, "ref": ref}, separators=(",", ":")
+    ).encode()
+    start = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *headers]
+    await send({"type": f"{kind}.start", "status": refusal.status, "headers": start})
+    await send({"type": f"{kind}.body", "body": body})
+
+
+class _Frames:
+    """``receive`` and ``send`` of one WebSocket, between the ASGI server and python-engineio."""
+
+    __slots__ = (
+        "_accepted",
+        "_closing",
+        "_endpoint",
+        "_first",
+        "_opened",
+        "_receive",
+        "_request",
+        "_scope",
+        "_send",
+        "_session",
+        "_strict_text",
+        "eio_sid",
+        "upgrading",
+    )
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        request: HandshakeRequest,
+        session: Session,
+        first: Message,
+        receive: Receive,
+        send: Send,
+        scope: Scope,
+    ) -> None:
+        self._endpoint = endpoint
+        self._request = request
+        self._session = session
+        self._first: Message | None = first
+        self._receive = receive
+        self._send = send
+        self._scope = scope
+        self._strict_text = endpoint.seam.strict_text
+        self._accepted = False
+        self._closing = False
+        self.eio_sid = request.sid or ""
+        self.upgrading = bool(request.sid)
+        self._opened = self.upgrading
+
+    async def receive(self) -> Message:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        session = self._session
+        if session.ending is not None:
+            return await self._end(UNSUPPORTED_DATA)
+        message = await self._receive()
+        if message["type"] != "websocket.receive":
+            return message
+        text = message.get("text")
+        if text is None:
+            size = len(message.get("bytes") or b"")
+        else:
+            size = len(text)
+            if problem := packet_problem(text, strict_text=self._strict_text):
+                return await self._stop(UNSUPPORTED_DATA, "packet_malformed", problem)
+        if not session.joined and size > self._endpoint.connect_packet_bytes:
+            return await self._stop(
+                TOO_BIG,
+                "packet_too_large",
+                f"{size} characters from a session that has joined no namespace; "
+                f"{self._endpoint.connect_packet_bytes} are allowed",
+            )
+        if size > self._endpoint.seam.max_body:
+            return await self._stop(
+                TOO_BIG, "packet_too_large", f"{size} characters; max_http_buffer_size is {self._endpoint.seam.max_body}"
+            )
+        session.packets_in += 1
+        if text == "1":
+            # python-engineio forgets the session but would keep the socket open until its timeouts.
+            session.ending = "client disconnect"
+        elif text == "5" and self.upgrading:
+            self.upgrading = False
+            session.transport = "websocket"
+            self._identify()
+            self._endpoint.report.upgraded(session)
+        return message
+
+    def send(self, message: Message) -> Awaitable[None]:
+        # Not a coroutine function: once the first packet is out, this adds nothing to a message.
+        if self._opened and self._accepted and not self._closing:
+            return self._send(message)
+        return self._send_early(message)
+
+    async def _send_early(self, message: Message) -> None:
+        if self._closing:
+            return
+        kind = message["type"]
+        if kind == "websocket.accept":
+            self._accepted = True
+            message = {**message, "headers": list(_lower_case(message.get("headers", ())))}
+        elif not self._accepted:
+            self._closing = True
+            refusal = HandshakeRefusal(
+                "engine_refused", 403, "Bad request", "python-engineio refused the WebSocket; its own log has the reason"
+            )
+            await self._endpoint._refuse(self._scope, self._request, refusal, self._send, self._session)
+            return
+        elif kind == "websocket.send":
+            self._opened = True
+            self.eio_sid = _sid_of_open_packet(message)
+        await self._send(message)
+
+    async def close(self, code: int) -> None:
+        """Close the WebSocket from this side; nothing is sent after it."""
+        if self._closing:
+            return
+        self._closing = True
+        if not self._accepted:
+            return
+        sending = asyncio.ensure_future(self._send({"type": "websocket.close", "code": code}))
+        await asyncio.wait((sending,), timeout=CLOSE_TIMEOUT)
+        if sending.done() and not sending.cancelled():
+            sending.exception()  # Gone already: as good as closed.
+
+    def _identify(self) -> None:
+        if self.eio_sid:
+            self._endpoint.seam.identify(self._session, self.eio_sid)
+
+    async def _stop(self, code: int, reason: str, hint: str) -> Message:
+        self._session.ending = "parse error"
+        self._identify()
+        self._endpoint.report.packet_rejected(self._session, reason, hint)
+        return await self._end(code)
+
+    async def _end(self, code: int) -> Message:
+        await self.close(NORMAL if self._session.ending == "client disconnect" else code)
+        return {"type": "websocket.disconnect", "code": code}
+
+
+class WrongPath:
+    """Answers Socket.IO clients that ask an application where no Socket.IO endpoint is.
+
+    Args:
+        app: the application.
+        report: told about them.
+        paths: where the endpoint really is.
+    """
+
+    def __init__(self, app: ASGIApp, report: Report, paths: Sequence[str], trusted: TrustedProxies) -> None:
+        self.app = app
+        self.report = report
+        self.paths = paths
+        self.trusted = trusted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or b"EIO=" not in scope.get("query_string", b""):
+            await self.app(scope, receive, send)
+            return
+        seen: list[bool] = []
+        scope = {**scope, SEEN_KEY: seen}
+        answered = False
+
+        async def watch(message: MutableMapping[str, Any]) -> None:
+            nonlocal answered
+            if answered:
+                return
+            kind = message["type"]
+            refused = kind == "http.response.start" and (scope["type"] == "websocket" or message["status"] == 404)
+            if seen or not (refused or (kind == "websocket.close" and scope["type"] == "websocket")):
+                await send(message)
+                return
+            answered = True
+            await self._refuse(scope, send)
+
+        await self.app(scope, receive, watch)
+
+    async def _refuse(self, scope: Scope, send: Send) -> None:
+        request = read(scope, self.trusted)
+        known = " or ".join(repr(path) for path in self.paths) or "unknown to the guard"
+        refusal = HandshakeRefusal(
+            "wrong_path",
+            404,
+            "Not found",
+            f"a Socket.IO client asked for {request.path[:128]!r}, the endpoint is {known}: "
+            "set the client's path option to it",
+        )
+        ref = new_ref()
+        written = self.report.handshake_rejected(request, refusal, ref)
+        await answer(scope, send, refusal, ref, body_over_websocket=written)
+
+
+def _lower_case(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[bytes, bytes]]:
+    """ASGI wants header names in lower case; with others an outer CORS middleware doubles instead of replacing."""
+    for name, value in headers:
+        name = name.lower()
+        yield name, value
+        if name == b"access-control-allow-origin":
+            yield b"vary", b"Origin"
+
+
+def _collection(allowed: Any) -> str | tuple[str, ...] | None:
+    """python-engineio's ``cors_allowed_origins`` as the handshake reads it."""
+    if allowed is None or allowed == "*":
+        return allowed  # type: ignore[no-any-return]
+    if isinstance(allowed, str):
+        return (allowed,)
+    return "*" if "*" in allowed else tuple(allowed)
+
+
+def _sid_of_open_packet(message: Message) -> str:
+    """The Engine.IO session id in the OPEN packet: the first thing that python-engineio sends."""
+    try:
+        return str(json.loads(message["text"][1:])["sid"])
+    except (ValueError, TypeError, KeyError):
+        return ""

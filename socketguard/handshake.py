@@ -1,0 +1,481 @@
+"""Reads a request to the Engine.IO endpoint and says what is wrong with it, and why. This module is pure.
+
+The rules are those of the Engine.IO v4 protocol and of python-engineio's own checks: whatever python-engineio would
+refuse is found here first, with a reason that a person can act on.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from .rejections import REPLIES, ConfigurationError, RejectCode, Retry
+from .text import neutralise
+
+__all__ = [
+    "HandshakeRefusal",
+    "HandshakeRequest",
+    "TrustedProxies",
+    "body_problem",
+    "check_origins",
+    "cors_headers",
+    "examine",
+    "normalised_headers",
+    "origin_is_allowed",
+    "packet_problem",
+    "read",
+]
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+_PLAIN_SCHEME = {"wss": "https", "ws": "http"}
+
+# Engine.IO v4 packet types. ASCII only: int("٠") is 0 in Python, so other digits would pass further down.
+PACKET_TYPES = frozenset("0123456")
+
+# python-engineio's own limit (Payload.max_decode_packets): beyond it, it answers 200 and drops every packet.
+MAX_PACKETS_PER_BODY = 16
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeRequest:
+    """What a request to the Engine.IO endpoint asks for. Texts are as they came, except where said otherwise.
+
+    Attributes:
+        websocket: whether it is a WebSocket (the type of the ASGI scope).
+        sid: the Engine.IO session id it names; a secret.
+        transport: the ``transport`` parameter, ``polling`` when absent.
+        version: the ``EIO`` parameter.
+        scheme: ``http`` or ``https``, as the browser sees it: ``X-Forwarded-Proto`` where there is one, with
+            ``ws``/``wss`` (which Traefik sends for upgrades) put back to what an Origin says.
+        client_address: of the client, behind trusted proxies.
+    """
+
+    websocket: bool
+    method: str
+    path: str
+    sid: str | None
+    transport: str
+    version: str | None
+    jsonp: bool
+    origin: str | None
+    host: str | None
+    forwarded_host: str | None
+    scheme: str
+    upgrade: str | None
+    content_length: str | None
+    requested_headers: str | None
+    client_address: str | None
+    user_agent: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeRefusal:
+    """Why a request does not become (or reach) a session.
+
+    Attributes:
+        reason: one word of a closed set; the ``code`` of the answer and the ``reason`` of the log line.
+        status: of the HTTP answer.
+        message: for the client; holds nothing of the request.
+        hint: for the log: what to do about it.
+        retry: advice for the client.
+    """
+
+    reason: str
+    status: int
+    message: str
+    hint: str
+    retry: Retry = Retry.NEVER
+
+
+class TrustedProxies:
+    """The proxies whose ``X-Forwarded-For`` is believed.
+
+    Args:
+        networks: addresses and CIDR blocks, such as ``"10.0.0.0/8"``.
+
+    Raises:
+        ConfigurationError: for anything else.
+    """
+
+    def __init__(self, networks: Iterable[str] = ()) -> None:
+        if isinstance(networks, str):
+            raise ConfigurationError(
+                f"trusted_proxies is a list of addresses and CIDR blocks, not one string; write [{networks!r}]",
+                option="trusted_proxies",
+            )
+        self.networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = tuple(map(self._network, networks))
+
+    @staticmethod
+    def _network(text: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+        try:
+            if not isinstance(text, str):
+                raise ValueError("not a string")
+            return ipaddress.ip_network(text.strip())
+        except ValueError as exc:
+            raise ConfigurationError(
+                f"trusted_proxies: {text!r} is no address and no CIDR block ({exc}); write for example '10.0.0.0/8'",
+                option="trusted_proxies",
+            ) from None
+
+    def client(self, peer: str | None, forwarded_for: str | None) -> str | None:
+        """The client's address, read from the right: the first hop that isn't a trusted proxy.
+
+        Args:
+            peer: the address of the TCP connection.
+            forwarded_for: the ``X-Forwarded-For`` header, several of them joined by commas.
+
+        Returns:
+            ``peer`` itself when it isn't trusted: anybody can send the header.
+        """
+        if not self.networks or forwarded_for is None or not self._trusts(peer):
+            return peer
+        client = peer
+        for hop in reversed(forwarded_for.split(",")):
+            address = _address(hop)
+            if address is None:
+                break
+            client = str(address)
+            if not self._contains(address):
+                break
+        return client
+
+    def _trusts(self, peer: str | None) -> bool:
+        address = _address(peer or "")
+        return address is not None and self._contains(address)
+
+    def _contains(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+        return any(address in network for network in self.networks)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Parse an address as proxies write it: bare, ``1.2.3.4:567``, ``[::1]`` or ``[::1]:567``."""
+    text = text.strip()[:64]
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        return address.ipv4_mapped
+    return address
+
+
+_WANTED = {
+    b"origin": 0,
+    b"host": 1,
+    b"x-forwarded-host": 2,
+    b"x-forwarded-proto": 3,
+    b"x-forwarded-for": 4,
+    b"upgrade": 5,
+    b"user-agent": 6,
+    b"content-length": 7,
+    b"access-control-request-headers": 8,
+}
+
+
+def read(scope: Mapping[str, Any], trusted: TrustedProxies) -> HandshakeRequest:
+    """Read an ASGI HTTP or WebSocket scope. Never raises for what a client can send."""
+    found: list[str | None] = [None] * 9
+    for name, value in scope["headers"]:
+        place = _WANTED.get(name)
+        if place is not None:
+            text = value.decode("latin-1")
+            previous = found[place]
+            found[place] = text if previous is None else f"{previous},{text}"
+    origin, host, forwarded_host, proto, forwarded_for, upgrade, user_agent, content_length, requested = found
+    try:
+        query = parse_qs(scope.get("query_string", b"").decode())
+    except ValueError:  # not UTF-8: python-engineio reads it as an empty query
+        query = {}
+    websocket = scope["type"] == "websocket"
+    scheme = (proto.split(",")[0].strip() if proto else scope.get("scheme", "http")).lower()
+    peer = scope.get("client")
+    address = trusted.client(peer[0] if peer else None, forwarded_for)
+    return HandshakeRequest(
+        websocket=websocket,
+        method="GET" if websocket else scope["method"],
+        path=scope["path"],
+        sid=query["sid"][0] if "sid" in query else None,
+        transport=query["transport"][0] if "transport" in query else "polling",
+        version=query["EIO"][0] if query.get("EIO") and len(query["EIO"]) == 1 else None,
+        jsonp="j" in query,
+        origin=origin,
+        host=host,
+        forwarded_host=forwarded_host.split(",")[0].strip() if forwarded_host else None,
+        scheme=_PLAIN_SCHEME.get(scheme, scheme),
+        upgrade=upgrade,
+        content_length=content_length,
+        requested_headers=requested,
+        client_address=None if address is None else neutralise(address, 64),
+        user_agent=None if user_agent is None else neutralise(user_agent, 256),
+    )
+
+
+def normalised_headers(headers: Headers, request: HandshakeRequest) -> list[tuple[bytes, bytes]]:
+    """The headers to hand on to python-engineio.
+
+    python-engineio compares ``X-Forwarded-Proto`` literally with the Origin and never looks at the scheme of the ASGI
+    scope, so it gets the scheme as the browser sees it. Over HTTP/2 a WebSocket has no ``Upgrade`` header (RFC 8441),
+    which python-engineio asks for; the server has already made it a WebSocket, so it is put in.
+    """
+    result = [(name, value) for name, value in headers if name != b"x-forwarded-proto"]
+    if request.scheme == "https" or len(result) != len(headers):
+        result.append((b"x-forwarded-proto", request.scheme.encode("latin-1", "replace")))
+    if request.websocket and request.upgrade is None:
+        result += [(b"upgrade", b"websocket"), (b"connection", b"upgrade")]
+    return result
+
+
+def check_origins(origins: object) -> str | tuple[str, ...] | None:
+    """Validate ``allowed_origins``.
+
+    Args:
+        origins: None, ``"*"`` or a collection of origins as a browser sends them (RFC 6454): scheme, host and a port
+            that isn't the scheme's own.
+
+    Returns:
+        None, ``"*"`` or a tuple.
+
+    Raises:
+        ConfigurationError: for anything that could never match an Origin header.
+    """
+    if origins is None or origins == "*":
+        return "*" if origins else None
+    if isinstance(origins, str) or not isinstance(origins, Iterable):
+        raise ConfigurationError(
+            f'allowed_origins is "*" or a list of origins; write [{origins!r}]', option="allowed_origins"
+        )
+    result = tuple(origins)
+    if result == ("*",):
+        return "*"
+    if not result:
+        raise ConfigurationError(
+            "allowed_origins is empty, so that no browser could connect; list the origins of your pages, "
+            "such as 'https://crm.example.com', or leave the option out for same-origin only",
+            option="allowed_origins",
+        )
+    for origin in result:
+        _check_origin(origin)
+    return result
+
+
+def _check_origin(origin: object) -> None:
+    problem = None
+    if not isinstance(origin, str):
+        problem = "is not a string"
+    elif "*" in origin:
+        problem = "holds a wildcard, which is not supported; list each origin"
+    else:
+        parts = urlsplit(origin)
+        try:
+            wanted = f"{parts.scheme}://{parts.netloc}".lower()
+            default_port = (parts.scheme, parts.port) in (("https", 443), ("http", 80))
+        except ValueError:
+            wanted, default_port = "", False
+        if not parts.scheme or not parts.netloc:
+            problem = "is no origin; write scheme and host, such as 'https://crm.example.com'"
+        elif default_port:
+            problem = "names the scheme's own port, which browsers leave out"
+        elif origin != wanted:
+            problem = f"is not what a browser sends; write {wanted!r}"
+    if problem:
+        raise ConfigurationError(f"allowed_origins: {origin!r} {problem}", option="allowed_origins")
+
+
+def origin_is_allowed(request: HandshakeRequest, allowed: str | Collection[str] | None) -> bool:
+    """Whether a page of this origin may connect and read answers; a request without an Origin is no page's."""
+    if request.origin is None or allowed == "*":
+        return True
+    if allowed is None:
+        hosts = {request.host, request.forwarded_host} - {None}
+        return request.origin in {f"{request.scheme}://{host}" for host in hosts}
+    return request.origin in allowed
+
+
+def _origin_refusal(request: HandshakeRequest, allowed: str | Collection[str] | None) -> HandshakeRefusal:
+    reply = REPLIES[RejectCode.ORIGIN_NOT_ALLOWED]
+    listed = [] if allowed is None or isinstance(allowed, str) else list(allowed)
+    argument = [neutralise(origin, 256) for origin in [*listed, request.origin or ""]]
+    hint = f"if this page is yours, write SocketGuard(…, allowed_origins={argument!r})"
+    if allowed is None and request.origin and request.host:
+        scheme, _, host = request.origin.partition("://")
+        if host in (request.host, request.forwarded_host) and scheme != request.scheme:
+            hint = (
+                f"the page is on {scheme}, but the request arrived as {neutralise(request.scheme, 16)}: let the proxy "
+                f"send X-Forwarded-Proto, or write allowed_origins={argument!r}"
+            )
+        elif request.forwarded_host is None:
+            hint += f"; if a proxy rewrote Host to {neutralise(request.host, 128)!r}, let it send X-Forwarded-Host"
+    return HandshakeRefusal("origin_not_allowed", reply.http_status, reply.message, hint)
+
+
+def examine(
+    request: HandshakeRequest,
+    *,
+    transports: Collection[str],
+    session_known: bool,
+    allowed_origins: str | Collection[str] | None,
+) -> HandshakeRefusal | None:
+    """Say what is wrong with a request, or None.
+
+    Args:
+        request: what was read.
+        transports: those that the server offers.
+        session_known: whether the ``sid`` of the request is a living session of this process.
+        allowed_origins: ``"*"``, a collection, or None for same-origin only.
+    """
+    if not origin_is_allowed(request, allowed_origins):
+        return _origin_refusal(request, allowed_origins)
+    if request.method == "OPTIONS":
+        return None
+    if request.method not in ("GET", "POST"):
+        return HandshakeRefusal("method_not_allowed", 405, "Method not allowed", "Engine.IO uses GET and POST only")
+    if request.jsonp:
+        return HandshakeRefusal(
+            "jsonp_not_supported",
+            400,
+            "JSONP is not supported",
+            "Engine.IO v4 clients never ask for JSONP, and its answers can be read by any page; remove the j parameter",
+        )
+    return _transport_problem(request, transports) or _session_problem(request, session_known)
+
+
+def _transport_problem(request: HandshakeRequest, transports: Collection[str]) -> HandshakeRefusal | None:
+    if request.transport not in ("polling", "websocket"):
+        return HandshakeRefusal(
+            "transport_unknown", 400, "Transport unknown", "the transport parameter is 'polling' or 'websocket'"
+        )
+    if request.transport not in transports:
+        return HandshakeRefusal(
+            "transport_disabled",
+            400,
+            "Transport not available",
+            f"the server was made with transports={sorted(transports)!r}; "
+            f"let the client use the same, or allow {request.transport!r}",
+        )
+    if request.websocket != (request.transport == "websocket"):
+        if request.websocket:
+            return HandshakeRefusal(
+                "transport_mismatch", 400, "Bad request", "a WebSocket must carry transport=websocket in its query"
+            )
+        return HandshakeRefusal(
+            "upgrade_missing",
+            400,
+            "Bad request",
+            "the client asked for a WebSocket, but no upgrade arrived: a proxy in front drops the Upgrade or "
+            "Connection header (nginx: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; "
+            "proxy_set_header Connection $connection_upgrade), or the ASGI server has no WebSocket support "
+            "(pip install 'uvicorn[standard]')",
+        )
+    return None
+
+
+def _session_problem(request: HandshakeRequest, session_known: bool) -> HandshakeRefusal | None:
+    if request.sid is None:
+        if request.version != "4":
+            return HandshakeRefusal(
+                "protocol_version",
+                400,
+                "Unsupported protocol version",
+                "the client speaks Engine.IO "
+                f"{neutralise(request.version or 'without a version', 16)}; use Socket.IO 3 or newer "
+                "(socket.io-client >= 3, EIO=4 in the query)",
+            )
+        if request.method == "POST":
+            return HandshakeRefusal("session_missing", 400, "Bad request", "a session begins with a GET, not a POST")
+        return None
+    if not session_known:
+        return HandshakeRefusal(
+            "session_unknown",
+            400,
+            "Session ID unknown",
+            "this process does not know the session: it ended, the process was restarted, or another worker has it "
+            "(with several workers the proxy needs sticky sessions, or clients transports: ['websocket'])",
+            Retry.NOW,
+        )
+    return None
+
+
+def body_problem(body: bytes, *, limit: int, strict_text: bool) -> HandshakeRefusal | int:
+    """Look at the body of a polling POST before python-engineio does.
+
+    Args:
+        body: all of it.
+        limit: the largest size in bytes.
+        strict_text: whether every text message must be a Socket.IO packet of the default serializer.
+
+    Returns:
+        The number of packets, or what is wrong. python-engineio answers most of these with 200 and drops the packets.
+    """
+    if len(body) > limit:
+        return HandshakeRefusal(
+            "body_too_large",
+            413,
+            "Payload too large",
+            f"{len(body)} bytes in one POST, {limit} are allowed (a session that has joined no namespace may send "
+            "far less than max_http_buffer_size)",
+        )
+    try:
+        packets = body.decode().split("\x1e")
+    except UnicodeDecodeError:
+        return _malformed_body("it is not UTF-8")
+    if len(packets) > MAX_PACKETS_PER_BODY:
+        return HandshakeRefusal(
+            "too_many_packets",
+            400,
+            "Too many packets",
+            f"{len(packets)} packets in one POST, {MAX_PACKETS_PER_BODY} are allowed: the client emitted a burst over "
+            "polling; let it connect with transports: ['websocket'], or emit fewer events",
+            Retry.BACKOFF,
+        )
+    for packet in packets:
+        if problem := packet_problem(packet, strict_text=strict_text, polling=True):
+            return _malformed_body(problem)
+    return len(packets)
+
+
+def _malformed_body(problem: str) -> HandshakeRefusal:
+    return HandshakeRefusal("body_malformed", 400, "Bad request", f"the body is no Engine.IO v4 payload: {problem}")
+
+
+def packet_problem(packet: str, *, strict_text: bool, polling: bool = False) -> str | None:
+    """Say what is wrong with the beginning of an Engine.IO text packet, or None.
+
+    This refuses what no client sends; it never decides who may join.
+    """
+    first = packet[:1]
+    if first not in PACKET_TYPES:
+        if polling and first == "b":
+            return _base64_problem(packet)
+        return "an empty packet" if not first else "a packet of unknown type"
+    if first == "4" and strict_text and packet[1:2] not in PACKET_TYPES:
+        # python-engineio would decode the rest as JSON, python-socketio then take it for a packet.
+        return "a message that is no Socket.IO packet"
+    return None
+
+
+def _base64_problem(packet: str) -> str | None:
+    try:
+        base64.b64decode(packet[1:], validate=True)
+    except ValueError:
+        return "a binary packet that is not base64"
+    return None
+
+
+def cors_headers(request: HandshakeRequest, *, allowed: bool, credentials: bool) -> list[tuple[bytes, bytes]]:
+    """The CORS headers for an answer of our own, so that the page can read it when its origin is entitled to."""
+    if request.origin is None or not allowed:
+        return []
+    headers = [(b"access-control-allow-origin", request.origin.encode("latin-1")), (b"vary", b"Origin")]
+    if credentials:
+        headers.append((b"access-control-allow-credentials", b"true"))
+    return headers
+

@@ -1,0 +1,316 @@
+"""Keys that are given at construction, checked and prepared once.
+
+Only this module and `socketguard.verifier` import PyJWT.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from jwt.algorithms import get_default_algorithms
+
+from .rejections import ConfigurationError
+from .tokens import names
+
+__all__ = ["ALGORITHMS", "Key", "KeySource", "PreparedKey", "PublicKey", "StaticKeys", "check_algorithms"]
+
+PublicKey: TypeAlias = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | ed448.Ed448PublicKey
+"""A public key of the ``cryptography`` package that a JWS algorithm can use."""
+
+Key: TypeAlias = str | bytes | PublicKey | x509.Certificate
+"""One key: a shared secret, a public key or certificate as PEM text, or an object of the ``cryptography`` package."""
+
+_SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
+"""Smallest secrets: as long as the output of the hash (RFC 7518 section 3.2)."""
+
+_RSA_BITS = 2048
+"""Smallest RSA modulus (RFC 7518 sections 3.3 and 3.5)."""
+
+_RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
+_CURVES = {"secp256r1": ("P-256", "ES256"), "secp384r1": ("P-384", "ES384"), "secp521r1": ("P-521", "ES512")}
+
+ALGORITHMS: tuple[str, ...] = (*_SECRET_BYTES, *_RSA, *(algorithm for _, algorithm in _CURVES.values()), "EdDSA")
+"""The algorithms that may be allowed (RFC 7518 section 3.1, RFC 8037): neither ``none`` nor anything experimental."""
+
+_IMPLEMENTATIONS = get_default_algorithms()
+_SALT = secrets.token_bytes(32)
+_ADVICE = 'make one with: python -c "import secrets; print(secrets.token_urlsafe(48))"'
+_SSH = (b"ssh-", b"ecdsa-sha2-", b"sk-ssh-", b"sk-ecdsa-")
+
+
+class PreparedKey:
+    """One key, ready for one algorithm. Its ``repr`` never shows key material."""
+
+    __slots__ = ("_key", "_verify", "algorithm", "kind")
+
+    def __init__(self, algorithm: str, kind: str, key: Any) -> None:
+        implementation = _IMPLEMENTATIONS[algorithm]
+        self.algorithm = algorithm
+        self.kind = kind
+        self._key = implementation.prepare_key(key)
+        self._verify: Callable[[bytes, Any, bytes], bool] = implementation.verify
+
+    def __repr__(self) -> str:
+        return f"<PreparedKey {self.kind} for {self.algorithm}>"
+
+    def verify(self, message: bytes, signature: bytes) -> bool:
+        """Whether ``signature`` is this key's signature of ``message``."""
+        return self._verify(message, self._key, signature)
+
+
+class KeySource(Protocol):
+    """Where keys come from: `StaticKeys`, or anything else that knows which keys may verify a token."""
+
+    def candidates(self, algorithm: str, key_id: str | None) -> Sequence[PreparedKey]:
+        """The keys that may have signed a token.
+
+        Args:
+            algorithm: the ``alg`` of its header, already known to be allowed.
+            key_id: the ``kid`` of its header.
+        """
+        ...
+
+
+def check_algorithms(algorithms: Any) -> tuple[str, ...]:
+    """Check the allow-list of algorithms (RFC 8725 sections 3.1 and 3.2).
+
+    Args:
+        algorithms: a list, tuple or set of names out of `ALGORITHMS`, spelt exactly so.
+
+    Returns:
+        The names, without repetitions.
+
+    Raises:
+        ConfigurationError: a single string (PyJWT would match substrings of it), an unknown name, ``none``, or HS*
+            together with an asymmetric algorithm (a public key could then be used as a secret).
+    """
+    checked = names(algorithms, "algorithms", example='["HS256"]')
+    if not checked:
+        raise ConfigurationError('algorithms is empty; write algorithms=["HS256"]', option="algorithms")
+    for name in checked:
+        if name in ALGORITHMS:
+            continue
+        if name.lower() == "none":
+            raise ConfigurationError(
+                'algorithms must not hold "none": anybody can write a token that nobody signed', option="algorithms"
+            )
+        known = {other.lower(): other for other in ALGORITHMS} | {"ed25519": "EdDSA", "ed448": "EdDSA"}
+        suggestion = known.get(name.lower())
+        advice = f"did you mean {suggestion!r}?" if suggestion else f"it may hold {', '.join(ALGORITHMS)}"
+        raise ConfigurationError(f"algorithms has the unknown name {name!r}; {advice}", option="algorithms")
+    if 0 < sum(name in _SECRET_BYTES for name in checked) < len(checked):
+        raise ConfigurationError(
+            f"algorithms mixes shared-secret and public-key algorithms ({', '.join(checked)}): whoever knows the "
+            "public key could then sign with it as a secret (RFC 8725 section 2.1); name those of one kind only",
+            option="algorithms",
+        )
+    return checked
+
+
+class StaticKeys:
+    """Keys that don't change while the process runs.
+
+    Args:
+        key: one key or a list of keys (while keys are being rotated). With HS*: a secret as str or bytes. Otherwise a
+            public key or a certificate, as PEM text or as an object of ``cryptography``. Of a certificate only the
+            key counts, not its dates or its issuer.
+        algorithms: what `check_algorithms` returned.
+
+    Raises:
+        ConfigurationError: a key is too small, is of the wrong kind, or fits none of the algorithms; or an algorithm
+            has no key. The text never holds key material.
+
+    Attributes:
+        kinds: what the keys are, such as ``RSA 2048``.
+        fingerprints: salted digests of the keys. They compare keys within this process, and are of no use outside.
+        is_public: whether these are public keys rather than secrets.
+    """
+
+    __slots__ = ("_candidates", "fingerprints", "is_public", "kinds")
+
+    def __init__(self, key: Key | Sequence[Key], algorithms: tuple[str, ...]) -> None:
+        given = list(key) if isinstance(key, list | tuple) else [key]
+        if not given:
+            raise ConfigurationError("key is an empty list; give at least one key", option="key")
+        self.is_public = algorithms[0] not in _SECRET_BYTES
+        prepared: dict[bytes, tuple[str, tuple[str, ...], Any]] = {}
+        for position, one in enumerate(given, 1):
+            label = f"key {position} of {len(given)}" if len(given) > 1 else "key"
+            kind, fits, value, material = _public(one, label) if self.is_public else _secret(one, label, algorithms)
+            if not set(fits) & set(algorithms):
+                raise ConfigurationError(
+                    f"{label} ({kind}) fits none of the algorithms {', '.join(algorithms)}; it fits {', '.join(fits)}",
+                    option="key",
+                )
+            prepared[hashlib.sha256(_SALT + material).digest()] = kind, fits, value
+        self.fingerprints = frozenset(prepared)
+        self.kinds = tuple(kind for kind, _, _ in prepared.values())
+        self._candidates = {
+            algorithm: tuple(
+                PreparedKey(algorithm, kind, v) for kind, fits, v in prepared.values() if algorithm in fits
+            )
+            for algorithm in algorithms
+        }
+        for algorithm, candidates in self._candidates.items():
+            if not candidates:
+                needs = f" (it needs a secret of {_SECRET_BYTES[algorithm]} bytes)" if not self.is_public else ""
+                raise ConfigurationError(
+                    f"algorithms allows {algorithm}{needs}, but no key fits it; "
+                    f"leave {algorithm} out, or add such a key",
+                    option="algorithms",
+                )
+
+    def __repr__(self) -> str:
+        return f"<StaticKeys {', '.join(self.kinds)}>"
+
+    def candidates(self, algorithm: str, key_id: str | None) -> Sequence[PreparedKey]:
+        """The keys for this ``alg``; static keys have no ids, so that the ``kid`` plays no part."""
+        return self._candidates[algorithm]
+
+
+def _secret(key: Any, label: str, algorithms: tuple[str, ...]) -> tuple[str, tuple[str, ...], bytes, bytes]:
+    if not isinstance(key, str | bytes):
+        raise ConfigurationError(
+            f"{label} must be a secret (str or bytes) for {', '.join(algorithms)}, not {type(key).__name__}"
+            + ("; is the environment variable set?" if key is None else ""),
+            option="key",
+        )
+    try:
+        material = key.encode() if isinstance(key, str) else key
+    except UnicodeEncodeError:
+        raise ConfigurationError(f"{label} can't be encoded in UTF-8; give bytes", option="key") from None
+    if not material:
+        raise ConfigurationError(f"{label} is empty; {_ADVICE}", option="key")
+    if _looks_asymmetric(material):
+        raise ConfigurationError(
+            f"{label} looks like an asymmetric key, a certificate or a JWK, but {', '.join(algorithms)} need a shared "
+            "secret: a public key is known to everybody. "
+            'For a public key write its algorithm, such as algorithms=["RS256"]',
+            option="key",
+        )
+    if isinstance(key, str) and key != key.strip():
+        raise ConfigurationError(
+            f"{label} begins or ends with white space (a file read with its last line break?); "
+            "strip it, or give bytes if the secret really is so",
+            option="key",
+        )
+    fits = tuple(name for name, size in _SECRET_BYTES.items() if len(material) >= size)
+    if not fits:
+        raise ConfigurationError(
+            f"{label} has {len(material)} bytes, but {algorithms[0]} needs at least {_SECRET_BYTES[algorithms[0]]} "
+            f"(RFC 7518 section 3.2); {_ADVICE}",
+            option="key",
+        )
+    return "shared secret", fits, material, material
+
+
+def _looks_asymmetric(material: bytes) -> bool:
+    """PEM, DER, SSH, JWK, and the bare base64 of them (what Keycloak's realm page shows as the public key)."""
+    try:
+        decoded = base64.b64decode(re.sub(rb"\s", b"", material).translate(bytes.maketrans(b"-_", b"+/")) + b"==")
+    except binascii.Error:
+        decoded = b""
+    return any(
+        b"-----BEGIN" in data
+        or b'"kty"' in data
+        or data.lstrip().startswith(_SSH)
+        or data[4:].startswith(_SSH)  # the body of an SSH key begins with a length of four bytes
+        or _is_der(data)
+        for data in (material, decoded)
+    )
+
+
+def _is_der(data: bytes) -> bool:
+    if not data.startswith(b"\x30"):
+        return False
+    loaders: tuple[Callable[[bytes], object], ...] = (
+        serialization.load_der_public_key,
+        x509.load_der_x509_certificate,
+        lambda der: serialization.load_der_private_key(der, None),
+    )
+    for load in loaders:
+        try:
+            load(data)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            continue
+        return True
+    return False
+
+
+def _public(key: Any, label: str) -> tuple[str, tuple[str, ...], PublicKey, bytes]:
+    loaded = _load_pem(key, label) if isinstance(key, str | bytes) else key
+    if isinstance(loaded, x509.Certificate):
+        loaded = loaded.public_key()
+    fits: tuple[str, ...]
+    if isinstance(loaded, rsa.RSAPublicKey):
+        kind, fits = f"RSA {loaded.key_size}", _RSA
+        if loaded.key_size < _RSA_BITS:
+            raise ConfigurationError(
+                f"{label} is an RSA key of {loaded.key_size} bits; at least {_RSA_BITS} are needed "
+                "(RFC 7518 section 3.3)",
+                option="key",
+            )
+    elif isinstance(loaded, ec.EllipticCurvePublicKey) and loaded.curve.name in _CURVES:
+        kind, algorithm = _CURVES[loaded.curve.name]
+        fits = (algorithm,)
+    elif isinstance(loaded, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
+        kind, fits = "Ed25519" if isinstance(loaded, ed25519.Ed25519PublicKey) else "Ed448", ("EdDSA",)
+    elif hasattr(loaded, "private_bytes"):
+        raise ConfigurationError(
+            f"{label} is a private key; only its issuer should have it. Give the public key: key.public_key()",
+            option="key",
+        )
+    else:
+        curve = f" on the curve {loaded.curve.name}" if isinstance(loaded, ec.EllipticCurvePublicKey) else ""
+        raise ConfigurationError(
+            f"{label} must be a public key (PEM text or an object of the cryptography package; RSA, EC on P-256, P-384 "
+            f"or P-521, Ed25519 or Ed448), not {type(loaded).__name__}{curve}"
+            + ("; is the environment variable set?" if loaded is None else ""),
+            option="key",
+        )
+    material = loaded.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return kind, fits, loaded, material
+
+
+def _load_pem(key: str | bytes, label: str) -> object:
+    try:
+        text = key if isinstance(key, str) else key.decode("ascii")
+        # Files with environment variables hold a PEM on one line, with "\n" spelt out.
+        pem = text.replace("\\n", "\n").strip().encode("ascii")
+    except UnicodeError:
+        pem = b""
+    if b"PRIVATE KEY-----" in pem:
+        raise ConfigurationError(
+            f"{label} is a private key; only its issuer should have it. Give the public key: "
+            "openssl pkey -in private.pem -pubout",
+            option="key",
+        )
+    if pem.count(b"-----BEGIN") > 1:
+        raise ConfigurationError(f"{label} holds more than one PEM block; give a list with one each", option="key")
+    if b"-----BEGIN" not in pem:
+        raise ConfigurationError(
+            f"{label} is no PEM text, which public-key algorithms need: it begins with -----BEGIN PUBLIC KEY----- "
+            "(put a bare base64 key between such lines; load a JWK with jwt.PyJWK(jwk).key; "
+            "convert an SSH key with ssh-keygen -e -m PKCS8)",
+            option="key",
+        )
+    try:
+        if b"CERTIFICATE-----" in pem:
+            return x509.load_pem_x509_certificate(pem)
+        return serialization.load_pem_public_key(pem)
+    except (ValueError, UnsupportedAlgorithm):
+        raise ConfigurationError(
+            f"{label} is PEM text that can't be read as a public key or certificate; was it cut, or did it lose its "
+            "line breaks?",
+            option="key",
+        ) from None

@@ -1,0 +1,154 @@
+"""Turns what happened into log lines: one for each decision, one for each end.
+
+Everything from a client was neutralised when it was taken into the record, or is here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import events
+from .handshake import HandshakeRefusal, HandshakeRequest
+from .identity import Connection, Session
+from .logs import EventLog, RejectionLog
+from .rejections import REPLIES, RejectCode, Rejection
+from .text import neutralise
+
+__all__ = ["Report"]
+
+
+class Report:
+    """Writes the log lines of one guard.
+
+    Args:
+        log: where lines go.
+        rejections: the same, with repeated refusals held back and counted.
+        log_claims: the claims that go into each line about a connection.
+    """
+
+    def __init__(self, log: EventLog, rejections: RejectionLog, log_claims: tuple[str, ...]) -> None:
+        self.log = log
+        self.rejections = rejections
+        self.log_claims = log_claims
+
+    def handshake_rejected(
+        self, request: HandshakeRequest, refusal: HandshakeRefusal, ref: str, session: Session | None = None
+    ) -> bool:
+        """A request did not become a session, or did not reach one.
+
+        Returns:
+            False when the line was held back because there were too many like it.
+        """
+        fields: dict[str, Any] = {
+            "reason": refusal.reason,
+            "status": refusal.status,
+            "hint": refusal.hint,
+            "ref": ref,
+            "client_address": request.client_address,
+            "transport": neutralise(request.transport, 16),
+        }
+        if session is not None and session.digest:
+            fields["session"] = session.digest
+        _put(fields, "origin", request.origin)
+        _put(fields, "host", request.host)
+        _put(fields, "user_agent", request.user_agent)
+        return self.rejections.emit(events.HANDSHAKE_REJECTED, request.client_address, refusal.reason, fields)
+
+    def accepted(self, connection: Connection) -> None:
+        """A client joined a namespace."""
+        self.log.emit(events.ACCEPTED, self._fields(connection))
+
+    def rejected(
+        self, connection: Connection, rejection: Rejection, ref: str, error: BaseException | None = None
+    ) -> None:
+        """A CONNECT was refused."""
+        fields = self._fields(connection)
+        fields["reason"] = rejection.code.value
+        fields["detail"] = rejection.detail
+        if ref:
+            fields["ref"] = ref
+        fields["message"] = REPLIES[rejection.code].message
+        for name, value in rejection.fields.items():
+            if value is not None:
+                fields[name] = value
+        if error is not None:
+            # A defect of the server, not an attempt of a client: with its traceback, and never held back.
+            fields["error"] = type(error).__name__
+            self.log.emit(events.REJECTED, fields, exc_info=error)
+            return
+        key = rejection.code.value
+        if rejection.code is RejectCode.INVALID_NAMESPACE:
+            # A page with a wrong name must not hide another page with another wrong name.
+            key = f"{key}:{connection.namespace[:64]}"
+        self.rejections.emit(events.REJECTED, connection.client_address, key, fields)
+
+    def closed(self, connection: Connection, reason: str) -> None:
+        """A client left a namespace: the canonical line."""
+        fields = self._fields(connection)
+        fields["reason"] = reason
+        fields["packets_in"] = connection.packets_in
+        fields["events_in"] = connection.events_in
+        self.log.emit(events.CLOSED, fields)
+
+    def upgraded(self, session: Session) -> None:
+        """A session went from polling to WebSocket."""
+        self.log.emit(events.UPGRADED, _session_fields(session))
+
+    def upgrade_failed(self, session: Session, hint: str) -> None:
+        """The probe of a WebSocket did not become an upgrade; the session goes on over polling."""
+        fields = _session_fields(session)
+        fields["hint"] = hint
+        self.rejections.emit(events.UPGRADE_FAILED, session.client_address, "upgrade_failed", fields)
+
+    def packet_rejected(self, session: Session, reason: str, hint: str, error: BaseException | None = None) -> None:
+        """A packet of a session could not be processed."""
+        fields = _session_fields(session)
+        fields["reason"] = reason
+        fields["hint"] = hint
+        if error is not None:
+            fields["error"] = type(error).__name__
+        self.rejections.emit(events.PACKET_REJECTED, session.client_address, reason, fields)
+
+    def handler_failed(self, connection: Connection | None, event: str, error: BaseException) -> None:
+        """A handler of the application raised."""
+        fields = {} if connection is None else self._fields(connection)
+        fields["handler"] = neutralise(event, 64)
+        fields["error"] = type(error).__name__
+        self.log.emit(events.HANDLER_FAILED, fields, exc_info=error)
+
+    def _fields(self, connection: Connection) -> dict[str, Any]:
+        if not connection.log_fields:
+            connection.bind_log_fields(self.log_claims)
+        session = connection.session
+        identity = connection.identity
+        fields = dict(connection.log_fields)
+        if identity.issuer is not None:
+            fields["issuer"] = neutralise(identity.issuer, 256)
+        if identity.token_id is not None:
+            fields["token_id"] = neutralise(identity.token_id, 128)
+        if identity.key_id is not None:
+            fields["key_id"] = neutralise(identity.key_id, 128)
+        fields["session"] = session.digest
+        fields["client_address"] = session.client_address
+        if session.user_agent is not None:
+            fields["user_agent"] = session.user_agent
+        if session.origin is not None:
+            fields["origin"] = session.origin
+        fields["transport"] = session.transport
+        fields["duration_s"] = round(connection.duration, 3)
+        return fields
+
+
+def _session_fields(session: Session) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "session": session.digest,
+        "client_address": session.client_address,
+        "transport": session.transport,
+    }
+    _put(fields, "user_agent", session.user_agent)
+    return fields
+
+
+def _put(fields: dict[str, Any], name: str, text: str | None) -> None:
+    if text is not None:
+        fields[name] = neutralise(text, 256)

@@ -1,0 +1,725 @@
+"""The only module that touches python-socketio and python-engineio.
+
+It replaces, on one server object, what is named in `Seam.attach`. Decisions are taken on decoded packets, before
+python-socketio admits anybody; what python-socketio then does is done by python-socketio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import inspect
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from importlib import metadata
+from typing import Any, Protocol
+
+import engineio
+import socketio
+
+from .checks import ServerFacts
+from .deadline import Cancelled, Overdue, run_until
+from .identity import Connection, Session, bound_connection
+from .rejections import REPLIES, ConfigurationError, RejectCode, Rejection
+from .report import Report
+from .text import neutralise
+
+__all__ = ["Seam", "ServedNames", "require_server", "versions"]
+
+Refused = socketio.exceptions.ConnectionRefusedError
+ASGIHandler = Callable[..., Awaitable[Any]]
+
+_ATTRIBUTE = "_socketguard"
+_KEY = secrets.token_bytes(16)
+
+# The two private names, with the parameters they had in every release from 5.8 to 5.18.1.
+_SIGNATURES = {"_handle_connect": ("eio_sid", "namespace", "data"), "_trigger_event": ("event", "namespace")}
+
+_HEARTBEAT = ("ping_interval", "ping_timeout", "ping_interval_grace_period")
+
+
+class Decide(Protocol):
+    """What the seam asks for each CONNECT: see `socketguard.admission.Admission.decide`."""
+
+    async def __call__(
+        self, connection: Connection, data: object, deadline: float, alive: Callable[[], bool]
+    ) -> Rejection | None: ...
+
+
+class _Pending:
+    """What is known of a CONNECT while the application's connect handler runs."""
+
+    __slots__ = ("deadline", "dropped", "error", "ref", "rejection", "straggler", "vanished")
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.dropped = False
+        self.vanished = False
+        self.ref = ""
+        self.rejection: Rejection | None = None
+        self.error: BaseException | None = None
+        self.straggler: asyncio.Task[Any] | None = None
+
+
+class ServedNames:
+    """What python-socketio would admit, looked up live: see `socketguard.namespaces.Served`."""
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+        declared = server.namespaces
+        # A string would be searched for substrings by python-socketio; here it is the one name it was meant to be.
+        self.is_text = isinstance(declared, str) and declared != "*"
+        self.wildcard: bool = declared == "*"
+        self._listed = frozenset([declared] if isinstance(declared, str) else declared) - {"*"}
+
+    def serves(self, name: str) -> bool:
+        """Whether there are handlers for exactly this name, or the server was made with it."""
+        server = self._server
+        return name != "*" and (
+            name in server.handlers or name in server.namespace_handlers or name in self._listed
+        )
+
+    @property
+    def catch_all(self) -> bool:
+        """Whether there are handlers for ``namespace="*"``."""
+        return "*" in self._server.handlers or "*" in self._server.namespace_handlers
+
+    def names(self) -> tuple[str, ...]:
+        """All exact names."""
+        server = self._server
+        return tuple(sorted({*server.handlers, *server.namespace_handlers, *self._listed} - {"*"}))
+
+
+class _Admitted:
+    """Stands in for ``server.namespaces``: python-socketio admits what is being admitted by the guard right now.
+
+    It is not ``"*"``: were the guard's wrapper ever lost, that would open every name to everybody.
+    """
+
+    def __contains__(self, name: object) -> bool:
+        connection = bound_connection.get()
+        return connection is not None and connection.pending is not None and connection.namespace == name
+
+
+def versions() -> dict[str, str]:
+    """The versions of python-socketio and python-engineio that are installed."""
+    return {name: metadata.version(name) for name in ("python-socketio", "python-engineio")}
+
+
+def require_server(server: object) -> Any:
+    """Check that a server can be guarded.
+
+    Raises:
+        ConfigurationError: it isn't a `socketio.AsyncServer` for ASGI whose parts are as this release knows them.
+    """
+    if isinstance(server, socketio.Server):
+        raise ConfigurationError(
+            "found a synchronous socketio.Server; socketguard guards asynchronous ones: write "
+            "socketio.AsyncServer(async_mode='asgi') and serve it with socketio.ASGIApp",
+            option="server",
+        )
+    if isinstance(server, engineio.AsyncServer):
+        raise ConfigurationError(
+            "found an engineio.AsyncServer without Socket.IO; write socketio.AsyncServer(async_mode='asgi')",
+            option="server",
+        )
+    if not isinstance(server, socketio.AsyncServer):
+        raise ConfigurationError(
+            f"server is a {type(server).__name__}; pass the socketio.AsyncServer of your application", option="server"
+        )
+    if server.async_mode != "asgi":
+        raise ConfigurationError(
+            f"the server runs in async_mode {server.async_mode!r} (python-socketio chooses it when the package is "
+            "installed); write socketio.AsyncServer(async_mode='asgi')",
+            option="server",
+        )
+    if server.always_connect:
+        raise ConfigurationError(
+            "the server was made with always_connect=True: it accepts clients before they are checked, and JavaScript "
+            "clients that are refused afterwards reconnect for ever; leave always_connect out",
+            option="server",
+        )
+    _check_parts(server)
+    return server
+
+
+def _check_parts(server: Any) -> None:
+    missing = [name for name in ("handle_request", "disconnect") if not _is_async(server, name)]
+    for name, expected in _SIGNATURES.items():
+        if not _is_async(server, name):
+            missing.append(name)
+            continue
+        parameters = tuple(inspect.signature(getattr(type(server), name)).parameters)[1 : 1 + len(expected)]
+        if parameters != expected:
+            missing.append(f"{name}{parameters}")
+    missing += [f"eio.handlers[{name!r}]" for name in ("message",) if name not in server.eio.handlers]
+    if missing:
+        found = ", ".join(f"{name} {version}" for name, version in versions().items())
+        raise ConfigurationError(
+            f"this release of socketguard does not know this python-socketio: {', '.join(missing)} not as expected in "
+            f"{found}; upgrade socketguard, or install a version that it supports",
+            option="server",
+        )
+
+
+def _is_async(server: Any, name: str) -> bool:
+    return inspect.iscoroutinefunction(getattr(server, name, None))
+
+
+class Seam:
+    """One guarded server.
+
+    Args:
+        server: a server that `require_server` let pass.
+        served: what python-socketio would admit, read before anything is replaced.
+        decide: asked for each CONNECT.
+        report: told what happened.
+        admission_timeout: seconds for everything between a CONNECT and its answer.
+        log_claims: claims for log lines.
+        debug: whether a refused client is told the details too.
+        owner: what a second guard on the same server compares itself with.
+    """
+
+    def __init__(
+        self,
+        server: Any,
+        *,
+        served: ServedNames,
+        decide: Decide,
+        report: Report,
+        admission_timeout: float,
+        log_claims: tuple[str, ...],
+        debug: bool = False,
+        owner: object = None,
+    ) -> None:
+        self.server = server
+        self.decide = decide
+        self.report = report
+        self.admission_timeout = admission_timeout
+        self.log_claims = log_claims
+        self.debug = debug
+        self.owner = owner
+        self.attached = False
+        self.connections: dict[str, Connection] = {}
+        self.quarantine: set[asyncio.Task[Any]] = set()
+        self.served = served
+        # A serializer of one's own may put anything into a text message; python-socketio's default never does.
+        self.strict_text = server.packet_class.decode is socketio.packet.Packet.decode
+        self._original_request = server.handle_request
+        self._original_connect = server._handle_connect
+        self._original_trigger = server._trigger_event
+        self._original_disconnect = server.disconnect
+        self._original_message = server.eio.handlers["message"]
+        self._original_namespaces = server.namespaces
+        self._shields: list[tuple[Any, Any]] = []
+        self._restore: list[tuple[Any, str, Any]] = []
+
+    # Attaching
+
+    @staticmethod
+    def of(server: Any) -> Seam | None:
+        """The seam of a server that is guarded."""
+        found: Seam | None = getattr(server, _ATTRIBUTE, None)
+        return found
+
+    def attach(self, endpoint: ASGIHandler) -> None:
+        """Replace what the guard needs on the server object.
+
+        Raises:
+            ConfigurationError: clients are connected already; nobody has checked them.
+        """
+        server = self.server
+        if any(True for _ in server.manager.get_namespaces()):
+            raise ConfigurationError(
+                "clients are connected to this server already; attach the guard before the application serves",
+                option="server",
+            )
+        server.handle_request = endpoint
+        server._handle_connect = self._handle_connect
+        server._trigger_event = self._trigger_event
+        server.disconnect = self._disconnect
+        server.eio.on("message", self._handle_message)
+        server.namespaces = _Admitted()
+        setattr(server, _ATTRIBUTE, self)
+        self.attached = True
+
+    def detach(self) -> None:
+        """Put everything back. Wrappers that somebody else has wrapped in turn stay, and let everything through."""
+        server = self.server
+        self.attached = False
+        for name, ours, original in (
+            ("handle_request", None, self._original_request),
+            ("_handle_connect", self._handle_connect, self._original_connect),
+            ("_trigger_event", self._trigger_event, self._original_trigger),
+            ("disconnect", self._disconnect, self._original_disconnect),
+        ):
+            if ours is None or getattr(server, name) == ours:
+                setattr(server, name, original)
+        server.eio.on("message", self._original_message)
+        server.namespaces = self._original_namespaces
+        for holder, name, value in reversed(self._restore):
+            setattr(holder, name, value)
+        self._restore.clear()
+        for holder, handler in self._shields:
+            _put_connect_handler(holder, handler)
+        self._shields.clear()
+        delattr(server, _ATTRIBUTE)
+
+    def set_heartbeat(self, interval: int, timeout: int) -> None:
+        """Set the heartbeat, in seconds; python-engineio reads it live."""
+        eio = self.server.eio
+        self._restore += [(eio, name, getattr(eio, name)) for name in _HEARTBEAT]
+        eio.ping_interval, eio.ping_timeout, eio.ping_interval_grace_period = interval, timeout, 0
+
+    def set_origins(self, origins: Any) -> None:
+        """Set the origin policy of python-engineio."""
+        eio = self.server.eio
+        self._restore.append((eio, "cors_allowed_origins", eio.cors_allowed_origins))
+        eio.cors_allowed_origins = origins
+
+    def facts(self) -> ServerFacts:
+        """What the start-up checks look at."""
+        server, eio = self.server, self.server.eio
+        functions = server.handlers.get("*", {})
+        return ServerFacts(
+            versions=versions(),
+            ping_interval=eio.ping_interval,
+            ping_timeout=eio.ping_timeout,
+            ping_grace=eio.ping_interval_grace_period,
+            transports=tuple(eio.transports),
+            cors_allowed_origins=eio.cors_allowed_origins,
+            cors_credentials=bool(eio.cors_credentials),
+            cookie=eio.cookie is not None,
+            namespaces_text=self._original_namespaces if self.served.is_text else None,
+            catch_all_events=tuple(sorted(functions)) if server.namespace_handlers else (),
+            class_namespaces=tuple(sorted(set(server.namespace_handlers) - {"*"})),
+            admin_namespaces=tuple(
+                name for name, handlers in server.handlers.items() if _is_admin(handlers.get("connect"))
+            ),
+            packets_logged=eio.logger.isEnabledFor(logging.INFO),
+        )
+
+    # What the endpoint needs to know
+
+    async def engine_request(self, scope: Any, receive: Any, send: Any) -> None:
+        """Let python-engineio handle a request."""
+        await self._original_request(scope, receive, send)
+
+    @property
+    def transports(self) -> Sequence[str]:
+        """The transports that the server offers."""
+        found: Sequence[str] = self.server.eio.transports
+        return found
+
+    @property
+    def allowed_origins(self) -> Any:
+        """python-engineio's own origin policy, as it is now."""
+        return self.server.eio.cors_allowed_origins
+
+    @property
+    def credentials(self) -> bool:
+        """Whether answers allow credentials (CORS)."""
+        return bool(self.server.eio.cors_credentials)
+
+    @property
+    def max_body(self) -> int:
+        """``max_http_buffer_size``, in bytes."""
+        found: int = self.server.eio.max_http_buffer_size
+        return found
+
+    def session(self, eio_sid: str | None) -> Session | None:
+        """The record of a living Engine.IO session."""
+        environ = self.server.environ.get(eio_sid)
+        if environ is None:
+            return None
+        found: Session | None = environ["asgi.scope"].get("socketguard")
+        return found
+
+    def alive(self, eio_sid: str) -> bool:
+        """Whether a session exists and isn't about to end."""
+        socket = self.server.eio.sockets.get(eio_sid)
+        return socket is not None and not socket.closed and not socket.closing and eio_sid in self.server.environ
+
+    async def end_session(self, eio_sid: str, reason: str) -> None:
+        """End a session at python-engineio: handlers of the application run, a waiting poll is answered at once."""
+        session = self.session(eio_sid)
+        if session is not None and session.ending is None:
+            session.ending = reason
+        socket = self.server.eio.sockets.get(eio_sid)
+        if socket is not None:
+            await socket.close(wait=False, reason=self.server.reason.SERVER_DISCONNECT)
+
+    # CONNECT
+
+    async def _handle_connect(self, eio_sid: str, namespace: Any, data: Any) -> None:
+        if not self.attached:
+            await self._original_connect(eio_sid, namespace, data)
+            return
+        session = self.session(eio_sid)
+        if session is None or not self.alive(eio_sid):
+            return  # The session ended before its packet was read: python-socketio would keep such a client for ever.
+        self.identify(session, eio_sid)
+        name = namespace or "/"
+        if not _is_name(name):
+            raise ValueError("a CONNECT whose namespace is no text")
+        connection = Connection(session, name)
+        if name in session.connections or self.server.manager.sid_from_eio_sid(eio_sid, name) is not None:
+            await self._refuse(eio_sid, connection, Rejection(RejectCode.ALREADY_CONNECTED))
+            return
+        session.connections[name] = connection
+        try:
+            await self._admit(eio_sid, connection, namespace, data)
+        finally:
+            if connection.state is Connection.PENDING:
+                self._forget(connection)
+
+    async def _admit(self, eio_sid: str, connection: Connection, namespace: Any, data: Any) -> None:
+        deadline = asyncio.get_running_loop().time() + self.admission_timeout
+        error: Exception | None = None
+        try:
+            rejection = await self.decide(connection, data, deadline, lambda: self.alive(eio_sid))
+        except Exception as exc:
+            error = exc
+            rejection = Rejection(RejectCode.INTERNAL_ERROR, "admission")
+        if rejection is not None:
+            await self._refuse(eio_sid, connection, rejection, error)
+        elif not self.alive(eio_sid):
+            self.report.closed(connection, self._end_reason(connection, "transport close"))
+        else:
+            await self._join(eio_sid, connection, namespace, data, deadline)
+
+    async def _join(self, eio_sid: str, connection: Connection, namespace: Any, data: Any, deadline: float) -> None:
+        server = self.server
+        environ = server.environ[eio_sid]
+        if connection.client_address is not None:
+            # python-engineio puts 127.0.0.1 there, whoever it is.
+            environ["REMOTE_ADDR"] = connection.client_address
+        pending = connection.pending = _Pending(deadline)
+        token = bound_connection.set(connection)
+        failure: Exception | None = None
+        try:
+            await self._original_connect(eio_sid, namespace, data)
+        except Exception as exc:
+            failure = exc
+        finally:
+            bound_connection.reset(token)
+            connection.pending = None
+        if pending.rejection is not None:
+            self.report.rejected(connection, pending.rejection, pending.ref, pending.error)
+            if pending.straggler is not None:
+                self._sweep_later(connection, pending.straggler)
+        elif failure is None and server.manager.is_connected(connection.sid, connection.namespace):
+            await self._joined(eio_sid, connection)
+            return
+        elif not self.alive(eio_sid):
+            self.report.closed(connection, self._end_reason(connection, "transport close"))
+        else:
+            await self._refuse(eio_sid, connection, Rejection(RejectCode.INTERNAL_ERROR, "python-socketio"), failure)
+        # python-socketio has cleaned up after a refusal; after a failure of its own, or an answer that could not be
+        # sent, it has not. No handler runs any more, and to do it twice is harmless.
+        await server.manager.disconnect(connection.sid, connection.namespace, ignore_queue=True)
+        _raise_if_cancelled()
+
+    async def _joined(self, eio_sid: str, connection: Connection) -> None:
+        connection.state = Connection.JOINED
+        connection.session.joined += 1
+        self.report.accepted(connection)
+        if not self.alive(eio_sid):
+            # It went away while its handler ran, and python-engineio has told everybody else already.
+            connection.reason = connection.session.ending or "transport close"
+            await self._original_disconnect(connection.sid, connection.namespace, ignore_queue=True)
+
+    async def _refuse(
+        self, eio_sid: str, connection: Connection, rejection: Rejection, error: BaseException | None = None
+    ) -> None:
+        ref = new_ref()
+        self.report.rejected(connection, rejection, ref, error)
+        if self.alive(eio_sid):
+            packet = self._connect_error(connection.namespace, rejection.payload(ref, debug=self.debug))
+            await self.server.eio.send(eio_sid, packet)
+
+    def _connect_error(self, namespace: str, payload: Any) -> Any:
+        packet = self.server.packet_class(socketio.packet.CONNECT_ERROR, data=payload, namespace=namespace)
+        return packet.encode()
+
+    def identify(self, session: Session, eio_sid: str) -> None:
+        """Give a session the short keyed digest that stands for its secret id in log lines."""
+        if not session.digest:
+            session.eio_sid = eio_sid
+            session.digest = hashlib.blake2b(eio_sid.encode(), key=_KEY, digest_size=6).hexdigest()
+
+    def _forget(self, connection: Connection) -> None:
+        if connection.state is Connection.JOINED:
+            connection.session.joined -= 1
+        connection.state = Connection.ENDED
+        if connection.session.connections.get(connection.namespace) is connection:
+            del connection.session.connections[connection.namespace]
+        self.connections.pop(connection.sid, None)
+
+    def _end_reason(self, connection: Connection, reason: str) -> str:
+        return connection.reason or connection.session.ending or reason
+
+    # Dispatch to the application
+
+    async def _trigger_event(self, event: Any, namespace: str, *args: Any) -> Any:
+        if not self.attached:
+            return await self._original_trigger(event, namespace, *args)
+        connection = self.connections.get(args[0])
+        if connection is None or connection.state is not Connection.JOINED:
+            return await self._trigger_pending(event, namespace, args, connection)
+        if event == "disconnect" or event == "connect" or not isinstance(event, str):
+            if event == "disconnect" and not self.server.manager.is_connected(args[0], namespace):
+                return await self._leave(connection, namespace, args)
+            # python-socketio would run the application's connect or disconnect handler with the client's own data.
+            self.report.packet_rejected(
+                connection.session, "event_name_reserved", "the name of an event is a text other than connect or disconnect"
+            )
+            return self.server.not_handled
+        connection.events_in += 1
+        token = bound_connection.set(connection)
+        try:
+            return await self._original_trigger(event, namespace, *args)
+        except Exception as exc:
+            if self.server.async_handlers:
+                raise  # The background task of this one event.
+            self.report.handler_failed(connection, event, exc)
+            return self.server.not_handled
+        finally:
+            bound_connection.reset(token)
+
+    async def _trigger_pending(
+        self, event: Any, namespace: str, args: tuple[Any, ...], connection: Connection | None
+    ) -> Any:
+        if connection is None and event == "connect":
+            return await self._run_connect(namespace, args)
+        if connection is not None and event == "disconnect" and connection.pending is not None:
+            if self.server.manager.is_connected(args[0], namespace):
+                return self.server.not_handled
+            connection.pending.vanished = True
+            return await self._leave(connection, namespace, args)
+        return self.server.not_handled  # An event that overtook its CONNECT, or that nobody admitted.
+
+    async def _run_connect(self, namespace: str, args: tuple[Any, ...]) -> Any:
+        connection = bound_connection.get()
+        if connection is None or connection.pending is None or connection.sid or connection.namespace != namespace:
+            raise Refused(REPLIES[RejectCode.INTERNAL_ERROR].message)  # Nobody asked through the guard.
+        pending: _Pending = connection.pending
+        connection.sid = args[0]
+        connection.bind_log_fields(self.log_claims)
+        self.connections[connection.sid] = connection
+        self._shield(namespace)
+        try:
+            result = await run_until(self._call_connect(namespace, args), pending.deadline)
+        except (Refused, ConnectionRefusedError) as exc:
+            if not self._answerable(exc, namespace):
+                return self._fail(pending, Rejection(RejectCode.INTERNAL_ERROR, "refusal_not_serializable"), exc)
+            pending.rejection = Rejection(RejectCode.REFUSED_BY_APP, "raised", {"app_message": _app_message(exc)})
+            raise
+        except Overdue as exc:
+            if not exc.task.done():
+                pending.straggler = exc.task
+            return self._fail(pending, Rejection(RejectCode.ADMISSION_TIMEOUT, "connect_handler"))
+        except (Cancelled, asyncio.CancelledError) as exc:
+            return self._fail(pending, Rejection(RejectCode.INTERNAL_ERROR, "cancelled"), exc)
+        except Exception as exc:
+            return self._fail(pending, Rejection(RejectCode.INTERNAL_ERROR, "connect_handler"), exc)
+        if pending.vanished:
+            return False  # python-socketio before 5.18 has run its disconnect handler already.
+        if pending.dropped or result is False:
+            detail = "disconnect_called" if pending.dropped else "returned_false"
+            pending.rejection = Rejection(RejectCode.REFUSED_BY_APP, detail)
+            return False
+        return result
+
+    def _fail(self, pending: _Pending, rejection: Rejection, error: BaseException | None = None) -> Any:
+        """Refuse, by way of python-socketio, so that it answers and cleans up by itself."""
+        pending.rejection, pending.error, pending.ref = rejection, error, new_ref()
+        payload = rejection.payload(pending.ref, debug=self.debug)
+        raise Refused(payload["message"], payload["data"])
+
+    async def _call_connect(self, namespace: str, args: tuple[Any, ...]) -> Any:
+        try:
+            return await self._original_trigger("connect", namespace, *args)
+        except TypeError as exc:
+            if len(args) < 3 or not _raised_by_the_call(exc):
+                raise
+        # A handler of the older kind, connect(sid, environ). python-socketio would try this only for clients that
+        # send no auth payload, and would run a handler twice that raised a TypeError of its own.
+        return await self._original_trigger("connect", namespace, *args[:2])
+
+    def _answerable(self, refusal: BaseException, namespace: str) -> bool:
+        try:
+            self._connect_error(namespace, getattr(refusal, "error_args", None))
+        except Exception:
+            return False
+        return True
+
+    def _shield(self, namespace: str) -> None:
+        """Keep python-socketio from taking a CancelledError out of a connect handler for an acceptance."""
+        for holder in _connect_holders(self.server, namespace):
+            handler = _connect_handler(holder)
+            if inspect.iscoroutinefunction(handler) and getattr(handler, "__code__", None) is not _SHIELD_CODE:
+                _put_connect_handler(holder, _cancellation_proof(handler))
+                self._shields.append((holder, handler))
+
+    async def _leave(self, connection: Connection, namespace: str, args: tuple[Any, ...]) -> Any:
+        reason = self._end_reason(connection, args[1] if len(args) > 1 else "server disconnect")
+        token = bound_connection.set(connection)
+        try:
+            return await self._original_trigger("disconnect", namespace, *args)
+        except Exception as exc:
+            # Were it to go on, python-socketio would keep the client in its rooms for ever.
+            self.report.handler_failed(connection, "disconnect", exc)
+            return None
+        finally:
+            bound_connection.reset(token)
+            if connection.pending is None:
+                self._forget(connection)
+                self.report.closed(connection, reason)
+
+    async def _disconnect(self, sid: str, namespace: str | None = None, ignore_queue: bool = False) -> None:
+        connection = self.connections.get(sid) if self.attached else None
+        if connection is not None and connection.pending is not None and connection.namespace == (namespace or "/"):
+            # python-socketio does nothing for a client whose connect handler runs: here it is a refusal.
+            connection.pending.dropped = True
+            return
+        await self._original_disconnect(sid, namespace=namespace, ignore_queue=ignore_queue)
+
+    def _sweep_later(self, connection: Connection, task: asyncio.Task[Any]) -> None:
+        """Clean up once more when a handler that ignored its cancellation has finished at last."""
+        self.quarantine.add(task)
+        loop = asyncio.get_running_loop()
+
+        def done(task: asyncio.Task[Any]) -> None:
+            sweeping = loop.create_task(self._sweep(connection))
+            self.quarantine.add(sweeping)
+            sweeping.add_done_callback(self.quarantine.discard)
+            self.quarantine.discard(task)
+
+        task.add_done_callback(done)
+
+    async def _sweep(self, connection: Connection) -> None:
+        manager = self.server.manager
+        await manager.disconnect(connection.sid, connection.namespace, ignore_queue=True)
+        rooms = manager.rooms.get(connection.namespace, {})
+        for room in [name for name, members in rooms.items() if not members]:
+            del rooms[room]  # python-socketio makes the room before it finds that the client is gone.
+        if not rooms:
+            manager.rooms.pop(connection.namespace, None)
+
+    # Packets
+
+    async def _handle_message(self, eio_sid: str, data: Any) -> None:
+        if not self.attached:
+            await self._original_message(eio_sid, data)
+            return
+        session = self.session(eio_sid)
+        if session is None or session.ending is not None:
+            return
+        try:
+            await self._original_message(eio_sid, data)
+        except Exception as exc:
+            await self._packet_failed(eio_sid, session, exc)
+        else:
+            if not session.joined and eio_sid in self.server._binary_packet:
+                await self._packet_failed(eio_sid, session, ValueError("a binary packet of a stranger"))
+
+    async def _packet_failed(self, eio_sid: str, session: Session, error: Exception) -> None:
+        self.identify(session, eio_sid)
+        if _raised_in_callback(error):
+            self.report.handler_failed(None, "acknowledgement", error)
+            return
+        self.server._binary_packet.pop(eio_sid, None)
+        session.ending = "parse error"
+        self.report.packet_rejected(
+            session, "packet_malformed", "python-socketio could not process a packet; the session was ended", error
+        )
+        if session.transport == "polling":
+            await self.end_session(eio_sid, "parse error")
+
+
+def _is_admin(handler: Any) -> bool:
+    return type(getattr(handler, "__self__", None)).__name__ == "InstrumentedAsyncServer"
+
+
+def new_ref() -> str:
+    """A short random id, for the client and for the log line."""
+    return secrets.token_hex(4)
+
+
+def _is_name(name: Any) -> bool:
+    try:
+        return isinstance(name, str) and name.encode() is not None
+    except UnicodeEncodeError:  # a lone surrogate: no answer could be sent
+        return False
+
+
+def _raise_if_cancelled() -> None:
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+def _frames(error: BaseException) -> list[Any]:
+    frames = []
+    traceback = error.__traceback__
+    while traceback is not None:
+        frames.append(traceback.tb_frame)
+        traceback = traceback.tb_next
+    return frames
+
+
+def _in_socketio(frame: Any) -> bool:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0] == "socketio"
+
+
+def _raised_by_the_call(error: TypeError) -> bool:
+    """Whether a TypeError says that the handler takes other arguments: then no frame of the handler was entered."""
+    frame = _frames(error)[-1]
+    return _in_socketio(frame) or frame.f_code is _SHIELD_CODE
+
+
+def _raised_in_callback(error: Exception) -> bool:
+    """Whether the callback of an acknowledgement raised: a defect of the application, not of the packet."""
+    return any(_in_socketio(frame) and frame.f_code.co_name == "trigger_callback" for frame in _frames(error))
+
+
+def _app_message(refusal: BaseException) -> str | None:
+    arguments = getattr(refusal, "error_args", None)
+    message = arguments.get("message") if isinstance(arguments, dict) else None
+    return None if message is None else neutralise(str(message), 256)
+
+
+# A connect handler stands in a dictionary of functions, or is a method of a class-based namespace.
+
+
+def _connect_holders(server: Any, namespace: str) -> list[Any]:
+    holders = [server.handlers.get(namespace), server.handlers.get("*")]
+    holders += [server.namespace_handlers.get(namespace), server.namespace_handlers.get("*")]
+    return [holder for holder in holders if holder is not None]
+
+
+def _connect_handler(holder: Any) -> Any:
+    return holder.get("connect") if isinstance(holder, dict) else getattr(holder, "on_connect", None)
+
+
+def _put_connect_handler(holder: Any, handler: Any) -> None:
+    if isinstance(holder, dict):
+        holder["connect"] = handler
+    else:
+        holder.on_connect = handler
+
+
+def _cancellation_proof(handler: Any) -> Any:
+    async def connect(*args: Any) -> Any:
+        try:
+            return await handler(*args)
+        except asyncio.CancelledError as exc:
+            raise Cancelled from exc
+
+    connect.__wrapped__ = handler  # type: ignore[attr-defined]
+    return connect
+
+
+_SHIELD_CODE = _cancellation_proof(None).__code__

@@ -1,0 +1,378 @@
+"""Where a token is, and what it must look like before anybody spends time on it. This module is pure."""
+
+from __future__ import annotations
+
+import binascii
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, NoReturn
+from urllib.parse import parse_qsl
+
+from .rejections import ConfigurationError, RejectCode, TokenError
+
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_TOKEN_LENGTH",
+    "Found",
+    "TokenFinder",
+    "check_shape",
+    "decode_base64url",
+    "decode_json_object",
+    "names",
+]
+
+MAX_TOKEN_LENGTH = 8192
+"""Characters of a token. Servers take header lines of 8 KiB or less (nginx's large_client_header_buffers)."""
+
+MAX_DEPTH = 32
+"""How deeply objects and arrays of a token may be nested (the ``realm_access`` of Keycloak needs three)."""
+
+_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+_TO_STANDARD = bytes.maketrans(b"-_", b"+/")
+_PADDING = (b"", b"", b"==", b"=")
+# The last character of a part that is no whole number of 24-bit groups has bits that belong to no byte. RFC 4648
+# section 3.5 wants them zero; otherwise one token has several spellings.
+_CANONICAL_END = (_ALPHABET, b"", b"AQgw", b"AEIMQUYcgkosw048")
+
+# What a JavaScript or Python client sends whose variable is not what its author thinks. None of it is a secret.
+_NO_TOKENS = frozenset(
+    {"undefined", "null", "None", "NaN", "true", "false", "[object Object]", "[object Promise]", "Bearer"}
+)
+_COOKIE_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_MAX_PARAMETERS = 256
+
+
+def names(value: Any, option: str, *, example: str) -> tuple[str, ...]:
+    """Check an option that is a collection of non-empty strings.
+
+    A single string is refused: Python would take it for a collection of characters, or match substrings of it.
+
+    Args:
+        value: what the user gave.
+        option: the name of the option, for the error.
+        example: what to write instead.
+
+    Returns:
+        The strings without repetitions, in the order given; sorted when the collection has no order.
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
+    if not isinstance(value, list | tuple | set | frozenset):
+        raise ConfigurationError(
+            f"{option} must be a list, tuple or set of strings, not {type(value).__name__}; write {option}={example}",
+            option=option,
+        )
+    if not all(isinstance(item, str) and item for item in value):
+        raise ConfigurationError(f"{option} must hold non-empty strings only; write {option}={example}", option=option)
+    return tuple(sorted(value)) if isinstance(value, set | frozenset) else tuple(dict.fromkeys(value))
+
+
+def check_shape(token: str) -> bytes:
+    """Check length and alphabet of a token in compact serialisation (RFC 7515 section 7.1), before any decoding.
+
+    Args:
+        token: what the client sent.
+
+    Returns:
+        The token as bytes: three parts of base64url characters, none empty, with two dots between them.
+
+    Raises:
+        TokenError: ``token_malformed`` with the detail ``not_a_string``, ``too_long`` (above `MAX_TOKEN_LENGTH`),
+            ``not_base64url`` or ``not_three_parts``.
+    """
+    if not isinstance(token, str):
+        raise TokenError(RejectCode.TOKEN_MALFORMED, "not_a_string", received=type(token).__name__)
+    if len(token) > MAX_TOKEN_LENGTH:
+        raise TokenError(RejectCode.TOKEN_MALFORMED, "too_long", received=len(token), limit=MAX_TOKEN_LENGTH)
+    try:
+        raw = token.encode("ascii")
+    except UnicodeEncodeError:
+        raise TokenError(RejectCode.TOKEN_MALFORMED, "not_base64url") from None
+    others = raw.translate(None, _ALPHABET)
+    if others == b".." and b".." not in raw and raw[0] != 0x2E and raw[-1] != 0x2E:
+        return raw
+    fields: dict[str, Any] = {}
+    if token in _NO_TOKENS:
+        fields["hint"] = f"the client sent the text {token!r} instead of a token"
+    elif others == b"....":
+        fields["hint"] = "five parts are an encrypted token (JWE); a signed one (JWS) is expected"
+    detail = "not_base64url" if others.strip(b".") else "not_three_parts"
+    raise TokenError(RejectCode.TOKEN_MALFORMED, detail, **fields)
+
+
+def decode_base64url(part: bytes, name: str) -> bytes:
+    """Decode one part of a token that `check_shape` let pass: base64url without padding (RFC 7515 section 2).
+
+    Args:
+        part: the part.
+        name: what it is, for the log: ``header``, ``payload`` or ``signature``.
+
+    Raises:
+        TokenError: ``token_malformed`` with the detail ``not_base64url``: an impossible length, or bits at the end
+            that belong to no byte.
+    """
+    rest = len(part) % 4
+    if rest and part[-1] not in _CANONICAL_END[rest]:
+        raise TokenError(RejectCode.TOKEN_MALFORMED, "not_base64url", part=name)
+    return binascii.a2b_base64(part.translate(_TO_STANDARD) + _PADDING[rest])
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("a number beyond every float")
+    return number
+
+
+_decode_json = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite).raw_decode
+
+
+def _check_tree(root: Any) -> None:
+    """Refuse what parses but breaks whoever handles it later: lone surrogates, and depth."""
+    stack = [(root, 1)]
+    while stack:
+        value, depth = stack.pop()
+        if isinstance(value, str):
+            value.encode()
+        elif isinstance(value, dict | list):
+            if depth > MAX_DEPTH:
+                raise RecursionError
+            children: Iterable[Any] = chain(value, value.values()) if isinstance(value, dict) else value
+            stack.extend((child, depth + 1) for child in children)
+
+
+def decode_json_object(part: bytes, name: str) -> dict[str, Any]:
+    """Decode a part of a token that must be a JSON object in UTF-8 (RFC 7519 section 7.2).
+
+    Of members with the same name the last one counts, as RFC 7519 section 4 allows. Refused are other encodings, a
+    byte order mark, ``NaN`` and ``Infinity``, numbers beyond a float's range, lone surrogates, and more than
+    `MAX_DEPTH` levels.
+
+    Args:
+        part: the part, still in base64url.
+        name: ``header`` or ``payload``, for the log.
+
+    Raises:
+        TokenError: ``token_malformed`` with the detail ``not_base64url``, ``not_utf8``, ``not_json``,
+            ``nested_too_deeply`` or ``not_an_object``.
+    """
+    data = decode_base64url(part, name)
+    try:
+        text = data.decode().strip(" \t\r\n")
+        value, end = _decode_json(text)
+        if end != len(text):
+            raise TokenError(RejectCode.TOKEN_MALFORMED, "not_json", part=name)
+        # Only a token with an escape or with many brackets can hold what _check_tree looks for.
+        if "\\u" in text or text.count("{") + text.count("[") > MAX_DEPTH:
+            _check_tree(value)
+    except UnicodeError:
+        raise TokenError(RejectCode.TOKEN_MALFORMED, "not_utf8", part=name) from None
+    except ValueError:
+        raise TokenError(RejectCode.TOKEN_MALFORMED, "not_json", part=name) from None
+    except RecursionError:
+        raise TokenError(RejectCode.TOKEN_MALFORMED, "nested_too_deeply", part=name) from None
+    if not isinstance(value, dict):
+        raise TokenError(RejectCode.TOKEN_MALFORMED, "not_an_object", part=name)
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A token, and where it was.
+
+    Attributes:
+        token: the token as sent, unchecked. It is left out of the ``repr``.
+        source: ``payload``, ``header``, ``query:NAME`` or ``cookie:NAME``.
+    """
+
+    token: str = field(repr=False)
+    source: str
+
+
+def _bearer(value: str) -> str | None:
+    """The token of a ``Bearer`` credential (scheme case-insensitive, RFC 9110 section 11.1); None for other schemes."""
+    scheme, _, token = value.strip(" \t").partition(" ")
+    return token.strip(" ") if scheme.lower() == "bearer" else None
+
+
+def _malformed(detail: str, source: str, **fields: Any) -> TokenError:
+    return TokenError(RejectCode.TOKEN_MALFORMED, detail, source=source, **fields)
+
+
+class TokenFinder:
+    """Finds the token of a request.
+
+    The payload of the CONNECT packet counts first. Only when it has none (absent, null or an empty string under every
+    key) does the ``Authorization`` header, and then the other sources in their order. The header is that of the
+    *first* request of a session, so an old header beside a fresh payload is normal and no conflict. A payload token
+    that is no string is refused, without falling back.
+
+    Args:
+        sources: any of ``"payload"``, ``"header"``, ``"query:NAME"`` and ``"cookie:NAME"``.
+        payload_keys: the keys of the payload to look at, in this order. ``authorization`` holds ``Bearer …``, every
+            other key the bare token.
+
+    Raises:
+        ConfigurationError: a source is unknown or the names don't fit.
+    """
+
+    __slots__ = ("_cookie", "_header", "_others", "_payload", "_query", "payload_keys", "sources")
+
+    def __init__(
+        self,
+        sources: Sequence[str] = ("payload", "header"),
+        payload_keys: Sequence[str] = ("token", "access_token", "authorization"),
+    ) -> None:
+        self.sources = names(sources, "sources", example='("payload", "header")')
+        self.payload_keys = names(payload_keys, "payload_keys", example='("token",)')
+        if not self.sources:
+            raise ConfigurationError('sources is empty; write sources=("payload", "header")', option="sources")
+        self._payload = "payload" in self.sources
+        self._header = "header" in self.sources
+        if self._payload and not self.payload_keys:
+            raise ConfigurationError(
+                'payload_keys is empty; write payload_keys=("token",), or leave "payload" out of sources',
+                option="payload_keys",
+            )
+        others: list[tuple[str, str, str]] = []
+        for source in self.sources:
+            kind, _, name = source.partition(":")
+            if kind in ("query", "cookie") and name:
+                others.append((source, kind, name))
+            elif source not in ("payload", "header"):
+                raise ConfigurationError(
+                    f'sources has the unknown entry {source!r}; it may hold "payload", "header", "query:NAME" and '
+                    '"cookie:NAME"',
+                    option="sources",
+                )
+            if kind == "cookie" and not _COOKIE_NAME.fullmatch(name):
+                raise ConfigurationError(
+                    f"sources names the cookie {name!r}, which no cookie can be called (RFC 6265 section 4.1.1)",
+                    option="sources",
+                )
+        self._others = tuple(others)
+        self._query = any(kind == "query" for _, kind, _ in self._others)
+        self._cookie = any(kind == "cookie" for _, kind, _ in self._others)
+
+    @property
+    def uses_cookie(self) -> bool:
+        """Whether a cookie is among the sources."""
+        return self._cookie
+
+    @property
+    def uses_query(self) -> bool:
+        """Whether a query parameter is among the sources."""
+        return self._query
+
+    def find(
+        self,
+        payload: Mapping[str, Any] | None,
+        headers: Sequence[tuple[bytes, bytes]],
+        query_string: bytes,
+    ) -> Found | None:
+        """Find the token, without looking into it.
+
+        Args:
+            payload: the payload of the CONNECT packet (the client's ``auth``).
+            headers: the headers of the request that opened the session, as in an ASGI scope.
+            query_string: its query string.
+
+        Returns:
+            The token, or None when there is none.
+
+        Raises:
+            TokenError: ``token_malformed`` with the detail ``not_an_object``, ``not_a_string``, ``bearer_prefix``,
+                ``not_base64url``, ``multiple_headers``, ``multiple_parameters``, ``multiple_cookies`` or
+                ``query_malformed``; ``token_missing`` with ``cookie_without_origin``.
+        """
+        if self._payload and payload is not None:
+            token = self._from_payload(payload)
+            if token:
+                return Found(token, "payload")
+        if self._header:
+            token = _from_header(headers)
+            if token:
+                return Found(token, "header")
+        return self._from_others(headers, query_string) if self._others else None
+
+    def _from_payload(self, payload: Mapping[str, Any]) -> str | None:
+        if not isinstance(payload, Mapping):
+            raise _malformed("not_an_object", "payload", received=type(payload).__name__)
+        for key in self.payload_keys:
+            value = payload.get(key)
+            if value is None or value == "":
+                continue
+            if not isinstance(value, str):
+                raise _malformed("not_a_string", "payload", key=key, received=type(value).__name__)
+            if key.lower() == "authorization":
+                token = _bearer(value)
+                if token:
+                    return token
+            elif value[:7].lower() == "bearer ":
+                raise _malformed("bearer_prefix", "payload", key=key)
+            else:
+                return value
+        return None
+
+    def _from_others(self, headers: Sequence[tuple[bytes, bytes]], query_string: bytes) -> Found | None:
+        cookie_without_origin = False
+        for source, kind, name in self._others:
+            values = _query_values(query_string, name) if kind == "query" else _cookie_values(headers, name)
+            if len(values) > 1:
+                raise _malformed("multiple_parameters" if kind == "query" else "multiple_cookies", source)
+            token = values[0] if values else ""
+            if not token:
+                continue
+            if token[:7].lower() == "bearer ":
+                raise _malformed("bearer_prefix", source)
+            # A browser adds cookies to requests that any page makes; without its Origin header nobody can tell which.
+            if kind == "cookie" and not any(name.lower() == b"origin" and value for name, value in headers):
+                cookie_without_origin = True
+                continue
+            return Found(token, source)
+        if cookie_without_origin:
+            raise TokenError(RejectCode.TOKEN_MISSING, "cookie_without_origin")
+        return None
+
+
+def _from_header(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
+    found: str | None = None
+    for name, value in headers:
+        if len(name) == 13 and name.lower() == b"authorization":
+            token = _bearer(value.decode("latin-1"))
+            if token is None:
+                continue
+            if found is not None:
+                raise _malformed("multiple_headers", "header")
+            if not token.isascii():
+                raise _malformed("not_base64url", "header")
+            found = token
+    return found
+
+
+def _query_values(query_string: bytes, name: str) -> list[str]:
+    try:
+        pairs = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True, max_num_fields=_MAX_PARAMETERS)
+    except ValueError:
+        raise _malformed("query_malformed", f"query:{name}") from None
+    return [value for key, value in pairs if key == name]
+
+
+def _cookie_values(headers: Sequence[tuple[bytes, bytes]], name: str) -> list[str]:
+    values: list[str] = []
+    for header, line in headers:
+        if header.lower() == b"cookie":
+            for pair in line.decode("latin-1").split(";"):
+                key, equals, value = pair.strip(" \t").partition("=")
+                if equals and key.rstrip(" \t") == name:
+                    values.append(value.strip(' \t"'))
+    return values
