@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["Admission"]
 
 MAX_NAME = 256
-"""The longest namespace, in characters, that is looked up at all."""
+"""The longest namespace, in characters, whose refusal is remembered."""
+
+CACHED_NAMES = 256
+"""How many unknown names are remembered; they are the clients' choice."""
 
 
 class Admission:
@@ -39,6 +42,7 @@ class Admission:
         self.auth = auth
         self.served = served
         self.paths = paths
+        self._unknown: dict[Any, Rejection] = {}
 
     async def decide(
         self, connection: Connection, data: object, deadline: float, alive: Callable[[], bool]
@@ -75,6 +79,18 @@ class Admission:
 
     def unknown(self, name: str) -> Rejection:
         """The refusal of a namespace that does not exist, with all that helps a person to see why."""
+        # The same page asks for the same wrong name again and again, and to find the nearest one is dear.
+        key = (name, self.served.names(), len(self.paths))
+        rejection = self._unknown.get(key)
+        if rejection is None:
+            rejection = self._explain(name)
+            if len(self._unknown) >= CACHED_NAMES:
+                self._unknown.clear()
+            if len(name) <= MAX_NAME:
+                self._unknown[key] = rejection
+        return rejection
+
+    def _explain(self, name: str) -> Rejection:
         found = self.registry.explain(name, self.served, paths=self.paths)
         return Rejection(
             RejectCode.INVALID_NAMESPACE,

@@ -308,7 +308,9 @@ class _Frames:
             )
         if size > self._endpoint.seam.max_body:
             return await self._stop(
-                TOO_BIG, "packet_too_large", f"{size} characters; max_http_buffer_size is {self._endpoint.seam.max_body}"
+                TOO_BIG,
+                "packet_too_large",
+                f"{size} characters; max_http_buffer_size is {self._endpoint.seam.max_body}",
             )
         session.packets_in += 1
         if text == "1":
@@ -337,7 +339,10 @@ class _Frames:
         elif not self._accepted:
             self._closing = True
             refusal = HandshakeRefusal(
-                "engine_refused", 403, "Bad request", "python-engineio refused the WebSocket; its own log has the reason"
+                "engine_refused",
+                403,
+                "Bad request",
+                "python-engineio refused the WebSocket; its own log has the reason",
             )
             await self._endpoint._refuse(self._scope, self._request, refusal, self._send, self._session)
             return

@@ -72,7 +72,7 @@ def _origins(facts: ServerFacts) -> list[Finding]:
             Finding(
                 "SG022",
                 "cors_allowed_origins=[] switches the origin check of WebSockets off: any page may connect",
-                "write SocketGuard(…, allowed_origins=[\"https://your-page.example\"]) and leave "
+                'write SocketGuard(…, allowed_origins=["https://your-page.example"]) and leave '
                 "cors_allowed_origins out",
             )
         ]
@@ -106,21 +106,21 @@ def _namespaces(facts: ServerFacts, policies: Collection[str] | None) -> list[Fi
         found.append(
             Finding(
                 "SG015",
-                f"the handlers of namespace=\"*\" ({', '.join(facts.catch_all_events)}) get those events before the "
+                f'the handlers of namespace="*" ({", ".join(facts.catch_all_events)}) get those events before the '
                 f"class-based namespaces {', '.join(facts.class_namespaces)} do",
                 'register a class-based AsyncNamespace("*") instead of functions, or name the namespaces',
             )
         )
-    for name in facts.admin_namespaces:
-        if policies is None or name not in policies:
-            found.append(
-                Finding(
-                    "SG016",
-                    f"instrument() put its admin interface at {name!r}, which has a login of its own; without a policy "
-                    + ("the guard asks for a token there too" if policies is None else "nobody can reach it"),
-                    f'add NamespacePolicy({name!r}, token="none") to namespaces, and give instrument() a login',
-                )
-            )
+    outcome = "the guard asks for a token there too" if policies is None else "nobody can reach it"
+    found.extend(
+        Finding(
+            "SG016",
+            f"instrument() put its admin interface at {name!r}, with a login of its own; without a policy {outcome}",
+            f'add NamespacePolicy({name!r}, token="none") to namespaces, and give instrument() a login',
+        )
+        for name in facts.admin_namespaces
+        if policies is None or name not in policies
+    )
     return found
 
 

@@ -30,7 +30,7 @@ _LISTED = 20  # names in one log line
 _SHOWN = 128  # characters of a client's name in a log line
 _COMPARED = 64  # characters; comparing longer names would cost a stranger's CONNECT more than a millisecond
 _BUDGET = 256  # characters that are compared one by one, for the same reason
-_CANDIDATES = 50  # likewise, names and patterns
+_CANDIDATES = 30  # likewise, names and patterns
 _ALIKE = 4  # likewise, names that difflib is asked about
 _DEFAULT_PATH = "/socket.io/"
 _URL_WORDS = frozenset({"api", "ws", "wss", "websocket", "websockets", "socket", "sockets", "socketio", "sio"})
@@ -126,9 +126,14 @@ class Question:
     @property
     def example(self) -> str:
         """The namespace to show in a line of client code."""
-        if self.joinable("/"):
+        if self.default is not None:
             return "/"
         return self.listed[0] if self.listed else "/"
+
+    @property
+    def default(self) -> str | None:
+        """The default namespace, when it is more than python-socketio's own default without any handler."""
+        return "/" if "/" in self.exact else None
 
     @property
     def path(self) -> str:
@@ -377,7 +382,7 @@ def _url_path(q: Question) -> Answer | None:
     return (
         f"'{q.shown}' is the URL path of the endpoint, but what follows the host in io(url) is the namespace: write "
         f"{_io(inner or q.example, path or q.path)}.",
-        inner or ("/" if q.joinable("/") else None),
+        inner or q.default,
     )
 
 
@@ -399,9 +404,9 @@ def _typo(q: Question) -> Answer | None:
     budget = _BUDGET
     for name in near[:_CANDIDATES]:
         ours, theirs = _differing(folded, name.casefold())
+        if len(ours) > budget:
+            continue
         budget -= len(ours)
-        if budget < 0:
-            break
         distance = _distance(ours, theirs, limit)
         if distance <= limit:
             best, limit = name, distance - 1
@@ -428,7 +433,7 @@ def _url_prefix(q: Question) -> Answer | None:
         f"'{prefix}' looks like a URL path, but what follows the host in io(url) is the namespace: write "
         f"{_io(inner or q.example, q.path)}; where a proxy serves the endpoint below '{prefix}', the path is "
         f'"{prefix}{_DEFAULT_PATH}".',
-        inner or ("/" if q.joinable("/") else None),
+        inner or q.default,
     )
 
 
@@ -462,7 +467,7 @@ def _begins_alike(literals: tuple[str, ...], text: str) -> bool:
     first = literals[0].casefold()
     if not 4 <= len(first) <= _COMPARED:
         return False
-    return any(_distance(text[: len(first) + more], first, 1) <= 1 for more in (0, 1, -1))
+    return any(_distance(*_differing(text[: len(first) + more], first), 1) <= 1 for more in (0, 1, -1))
 
 
 def _pattern_nearly(q: Question) -> Answer | None:

@@ -66,7 +66,8 @@ LEVELS: Mapping[str, int] = MappingProxyType(
 _OWN_FIELDS = """
     reason detail ref namespace sid session subject issuer token_id key_id log_claims client_address user_agent origin
     transport duration_s packets_in events_in suppressed summary hint message requested registered suggestion cause
-    expected received claim error id text fix configuration schema_version status
+    expected received claim error id text fix configuration schema_version status host handler part source limit limit_s
+    lifetime_s expired_s valid_in_s required missing hidden_reason hidden_detail
 """
 # What structlog and its processors give a meaning of their own, and the parameter names of its logging methods (a
 # keyword of that name would be a TypeError there).
@@ -140,9 +141,18 @@ def _counted(count: Any, noun: str) -> str:
     return f"{_text(count)} {noun}" + ("" if count == 1 else "s")
 
 
-def _details(fields: _Fields, *, quoted: tuple[str, ...] = ("claim", "expected", "received")) -> list[str]:
-    found = [_text(fields["detail"])] if fields.get("detail") is not None else []
-    found += [f"{key} {_quoted(fields[key])}" for key in quoted if fields.get(key) is not None]
+def _details(fields: _Fields) -> list[str]:
+    found = []
+    if fields.get("expired_s") is not None:
+        found.append(f"expired {_text(fields['expired_s'])} s ago")
+    elif fields.get("valid_in_s") is not None:
+        found.append(f"valid in {_text(fields['valid_in_s'])} s")
+    elif fields.get("detail") is not None:
+        found.append(_text(fields["detail"]))
+    for key in ("claim", "part", "source", "limit", "expected", "received", "required", "missing", "handler"):
+        value = fields.get(key)
+        if value is not None:
+            found.append(f"{key} {_quoted_list(value) if isinstance(value, list | tuple) else _quoted(value)}")
     if fields.get("error") is not None:
         found.append(_text(fields["error"]))
     return found

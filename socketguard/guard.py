@@ -6,7 +6,7 @@ import ipaddress
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypedDict, Unpack
+from typing import Any, Literal, Self, TypedDict, Unpack, cast
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -120,7 +120,7 @@ class SocketGuard:
         )
         _check_together(settings)
         self._core = _Core.on(self.server, settings, trusted)
-        self._core.learn(found)
+        self._core.learn(found, self)
         self.app = app
         self._outer = None if app is None else WrongPath(app, self._core.report, self._core.paths, trusted)
 
@@ -169,11 +169,7 @@ class SocketGuard:
         seam = Seam.of(server)
         if seam is None:
             raise LookupError("this server has no guard (yet): Starlette builds middleware at its first request")
-        core = seam.owner
-        assert isinstance(core, _Core)  # noqa: S101 - narrows the type
-        guard = SocketGuard.__new__(SocketGuard)
-        guard.server, guard.app, guard._core, guard._outer = server, None, core, None
-        return guard
+        return _Core.of(seam).guards[0]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._outer is None:
@@ -234,6 +230,7 @@ class _Core:
         self.log = EventLog(settings.logger)
         self.report = Report(self.log, RejectionLog(self.log, Suppressor()), settings.log_claims)
         self.registry = Registry(settings.namespaces)
+        self.guards: list[SocketGuard] = []
         self.paths: list[str] = []
         self.mounts: list[Finding] = []
         self.started = False
@@ -273,8 +270,7 @@ class _Core:
         seam = Seam.of(server)
         if seam is None:
             return _Core(server, settings, trusted)
-        core = seam.owner
-        assert isinstance(core, _Core)  # noqa: S101 - narrows the type
+        core = _Core.of(seam)
         if core.settings != settings:
             raise ConfigurationError(
                 "this server has a guard with other options already: make one guard per server, or call detach() on "
@@ -283,8 +279,14 @@ class _Core:
             )
         return core
 
-    def learn(self, found: Discovery) -> None:
-        """Remember where the endpoint is mounted."""
+    @staticmethod
+    def of(seam: Seam) -> _Core:
+        """The parts that a seam belongs to."""
+        return cast("_Core", seam.owner)
+
+    def learn(self, found: Discovery, guard: SocketGuard) -> None:
+        """Remember a guard that shares these parts, and where the endpoint is mounted for it."""
+        self.guards.append(guard)
         self.paths += [path for path in found.paths if path not in self.paths]
         self.mounts += [finding for finding in found.findings if finding not in self.mounts]
 
@@ -345,7 +347,7 @@ class _Core:
             return False
         heartbeat = self.settings.heartbeat
         # uvicorn hands out bound methods of its protocol, which knows the server's settings.
-        config = getattr(getattr(receive, "__self__", None), "config", None)
+        config: Any = getattr(getattr(receive, "__self__", None), "config", None)
         if heartbeat is not None and hasattr(config, "ws_ping_interval"):
             self.warn(
                 heartbeat.server_ping_findings(

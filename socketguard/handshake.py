@@ -478,4 +478,3 @@ def cors_headers(request: HandshakeRequest, *, allowed: bool, credentials: bool)
     if credentials:
         headers.append((b"access-control-allow-credentials", b"true"))
     return headers
-

@@ -293,8 +293,8 @@ class Heartbeat:
             yield Finding(
                 "SG002",
                 f"interval + timeout is {total} s, above the smallest limit of answers: {where(response)}. Healthy "
-                "clients don't meet it, but a GET whose client has stopped answering is held that long, and ends as an error of the "
-                "proxy.",
+                "clients don't meet it, but a GET whose client has stopped answering is held that long, and ends as an "
+                "error of the proxy.",
                 self._fix(response, total),
             )
 

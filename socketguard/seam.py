@@ -76,9 +76,7 @@ class ServedNames:
     def serves(self, name: str) -> bool:
         """Whether there are handlers for exactly this name, or the server was made with it."""
         server = self._server
-        return name != "*" and (
-            name in server.handlers or name in server.namespace_handlers or name in self._listed
-        )
+        return name != "*" and (name in server.handlers or name in server.namespace_handlers or name in self._listed)
 
     @property
     def catch_all(self) -> bool:
@@ -86,9 +84,10 @@ class ServedNames:
         return "*" in self._server.handlers or "*" in self._server.namespace_handlers
 
     def names(self) -> tuple[str, ...]:
-        """All exact names."""
+        """All exact names that somebody chose: python-socketio lists ``/`` by itself when nothing else is listed."""
         server = self._server
-        return tuple(sorted({*server.handlers, *server.namespace_handlers, *self._listed} - {"*"}))
+        chosen = frozenset() if self._listed == {"/"} else self._listed
+        return tuple(sorted({*server.handlers, *server.namespace_handlers, *chosen} - {"*"}))
 
 
 class _Admitted:
@@ -473,7 +472,9 @@ class Seam:
                 return await self._leave(connection, namespace, args)
             # python-socketio would run the application's connect or disconnect handler with the client's own data.
             self.report.packet_rejected(
-                connection.session, "event_name_reserved", "the name of an event is a text other than connect or disconnect"
+                connection.session,
+                "event_name_reserved",
+                "the name of an event is a text other than connect or disconnect",
             )
             return self.server.not_handled
         connection.events_in += 1

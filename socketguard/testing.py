@@ -30,7 +30,7 @@ __all__ = [
     "mint",
 ]
 
-TEST_SECRET = "only-for-tests-and-known-to-everybody"  # noqa: S105 - its purpose
+TEST_SECRET = "only-for-tests-and-known-to-everybody"
 """The secret of `mint` and `make_auth`. Anybody can read it here: never give it to a server that others reach."""
 
 

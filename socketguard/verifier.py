@@ -10,7 +10,7 @@ import inspect
 import math
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeAlias, cast
 
@@ -434,7 +434,7 @@ class JWTAuth(AuthenticationBackend):
         content = {"code": error.code.value, "message": reply.message, "retry": reply.retry}
         return JSONResponse(content, reply.http_status, _challenge(error))
 
-    def requires(self, *scopes: str) -> Callable[[Request], Any]:
+    def requires(self, *scopes: str) -> Callable[[Request], Coroutine[Any, Any, Identity]]:
         """Make a dependency for HTTP routes: ``Depends(auth.requires("crm:read"))`` in FastAPI.
 
         Args:
@@ -473,6 +473,8 @@ def _challenge(error: TokenError) -> dict[str, str]:
     """The ``WWW-Authenticate`` of a refusal. A request without credentials gets no error (RFC 6750 section 3.1)."""
     if error.code is RejectCode.TOKEN_MISSING:
         return {"WWW-Authenticate": 'Bearer realm="api"'}
+    if REPLIES[error.code].http_status not in (401, 403):
+        return {}  # the service has a problem, not the token
     description = REPLIES[error.code].message
     if error.code is not RejectCode.INSUFFICIENT_SCOPE:
         return {"WWW-Authenticate": f'Bearer error="invalid_token", error_description="{description}"'}

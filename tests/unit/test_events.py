@@ -1,0 +1,320 @@
+"""The vocabulary of the log."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from socketguard import events
+from socketguard.events import LEVELS, RESERVED_FIELDS, check_log_claims, sentence
+from socketguard.rejections import ConfigurationError
+
+NAMES = {name: value for name, value in vars(events).items() if name.isupper() and isinstance(value, str)}
+
+
+def test_every_name_is_public_dotted_lower_case_and_has_a_level() -> None:
+    assert "_OWN_FIELDS" in NAMES
+    public = {value for name, value in NAMES.items() if not name.startswith("_")}
+    assert public == set(LEVELS)
+    for value in public:
+        assert value.startswith("socketguard.")
+        assert value == value.lower()
+        assert value.replace(".", "").replace("_", "").isalpha()
+
+
+def test_levels() -> None:
+    by_level = {level: {e for e, at in LEVELS.items() if at == level} for level in set(LEVELS.values())}
+    assert by_level == {
+        logging.ERROR: {"socketguard.handler.failed"},
+        logging.WARNING: {
+            "socketguard.config.warning",
+            "socketguard.handshake.rejected",
+            "socketguard.connection.rejected",
+            "socketguard.transport.upgrade_failed",
+            "socketguard.packet.rejected",
+        },
+        logging.INFO: {
+            "socketguard.started",
+            "socketguard.connection.accepted",
+            "socketguard.transport.upgraded",
+            "socketguard.connection.closed",
+        },
+    }
+
+
+def test_the_vocabulary_cannot_be_changed() -> None:
+    with pytest.raises(TypeError):
+        LEVELS["x"] = 1  # type: ignore[index]
+    assert events.SCHEMA_VERSION == 1
+
+
+CLIENT = {"client_address": "10.0.0.1", "ref": "ab12cd34"}
+NAMESPACE = {
+    "reason": "invalid_namespace",
+    "message": "Invalid namespace",
+    "requested": "/schedulr",
+    "registered": ["/messages", "/scheduler"],
+    "suggestion": "/scheduler",
+    "hint": "Names are compared exactly.",
+    "cause": "typo",
+}
+
+
+@pytest.mark.parametrize(
+    ("event", "fields", "expected"),
+    [
+        (
+            events.REJECTED,
+            NAMESPACE,
+            "Invalid namespace: asked '/schedulr', registered '/messages', '/scheduler'; did you mean '/scheduler'? "
+            "Names are compared exactly.",
+        ),
+        (
+            events.REJECTED,
+            {**NAMESPACE, **CLIENT, "hint": None, "suppressed": 41},
+            "Invalid namespace: asked '/schedulr', registered '/messages', '/scheduler'; did you mean '/scheduler'? "
+            "(client 10.0.0.1, ref ab12cd34); 41 more like this were not logged",
+        ),
+        (
+            events.REJECTED,
+            {**NAMESPACE, "suggestion": None, "registered": []},
+            "Invalid namespace: asked '/schedulr', registered none. Names are compared exactly.",
+        ),
+        (
+            events.REJECTED,
+            {"reason": "invalid_namespace", "requested": "/x", "registered": "/only", "cause": "nothing_registered"},
+            "Invalid namespace: asked '/x', registered '/only' (nothing_registered)",
+        ),
+        (
+            events.REJECTED,
+            {"reason": "invalid_namespace", "requested": "/x", "registered": [f"/{n}" for n in range(12)]},
+            "Invalid namespace: asked '/x', registered '/0', '/1', '/2', '/3', '/4', '/5', '/6', '/7', '/8', '/9' "
+            "and 2 more",
+        ),
+        (
+            events.REJECTED,
+            {"reason": "invalid_namespace", "namespace": "/x"},
+            "Refused '/x': Invalid namespace (invalid_namespace)",
+        ),
+        (
+            events.REJECTED,
+            {
+                "reason": "token_expired",
+                "namespace": "/messages",
+                "detail": "expired",
+                "expired_s": 180,
+                "subject": "u-1",
+                **CLIENT,
+            },
+            "Refused '/messages': Token has expired (token_expired: expired 180 s ago), subject 'u-1', "
+            "client 10.0.0.1, ref ab12cd34",
+        ),
+        (
+            events.REJECTED,
+            {"reason": "token_not_yet_valid", "namespace": "/m", "detail": "not_before", "valid_in_s": 30},
+            "Refused '/m': Token is not valid yet (token_not_yet_valid: valid in 30 s)",
+        ),
+        (
+            events.REJECTED,
+            {
+                "reason": "token_invalid",
+                "namespace": "/m",
+                "detail": "issuer_mismatch",
+                "claim": "iss",
+                "expected": "https://id/",
+                "received": "https://id",
+                "hint": "They differ by a slash.",
+            },
+            "Refused '/m': Invalid token (token_invalid: issuer_mismatch, claim 'iss', expected 'https://id/', "
+            "received 'https://id'). They differ by a slash.",
+        ),
+        (
+            events.REJECTED,
+            {"reason": "token_missing", "namespace": "/m", "detail": "no_token", "received": ["jwt", "user"]},
+            "Refused '/m': Authentication required (token_missing: no_token, received 'jwt', 'user')",
+        ),
+        (
+            events.REJECTED,
+            {"reason": "refused_by_app", "namespace": "/m", "message": "Not today", "error": "ValueError"},
+            "Refused '/m': Not today (refused_by_app: ValueError)",
+        ),
+        (events.REJECTED, {"reason": "of a later version"}, "Refused '/': of a later version"),
+        (events.REJECTED, {"reason": "later", "detail": "x"}, "Refused '/': later (x)"),
+        (events.REJECTED, {}, "Refused '/': unknown reason"),
+        (
+            events.ACCEPTED,
+            {"namespace": "/messages", "subject": "u-1", "client_address": "10.0.0.1", "transport": "websocket"},
+            "Joined '/messages': subject 'u-1' from 10.0.0.1 over websocket",
+        ),
+        (events.ACCEPTED, {"namespace": "/public", "client_address": None}, "Joined '/public': anonymous"),
+        (
+            events.CLOSED,
+            {
+                "namespace": "/messages",
+                "subject": "u-1",
+                "duration_s": 12.345,
+                "transport": "websocket",
+                "reason": "transport close",
+                "packets_in": 14,
+                "events_in": 3,
+            },
+            "Left '/messages': subject 'u-1' after 12.3 s over websocket, reason 'transport close', "
+            "14 packets and 3 events in",
+        ),
+        (
+            events.CLOSED,
+            {"namespace": "/m", "packets_in": 1, "events_in": 1},
+            "Left '/m': anonymous, 1 packet and 1 event in",
+        ),
+        (events.CLOSED, {"namespace": "/m", "packets_in": 1}, "Left '/m': anonymous"),
+        (
+            events.HANDSHAKE_REJECTED,
+            {
+                "reason": "origin_not_allowed",
+                "origin": "https://evil.example",
+                "hint": 'Write allowed_origins=["https://evil.example"] to allow it.',
+                "status": 403,
+                **CLIENT,
+            },
+            "Refused a handshake: Origin not allowed (origin_not_allowed), origin 'https://evil.example', client "
+            '10.0.0.1, HTTP status 403, ref ab12cd34. Write allowed_origins=["https://evil.example"] to allow it.',
+        ),
+        (
+            events.UPGRADED,
+            {"session": "0a1b", "client_address": "::1"},
+            "Upgraded to websocket, session 0a1b, client ::1",
+        ),
+        (
+            events.UPGRADE_FAILED,
+            {"hint": "A proxy may not pass the Upgrade header."},
+            "The upgrade to WebSocket failed: no reason known. A proxy may not pass the Upgrade header.",
+        ),
+        (
+            events.UPGRADE_FAILED,
+            {"reason": "timeout", "session": "0a1b"},
+            "The upgrade to WebSocket failed: timeout, session 0a1b",
+        ),
+        (events.UPGRADE_FAILED, {"detail": "no probe"}, "The upgrade to WebSocket failed: no probe"),
+        (
+            events.PACKET_REJECTED,
+            {"error": "ValueError", "client_address": "10.0.0.1"},
+            "Ended a session that sent a packet which can't be processed: ValueError, client 10.0.0.1",
+        ),
+        (
+            events.PACKET_REJECTED,
+            {"reason": "frame_too_large", "hint": "At most 16 KiB."},
+            "Ended a session that sent a packet which can't be processed: frame_too_large. At most 16 KiB.",
+        ),
+        (
+            events.HANDLER_FAILED,
+            {"namespace": "/m", "handler": "chat", "error": "KeyError", "subject": "u-1"},
+            "A handler of the application failed in '/m': handler 'chat', KeyError, subject 'u-1'",
+        ),
+        (events.HANDLER_FAILED, {}, "A handler of the application failed in '/': an exception"),
+        (
+            events.CONFIG_WARNING,
+            {"id": "SG030", "text": "Everybody may join.", "fix": "write auth=JWTAuth(…)"},
+            "SG030: Everybody may join. write auth=JWTAuth(…)",
+        ),
+        (events.CONFIG_WARNING, {}, "SG000: something in the configuration needs a look"),
+        (
+            events.STARTED,
+            {"configuration": {"auth": None, "namespaces": ["/a"]}},
+            "socketguard has started with auth: None; namespaces: ['/a']",
+        ),
+        (events.STARTED, {"configuration": None}, "socketguard has started"),
+        ("socketguard.of.a.later.version", {"a": 1, "b": "x"}, "socketguard.of.a.later.version: a '1', b 'x'"),
+        ("socketguard.bare", {}, "socketguard.bare"),
+        (events.ACCEPTED, {"suppressed": 1}, "Joined '/': anonymous; 1 more like this was not logged"),
+        (events.ACCEPTED, {"suppressed": 0}, "Joined '/': anonymous"),
+        (
+            events.ACCEPTED,
+            {"suppressed": 7, "summary": True},
+            "Joined '/': anonymous; 7 like this were not logged, this one being the last",
+        ),
+    ],
+)
+def test_sentences(event: str, fields: dict[str, Any], expected: str) -> None:
+    assert sentence(event, fields) == expected
+
+
+def test_a_client_cannot_end_the_quotation_or_the_line() -> None:
+    text = sentence(
+        events.REJECTED,
+        {"reason": "invalid_namespace", "requested": "/x', registered '/admin\nJoined", "registered": ["/messages"]},
+    )
+    assert text == "Invalid namespace: asked '/x\\', registered \\'/admin\\u000aJoined', registered '/messages'"
+
+
+class Hostile:
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_a_value_without_text_leaves_the_event_name() -> None:
+    assert sentence(events.ACCEPTED, {"namespace": Hostile()}) == events.ACCEPTED
+    assert sentence("unknown", {"namespace": Hostile()}) == "unknown"
+
+
+values = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(st.characters(exclude_categories=[])),
+    st.binary(),
+    st.lists(st.text()),
+    st.dictionaries(st.text(), st.integers()),
+    st.builds(Hostile),
+)
+
+
+@given(
+    st.sampled_from([*LEVELS, "socketguard.unknown"]), st.dictionaries(st.sampled_from(sorted(RESERVED_FIELDS)), values)
+)
+def test_a_sentence_is_one_encodable_line_whatever_the_fields_hold(event: str, fields: dict[str, Any]) -> None:
+    text = sentence(event, fields)
+    text.encode()
+    assert len(text.splitlines()) == 1
+
+
+def test_log_claims_are_kept_in_order_each_once() -> None:
+    assert check_log_claims(["sub", "email", "tenant_id", "email"]) == ("sub", "email", "tenant_id")
+    assert check_log_claims(()) == ()
+    assert check_log_claims(name for name in ("https://example.com/tenant", "name")) == (
+        "https://example.com/tenant",
+        "name",
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ("sub", 'not str: write log_claims=("sub",)'),
+        (b"sub", "not bytes"),
+        (None, "not NoneType"),
+        (7, "not int"),
+        ([b"sub"], "of type bytes"),
+        ([["sub"]], "of type list"),
+        (["sub", ""], "one is empty"),
+        (["event"], "can't hold 'event'"),
+        (["exc_info"], "can't hold 'exc_info'"),
+        (["self"], "can't hold 'self'"),
+        (["namespace"], "can't hold 'namespace'"),
+        (["subject"], '(for the subject write "sub")'),
+    ],
+)
+def test_log_claims_that_cannot_work_are_refused(names: Any, says: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        check_log_claims(names)
+    assert says in str(caught.value)
+    assert caught.value.option == "log_claims"
+
+
+def test_the_reserved_names_hold_what_structlog_uses() -> None:
+    assert {"event", "level", "timestamp", "logger", "exc_info", "exception", "stack_info"} <= RESERVED_FIELDS
+    assert "sub" not in RESERVED_FIELDS

@@ -1,0 +1,1200 @@
+"""`JWTAuth`: rules for headers and claims, attacks, and nothing accepted that PyJWT refuses."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import json
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+from unittest import mock
+
+import jwt
+import jwt.api_jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from fastapi import Depends, FastAPI
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jwt.algorithms import get_default_algorithms
+from starlette.applications import Starlette
+from starlette.authentication import AuthenticationBackend, AuthenticationError
+from starlette.middleware import Middleware
+from starlette.middleware.authentication import AuthenticationMiddleware
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from socketguard.identity import Identity
+from socketguard.rejections import ConfigurationError, RejectCode, TokenError
+from socketguard.verifier import JWTAuth
+
+NOW = 1_800_000_000
+SECRET = "k9Zt-4vQ_7mB2xLwR8sYcN1pD6hJ3fGa-of-sixty-four-bytes-for-HS512-too"
+OTHER_SECRET = SECRET[::-1]
+ISSUER = "https://login.example.com/"
+ALGORITHMS = get_default_algorithms()
+RSA = rsa.generate_private_key(65537, 2048)
+RSA_NEXT = rsa.generate_private_key(65537, 2048)
+RSA_PEM = (
+    RSA.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
+)
+P256_NEXT = ec.generate_private_key(ec.SECP256R1())
+P256 = ec.generate_private_key(ec.SECP256R1())
+KEYS: dict[str, Any] = {
+    "HS256": SECRET,
+    "HS384": SECRET,
+    "HS512": SECRET,
+    **dict.fromkeys(("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"), RSA),
+    "ES256": P256,
+    "ES384": ec.generate_private_key(ec.SECP384R1()),
+    "ES512": ec.generate_private_key(ec.SECP521R1()),
+    "EdDSA": ed25519.Ed25519PrivateKey.generate(),
+}
+
+
+def make(key: Any = SECRET, **options: Any) -> JWTAuth:
+    return JWTAuth(key, **{"algorithms": ["HS256"], "clock": lambda: NOW, **options})
+
+
+def claims(**changes: Any) -> dict[str, Any]:
+    """Good claims with changes; ``...`` takes a claim out."""
+    merged = {"sub": "ann", "exp": NOW + 60, **changes}
+    return {name: value for name, value in merged.items() if value is not ...}
+
+
+def b64(data: bytes | str) -> str:
+    return base64.urlsafe_b64encode(data.encode() if isinstance(data, str) else data).rstrip(b"=").decode()
+
+
+def sign(header: Any, payload: Any, key: Any = SECRET, algorithm: str = "HS256") -> str:
+    """A correctly signed token of anything at all: bytes go in as they are, the rest as JSON."""
+    parts = (part if isinstance(part, bytes) else json.dumps(part).encode() for part in (header, payload))
+    message = ".".join(map(b64, parts)).encode()
+    implementation = ALGORITHMS[algorithm]
+    signature = implementation.sign(message, implementation.prepare_key(key))
+    return f"{message.decode()}.{b64(signature)}"
+
+
+def mint(header: Mapping[str, Any] = {}, **changes: Any) -> str:
+    return jwt.encode(claims(**changes), SECRET, "HS256", headers=dict(header))
+
+
+def raw_claims(text: str) -> str:
+    """A signed token with good claims and the members of ``text``, as written."""
+    return sign({"alg": "HS256"}, f'{{"sub": "ann", "exp": {NOW + 60}, {text}}}'.encode())
+
+
+def refused(auth: JWTAuth, token: Any) -> TokenError:
+    with pytest.raises(TokenError) as caught:
+        auth.verify(token)
+    return caught.value
+
+
+def outcome(auth: JWTAuth, token: str) -> Identity | TokenError:
+    """What verification came to; an exception other than TokenError fails the test."""
+    try:
+        return auth.verify(token)
+    except TokenError as error:
+        return error
+
+
+class TestAccepting:
+    def test_everything_a_token_says(self) -> None:
+        auth = make(issuer=ISSUER, audience="crm")
+        token = mint(
+            {"kid": "key-1"}, iss=ISSUER, aud=["crm", "mail"], iat=NOW - 5, nbf=NOW - 5, jti="t-1", scope="a b", x=[1]
+        )
+        identity = auth.verify(token)
+        assert identity == Identity(
+            subject="ann",
+            claims=jwt.decode(token, options={"verify_signature": False}),
+            scopes=frozenset({"a", "b"}),
+            issuer=ISSUER,
+            token_id="t-1",
+            key_id="key-1",
+            issued_at=NOW - 5,
+            expires_at=NOW + 60,
+        )
+        assert identity.is_authenticated
+        with pytest.raises(TypeError):
+            identity.claims["sub"] = "eve"  # type: ignore[index]
+
+    def test_the_least_a_token_must_say(self) -> None:
+        assert make().verify(mint()) == Identity("ann", claims(), expires_at=NOW + 60)
+
+    @pytest.mark.parametrize("algorithm", list(KEYS))
+    def test_every_algorithm(self, algorithm: str) -> None:
+        key = KEYS[algorithm]
+        public = key if isinstance(key, str) else key.public_key()
+        auth = make(public, algorithms=[algorithm])
+        token = jwt.encode(claims(), key, algorithm)
+        assert auth.verify(token).subject == "ann"
+        head, _, signature = token.rpartition(".")
+        assert refused(auth, f"{head}.{signature[:-8]}AAAAAAAA").detail == "signature_mismatch"
+        assert refused(auth, f"{head}.AAAA").detail == "signature_mismatch"
+        payload = b64(json.dumps(claims(sub="eve")))
+        assert refused(auth, f"{head.partition('.')[0]}.{payload}.{signature}").detail == "signature_mismatch"
+
+    def test_ed448(self) -> None:
+        key = ed448.Ed448PrivateKey.generate()
+        assert make(key.public_key(), algorithms=["EdDSA"]).verify(jwt.encode(claims(), key, "EdDSA")).subject == "ann"
+
+    def test_several_algorithms_with_their_keys(self) -> None:
+        auth = make([RSA.public_key(), P256.public_key()], algorithms={"RS256", "PS256", "ES256"})
+        for algorithm in ("RS256", "PS256", "ES256"):
+            assert auth.verify(jwt.encode(claims(), KEYS[algorithm], algorithm)).subject == "ann"
+        assert refused(auth, jwt.encode(claims(), RSA, "RS512")).detail == "algorithm_not_allowed"
+
+    def test_rotation(self) -> None:
+        both = make([RSA.public_key(), RSA_NEXT.public_key()], algorithms=["RS256"])
+        old, new = (jwt.encode(claims(), key, "RS256") for key in (RSA, RSA_NEXT))
+        assert both.verify(old) == both.verify(new)
+        after = make(RSA_NEXT.public_key(), algorithms=["RS256"])
+        assert after.verify(new).subject == "ann"
+        assert refused(after, old).detail == "signature_mismatch"
+
+    def test_rotation_of_secrets(self) -> None:
+        auth = make([OTHER_SECRET, SECRET])
+        assert auth.verify(mint()).subject == "ann"
+        assert auth.verify(jwt.encode(claims(), OTHER_SECRET, "HS256")).subject == "ann"
+        assert refused(auth, jwt.encode(claims(), SECRET + "!", "HS256")).detail == "signature_mismatch"
+
+
+class TestHeader:
+    @pytest.mark.parametrize(
+        "algorithm", ["none", "None", "NONE", "noNE", "", "hs256", "HS256 ", "HS512", "RS256", "HMAC", "\u2100"]
+    )
+    def test_other_algorithms(self, algorithm: str) -> None:
+        error = refused(make(), sign({"alg": algorithm}, claims()))
+        assert (error.code, error.detail) == (RejectCode.TOKEN_INVALID, "algorithm_not_allowed")
+        assert error.fields == {"expected": ["HS256"], "received": algorithm}
+
+    @pytest.mark.parametrize(
+        ("header", "received"),
+        [
+            ({}, "null"),
+            ({"alg": None}, "null"),
+            ({"alg": ["HS256"]}, "array"),
+            ({"alg": {}}, "object"),
+            ({"alg": True}, "boolean"),
+            ({"alg": 1}, "number"),
+            ({"alg": 1.5}, "number"),
+        ],
+    )
+    def test_no_algorithm(self, header: dict[str, Any], received: str) -> None:
+        assert refused(make(), sign(header, claims())).fields["received"] == received
+
+    def test_what_was_received_is_harmless_in_a_log(self) -> None:
+        received = refused(make(), sign({"alg": "x\n\u202e" + "y" * 500}, claims())).fields["received"]
+        assert received.startswith("x\\u000a\\u202eyyy")
+        assert len(received) < 280
+
+    @pytest.mark.parametrize(
+        ("signature", "detail"),
+        [
+            ("", "not_three_parts"),
+            ("AAAA", "algorithm_not_allowed"),
+            (b64(b"\0" * 32), "algorithm_not_allowed"),
+        ],
+    )
+    def test_unsigned_tokens(self, signature: str, detail: str) -> None:
+        token = ".".join([b64(json.dumps({"alg": "none"})), b64(json.dumps(claims())), signature])
+        assert refused(make(), token).detail == detail
+
+    @pytest.mark.parametrize("wanted", ["RS256", "ES256", "EdDSA"])
+    def test_a_public_key_used_as_a_secret(self, wanted: str) -> None:
+        key = KEYS[wanted].public_key()
+        text = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        auth = make(key, algorithms=[wanted])
+        for secret in (text, text.strip(), b"".join(text.splitlines()[1:-1])):
+            for name in ("HS256", wanted):
+                message = f"{b64(json.dumps({'alg': name}))}.{b64(json.dumps(claims()))}".encode()
+                forged = f"{message.decode()}.{b64(ALGORITHMS['HS256'].sign(message, secret))}"
+                assert refused(auth, forged).detail == (
+                    "signature_mismatch" if name == wanted else "algorithm_not_allowed"
+                )
+
+    def test_the_algorithm_is_checked_before_any_cryptography(self) -> None:
+        auth = make()
+        with mock.patch.object(auth, "_keys") as keys:
+            assert refused(auth, sign({"alg": "none"}, claims())).detail == "algorithm_not_allowed"
+        keys.candidates.assert_not_called()
+
+    def test_keys_that_a_token_brings_along_are_ignored(self) -> None:
+        attacker = rsa.generate_private_key(65537, 2048)
+        jwk = jwt.algorithms.RSAAlgorithm.to_jwk(attacker.public_key(), as_dict=True)
+        brought = {"jwk": jwk, "jku": "https://evil.example/k", "x5u": "https://evil.example/c", "x5c": ["AA"]}
+        auth = make(RSA_PEM, algorithms=["RS256"])
+        with mock.patch("socket.socket.connect", side_effect=AssertionError("network")):
+            forged = jwt.encode(claims(), attacker, "RS256", headers=brought)
+            assert refused(auth, forged).detail == "signature_mismatch"
+            assert auth.verify(jwt.encode(claims(), RSA, "RS256", headers=brought)).subject == "ann"
+
+    @pytest.mark.parametrize(
+        "extra",
+        [
+            {"crit": []},
+            {"crit": ["exp"], "exp": 1},
+            {"crit": None},
+            {"crit": "b64"},
+            {"b64": True},
+            {"b64": False},
+            {"b64": False, "crit": ["b64"]},
+        ],
+    )
+    def test_extensions(self, extra: dict[str, Any]) -> None:
+        error = refused(make(), sign({"alg": "HS256", **extra}, claims()))
+        assert (error.code, error.detail) == (RejectCode.TOKEN_INVALID, "crit_not_supported")
+
+    @pytest.mark.parametrize("type_", ["JWT", "jwt", "at+jwt", "AT+JWT", "application/at+jwt", "Application/JWT", ...])
+    def test_types_by_default(self, type_: Any) -> None:
+        header = {"alg": "HS256"} if type_ is ... else {"alg": "HS256", "typ": type_}
+        assert make().verify(sign(header, claims())).subject == "ann"
+
+    @pytest.mark.parametrize(
+        ("types", "type_"),
+        [
+            (("JWT", "at+jwt", None), "logout+jwt"),
+            (("JWT", "at+jwt", None), "dpop+jwt"),
+            (("JWT", "at+jwt", None), ""),
+            (("JWT", "at+jwt", None), None),
+            (("JWT", "at+jwt", None), ["JWT"]),
+            (("JWT", "at+jwt", None), "application/application/jwt"),
+            (("JWT", "at+jwt", None), "text/jwt"),
+            (("at+jwt",), "JWT"),
+            (("at+jwt",), ...),
+            (["application/at+jwt"], "JWT"),
+        ],
+    )
+    def test_other_types(self, types: Any, type_: Any) -> None:
+        header = {"alg": "HS256"} if type_ is ... else {"alg": "HS256", "typ": type_}
+        error = refused(make(types=types), sign(header, claims()))
+        assert (error.code, error.detail) == (RejectCode.TOKEN_INVALID, "type_not_allowed")
+        assert "at+jwt" in error.fields["expected"]
+
+    def test_the_type_that_was_received(self) -> None:
+        def received(header: dict[str, Any]) -> Any:
+            return refused(make(types={"at+jwt"}), sign({"alg": "HS256", **header}, claims())).fields["received"]
+
+        assert [received({}), received({"typ": None}), received({"typ": "a\nb"})] == [None, "null", "a\\u000ab"]
+
+    def test_the_profile_of_rfc_9068(self) -> None:
+        auth = make(types=("application/AT+jwt",))
+        assert auth.verify(mint({"typ": "at+jwt"})).subject == "ann"
+        assert auth.verify(mint({"typ": "application/at+jwt"})).subject == "ann"
+
+    @pytest.mark.parametrize("key_id", [None, 5, ["a"], {}, True, "k" * 129])
+    def test_malformed_key_ids(self, key_id: Any) -> None:
+        error = refused(make(), sign({"alg": "HS256", "kid": key_id}, claims()))
+        assert (error.code, error.detail) == (RejectCode.TOKEN_INVALID, "key_id_malformed")
+
+    @pytest.mark.parametrize("key_id", ["", "k" * 128, "../../dev/null", "' OR 1=1 --"])
+    def test_a_key_id_is_only_a_name(self, key_id: str) -> None:
+        assert make().verify(sign({"alg": "HS256", "kid": key_id}, claims())).key_id == key_id
+
+    def test_a_wrong_signature_names_the_key_id(self) -> None:
+        error = refused(make(OTHER_SECRET), mint({"kid": "k\n1"}))
+        assert error.fields == {"algorithm": "HS256", "key_id": "k\\u000a1"}
+        assert refused(make(OTHER_SECRET), mint()).fields == {"algorithm": "HS256"}
+
+    @pytest.mark.parametrize(
+        ("header", "detail"),
+        [
+            (b"{", "not_json"),
+            (b'["HS256"]', "not_an_object"),
+            (b'"HS256"', "not_an_object"),
+            ('{"alg":"HS256"}'.encode("utf-16"), "not_utf8"),
+            ('{"alg":"HS256"}'.encode("utf-16-le"), "not_json"),
+            (b'\xef\xbb\xbf{"alg":"HS256"}', "not_json"),
+            (b'{"alg":"HS256","x":NaN}', "not_json"),
+            (rb'{"alg":"HS256","kid":"\ud800"}', "not_utf8"),
+            (b'{"alg":"HS256","x":' + b"[" * 2000 + b"]" * 2000 + b"}", "nested_too_deeply"),
+        ],
+    )
+    def test_no_json_object(self, header: bytes, detail: str) -> None:
+        error = refused(make(), sign(header, claims()))
+        assert (error.code, error.detail, error.fields) == (RejectCode.TOKEN_MALFORMED, detail, {"part": "header"})
+
+    def test_the_last_of_two_members_counts(self) -> None:
+        assert make().verify(sign(b'{"alg":"none","alg":"HS256"}', claims())).subject == "ann"
+        assert refused(make(), sign(b'{"alg":"HS256","alg":"none"}', claims())).detail == "algorithm_not_allowed"
+
+
+class TestHeaderCache:
+    def test_only_headers_of_verified_tokens_get_in(self) -> None:
+        auth = make()
+        header = mint({"kid": "a"}).partition(".")[0]
+        for number in range(300):
+            refused(auth, sign({"alg": "HS256", "kid": str(number)}, claims(), OTHER_SECRET))
+        assert not auth._headers
+        refused(auth, mint({"kid": "a"}, exp=NOW - 100))
+        assert auth._headers == {header.encode(): ("HS256", "a")}
+
+    def test_a_known_header_does_not_make_a_signature_good(self) -> None:
+        auth = make()
+        for _ in range(2):
+            assert auth.verify(mint({"kid": "a"})).key_id == "a"
+            assert refused(auth, jwt.encode(claims(), OTHER_SECRET, headers={"kid": "a"})).detail == (
+                "signature_mismatch"
+            )
+
+    def test_it_is_bounded(self) -> None:
+        auth = make()
+        for number in range(300):
+            assert auth.verify(mint({"kid": str(number)})).key_id == str(number)
+        assert 0 < len(auth._headers) <= 128
+        before = len(auth._headers)
+        assert auth.verify(mint({"kid": "a", "x": "x" * 600})).key_id == "a"
+        assert len(auth._headers) == before
+
+
+class TestShape:
+    @pytest.mark.parametrize(
+        ("token", "detail"),
+        [
+            (None, "not_a_string"),
+            (b"a.b.c", "not_a_string"),
+            ("", "not_three_parts"),
+            ("a.b", "not_three_parts"),
+            ("a.b.c.d", "not_three_parts"),
+            ("a..b", "not_three_parts"),
+            ("\ud800.b.c", "not_base64url"),
+            ("x" * 1_000_000, "too_long"),
+            ("a.b.c", "not_base64url"),
+        ],
+    )
+    def test_refused(self, token: Any, detail: str) -> None:
+        error = refused(make(), token)
+        assert (error.code, error.detail) == (RejectCode.TOKEN_MALFORMED, detail)
+
+    @pytest.mark.parametrize("index", [0, 1, 2])
+    @pytest.mark.parametrize("junk", ["=", "==", "\n", " ", "+", "é", "%3D"])
+    def test_junk_in_a_part(self, index: int, junk: str) -> None:
+        parts = mint().split(".")
+        parts[index] += junk
+        assert refused(make(), ".".join(parts)).detail == "not_base64url"
+
+    def test_one_token_has_one_spelling(self) -> None:
+        token = mint()
+        alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+        accepted = [last for last in alphabet if isinstance(outcome(make(), token[:-1] + last), Identity)]
+        assert accepted == [token[-1]]
+
+    def test_a_payload_with_stray_bits_under_a_good_signature(self) -> None:
+        payload = b64(json.dumps(claims(pad=""))) + "A"
+        while len(payload) % 4 != 3:
+            payload += "A"
+        message = f"{b64(json.dumps({'alg': 'HS256'}))}.{payload[:-1]}B".encode()
+        token = f"{message.decode()}.{b64(ALGORITHMS['HS256'].sign(message, SECRET.encode()))}"
+        error = refused(make(), token)
+        assert (error.detail, error.fields) == ("not_base64url", {"part": "payload"})
+
+
+class TestPayload:
+    @pytest.mark.parametrize(
+        ("payload", "detail"),
+        [
+            (b"", "not_three_parts"),
+            (b"x", "not_json"),
+            (b"[]", "not_an_object"),
+            (b'"sub"', "not_an_object"),
+            (json.dumps(claims()).encode("utf-16"), "not_utf8"),
+            (json.dumps(claims()).encode("utf-16-be"), "not_json"),
+            (json.dumps(claims()).encode("utf-32"), "not_utf8"),
+            (b"\xef\xbb\xbf" + json.dumps(claims()).encode(), "not_json"),
+            (json.dumps(claims()).encode() + b"x", "not_json"),
+            (b'{"sub":"ann","exp":NaN}', "not_json"),
+            (b'{"sub":"ann","exp":Infinity}', "not_json"),
+            (b'{"sub":"ann","exp":1e999}', "not_json"),
+            (b'{"sub":"ann","exp":1' + b"0" * 5000 + b"}", "not_json"),
+            (rb'{"sub":"\ud800","exp":1900000000}', "not_utf8"),
+            (b'{"sub":"ann","exp":1900000000,"x":' + b"[" * 2000 + b"]" * 2000 + b"}", "nested_too_deeply"),
+            (b'{"a":' * 900 + b"1" + b"}" * 900, "nested_too_deeply"),
+        ],
+    )
+    def test_malformed(self, payload: bytes, detail: str) -> None:
+        error = refused(make(), sign({"alg": "HS256"}, payload))
+        assert (error.code, error.detail) == (RejectCode.TOKEN_MALFORMED, detail)
+
+    def test_claims_are_looked_at_only_after_the_signature(self) -> None:
+        for payload in (b"no json", b'{"exp": 1}'):
+            token = sign({"alg": "HS256"}, payload, OTHER_SECRET)
+            assert refused(make(), token).detail == "signature_mismatch"
+
+    def test_the_last_of_two_members_counts(self) -> None:
+        assert make().verify(raw_claims('"sub": "bob"')).subject == "bob"
+        assert refused(make(), raw_claims('"exp": 1')).code is RejectCode.TOKEN_EXPIRED
+
+
+class TestDates:
+    BAD = ('"9999999999"', "true", "false", "[]", "{}", "1e300", "-1e300", "1" + "0" * 400, "9007199254740992")
+
+    @pytest.mark.parametrize("claim", ["exp", "nbf", "iat"])
+    @pytest.mark.parametrize("value", [*BAD, "1800000060000", "253402300800"])
+    def test_no_numeric_date(self, claim: str, value: str) -> None:
+        error = refused(make(), raw_claims(f'"{claim}": {value}'))
+        assert (error.code, error.detail) == (RejectCode.TOKEN_INVALID, "claim_type")
+        assert error.fields["claim"] == claim
+        assert ("milliseconds" in error.fields.get("hint", "")) is (error.fields["received"] == "number")
+
+    @pytest.mark.parametrize("claim", ["nbf", "iat"])
+    def test_null_is_no_date(self, claim: str) -> None:
+        error = refused(make(), mint(**{claim: None}))
+        assert (error.detail, error.fields["received"]) == ("claim_type", "null")
+
+    def test_null_is_no_end(self) -> None:
+        assert refused(make(), mint(exp=None)).fields == {"claim": "exp"}
+        assert refused(make(require=()), mint(exp=None)).detail == "claim_type"
+
+    @pytest.mark.parametrize(("exp", "ok"), [(NOW - 9, True), (NOW - 9.5, False), (NOW - 10, False), (1, False)])
+    def test_expired_beyond_the_leeway(self, exp: float, ok: bool) -> None:
+        result = outcome(make(), mint(exp=exp))
+        assert isinstance(result, Identity) is ok
+
+    def test_expired_says_since_when(self) -> None:
+        error = refused(make(leeway=0), mint(exp=NOW - 3600))
+        assert (error.code, error.detail, error.fields) == (
+            RejectCode.TOKEN_EXPIRED,
+            "expired",
+            {"expired_s": 3600},
+        )
+
+    def test_at_the_very_second_it_is_over(self) -> None:
+        assert refused(make(leeway=0), mint(exp=NOW)).detail == "expired"
+        assert make(leeway=0).verify(mint(exp=NOW + 1)).expires_at == NOW + 1
+
+    def test_fractions_of_a_second(self) -> None:
+        assert make(leeway=0).verify(mint(exp=NOW + 1.9, iat=NOW - 0.5)) == Identity(
+            "ann", claims(exp=NOW + 1.9, iat=NOW - 0.5), issued_at=NOW - 0.5, expires_at=NOW + 1
+        )
+        assert refused(make(leeway=0), mint(exp=NOW + 0.9)).detail == "expired"
+
+    @pytest.mark.parametrize(("claim", "detail"), [("nbf", "not_before"), ("iat", "issued_in_future")])
+    def test_not_yet(self, claim: str, detail: str) -> None:
+        assert make().verify(mint(**{claim: NOW + 10})).subject == "ann"
+        error = refused(make(), mint(**{claim: NOW + 11}))
+        assert (error.code, error.detail) == (RejectCode.TOKEN_NOT_YET_VALID, detail)
+        assert error.fields == {"valid_in_s": 11}
+
+    def test_far_away_but_sane(self) -> None:
+        assert make().verify(mint(exp=253402300799, iat=-1, nbf=0)).expires_at == 253402300799
+
+    def test_a_broken_clock_lets_nobody_in(self) -> None:
+        for changes in ({}, {"nbf": 1}, {"iat": 1}):
+            assert refused(make(clock=lambda: math.nan), mint(**changes)).code is not None
+        assert refused(make(clock=lambda: 1 / 0), mint()).fields == {"exception": "ZeroDivisionError"}
+
+    def test_the_default_clock_is_the_time_of_day(self) -> None:
+        auth = JWTAuth(SECRET, algorithms=["HS256"])
+        now = datetime.datetime.now(datetime.UTC).timestamp()
+        assert auth.verify(mint(exp=now + 3600)).subject == "ann"
+        assert refused(auth, mint(exp=now - 3600)).detail == "expired"
+
+    def test_the_longest_lifetime(self) -> None:
+        auth = make(max_lifetime=3600)
+        assert auth.verify(mint(exp=NOW + 3600)).subject == "ann"
+        assert auth.verify(mint(exp=NOW + 3600, iat=NOW)).subject == "ann"
+        assert auth.verify(mint(exp=NOW + 1800, iat=NOW - 1800)).subject == "ann"
+        for changes in ({"exp": NOW + 3601}, {"exp": NOW + 3601, "iat": NOW}, {"exp": NOW + 1, "iat": NOW - 3600}):
+            error = refused(auth, mint(**changes))
+            assert (error.code, error.detail) == (RejectCode.TOKEN_INVALID, "lifetime_too_long")
+            assert error.fields == {"lifetime_s": 3601, "limit_s": 3600}
+
+
+class TestRequired:
+    @pytest.mark.parametrize("claim", ["exp", "sub"])
+    @pytest.mark.parametrize("value", [..., None])
+    def test_by_default(self, claim: str, value: Any) -> None:
+        error = refused(make(), mint(**{claim: value}) if value is ... else raw_claims(f'"{claim}": null'))
+        assert (error.code, error.detail, error.fields) == (RejectCode.TOKEN_INVALID, "claim_missing", {"claim": claim})
+
+    def test_more_may_be_required(self) -> None:
+        auth = make(require=("exp", "sub", "jti", "tenant"))
+        assert refused(auth, mint(jti="1")).fields == {"claim": "tenant"}
+        assert auth.verify(mint(jti="1", tenant=0)).token_id == "1"
+
+    @pytest.mark.parametrize("require", [(), [], {"sub"}])
+    def test_without_an_end_only_when_written_out(self, require: Any) -> None:
+        auth = make(require=require)
+        assert auth.verify(mint(exp=...)).expires_at is None
+        assert refused(auth, mint(exp=NOW - 100)).detail == "expired"
+        assert refused(auth, mint(exp="never")).detail == "claim_type"
+
+    def test_the_subject_is_always_required(self) -> None:
+        assert refused(make(require=()), mint(sub=...)).fields == {"claim": "sub"}
+        assert refused(make(require=()), raw_claims('"sub": null')).fields == {"claim": "sub"}
+
+
+class TestSubject:
+    @pytest.mark.parametrize(("value", "subject"), [("ann", "ann"), (42, "42"), (0, "0"), (-1, "-1"), (" ", " ")])
+    def test_text_or_a_whole_number(self, value: Any, subject: str) -> None:
+        assert make().verify(sign({"alg": "HS256"}, claims(sub=value))).subject == subject
+
+    @pytest.mark.parametrize("value", ["", True, False, 1.0, [], ["ann"], {}])
+    def test_anything_else(self, value: Any) -> None:
+        error = refused(make(), sign({"alg": "HS256"}, claims(sub=value)))
+        assert (error.detail, error.fields["claim"]) == ("claim_type", "sub")
+
+    def test_another_claim(self) -> None:
+        auth = make(subject_claim="email")
+        assert auth.verify(mint(email="ann@example.com")).subject == "ann@example.com"
+        assert auth.verify(mint(email="ann@example.com", sub=...)).subject == "ann@example.com"
+        assert refused(auth, mint()).fields == {"claim": "email"}
+        assert refused(auth, mint(email="")).fields["claim"] == "email"
+        assert refused(auth, sign({"alg": "HS256"}, claims(email="a", sub=["x"]))).fields["claim"] == "sub"
+
+    def test_another_claim_and_sub_when_that_is_written_out(self) -> None:
+        auth = make(subject_claim="email", require=("exp", "sub", "email"))
+        assert refused(auth, mint(email="ann@example.com", sub=...)).fields == {"claim": "sub"}
+
+    @pytest.mark.parametrize(("value", "token_id"), [("t", "t"), (7, "7"), (..., None)])
+    def test_token_ids(self, value: Any, token_id: str | None) -> None:
+        assert make().verify(sign({"alg": "HS256"}, claims(jti=value))).token_id == token_id
+
+    @pytest.mark.parametrize("value", ["", None, True, 1.5, [], {}])
+    def test_malformed_token_ids(self, value: Any) -> None:
+        error = refused(make(), sign({"alg": "HS256"}, claims(jti=value)))
+        assert (error.detail, error.fields["claim"]) == ("claim_type", "jti")
+
+
+class TestIssuer:
+    def test_exact(self) -> None:
+        assert make(issuer=ISSUER).verify(mint(iss=ISSUER)).issuer == ISSUER
+        auth = make(issuer={"a", ISSUER})
+        assert (auth.verify(mint(iss="a")).issuer, auth.issuers) == ("a", {"a", ISSUER})
+
+    @pytest.mark.parametrize("issuer", ["https://evil.example/", ISSUER.upper(), ISSUER + "x", ISSUER[:-2], "", "h"])
+    def test_others(self, issuer: str) -> None:
+        error = refused(make(issuer=ISSUER), mint(iss=issuer))
+        assert (error.code, error.detail) == (RejectCode.TOKEN_INVALID, "issuer_mismatch")
+        assert error.fields == {"expected": [ISSUER], "received": issuer}
+
+    def test_a_trailing_slash_is_said(self) -> None:
+        for expected, received in ((ISSUER, ISSUER[:-1]), (ISSUER[:-1], ISSUER)):
+            error = refused(make(issuer=[expected, "b"]), mint(iss=received))
+            assert error.fields["hint"] == "they differ only by a trailing slash"
+
+    def test_missing(self) -> None:
+        assert refused(make(issuer=ISSUER), mint()).fields == {"claim": "iss", "expected": [ISSUER]}
+        assert make().verify(mint()).issuer is None
+        assert make().verify(mint(iss="anybody")).issuer == "anybody"
+
+    @pytest.mark.parametrize("value", [None, 5, [ISSUER], {}, True])
+    @pytest.mark.parametrize("issuer", [None, ISSUER])
+    def test_no_text(self, issuer: str | None, value: Any) -> None:
+        error = refused(make(issuer=issuer), sign({"alg": "HS256"}, claims(iss=value)))
+        assert (error.detail, error.fields["claim"]) == ("claim_type", "iss")
+
+    def test_what_was_received_is_harmless_in_a_log(self) -> None:
+        assert refused(make(issuer=ISSUER), mint(iss="a\r\nb")).fields["received"] == "a\\u000d\\u000ab"
+
+
+class TestAudience:
+    @pytest.mark.parametrize("value", ["crm", ["crm"], ["mail", "crm"], "hr"])
+    def test_one_must_match(self, value: Any) -> None:
+        assert make(audience=("crm", "hr")).verify(mint(aud=value)).subject == "ann"
+
+    @pytest.mark.parametrize("value", ["CRM", "crm2", "cr", ["mail"], [], "", ["c", "r", "m"]])
+    def test_none_matches(self, value: Any) -> None:
+        error = refused(make(audience="crm"), mint(aud=value))
+        assert (error.code, error.detail) == (RejectCode.TOKEN_INVALID, "audience_mismatch")
+        received = [value] if isinstance(value, str) else value
+        assert error.fields == {"expected": ["crm"], "received": received}
+
+    @pytest.mark.parametrize("value", ["crm", ["crm"], [], ""])
+    def test_unexpected(self, value: Any) -> None:
+        error = refused(make(), mint(aud=value))
+        assert (error.detail, error.fields["expected"]) == ("audience_mismatch", [])
+        assert "add audience=" in error.fields["hint"]
+
+    def test_missing(self) -> None:
+        assert refused(make(audience="crm"), mint()).fields == {"claim": "aud", "expected": ["crm"]}
+
+    @pytest.mark.parametrize("value", [None, 5, True, {"crm": 1}, ["crm", 5], [None], [["crm"]]])
+    @pytest.mark.parametrize("audience", [None, "crm"])
+    def test_no_text(self, audience: str | None, value: Any) -> None:
+        error = refused(make(audience=audience), sign({"alg": "HS256"}, claims(aud=value)))
+        assert (error.detail, error.fields["claim"]) == ("claim_type", "aud")
+
+    def test_hint_and_length_of_what_is_logged(self) -> None:
+        error = refused(make(audience="https://api/"), mint(aud=["https://api", *map(str, range(50))]))
+        assert error.fields["hint"] == "they differ only by a trailing slash"
+        assert len(error.fields["received"]) == 8
+
+
+class TestScopes:
+    @pytest.mark.parametrize(
+        ("value", "scopes"),
+        [
+            ("a b", {"a", "b"}),
+            ("  a   b ", {"a", "b"}),
+            ("", set()),
+            ("a\u2003b\tc", {"a\u2003b\tc"}),
+            (["a", "b c"], {"a", "b c"}),
+            ([], set()),
+            (None, set()),
+            (..., set()),
+        ],
+    )
+    def test_text_or_array(self, value: Any, scopes: set[str]) -> None:
+        assert make().verify(mint(scope=value)).scopes == scopes
+
+    @pytest.mark.parametrize("value", [5, True, {"a": 1}, ["a", 5], [None], [["a"]]])
+    def test_anything_else(self, value: Any) -> None:
+        error = refused(make(), mint(scope=value))
+        assert (error.detail, error.fields["claim"]) == ("claim_type", "scope")
+
+    def test_claims_are_not_united(self) -> None:
+        assert make(scope_claim="scp").verify(mint(scope="admin", scp=["a"], roles=["root"])).scopes == {"a"}
+
+    @pytest.mark.parametrize(
+        ("extra", "scopes"),
+        [
+            ({"realm_access": {"roles": ["a", "b"]}}, {"a", "b"}),
+            ({"realm_access.roles": "c", "realm_access": {"roles": ["a"]}}, {"c"}),
+            ({"realm_access.roles": None, "realm_access": {"roles": ["a"]}}, set()),
+            ({"realm_access": {}}, set()),
+            ({"realm_access": ["roles"]}, set()),
+            ({"realm_access": "roles"}, set()),
+            ({}, set()),
+        ],
+    )
+    def test_a_dotted_path(self, extra: dict[str, Any], scopes: set[str]) -> None:
+        assert make(scope_claim="realm_access.roles").verify(mint(**extra)).scopes == scopes
+
+    def test_a_name_that_happens_to_have_dots(self) -> None:
+        name = "https://example.com/roles"
+        assert make(scope_claim=name).verify(mint(**{name: ["a"]})).scopes == {"a"}
+
+    @pytest.mark.parametrize(
+        ("function", "scopes"),
+        [
+            (lambda claims: claims["groups"], {"a", "b"}),
+            (lambda claims: {f"g:{group}" for group in claims["groups"]}, {"g:a", "g:b"}),
+            (lambda claims: (group for group in claims["groups"]), {"a", "b"}),
+            (lambda claims: "a b", {"a", "b"}),
+            (lambda claims: None, set()),
+        ],
+    )
+    def test_a_function(self, function: Callable[..., Any], scopes: set[str]) -> None:
+        assert make(scope_claim=function).verify(mint(groups=["a", "b"])).scopes == scopes
+
+    def test_a_function_that_fails_lets_nobody_in(self) -> None:
+        error = refused(make(scope_claim=lambda claims: claims["groups"]), mint())
+        assert (error.code, error.detail, error.fields) == (
+            RejectCode.TOKEN_INVALID,
+            "unexpected_error",
+            {"exception": "KeyError"},
+        )
+        assert refused(make(scope_claim=lambda claims: [1]), mint()).detail == "claim_type"
+        assert refused(make(scope_claim=lambda claims: 5), mint()).fields == {"exception": "TypeError"}
+
+
+class TestConfiguration:
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [
+            ("key", None),
+            ("key", ""),
+            ("key", "short"),
+            ("algorithms", "HS256"),
+            ("algorithms", ["none"]),
+            ("algorithms", ["HS256", "RS256"]),
+            ("algorithms", []),
+            ("issuer", ""),
+            ("issuer", []),
+            ("issuer", 5),
+            ("issuer", [ISSUER, None]),
+            ("audience", ""),
+            ("audience", ()),
+            ("audience", b"crm"),
+            ("leeway", -1),
+            ("leeway", 61),
+            ("leeway", True),
+            ("leeway", "10"),
+            ("leeway", None),
+            ("leeway", math.nan),
+            ("leeway", math.inf),
+            ("leeway", datetime.timedelta(seconds=10)),
+            ("require", "exp"),
+            ("require", None),
+            ("require", [""]),
+            ("subject_claim", ""),
+            ("subject_claim", None),
+            ("scope_claim", ""),
+            ("scope_claim", None),
+            ("scope_claim", ["scope"]),
+            ("sources", ()),
+            ("sources", ("body",)),
+            ("payload_keys", ()),
+            ("max_lifetime", 0),
+            ("max_lifetime", True),
+            ("max_lifetime", math.inf),
+            ("types", "JWT"),
+            ("types", ()),
+            ("types", None),
+            ("types", ("",)),
+            ("types", (5,)),
+            ("clock", None),
+            ("clock", NOW),
+        ],
+    )
+    def test_refused(self, option: str, value: Any) -> None:
+        with pytest.raises(ConfigurationError, match=option) as caught:
+            make(**{option: value}) if option != "key" else make(value)
+        assert caught.value.option == option
+
+    def test_an_async_scope_function_is_refused(self) -> None:
+        async def scopes(claims: Mapping[str, Any]) -> list[str]:
+            raise AssertionError
+
+        with pytest.raises(ConfigurationError, match="synchronous"):
+            make(scope_claim=scopes)
+
+    def test_a_longest_lifetime_needs_an_end(self) -> None:
+        with pytest.raises(ConfigurationError, match='needs "exp"') as caught:
+            make(max_lifetime=60, require=("sub",))
+        assert caught.value.option == "require"
+
+    @pytest.mark.parametrize("leeway", [0, 0.5, 60])
+    def test_leeway(self, leeway: float) -> None:
+        assert make(leeway=leeway).leeway == leeway
+
+    def test_describe_and_repr_hold_no_secret(self) -> None:
+        auth = make(issuer=ISSUER, audience=["hr", "crm"], max_lifetime=60)
+        assert auth.describe() == {
+            "algorithms": ["HS256"],
+            "keys": ["shared secret"],
+            "issuer": [ISSUER],
+            "audience": ["crm", "hr"],
+            "leeway": 10,
+            "require": ["exp", "sub"],
+            "subject_claim": "sub",
+            "scope_claim": "scope",
+            "sources": ["payload", "header"],
+            "payload_keys": ["token", "access_token", "authorization"],
+            "max_lifetime": 60,
+            "types": [None, "at+jwt", "jwt"],
+        }
+        json.dumps(auth.describe())
+        assert repr(auth) == "<JWTAuth HS256 (shared secret)>"
+        assert make(subject_claim="email").describe()["require"] == ["exp"]
+
+    def test_describe_names_a_function(self) -> None:
+        class Scopes:
+            def __call__(self, claims: Mapping[str, Any]) -> list[str]:
+                return ["x"]
+
+        assert "<lambda>" in make(scope_claim=lambda claims: []).describe()["scope_claim"]
+        auth = make(scope_claim=Scopes())
+        assert (auth.describe()["scope_claim"], auth.verify(mint()).scopes) == ("Scopes", {"x"})
+
+    def test_findings(self) -> None:
+        def ids(**options: Any) -> list[str]:
+            return [finding.id for finding in make(**options).findings()]
+
+        assert ids() == []
+        assert ids(require=("sub",)) == ["SG035"]
+        assert ids(sources=("payload", "query:token")) == ["SG034"]
+        public = {"key": RSA_PEM, "algorithms": ["RS256"]}
+        assert ids(**public) == ["SG033"]
+        assert ids(**public, issuer=ISSUER, audience="crm") == []
+        (finding,) = make(**public, issuer=ISSUER).findings()
+        assert ("no audience" in finding.text, finding.fix) == (True, "add audience=… to JWTAuth")
+        assert "no issuer and no audience" in make(**public).findings()[0].text
+
+    def test_equal_by_configuration(self) -> None:
+        def clock() -> float:
+            return NOW
+
+        same = {"clock": clock, "issuer": ["a", "b"]}
+        auth = make(**same)
+        assert auth == make(clock=clock, issuer={"b", "a"}, algorithms=("HS256",), require=["sub", "exp"])
+        assert hash(auth) == hash(make(**same))
+        assert auth != "auth"
+        changes: list[dict[str, Any]] = [
+            {"key": OTHER_SECRET},
+            {"algorithms": ["HS512"]},
+            {"issuer": "a"},
+            {"audience": "crm"},
+            {"leeway": 5},
+            {"require": ()},
+            {"subject_claim": "email"},
+            {"scope_claim": "scp"},
+            {"sources": ("header",)},
+            {"payload_keys": ("jwt",)},
+            {"max_lifetime": 60},
+            {"types": ("at+jwt",)},
+            {"clock": lambda: NOW},
+        ]
+        for change in changes:
+            assert auth != make(**{**same, **change}), change
+
+    def test_what_it_uses_and_finds(self) -> None:
+        auth = make(sources=("payload", "cookie:c"))
+        assert (auth.uses_cookie, auth.uses_query) == (True, False)
+        found = auth.find({"token": "a.b.c"}, [], b"")
+        assert found is not None
+        assert (found.token, found.source) == ("a.b.c", "payload")
+        assert make().find(None, [], b"token=a.b.c") is None
+
+
+class TestErrors:
+    def test_whatever_goes_wrong_inside_is_a_refusal_without_details(self) -> None:
+        auth = make()
+        token = mint()
+        with mock.patch.object(auth, "_keys") as keys:
+            keys.candidates.side_effect = RuntimeError(f"while looking at {token}")
+            error = refused(auth, token)
+        assert (error.code, error.detail, error.fields) == (
+            RejectCode.TOKEN_INVALID,
+            "unexpected_error",
+            {"exception": "RuntimeError"},
+        )
+        assert error.__suppress_context__
+
+    def test_without_a_key_nobody_gets_in(self) -> None:
+        auth = make()
+        with mock.patch.object(auth, "_keys") as keys:
+            keys.candidates.return_value = ()
+            assert refused(auth, mint()).detail == "signature_mismatch"
+
+    def test_no_error_quotes_the_token(self) -> None:
+        auth = make(issuer=ISSUER, audience="crm")
+        good = mint(iss=ISSUER, aud="crm")
+        header, payload, signature = good.split(".")
+        tokens = [
+            mint(iss="x"),
+            mint(exp=1),
+            f"{header}.{payload}.{signature[:-4]}AAAA",
+            f"{payload}.{payload}.{signature}",
+            good + "=",
+            good + ".x",
+        ]
+        for token in tokens:
+            error = refused(auth, token)
+            shown = f"{error}{error!r}{error.fields}"
+            assert not any(part in shown for part in token.split(".") if len(part) > 4)
+
+
+# --- Starlette and FastAPI ---------------------------------------------------------------------------------------
+
+
+def starlette_client(auth: JWTAuth) -> TestClient:
+    async def whoami(request: Request) -> JSONResponse:
+        return JSONResponse({"user": request.user.display_name, "scopes": request.auth.scopes})
+
+    middleware = [Middleware(AuthenticationMiddleware, backend=auth, on_error=auth.on_error)]
+    return TestClient(
+        Starlette(routes=[Route("/", whoami, methods=["GET", "POST"])], middleware=middleware),
+        base_url="https://crm.example.com",
+    )
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+class TestStarlette:
+    def test_a_good_token(self) -> None:
+        response = starlette_client(make()).get("/", headers=bearer(mint(scope="b a")))
+        assert (response.status_code, response.json()) == (
+            200,
+            {"user": "ann", "scopes": ["a", "b", "authenticated"]},
+        )
+
+    @pytest.mark.parametrize("headers", [{}, {"Authorization": "Basic dXNlcjpwYXNz"}, {"Authorization": "Bearer"}])
+    def test_no_token_is_anonymous(self, headers: dict[str, str]) -> None:
+        response = starlette_client(make()).get("/", headers=headers)
+        assert (response.status_code, response.json()) == (200, {"user": "", "scopes": []})
+
+    @pytest.mark.parametrize(
+        ("token", "code", "retry", "message"),
+        [
+            ("rubbish", "token_malformed", "login", "Malformed token"),
+            (mint(exp=1), "token_expired", "refresh", "Token has expired"),
+            (mint(nbf=NOW + 99), "token_not_yet_valid", "backoff", "Token is not valid yet"),
+            (jwt.encode(claims(), OTHER_SECRET), "token_invalid", "login", "Invalid token"),
+        ],
+    )
+    def test_a_bad_token(self, token: str, code: str, retry: str, message: str) -> None:
+        response = starlette_client(make()).get("/", headers=bearer(token))
+        assert response.status_code == 401
+        assert response.json() == {"code": code, "message": message, "retry": retry}
+        assert response.headers["www-authenticate"] == (f'Bearer error="invalid_token", error_description="{message}"')
+
+    def test_the_header_counts_whatever_socketio_uses(self) -> None:
+        client = starlette_client(make(sources=("payload",)))
+        assert client.get("/", headers=bearer(mint())).json()["user"] == "ann"
+
+    def test_a_query_parameter_only_where_named(self) -> None:
+        assert starlette_client(make()).get("/", params={"t": mint()}).json()["user"] == ""
+        assert starlette_client(make(sources=("query:t",))).get("/", params={"t": mint()}).json()["user"] == "ann"
+
+    def test_a_cookie_counts_for_the_same_origin_only(self) -> None:
+        client = starlette_client(make(sources=("payload", "header", "cookie:session")))
+        cookie = {"Cookie": f"session={mint()}"}
+        same = client.post("/", headers={**cookie, "Origin": "https://CRM.example.com"})
+        assert same.json()["user"] == "ann"
+        for origin in (
+            "https://evil.example",
+            "null",
+            "https://crm.example.com.evil.example",
+            "https://crm.example.com:1",
+        ):
+            response = client.post("/", headers={**cookie, "Origin": origin})
+            assert (response.status_code, response.json()["code"]) == (401, "token_missing")
+            assert response.headers["www-authenticate"] == 'Bearer realm="api"'
+        assert client.post("/", headers=cookie).status_code == 401
+        assert client.get("/", headers={**cookie, **bearer(mint(sub="bob"))}).json()["user"] == "bob"
+
+    async def test_a_cookie_without_a_host_to_compare(self) -> None:
+        auth = make(sources=("cookie:c",))
+        scope = {"type": "http", "headers": [(b"origin", b"https://"), (b"cookie", f"c={mint()}".encode())]}
+        with pytest.raises(AuthenticationError) as caught:
+            await auth.authenticate(HTTPConnection(scope))
+        error = caught.value.args[0]
+        assert (error.code, error.detail) == (RejectCode.TOKEN_MISSING, "cookie_cross_origin")
+
+    async def test_the_exception_carries_the_reason(self) -> None:
+        auth = make()
+        assert isinstance(auth, AuthenticationBackend)
+        headers = [(b"authorization", f"Bearer {mint(exp=1)}".encode())]
+        with pytest.raises(AuthenticationError, match=r"^Token has expired$") as caught:
+            await auth.authenticate(HTTPConnection({"type": "websocket", "headers": headers}))
+        assert isinstance(caught.value.__cause__, TokenError)
+        assert caught.value.args == (caught.value.__cause__,)
+
+    @pytest.mark.parametrize("exc", [AuthenticationError("of another backend"), AuthenticationError(), ValueError("x")])
+    def test_other_exceptions_say_nothing(self, exc: Exception) -> None:
+        response = JWTAuth.on_error(HTTPConnection({"type": "http", "headers": []}), exc)
+        assert (response.status_code, json.loads(bytes(response.body))["code"]) == (401, "token_invalid")
+
+    def test_a_fault_of_the_service_is_no_challenge(self) -> None:
+        error = TokenError(RejectCode.INTERNAL_ERROR, "unexpected_error")
+        response = JWTAuth.on_error(HTTPConnection({"type": "http", "headers": []}), AuthenticationError(error))
+        assert (response.status_code, "www-authenticate" in response.headers) == (500, False)
+
+
+def fastapi_client(auth: JWTAuth, *scopes: str) -> TestClient:
+    app = FastAPI()
+
+    @app.get("/")
+    async def read(identity: Identity = Depends(auth.requires(*scopes))) -> dict[str, Any]:  # noqa: B008
+        return {"user": identity.subject}
+
+    return TestClient(app)
+
+
+class TestFastAPI:
+    def test_a_good_token(self) -> None:
+        for scopes in ((), ("crm:read",), ("crm:read", "crm:write")):
+            response = fastapi_client(make(), *scopes).get("/", headers=bearer(mint(scope="crm:write crm:read")))
+            assert (response.status_code, response.json()) == (200, {"user": "ann"})
+
+    def test_the_request_is_no_parameter_of_the_api(self) -> None:
+        schema = fastapi_client(make()).get("/openapi.json").json()
+        assert "parameters" not in schema["paths"]["/"]["get"]
+
+    @pytest.mark.parametrize("headers", [{}, {"Authorization": "Basic dXNlcjpwYXNz"}])
+    def test_no_token(self, headers: dict[str, str]) -> None:
+        response = fastapi_client(make(), "crm:read").get("/", headers=headers)
+        assert (response.status_code, response.json()) == (401, {"detail": "Authentication required"})
+        assert response.headers["www-authenticate"] == 'Bearer realm="api"'
+
+    def test_a_bad_token(self) -> None:
+        response = fastapi_client(make(), "crm:read").get("/", headers=bearer(mint(exp=1)))
+        assert (response.status_code, response.json()) == (401, {"detail": "Token has expired"})
+        assert response.headers["www-authenticate"] == (
+            'Bearer error="invalid_token", error_description="Token has expired"'
+        )
+
+    @pytest.mark.parametrize("granted", ["", "crm", "crm:read", "CRM:WRITE crm:read", "crm:write"])
+    def test_a_scope_too_few(self, granted: str) -> None:
+        response = fastapi_client(make(), "crm:write", "crm:read").get("/", headers=bearer(mint(scope=granted)))
+        assert (response.status_code, response.json()) == (403, {"detail": "Forbidden"})
+        assert response.headers["www-authenticate"] == (
+            'Bearer error="insufficient_scope", error_description="Forbidden", scope="crm:read crm:write"'
+        )
+
+    def test_a_scope_that_fits_no_header_is_left_out_of_it(self) -> None:
+        auth = make(scope_claim="roles")
+        client = fastapi_client(auth, 'CRM "Admin"')
+        assert client.get("/", headers=bearer(mint(roles=['CRM "Admin"']))).status_code == 200
+        response = client.get("/", headers=bearer(mint()))
+        assert response.headers["www-authenticate"] == (
+            'Bearer error="insufficient_scope", error_description="Forbidden"'
+        )
+
+    @pytest.mark.parametrize("scopes", [("",), (5,), (["a", "b"],)])
+    def test_bad_scopes(self, scopes: Any) -> None:
+        with pytest.raises(ConfigurationError, match="scopes"):
+            make().requires(*scopes)
+
+    async def test_in_plain_starlette(self) -> None:
+        requires = make().requires("a")
+
+        async def endpoint(request: Request) -> JSONResponse:
+            return JSONResponse({"user": (await requires(request)).subject})
+
+        client = TestClient(Starlette(routes=[Route("/", endpoint)]))
+        assert client.get("/", headers=bearer(mint(scope="a"))).json() == {"user": "ann"}
+        response = client.get("/", headers=bearer(mint(scope="b")))
+        assert (response.status_code, response.text) == (403, "Forbidden")
+
+
+# --- Nothing that PyJWT refuses is accepted ----------------------------------------------------------------------
+
+
+class FrozenDatetime(datetime.datetime):
+    """The clock that PyJWT reads."""
+
+    @classmethod
+    def now(cls, tz: datetime.tzinfo | None = None) -> FrozenDatetime:
+        return cls.fromtimestamp(NOW, tz)
+
+
+def pyjwt_refuses(token: str, key: Any, algorithm: str, **checks: Any) -> Exception | None:
+    """What PyJWT says to the same token under the same settings.
+
+    Subjects and token ids that are whole numbers are the only thing in which PyJWT is stricter, so that its checks of
+    those two are switched off where the claim is such a number.
+    """
+    options: dict[str, Any] = {"require": ["exp", "sub"]}
+    try:
+        said = jwt.decode(token, options={"verify_signature": False})
+        for name in ("sub", "jti"):
+            if type(said.get(name)) is int:
+                options[f"verify_{name}"] = False
+    except Exception:
+        said = {}
+    try:
+        with mock.patch.object(jwt.api_jwt, "datetime", FrozenDatetime), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            jwt.decode(token, key, algorithms=[algorithm], options=options, **checks)
+    except Exception as exc:  # PyJWT lets more than its own exceptions out
+        return exc
+    return None
+
+
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=5,
+)
+dates = st.one_of(
+    st.integers(NOW - 40, NOW + 40),
+    st.floats(NOW - 40, NOW + 40),
+    st.sampled_from([0, -1, 2**53, 10**400, 1e300, -1e300, math.inf, math.nan, str(NOW + 60), True, None, "", [NOW]]),
+    junk,
+)
+texts = st.sampled_from(["ann", "", "crm", ISSUER, ISSUER[:-1], "\ud800", "é", "x" * 130, 7, 0, True, None])
+members = {
+    "sub": texts | junk,
+    "exp": dates,
+    "nbf": dates,
+    "iat": dates,
+    "iss": texts | junk,
+    "aud": texts | st.lists(texts, max_size=3) | junk,
+    "jti": texts | junk,
+    "scope": texts | st.lists(texts, max_size=2) | junk,
+}
+header_members = {
+    "alg": st.sampled_from(["HS256", "HS512", "none", "noNE", "hs256", "RS256", "", None, ["HS256"]]) | junk,
+    "typ": st.sampled_from(["JWT", "at+jwt", "", None]) | junk,
+    "kid": texts | junk,
+    "crit": st.sampled_from([[], ["b64"], ["exp"], None]) | junk,
+    "b64": st.booleans() | junk,
+    "jku": texts,
+}
+
+
+@st.composite
+def changed(draw: st.DrawFn, good: dict[str, Any], parts: dict[str, st.SearchStrategy[Any]]) -> bytes:
+    """A good JSON object with a few members replaced, removed, or repeated, in one of several encodings."""
+    pairs = list(good.items())
+    for name in draw(st.lists(st.sampled_from(list(parts)), max_size=3)):
+        if draw(st.booleans()):
+            pairs = [pair for pair in pairs if pair[0] != name]
+        if draw(st.integers(0, 4)):
+            pairs.append((name, draw(parts[name])))
+    text = "{" + ",".join(f"{json.dumps(name)}:{json.dumps(value)}" for name, value in pairs) + "}"
+    encoding = draw(st.sampled_from(["utf-8"] * 12 + ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"]))
+    return text.encode(encoding)
+
+
+@st.composite
+def tokens(draw: st.DrawFn, key: Any, algorithm: str, other: Any) -> str:
+    """Tokens around the border between good and bad: changed before signing, after signing, or not at all."""
+    good = {"sub": "ann", "exp": NOW + 60, "iss": ISSUER, "aud": "crm", "iat": NOW - 1, "jti": "1", "scope": "a"}
+    header = draw(changed({"alg": algorithm, "typ": "JWT"}, header_members))
+    payload = draw(changed(good, members))
+    token = sign(header, payload, key if draw(st.integers(0, 5)) else other, algorithm)
+    for _ in range(draw(st.sampled_from([0, 0, 0, 1, 2]))):
+        start = draw(st.integers(0, len(token)))
+        end = draw(st.integers(start, min(len(token), start + 3)))
+        token = token[:start] + draw(st.text("AQgwz-_.=+/ \n\u0660", max_size=3)) + token[end:]
+    return token
+
+
+CHECKS = st.sampled_from(
+    [
+        {},
+        {"issuer": ISSUER},
+        {"audience": "crm"},
+        {"issuer": [ISSUER, "ann"], "audience": ["crm", "é"]},
+        {"issuer": ISSUER, "audience": "crm", "leeway": 0},
+    ]
+)
+
+
+def agree(token: str, auth: JWTAuth, key: Any, algorithm: str, **checks: Any) -> None:
+    result = outcome(auth, token)
+    refusal = pyjwt_refuses(token, key, algorithm, **{"leeway": 10, **checks})
+    assert isinstance(result, TokenError) or refusal is None, f"accepted what PyJWT refuses: {refusal!r}"
+
+
+@settings(max_examples=1000, deadline=None)
+@given(token=tokens(SECRET, "HS256", OTHER_SECRET), checks=CHECKS)
+def test_what_pyjwt_refuses_is_never_accepted(token: str, checks: dict[str, Any]) -> None:
+    auth = make(**checks)
+    agree(token, auth, SECRET, "HS256", **checks)
+    # Once more with the header in the cache.
+    auth.verify(sign({"alg": "HS256"}, claims(iss=ISSUER, **({"aud": "crm"} if "audience" in checks else {}))))
+    agree(token, auth, SECRET, "HS256", **checks)
+
+
+@settings(max_examples=150, deadline=None)
+@given(token=tokens(P256, "ES256", P256_NEXT))
+def test_what_pyjwt_refuses_is_never_accepted_with_public_keys(token: str) -> None:
+    public = P256.public_key()
+    checks = {"issuer": ISSUER, "audience": "crm"}
+    agree(token, make(public, algorithms=["ES256"], **checks), public, "ES256", **checks)
+
+
+@given(st.text() | st.binary() | st.from_regex(r"\A[A-Za-z0-9_-]{1,20}\.[A-Za-z0-9_-]{1,20}\.[A-Za-z0-9_-]{1,20}\Z"))
+def test_nothing_but_a_token_error_comes_out(token: Any) -> None:
+    assert isinstance(outcome(make(), token), TokenError)
+
+
+@settings(max_examples=300)
+@given(payload=st.binary(max_size=100) | st.text('{}[]":,\\u0d8e1-tfn', max_size=100).map(str.encode))
+def test_nothing_but_a_token_error_comes_out_of_signed_rubbish(payload: bytes) -> None:
+    assert isinstance(outcome(make(), sign({"alg": "HS256"}, payload)), TokenError)
+
+
+def test_the_comparison_can_fail() -> None:
+    """The oracle refuses and accepts what it should, so that the agreement above means something."""
+    good = claims(iss=ISSUER, aud="crm")
+    assert pyjwt_refuses(jwt.encode(good, SECRET), SECRET, "HS256", audience="crm", leeway=10) is None
+    assert pyjwt_refuses(sign({"alg": "HS256"}, {**good, "sub": 7}), SECRET, "HS256", audience="crm") is None
+    for changes in ({"exp": NOW - 11}, {"nbf": NOW + 11}, {"aud": "x"}, {"sub": ["x"]}, {"sub": None}):
+        token = sign({"alg": "HS256"}, {**good, **changes})
+        assert pyjwt_refuses(token, SECRET, "HS256", audience="crm", leeway=10) is not None
+        with pytest.raises(AssertionError, match="accepted what PyJWT refuses"):
+            agree(token, mock.Mock(**{"verify.return_value": Identity("ann")}), SECRET, "HS256", audience="crm")
