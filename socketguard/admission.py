@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .deadline import Cancelled, Overdue, run_until
+from .deadline import Overdue, is_ours, run_until
 from .identity import Connection
 from .namespaces import Known, Registry, Served, authorise
 from .rejections import RejectCode, Rejection, TokenError
@@ -55,26 +55,36 @@ class Admission:
             deadline: for everything in here that may wait, in seconds of the loop's clock.
             alive: tells whether the session is still there.
 
-        Raises:
-            Exception: anything unforeseen; the caller takes it for a refusal.
+        Returns:
+            None to admit. Any exception on the way is a refusal too.
         """
         if data is not None and not isinstance(data, dict):
             return Rejection(RejectCode.CONNECT_MALFORMED, "auth_not_an_object", {"received": type(data).__name__})
         known = self.registry.resolve(connection.namespace, self.served)
         if known is None:
             return self.unknown(connection.namespace)
-        connection.placeholders = known.placeholders
-        rejection = self._authenticate(connection, known, data)
-        if rejection is None:
-            rejection = authorise(known, connection.identity)
-        if rejection is None and known.policy.authorize is not None and alive():
-            rejection = await self._ask(connection, known, deadline)
+        try:
+            rejection = await self._check(connection, known, data, deadline, alive)
+        except BaseException as exc:
+            if not is_ours(exc):
+                raise
+            rejection = Rejection(RejectCode.INTERNAL_ERROR, "admission", error=exc)
         if rejection is not None and known.policy.hidden:
             return Rejection(
                 RejectCode.INVALID_NAMESPACE,
                 "hidden",
                 {**rejection.fields, "hidden_reason": rejection.code.value, "hidden_detail": rejection.detail},
+                rejection.error,
             )
+        return rejection
+
+    async def _check(
+        self, connection: Connection, known: Known, data: Any, deadline: float, alive: Callable[[], bool]
+    ) -> Rejection | None:
+        connection.placeholders = known.placeholders
+        rejection = self._authenticate(connection, known, data) or authorise(known, connection.identity)
+        if rejection is None and known.policy.authorize is not None and alive():
+            return await self._ask(connection, known, deadline)
         return rejection
 
     def unknown(self, name: str) -> Rejection:
@@ -127,8 +137,6 @@ class Admission:
                 answer = await run_until(_as_coroutine(answer), deadline)
             except Overdue:
                 return Rejection(RejectCode.ADMISSION_TIMEOUT, "authorize")
-            except Cancelled:
-                return Rejection(RejectCode.INTERNAL_ERROR, "authorize_cancelled")
             # Time has passed: the token must still hold.
             try:
                 if self.auth is not None:

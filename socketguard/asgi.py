@@ -83,6 +83,7 @@ class Endpoint:
             request,
             transports=seam.transports,
             session_known=session is not None,
+            upgraded=request.sid is not None and seam.upgraded(request.sid),
             # An empty list and a callable are python-engineio's own ways; it decides them by itself.
             allowed_origins="*" if callable(allowed) or allowed == [] else _collection(allowed),
         )
@@ -190,6 +191,7 @@ class Endpoint:
             await self.seam.end_session(frames.eio_sid, "parse error")
             await frames.close(UNSUPPORTED_DATA)
         if frames.upgrading:
+            self.seam.abandon_upgrade(frames.eio_sid)
             self.report.upgrade_failed(
                 session,
                 "the client opened a WebSocket but did not finish the upgrade: a proxy cut it, or the client went away",
@@ -289,6 +291,11 @@ class _Frames:
         session = self._session
         if session.ending is not None:
             return await self._end(UNSUPPORTED_DATA)
+        if self.upgrading and self._endpoint.seam.upgraded(self.eio_sid):
+            self.upgrading = False
+            session.transport = "websocket"
+            self._identify()
+            self._endpoint.report.upgraded(session)
         message = await self._receive()
         if message["type"] != "websocket.receive":
             return message
@@ -313,14 +320,9 @@ class _Frames:
                 f"{size} characters; max_http_buffer_size is {self._endpoint.seam.max_body}",
             )
         session.packets_in += 1
-        if text == "1":
+        if text is not None and text[:1] == "1" and not self.upgrading:
             # python-engineio forgets the session but would keep the socket open until its timeouts.
             session.ending = "client disconnect"
-        elif text == "5" and self.upgrading:
-            self.upgrading = False
-            session.transport = "websocket"
-            self._identify()
-            self._endpoint.report.upgraded(session)
         return message
 
     def send(self, message: Message) -> Awaitable[None]:
@@ -397,21 +399,20 @@ class WrongPath:
         if scope["type"] == "lifespan" or b"EIO=" not in scope.get("query_string", b""):
             await self.app(scope, receive, send)
             return
-        seen: list[bool] = []
+        # Guards may be nested; the endpoint is seen by all of them.
+        seen: list[bool] = scope.get(SEEN_KEY, [])
         scope = {**scope, SEEN_KEY: seen}
-        answered = False
+        state = "waiting"
 
         async def watch(message: MutableMapping[str, Any]) -> None:
-            nonlocal answered
-            if answered:
-                return
-            kind = message["type"]
-            refused = kind == "http.response.start" and (scope["type"] == "websocket" or message["status"] == 404)
-            if seen or not (refused or (kind == "websocket.close" and scope["type"] == "websocket")):
+            nonlocal state
+            if state == "waiting":
+                # The first message tells whether anybody is there.
+                state = "passing" if seen or not _is_not_found(scope, message) else "answered"
+                if state == "answered":
+                    await self._refuse(scope, send)
+            if state == "passing":
                 await send(message)
-                return
-            answered = True
-            await self._refuse(scope, send)
 
         await self.app(scope, receive, watch)
 
@@ -428,6 +429,14 @@ class WrongPath:
         ref = new_ref()
         written = self.report.handshake_rejected(request, refusal, ref)
         await answer(scope, send, refusal, ref, body_over_websocket=written)
+
+
+def _is_not_found(scope: Scope, message: MutableMapping[str, Any]) -> bool:
+    kind: str = message["type"]
+    if scope["type"] == "websocket":
+        # Starlette closes; python-engineio answers with a response for HTTP, which no server lets pass.
+        return kind in ("websocket.close", "http.response.start")
+    return kind == "http.response.start" and bool(message["status"] == 404)
 
 
 def _lower_case(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[bytes, bytes]]:

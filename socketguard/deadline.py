@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-__all__ = ["GRACE", "Cancelled", "Overdue", "run_until"]
+__all__ = ["GRACE", "Escaped", "Overdue", "is_ours", "run_until"]
 
 GRACE = 1.0
 """Seconds that cancelled code has to finish before nobody waits for it any more."""
@@ -24,8 +24,20 @@ class Overdue(Exception):
         self.task = task
 
 
-class Cancelled(Exception):
-    """The code ended in a cancellation that nobody here asked for (an awaited task of its own was cancelled)."""
+class Escaped(Exception):
+    """The code ended in something that is no Exception, such as a CancelledError that nobody here asked for (a task
+    that it awaited was cancelled). Its cause is what it was."""
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether an exception out of code that isn't ours is to be handled here.
+
+    Everything is, except what ends the process and a cancellation of the running task by somebody else.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is None or not task.cancelling()
+    return not isinstance(error, KeyboardInterrupt | SystemExit)
 
 
 async def run_until(coroutine: Coroutine[Any, Any, Any], deadline: float, *, grace: float = GRACE) -> Any:
@@ -38,7 +50,7 @@ async def run_until(coroutine: Coroutine[Any, Any, Any], deadline: float, *, gra
 
     Raises:
         Overdue: the deadline passed. What the coroutine returned or raised after that does not count.
-        Cancelled: the coroutine ended in a CancelledError of its own.
+        Escaped: the coroutine ended in something that is no Exception.
         Exception: whatever the coroutine raised in time.
     """
     loop = asyncio.get_running_loop()
@@ -51,9 +63,14 @@ async def run_until(coroutine: Coroutine[Any, Any, Any], deadline: float, *, gra
     if not task.done():
         await _abandon(task, grace)
         raise Overdue(task)
-    if task.cancelled():
-        raise Cancelled
-    return task.result()
+    try:
+        return task.result()
+    except Exception:
+        raise
+    except BaseException as exc:
+        if not is_ours(exc):
+            raise
+        raise Escaped(type(exc).__name__) from exc
 
 
 async def _abandon(task: asyncio.Task[Any], grace: float) -> None:

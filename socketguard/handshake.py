@@ -40,6 +40,9 @@ PACKET_TYPES = frozenset("0123456")
 # python-engineio's own limit (Payload.max_decode_packets): beyond it, it answers 200 and drops every packet.
 MAX_PACKETS_PER_BODY = 16
 
+# What a client sends over polling. On the other types python-engineio would wait for the session to end, for ever.
+_POLLING_TYPES = frozenset("1345")
+
 
 @dataclass(frozen=True, slots=True)
 class HandshakeRequest:
@@ -52,6 +55,7 @@ class HandshakeRequest:
         version: the ``EIO`` parameter.
         scheme: ``http`` or ``https``, as the browser sees it: ``X-Forwarded-Proto`` where there is one, with
             ``ws``/``wss`` (which Traefik sends for upgrades) put back to what an Origin says.
+        proxied: whether there was an ``X-Forwarded-Proto``.
         client_address: of the client, behind trusted proxies.
     """
 
@@ -66,6 +70,7 @@ class HandshakeRequest:
     host: str | None
     forwarded_host: str | None
     scheme: str
+    proxied: bool
     upgrade: str | None
     content_length: str | None
     requested_headers: str | None
@@ -168,6 +173,10 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return address
 
 
+_FORWARDED = frozenset({b"x-forwarded-proto"})
+# In a plain HTTP request python-engineio would take them for a WebSocket.
+_FORWARDED_AND_UPGRADE = _FORWARDED | {b"upgrade"}
+
 _WANTED = {
     b"origin": 0,
     b"host": 1,
@@ -211,6 +220,7 @@ def read(scope: Mapping[str, Any], trusted: TrustedProxies) -> HandshakeRequest:
         host=host,
         forwarded_host=forwarded_host.split(",")[0].strip() if forwarded_host else None,
         scheme=_PLAIN_SCHEME.get(scheme, scheme),
+        proxied=proto is not None,
         upgrade=upgrade,
         content_length=content_length,
         requested_headers=requested,
@@ -226,8 +236,9 @@ def normalised_headers(headers: Headers, request: HandshakeRequest) -> list[tupl
     scope, so it gets the scheme as the browser sees it. Over HTTP/2 a WebSocket has no ``Upgrade`` header (RFC 8441),
     which python-engineio asks for; the server has already made it a WebSocket, so it is put in.
     """
-    result = [(name, value) for name, value in headers if name != b"x-forwarded-proto"]
-    if request.scheme == "https" or len(result) != len(headers):
+    dropped = _FORWARDED if request.websocket else _FORWARDED_AND_UPGRADE
+    result = [header for header in headers if header[0] not in dropped]
+    if request.scheme == "https" or request.proxied:
         result.append((b"x-forwarded-proto", request.scheme.encode("latin-1", "replace")))
     if request.websocket and request.upgrade is None:
         result += [(b"upgrade", b"websocket"), (b"connection", b"upgrade")]
@@ -322,6 +333,7 @@ def examine(
     *,
     transports: Collection[str],
     session_known: bool,
+    upgraded: bool,
     allowed_origins: str | Collection[str] | None,
 ) -> HandshakeRefusal | None:
     """Say what is wrong with a request, or None.
@@ -330,6 +342,7 @@ def examine(
         request: what was read.
         transports: those that the server offers.
         session_known: whether the ``sid`` of the request is a living session of this process.
+        upgraded: whether that session is carried by a WebSocket.
         allowed_origins: ``"*"``, a collection, or None for same-origin only.
     """
     if not origin_is_allowed(request, allowed_origins):
@@ -345,7 +358,7 @@ def examine(
             "JSONP is not supported",
             "Engine.IO v4 clients never ask for JSONP, and its answers can be read by any page; remove the j parameter",
         )
-    return _transport_problem(request, transports) or _session_problem(request, session_known)
+    return _transport_problem(request, transports) or _session_problem(request, session_known, upgraded)
 
 
 def _transport_problem(request: HandshakeRequest, transports: Collection[str]) -> HandshakeRefusal | None:
@@ -378,7 +391,7 @@ def _transport_problem(request: HandshakeRequest, transports: Collection[str]) -
     return None
 
 
-def _session_problem(request: HandshakeRequest, session_known: bool) -> HandshakeRefusal | None:
+def _session_problem(request: HandshakeRequest, session_known: bool, upgraded: bool) -> HandshakeRefusal | None:
     if request.sid is None:
         if request.version != "4":
             return HandshakeRefusal(
@@ -400,6 +413,14 @@ def _session_problem(request: HandshakeRequest, session_known: bool) -> Handshak
             "this process does not know the session: it ended, the process was restarted, or another worker has it "
             "(with several workers the proxy needs sticky sessions, or clients transports: ['websocket'])",
             Retry.NOW,
+        )
+    if upgraded:
+        return HandshakeRefusal(
+            "session_upgraded",
+            400,
+            "Bad request",
+            "the session is carried by a WebSocket already; a client that goes on polling has a defect, or somebody "
+            "else uses its session id",
         )
     return None
 
@@ -452,10 +473,10 @@ def packet_problem(packet: str, *, strict_text: bool, polling: bool = False) -> 
     This refuses what no client sends; it never decides who may join.
     """
     first = packet[:1]
-    if first not in PACKET_TYPES:
+    if first not in (_POLLING_TYPES if polling else PACKET_TYPES):
         if polling and first == "b":
             return _base64_problem(packet)
-        return "an empty packet" if not first else "a packet of unknown type"
+        return "an empty packet" if not first else "a packet of a type that clients do not send"
     if first == "4" and strict_text and packet[1:2] not in PACKET_TYPES:
         # python-engineio would decode the rest as JSON, python-socketio then take it for a packet.
         return "a message that is no Socket.IO packet"

@@ -132,6 +132,7 @@ class Connection:
 
     PENDING = "pending"
     JOINED = "joined"
+    LEAVING = "leaving"
     ENDED = "ended"
 
     def __init__(

@@ -113,7 +113,7 @@ def _console(*, colors: bool) -> structlog.dev.ConsoleRenderer:
 def _console_line(record: Mapping[str, Any]) -> str:
     colors = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     # ConsoleRenderer prints most strings as they are; a terminal obeys what is in them.
-    safe = {k: neutralise(v, _TEXT_LIMIT) if isinstance(v, str) else v for k, v in record.items()}
+    safe = {neutralise(k, 64): neutralise(v, _TEXT_LIMIT) if isinstance(v, str) else v for k, v in record.items()}
     if (text := record.get("exception")) is not None:
         safe["exception"] = "\n".join(neutralise(line, _TEXT_LIMIT) for line in str(text).split("\n"))
     try:
@@ -707,8 +707,8 @@ _HEADER_LINE = re.compile(
 _BEARER = re.compile(r"\b(bearer)(\s++|%20|\+)([\w.~+/=%-]{6,}+)", re.IGNORECASE | re.ASCII)
 # python-engineio: "<sid>: Received packet …", "Invalid session <sid>"; its OPEN packet, which holds the session id.
 _ENGINEIO_LINE = re.compile(
-    r"\A\S++(?=: (?:Received packet|Sending packet|Received request to upgrade|Client is gone|Failed websocket upgrade"
-    r"|Upgrade to websocket))"
+    r"\A\S{1,256}?(?=: (?:Received packet|Sending packet|Received request to upgrade|Client is gone"
+    r"|Failed websocket upgrade|Upgrade to websocket))"
 )
 _ENGINEIO_SID = re.compile(r"((?:Invalid|for) session |Cannot send to sid |Session is disconnected' )(\S++)")
 _ENGINEIO_OPEN = re.compile(r"([\"']sid[\"']: ?)([\"'])[^\"']*+\2(?=, ?[\"']upgrades[\"'])")

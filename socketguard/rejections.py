@@ -98,11 +98,13 @@ class Rejection:
         code: what the client is told.
         detail: one word of a closed set that only the log gets, such as ``signature_mismatch``.
         fields: further fields for the log line, already free of secrets (expected and received values and the like).
+        error: the exception behind it, when it is a defect of the server and no attempt of a client.
     """
 
     code: RejectCode
     detail: str | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
+    error: BaseException | None = field(default=None, compare=False)
 
     def payload(self, ref: str, *, debug: bool = False) -> dict[str, Any]:
         """The object of the CONNECT_ERROR packet.

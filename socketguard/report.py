@@ -58,10 +58,9 @@ class Report:
         """A client joined a namespace."""
         self.log.emit(events.ACCEPTED, self._fields(connection))
 
-    def rejected(
-        self, connection: Connection, rejection: Rejection, ref: str, error: BaseException | None = None
-    ) -> None:
+    def rejected(self, connection: Connection, rejection: Rejection, ref: str) -> None:
         """A CONNECT was refused."""
+        error = rejection.error
         fields = self._fields(connection)
         fields["reason"] = rejection.code.value
         fields["detail"] = rejection.detail

@@ -19,9 +19,9 @@ import engineio
 import socketio
 
 from .checks import ServerFacts
-from .deadline import Cancelled, Overdue, run_until
+from .deadline import Escaped, Overdue, is_ours, run_until
 from .identity import Connection, Session, bound_connection
-from .rejections import REPLIES, ConfigurationError, RejectCode, Rejection
+from .rejections import ConfigurationError, RejectCode, Rejection
 from .report import Report
 from .text import neutralise
 
@@ -36,6 +36,9 @@ _KEY = secrets.token_bytes(16)
 # The two private names, with the parameters they had in every release from 5.8 to 5.18.1.
 _SIGNATURES = {"_handle_connect": ("eio_sid", "namespace", "data"), "_trigger_event": ("event", "namespace")}
 
+_REASONS = frozenset(
+    value for name, value in vars(socketio.AsyncServer.reason).items() if name.isupper() and isinstance(value, str)
+)
 _HEARTBEAT = ("ping_interval", "ping_timeout", "ping_interval_grace_period")
 
 
@@ -50,7 +53,7 @@ class Decide(Protocol):
 class _Pending:
     """What is known of a CONNECT while the application's connect handler runs."""
 
-    __slots__ = ("deadline", "dropped", "error", "ref", "rejection", "straggler", "vanished")
+    __slots__ = ("deadline", "dropped", "ref", "rejection", "straggler", "vanished")
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
@@ -58,7 +61,6 @@ class _Pending:
         self.vanished = False
         self.ref = ""
         self.rejection: Rejection | None = None
-        self.error: BaseException | None = None
         self.straggler: asyncio.Task[Any] | None = None
 
 
@@ -139,7 +141,8 @@ def require_server(server: object) -> Any:
             "clients that are refused afterwards reconnect for ever; leave always_connect out",
             option="server",
         )
-    _check_parts(server)
+    if Seam.of(server) is None:
+        _check_parts(server)
     return server
 
 
@@ -340,6 +343,17 @@ class Seam:
         socket = self.server.eio.sockets.get(eio_sid)
         return socket is not None and not socket.closed and not socket.closing and eio_sid in self.server.environ
 
+    def upgraded(self, eio_sid: str | None) -> bool:
+        """Whether a session is carried by a WebSocket now."""
+        socket = self.server.eio.sockets.get(eio_sid)
+        return socket is not None and bool(socket.upgraded)
+
+    def abandon_upgrade(self, eio_sid: str) -> None:
+        """Let a session go on over polling after an upgrade that was cut; python-engineio would wait for it."""
+        socket = self.server.eio.sockets.get(eio_sid)
+        if socket is not None and not socket.upgraded:
+            socket.upgrading = False
+
     async def end_session(self, eio_sid: str, reason: str) -> None:
         """End a session at python-engineio: handlers of the application run, a waiting poll is answered at once."""
         session = self.session(eio_sid)
@@ -375,14 +389,12 @@ class Seam:
 
     async def _admit(self, eio_sid: str, connection: Connection, namespace: Any, data: Any) -> None:
         deadline = asyncio.get_running_loop().time() + self.admission_timeout
-        error: Exception | None = None
         try:
             rejection = await self.decide(connection, data, deadline, lambda: self.alive(eio_sid))
         except Exception as exc:
-            error = exc
-            rejection = Rejection(RejectCode.INTERNAL_ERROR, "admission")
+            rejection = Rejection(RejectCode.INTERNAL_ERROR, "admission", error=exc)
         if rejection is not None:
-            await self._refuse(eio_sid, connection, rejection, error)
+            await self._refuse(eio_sid, connection, rejection)
         elif not self.alive(eio_sid):
             self.report.closed(connection, self._end_reason(connection, "transport close"))
         else:
@@ -405,7 +417,7 @@ class Seam:
             bound_connection.reset(token)
             connection.pending = None
         if pending.rejection is not None:
-            self.report.rejected(connection, pending.rejection, pending.ref, pending.error)
+            self.report.rejected(connection, pending.rejection, pending.ref)
             if pending.straggler is not None:
                 self._sweep_later(connection, pending.straggler)
         elif failure is None and server.manager.is_connected(connection.sid, connection.namespace):
@@ -414,7 +426,8 @@ class Seam:
         elif not self.alive(eio_sid):
             self.report.closed(connection, self._end_reason(connection, "transport close"))
         else:
-            await self._refuse(eio_sid, connection, Rejection(RejectCode.INTERNAL_ERROR, "python-socketio"), failure)
+            rejection = Rejection(RejectCode.INTERNAL_ERROR, "python-socketio", error=failure)
+            await self._refuse(eio_sid, connection, rejection)
         # python-socketio has cleaned up after a refusal; after a failure of its own, or an answer that could not be
         # sent, it has not. No handler runs any more, and to do it twice is harmless.
         await server.manager.disconnect(connection.sid, connection.namespace, ignore_queue=True)
@@ -429,11 +442,9 @@ class Seam:
             connection.reason = connection.session.ending or "transport close"
             await self._original_disconnect(connection.sid, connection.namespace, ignore_queue=True)
 
-    async def _refuse(
-        self, eio_sid: str, connection: Connection, rejection: Rejection, error: BaseException | None = None
-    ) -> None:
+    async def _refuse(self, eio_sid: str, connection: Connection, rejection: Rejection) -> None:
         ref = new_ref()
-        self.report.rejected(connection, rejection, ref, error)
+        self.report.rejected(connection, rejection, ref)
         if self.alive(eio_sid):
             packet = self._connect_error(connection.namespace, rejection.payload(ref, debug=self.debug))
             await self.server.eio.send(eio_sid, packet)
@@ -449,8 +460,6 @@ class Seam:
             session.digest = hashlib.blake2b(eio_sid.encode(), key=_KEY, digest_size=6).hexdigest()
 
     def _forget(self, connection: Connection) -> None:
-        if connection.state is Connection.JOINED:
-            connection.session.joined -= 1
         connection.state = Connection.ENDED
         if connection.session.connections.get(connection.namespace) is connection:
             del connection.session.connections[connection.namespace]
@@ -468,7 +477,9 @@ class Seam:
         if connection is None or connection.state is not Connection.JOINED:
             return await self._trigger_pending(event, namespace, args, connection)
         if event == "disconnect" or event == "connect" or not isinstance(event, str):
-            if event == "disconnect" and not self.server.manager.is_connected(args[0], namespace):
+            if event == "disconnect" and self._is_end(namespace, args):
+                connection.state = Connection.LEAVING
+                connection.session.joined -= 1
                 return await self._leave(connection, namespace, args)
             # python-socketio would run the application's connect or disconnect handler with the client's own data.
             self.report.packet_rejected(
@@ -495,16 +506,20 @@ class Seam:
         if connection is None and event == "connect":
             return await self._run_connect(namespace, args)
         if connection is not None and event == "disconnect" and connection.pending is not None:
-            if self.server.manager.is_connected(args[0], namespace):
+            if not self._is_end(namespace, args):
                 return self.server.not_handled
             connection.pending.vanished = True
             return await self._leave(connection, namespace, args)
         return self.server.not_handled  # An event that overtook its CONNECT, or that nobody admitted.
 
+    def _is_end(self, namespace: str, args: tuple[Any, ...]) -> bool:
+        """Whether a "disconnect" is python-socketio's, and no event of a client that is named so."""
+        return len(args) == 2 and args[1] in _REASONS and not self.server.manager.is_connected(args[0], namespace)
+
     async def _run_connect(self, namespace: str, args: tuple[Any, ...]) -> Any:
         connection = bound_connection.get()
         if connection is None or connection.pending is None or connection.sid or connection.namespace != namespace:
-            raise Refused(REPLIES[RejectCode.INTERNAL_ERROR].message)  # Nobody asked through the guard.
+            return False  # Nobody asked through the guard: python-socketio refuses.
         pending: _Pending = connection.pending
         connection.sid = args[0]
         connection.bind_log_fields(self.log_claims)
@@ -514,17 +529,18 @@ class Seam:
             result = await run_until(self._call_connect(namespace, args), pending.deadline)
         except (Refused, ConnectionRefusedError) as exc:
             if not self._answerable(exc, namespace):
-                return self._fail(pending, Rejection(RejectCode.INTERNAL_ERROR, "refusal_not_serializable"), exc)
+                return self._fail(pending, RejectCode.INTERNAL_ERROR, "refusal_not_serializable", exc)
             pending.rejection = Rejection(RejectCode.REFUSED_BY_APP, "raised", {"app_message": _app_message(exc)})
             raise
         except Overdue as exc:
             if not exc.task.done():
                 pending.straggler = exc.task
-            return self._fail(pending, Rejection(RejectCode.ADMISSION_TIMEOUT, "connect_handler"))
-        except (Cancelled, asyncio.CancelledError) as exc:
-            return self._fail(pending, Rejection(RejectCode.INTERNAL_ERROR, "cancelled"), exc)
+            return self._fail(pending, RejectCode.ADMISSION_TIMEOUT, "connect_handler")
+        except (Escaped, asyncio.CancelledError) as exc:
+            # Of this very task too: python-socketio must clean up before it ends.
+            return self._fail(pending, RejectCode.INTERNAL_ERROR, "cancelled", exc)
         except Exception as exc:
-            return self._fail(pending, Rejection(RejectCode.INTERNAL_ERROR, "connect_handler"), exc)
+            return self._fail(pending, RejectCode.INTERNAL_ERROR, "connect_handler", exc)
         if pending.vanished:
             return False  # python-socketio before 5.18 has run its disconnect handler already.
         if pending.dropped or result is False:
@@ -533,10 +549,11 @@ class Seam:
             return False
         return result
 
-    def _fail(self, pending: _Pending, rejection: Rejection, error: BaseException | None = None) -> Any:
+    def _fail(self, pending: _Pending, code: RejectCode, detail: str, error: BaseException | None = None) -> Any:
         """Refuse, by way of python-socketio, so that it answers and cleans up by itself."""
-        pending.rejection, pending.error, pending.ref = rejection, error, new_ref()
-        payload = rejection.payload(pending.ref, debug=self.debug)
+        pending.rejection = Rejection(code, detail, error=error)
+        pending.ref = new_ref()
+        payload = pending.rejection.payload(pending.ref, debug=self.debug)
         raise Refused(payload["message"], payload["data"])
 
     async def _call_connect(self, namespace: str, args: tuple[Any, ...]) -> Any:
@@ -569,8 +586,10 @@ class Seam:
         token = bound_connection.set(connection)
         try:
             return await self._original_trigger("disconnect", namespace, *args)
-        except Exception as exc:
+        except BaseException as exc:
             # Were it to go on, python-socketio would keep the client in its rooms for ever.
+            if not is_ours(exc):
+                raise
             self.report.handler_failed(connection, "disconnect", exc)
             return None
         finally:
@@ -628,15 +647,20 @@ class Seam:
 
     async def _packet_failed(self, eio_sid: str, session: Session, error: Exception) -> None:
         self.identify(session, eio_sid)
-        if _raised_in_callback(error):
-            self.report.handler_failed(None, "acknowledgement", error)
+        if callback := _callback_frames(error):
+            if callback[1:]:
+                self.report.handler_failed(None, "acknowledgement", error)
+            else:
+                self.report.packet_rejected(
+                    session, "acknowledgement_malformed", "an acknowledgement does not fit the callback", error
+                )
             return
         self.server._binary_packet.pop(eio_sid, None)
         session.ending = "parse error"
         self.report.packet_rejected(
             session, "packet_malformed", "python-socketio could not process a packet; the session was ended", error
         )
-        if session.transport == "polling":
+        if not self.upgraded(eio_sid):
             await self.end_session(eio_sid, "parse error")
 
 
@@ -681,9 +705,13 @@ def _raised_by_the_call(error: TypeError) -> bool:
     return _in_socketio(frame) or frame.f_code is _SHIELD_CODE
 
 
-def _raised_in_callback(error: Exception) -> bool:
-    """Whether the callback of an acknowledgement raised: a defect of the application, not of the packet."""
-    return any(_in_socketio(frame) and frame.f_code.co_name == "trigger_callback" for frame in _frames(error))
+def _callback_frames(error: Exception) -> list[Any]:
+    """The frames from python-socketio's call of an acknowledgement's callback on; none when it was not in one."""
+    frames = _frames(error)
+    for place, frame in enumerate(frames):
+        if frame.f_code.co_name == "trigger_callback" and _in_socketio(frame):
+            return frames[place:]
+    return []
 
 
 def _app_message(refusal: BaseException) -> str | None:
@@ -717,7 +745,7 @@ def _cancellation_proof(handler: Any) -> Any:
         try:
             return await handler(*args)
         except asyncio.CancelledError as exc:
-            raise Cancelled from exc
+            raise Escaped("CancelledError") from exc
 
     connect.__wrapped__ = handler  # type: ignore[attr-defined]
     return connect

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from socketguard import __version__
+
 __all__ = ["COMMANDS", "Command", "main"]
 
 MISSING = 2
@@ -82,10 +84,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _read(argv: list[str] | None) -> tuple[str, list[str]]:
-    from .. import __version__
-
     parser = argparse.ArgumentParser(
         prog="socketguard",
+        usage="socketguard [--help] [--version] COMMAND [ARGUMENT …]",
         description="JWT, namespaces, heartbeats and readable logs for Socket.IO apps built on python-socketio.",
         epilog="\n".join(["commands:", *(f"  {name:<8}  {command.summary}" for name, command in COMMANDS.items())]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -93,6 +94,7 @@ def _read(argv: list[str] | None) -> tuple[str, list[str]]:
     parser.add_argument("--version", action="version", version=f"socketguard {__version__}")
     parser.add_argument("command", metavar="COMMAND", choices=tuple(COMMANDS), help="one of the commands below")
     # Everything after the command is the command's own, its --help too.
-    parser.add_argument("arguments", metavar="…", nargs=argparse.REMAINDER, help="what the command takes")
+    rest = parser.add_argument("arguments", metavar="ARGUMENT", nargs=argparse.REMAINDER, help="see COMMAND --help")
+    rest.required = False
     read = parser.parse_args(argv)
     return read.command, read.arguments

@@ -8,33 +8,32 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
 import secrets
 import socket
 import sys
-import textwrap
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import Any
 
 import socketio
 import uvicorn
 
-from .. import events
-from ..guard import SocketGuard
-from ..identity import current_connection
-from ..namespaces import NamespacePolicy
-from ..rejections import REPLIES, RejectCode
-from ..testing import capture_events, mint
-from ..verifier import JWTAuth
+from socketguard import events
+from socketguard.guard import SocketGuard
+from socketguard.identity import current_connection
+from socketguard.namespaces import NamespacePolicy
+from socketguard.rejections import REPLIES, RejectCode
+from socketguard.testing import capture_events, mint
+from socketguard.verifier import JWTAuth
+
+from .printer import Printer
 
 __all__ = ["main"]
 
 PATIENCE = 10.0
 """Seconds that one answer may take; a machine that needs them is in trouble, and the demo then says so."""
 
-WIDTH = 80
-LABEL = "  client  "
+_Lines = Sequence[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +57,28 @@ class Case:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of it."""
+    """What came of it.
+
+    Attributes:
+        title: what was tried.
+        seen: labels and texts: what was seen.
+        wrong: what is not as it should be.
+    """
 
     title: str
-    client: list[str] = field(default_factory=list)
-    log: list[dict[str, Any]] = field(default_factory=list)
+    seen: list[tuple[str, str]] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
     def expect(self, what: str, expected: object, found: object) -> None:
         """Note it when something is not as it should be."""
         if found != expected:
-            self.wrong.append(f"{what} should be {expected!r}, and is {found!r}")
+            self.wrong.append(f"{what}: expected {expected!r}, found {found!r}")
+
+    def logged(self, lines: _Lines) -> None:
+        """Show lines of the log: level, event, and the sentence that a plain log would have."""
+        for line in lines:
+            self.seen.append(("log", f"{line['level'].upper()} {line['event']}"))
+            self.seen.append(("", events.sentence(line["event"], line)))
 
 
 def main(arguments: list[str]) -> int:
@@ -89,24 +99,28 @@ def main(arguments: list[str]) -> int:
 
 
 async def _play(printer: Printer) -> int:
+    total = failed = 0
+    async for outcome in _outcomes(printer):
+        total += 1
+        failed += bool(outcome.wrong)
+        printer.heading(outcome.title, good=not outcome.wrong)
+        for label, text in [*outcome.seen, *(("wrong", text) for text in outcome.wrong)]:
+            printer.item(label, text)
+        printer.gap()
+    printer.text(f"{failed} of {total} went wrong." if failed else f"All {total} went as they should.")
+    return 1 if failed else 0
+
+
+async def _outcomes(printer: Printer) -> AsyncIterator[Outcome]:
     secret = secrets.token_urlsafe(32)
     cases, tokens = _cases(secret)
-    outcomes = []
     with capture_events() as log:
         async with _serve(_application(secret)) as url:
-            printer.title(f"A guarded Socket.IO server on {url}, and real clients.")
-            plays: list[Callable[[], Awaitable[Outcome]]] = [
-                *(lambda case=case: _join(url, case, log) for case in cases),  # type: ignore[misc]
-                lambda: _talk(url, tokens, log),
-            ]
-            for play in plays:
-                outcomes.append(await play())
-                printer.outcome(outcomes[-1])
-        outcomes.append(_secrets(log, [secret, *filter(None, (case.token for case in cases))]))
-        printer.outcome(outcomes[-1])
-    failed = sum(bool(outcome.wrong) for outcome in outcomes)
-    printer.summary(len(outcomes), failed)
-    return 1 if failed else 0
+            printer.text(f"A guarded Socket.IO server on {url}, and real clients:")
+            for case in cases:
+                yield await _join(url, case, log)
+            yield await _talk(url, tokens, log)
+        yield _secrets(log, [secret, *(case.token for case in cases if case.token is not None)])
 
 
 def _cases(secret: str) -> tuple[list[Case], dict[str, str]]:
@@ -115,36 +129,40 @@ def _cases(secret: str) -> tuple[list[Case], dict[str, str]]:
 
     ana = token("ana", "acme", scope="scheduler:read")
     bruno = token("bruno", "globex")
-    forged = token("ana", "acme", key=secrets.token_urlsafe(32))
     expired = token("ana", "acme", lifetime=-3600)
+    forged = token("ana", "acme", key=secrets.token_urlsafe(32))
     cases = [
         Case("A valid token", ana),
         Case("No token", None, code=RejectCode.TOKEN_MISSING),
         Case("An expired token", expired, code=RejectCode.TOKEN_EXPIRED),
         Case("A forged signature", forged, code=RejectCode.TOKEN_INVALID, detail="signature_mismatch"),
-        Case("A namespace that does not exist", ana, "/schedulr", code=RejectCode.INVALID_NAMESPACE),
-        Case("A scope that the token lacks", bruno, "/scheduler", code=RejectCode.INSUFFICIENT_SCOPE),
+        Case("A namespace that does not exist: /schedulr", ana, "/schedulr", RejectCode.INVALID_NAMESPACE),
+        Case("A valid token without the scope of /scheduler", bruno, "/scheduler", RejectCode.INSUFFICIENT_SCOPE),
     ]
     return cases, {"ana": ana, "bruno": bruno}
+
+
+# --- the server ------------------------------------------------------------------------------------------------------
 
 
 def _application(secret: str) -> Any:
     sio = socketio.AsyncServer(async_mode="asgi")
 
-    @sio.on("connect", namespace="/messages")
     async def connect(sid: str, environ: dict[str, Any], auth: Any) -> None:
         tenant = current_connection().identity.claims["tenant_id"]
         await sio.enter_room(sid, f"tenant:{tenant}", namespace="/messages")
 
-    @sio.on("message:new", namespace="/messages")
     async def message_new(sid: str, text: str) -> dict[str, str]:
-        identity = current_connection().identity
-        tenant = identity.claims["tenant_id"]
-        message = {"from": identity.subject, "tenant": tenant, "text": text}
-        await sio.emit("message:new", message, room=f"tenant:{tenant}", namespace="/messages")
+        tenant = current_connection().identity.claims["tenant_id"]
+        await sio.emit("message:new", text, room=f"tenant:{tenant}", namespace="/messages")
         return {"delivered_to": tenant}
 
-    sio.on("connect", lambda sid, environ, auth: None, namespace="/scheduler")
+    async def tasks(sid: str) -> list[str]:
+        return []
+
+    sio.on("connect", connect, namespace="/messages")
+    sio.on("message:new", message_new, namespace="/messages")
+    sio.on("tasks", tasks, namespace="/scheduler")
     return SocketGuard(
         socketio.ASGIApp(sio),
         auth=JWTAuth(secret, algorithms=["HS256"], audience="crm"),
@@ -152,9 +170,6 @@ def _application(secret: str) -> Any:
         log_claims=("sub", "tenant_id"),
         logger=False,  # the lines are captured, and shown with the client that caused them
     )
-
-
-# --- the server ------------------------------------------------------------------------------------------------------
 
 
 class _Server(uvicorn.Server):
@@ -181,112 +196,104 @@ async def _until(condition: Callable[[], object]) -> None:
     """Wait until something is so, or the patience is at its end."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(PATIENCE):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - nobody tells when the log or uvicorn has got there
                 await asyncio.sleep(0.01)
 
 
 # --- the clients -----------------------------------------------------------------------------------------------------
 
 
-class Client:
-    """One client in one namespace."""
-
+class _Client:
     def __init__(self, namespace: str) -> None:
         self.namespace = namespace
         self.error: Any = None
-        self.messages: list[Any] = []
+        self.received: list[Any] = []
         self.sio = socketio.AsyncClient(reconnection=False)
         self.sio.on("connect_error", self._failed, namespace=namespace)
-        self.sio.on("message:new", self.messages.append, namespace=namespace)
+        self.sio.on("message:new", self.received.append, namespace=namespace)
 
     def _failed(self, error: Any) -> None:
         self.error = error
 
     async def join(self, url: str, token: str | None) -> None:
-        """Join, or have ``error`` say why not."""
         auth = None if token is None else {"token": token}
         try:
             await self.sio.connect(url, auth=auth, namespaces=[self.namespace], wait_timeout=PATIENCE)
         except socketio.exceptions.ConnectionError as error:
-            self.error = self.error or {"message": str(error)}
+            self.error = self.error or str(error)
 
     async def call(self, text: str) -> Any:
-        """Send a message and return the acknowledgement, or the name of what went wrong."""
         try:
             return await self.sio.call("message:new", text, namespace=self.namespace, timeout=PATIENCE)
         except socketio.exceptions.SocketIOError as error:
             return type(error).__name__
 
 
-async def _join(url: str, case: Case, log: list[dict[str, Any]]) -> Outcome:
+async def _join(url: str, case: Case, log: _Lines) -> Outcome:
     outcome = Outcome(case.title)
-    client = Client(case.namespace)
+    client = _Client(case.namespace)
     before = len(log)
     try:
         await client.join(url, case.token)
-        joined = client.error is None
-        wanted = events.ACCEPTED if joined else events.REJECTED
-        await _until(lambda: _find(log[before:], wanted))
+        await _until(lambda: _named(log[before:], events.ACCEPTED, events.REJECTED))
     finally:
         await client.sio.disconnect()
-    line = _find(log[before:], wanted) or {}
-    outcome.log = [line] if line else []
-    data = {} if joined else client.error.get("data") or {}
-    message = None if joined else client.error.get("message")
-    outcome.client.append(f"joined {case.namespace}" if joined else f"refused: {message}")
-    outcome.client += [f"{name}: {value}" for name, value in data.items()]
-    outcome.expect("the client's message", REPLIES[case.code].message if case.code else None, message)
-    outcome.expect("the event", events.REJECTED if case.code else events.ACCEPTED, line.get("event"))
-    outcome.expect("the logged reason", case.code.value if case.code else None, line.get("reason"))
-    if case.code and case.code is not RejectCode.INVALID_NAMESPACE:
-        outcome.expect("the client's code", case.code.value, data.get("code"))
-        outcome.expect("the client's ref", line.get("ref"), data.get("ref"))
-    if case.detail:
-        outcome.expect("the logged detail", case.detail, line.get("detail"))
+    # The client's report is a stranger's word too: anything may be in it.
+    error = client.error if isinstance(client.error, dict) else {"message": client.error}
+    message, data = error.get("message"), error.get("data") or {}
+    outcome.seen.append(("client", f"joined {case.namespace}" if message is None else f"refused: {message}"))
+    if data:
+        outcome.seen.append(("", ", ".join(f"{name} {value}" for name, value in data.items())))
+    lines = _named(log[before:], events.ACCEPTED, events.REJECTED)
+    outcome.logged(lines)
+    line = lines[0] if lines else {}
+    code = None if case.code is None else case.code.value
+    outcome.expect("event", events.ACCEPTED if code is None else events.REJECTED, line.get("event"))
+    outcome.expect("reason in the log", code, line.get("reason"))
+    outcome.expect("message to the client", None if case.code is None else REPLIES[case.code].message, message)
+    # An unknown namespace is answered as the reference server does: with the message alone.
+    bare = code is None or case.code is RejectCode.INVALID_NAMESPACE
+    outcome.expect("code to the client", None if bare else code, data.get("code"))
+    outcome.expect("ref to the client", None if bare else line.get("ref"), data.get("ref"))
+    if case.detail is not None:
+        outcome.expect("detail in the log", case.detail, line.get("detail"))
     return outcome
 
 
-async def _talk(url: str, tokens: dict[str, str], log: list[dict[str, Any]]) -> Outcome:
+async def _talk(url: str, tokens: dict[str, str], log: _Lines) -> Outcome:
     outcome = Outcome("A message to everybody of one's tenant, and to nobody else")
-    clients = {name: Client("/messages") for name in tokens}
-    before = len(log)
+    clients = {name: _Client("/messages") for name in tokens}
     texts = {name: f"hello from {name}" for name in tokens}
+    before = len(log)
     try:
         for name, client in clients.items():
             await client.join(url, tokens[name])
         answers = {name: await client.call(texts[name]) for name, client in clients.items()}
-        # A message of the first that went astray would have come before the second one's own.
-        await _until(lambda: all(client.messages for client in clients.values()))
+        # Ana's message, had it gone astray, would have reached Bruno before his own.
+        await _until(lambda: all(client.received for client in clients.values()))
     finally:
         for client in clients.values():
             await client.sio.disconnect()
-    await _until(lambda: len(_all(log[before:], events.CLOSED)) >= len(clients))
-    outcome.log = _all(log[before:], events.CLOSED)
+    await _until(lambda: len(_named(log[before:], events.CLOSED)) >= len(clients))
     for name, client in clients.items():
-        got = [message["text"] for message in client.messages]
-        outcome.client.append(f"{name} sent {texts[name]!r}, answer {answers[name]!r}, received {got!r}")
-        outcome.expect(f"what {name} received", [texts[name]], got)
-    outcome.expect("the answers", ["acme", "globex"], [_delivered(answer) for answer in answers.values()])
-    outcome.expect("who left", sorted(tokens), sorted(line["subject"] for line in outcome.log))
+        outcome.seen.append((name, f"sent {texts[name]!r}, answered with {answers[name]!r}"))
+        outcome.seen.append(("", f"received {client.received!r}"))
+        outcome.expect(f"what {name} received", [texts[name]], client.received)
+    outcome.expect("answers", [{"delivered_to": "acme"}, {"delivered_to": "globex"}], list(answers.values()))
+    lines = _named(log[before:], events.CLOSED)
+    outcome.logged(lines)
+    outcome.expect("who left", sorted(tokens), sorted(str(line.get("subject")) for line in lines))
     return outcome
 
 
-def _delivered(answer: Any) -> Any:
-    return answer.get("delivered_to") if isinstance(answer, dict) else answer
-
-
-def _secrets(log: list[dict[str, Any]], hidden: list[str]) -> Outcome:
-    outcome = Outcome("No token and no secret in any line of the log")
+def _secrets(log: _Lines, hidden: list[str]) -> Outcome:
+    outcome = Outcome("No token and no key in any line of the log")
     written = repr(log)
     found = sum(secret in written for secret in hidden)
-    outcome.client.append(f"{len(log)} lines searched for {len(hidden)} secrets, {found} found")
-    outcome.expect("the number of secrets in the log", 0, found)
+    outcome.seen.append(("log", f"{len(log)} lines searched for the key and {len(hidden) - 1} tokens, {found} found"))
+    outcome.expect("secrets in the log", 0, found)
     return outcome
 
 
-def _all(log: Sequence[dict[str, Any]], event: str) -> list[dict[str, Any]]:
-    return [line for line in log if line["event"] == event]
-
-
-def _find(log: Sequence[dict[str, Any]], event: str) -> dict[str, Any] | None:
-    return next(iter(_all(log, event)), None)
+def _named(log: _Lines, *names: str) -> _Lines:
+    return [line for line in log if line["event"] in names]

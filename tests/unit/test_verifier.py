@@ -486,7 +486,10 @@ class TestDates:
 
     def test_a_broken_clock_lets_nobody_in(self) -> None:
         for changes in ({}, {"nbf": 1}, {"iat": 1}):
-            assert refused(make(clock=lambda: math.nan), mint(**changes)).code is not None
+            assert refused(make(clock=lambda: math.nan), mint(**changes)).detail == "unexpected_error"
+        for changes in ({"nbf": 1}, {"iat": 1}):
+            auth = make(clock=lambda: math.nan, require=())
+            assert refused(auth, mint(exp=..., **changes)).detail == "unexpected_error"
         assert refused(make(clock=lambda: 1 / 0), mint()).fields == {"exception": "ZeroDivisionError"}
 
     def test_the_default_clock_is_the_time_of_day(self) -> None:
@@ -792,7 +795,8 @@ class TestConfiguration:
 
         assert "<lambda>" in make(scope_claim=lambda claims: []).describe()["scope_claim"]
         auth = make(scope_claim=Scopes())
-        assert (auth.describe()["scope_claim"], auth.verify(mint()).scopes) == ("Scopes", {"x"})
+        assert auth.describe()["scope_claim"].endswith("Scopes")
+        assert auth.verify(mint()).scopes == {"x"}
 
     def test_findings(self) -> None:
         def ids(**options: Any) -> list[str]:
@@ -857,6 +861,7 @@ class TestErrors:
             {"exception": "RuntimeError"},
         )
         assert error.__suppress_context__
+        assert error.__cause__ is None
 
     def test_without_a_key_nobody_gets_in(self) -> None:
         auth = make()
@@ -1115,40 +1120,53 @@ header_members = {
 
 
 @st.composite
-def changed(draw: st.DrawFn, good: dict[str, Any], parts: dict[str, st.SearchStrategy[Any]]) -> bytes:
-    """A good JSON object with a few members replaced, removed, or repeated, in one of several encodings."""
+def changed(draw: st.DrawFn, good: dict[str, Any], parts: dict[str, st.SearchStrategy[Any]], odd: bool) -> bytes:
+    """A good JSON object with a few members replaced, removed, or repeated; when odd, perhaps in another encoding."""
     pairs = list(good.items())
-    for name in draw(st.lists(st.sampled_from(list(parts)), max_size=3)):
+    for name in draw(st.lists(st.sampled_from(list(parts)), min_size=1, max_size=2)):
         if draw(st.booleans()):
             pairs = [pair for pair in pairs if pair[0] != name]
         if draw(st.integers(0, 4)):
             pairs.append((name, draw(parts[name])))
     text = "{" + ",".join(f"{json.dumps(name)}:{json.dumps(value)}" for name, value in pairs) + "}"
-    encoding = draw(st.sampled_from(["utf-8"] * 12 + ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"]))
-    return text.encode(encoding)
+    encodings = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"] if odd else ["utf-8"]
+    return text.encode(draw(st.sampled_from(encodings)))
 
 
 @st.composite
 def tokens(draw: st.DrawFn, key: Any, algorithm: str, other: Any) -> str:
-    """Tokens around the border between good and bad: changed before signing, after signing, or not at all."""
+    """Tokens around the border between good and bad: changed before signing, after signing, or signed by another key.
+
+    Mostly one thing is changed at a time, because of two wrong things only the first would be seen.
+    """
+    kinds = ["claims"] * 8 + ["header"] * 3 + ["text"] * 3 + ["key", "encoding", "all"]
+    kind = draw(st.sampled_from(kinds))
     good = {"sub": "ann", "exp": NOW + 60, "iss": ISSUER, "aud": "crm", "iat": NOW - 1, "jti": "1", "scope": "a"}
-    header = draw(changed({"alg": algorithm, "typ": "JWT"}, header_members))
-    payload = draw(changed(good, members))
-    token = sign(header, payload, key if draw(st.integers(0, 5)) else other, algorithm)
-    for _ in range(draw(st.sampled_from([0, 0, 0, 1, 2]))):
+    header: Any = {"alg": algorithm, "typ": "JWT"}
+    payload: Any = good
+    if kind in ("claims", "encoding", "all"):
+        payload = draw(changed(good, members, kind != "claims"))
+    if kind in ("header", "encoding", "all"):
+        header = draw(changed(header, header_members, kind != "header"))
+    token = sign(header, payload, other if kind == "key" else key, algorithm)
+    if kind in ("text", "all"):
         start = draw(st.integers(0, len(token)))
         end = draw(st.integers(start, min(len(token), start + 3)))
         token = token[:start] + draw(st.text("AQgwz-_.=+/ \n\u0660", max_size=3)) + token[end:]
     return token
 
 
+# Mostly with an audience: without one every token that names an audience is refused, whatever else it says.
 CHECKS = st.sampled_from(
     [
         {},
         {"issuer": ISSUER},
         {"audience": "crm"},
+        {"audience": ["crm", "ann"]},
         {"issuer": [ISSUER, "ann"], "audience": ["crm", "é"]},
+        {"issuer": ISSUER, "audience": "crm"},
         {"issuer": ISSUER, "audience": "crm", "leeway": 0},
+        {"issuer": ISSUER, "audience": "crm", "leeway": 0.5},
     ]
 )
 

@@ -1,0 +1,200 @@
+"""The applications that are compared: unguarded, with a connect handler as people write it, and guarded."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import tempfile
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import jwt
+import socketio
+import structlog
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from socketguard import JWTAuth, SocketGuard, current_connection
+from socketguard.logs import add_connection
+
+__all__ = ["HS256", "NAMESPACE", "RS256", "Algorithm", "Lines", "bare", "configure_structlog", "guarded", "hand_written"]
+
+NAMESPACE = "/messages"
+AUDIENCE = "crm"
+
+
+class Algorithm:
+    """An algorithm with a key pair (or a secret) of its own."""
+
+    def __init__(self, name: str, signing_key: Any, verifying_key: str) -> None:
+        self.name = name
+        self._signing_key = signing_key
+        self.key = verifying_key
+
+    def token(self, subject: str = "user-1042") -> str:
+        """A token as an identity provider would issue it."""
+        now = int(time.time())
+        claims = {
+            "iss": "https://login.example.com/",
+            "aud": AUDIENCE,
+            "sub": subject,
+            "iat": now,
+            "exp": now + 3600,
+            "jti": secrets.token_hex(8),
+            "tenant_id": "acme",
+            "email": "ada@example.com",
+            "scope": "messages:read messages:write",
+        }
+        return jwt.encode(claims, self._signing_key, algorithm=self.name)
+
+    def connect(self, *, signature: bool = True) -> str:
+        """The frame with which a client joins."""
+        token = self.token()
+        if not signature:
+            head, _, tail = token.rpartition(".")
+            token = f"{head}.{'B' if tail[0] == 'A' else 'A'}{tail[1:]}"
+        return f"40{NAMESPACE},{json.dumps({'token': token})}"
+
+
+def _rs256() -> Algorithm:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return Algorithm("RS256", key, pem.decode())
+
+
+_SECRET = secrets.token_urlsafe(48)
+HS256 = Algorithm("HS256", _SECRET, _SECRET)
+RS256 = _rs256()
+
+
+class Lines:
+    """A file that log lines are written to, flushed one by one; it counts them."""
+
+    def __init__(self) -> None:
+        self.file = tempfile.TemporaryFile("w+", encoding="utf-8")
+
+    def take(self) -> int:
+        """How many lines there are since the last call."""
+        self.file.seek(0)
+        count = sum(1 for _ in self.file)
+        self.file.seek(0)
+        self.file.truncate()
+        return count
+
+
+def configure_structlog(lines: Lines) -> None:
+    """What a host does that wants JSON lines: the chain of structlog's own documentation, with `add_connection`."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            add_connection,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(file=lines.file),
+        cache_logger_on_first_use=True,
+    )
+
+
+class _JSONFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return json.dumps(
+            {
+                "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(),
+                "level": record.levelname.lower(),
+                "logger": record.name,
+                "event": record.getMessage(),
+                **record.fields,  # type: ignore[attr-defined]
+            }
+        )
+
+
+def _server(**options: Any) -> Any:
+    server = socketio.AsyncServer(async_mode="asgi", **options)
+
+    @server.on("message:new", namespace=NAMESPACE)
+    async def message_new(sid: str, text: str) -> str:
+        return "ok"
+
+    log = structlog.get_logger("crm")
+
+    @server.on("message:logged", namespace=NAMESPACE)
+    async def message_logged(sid: str, text: str) -> str:
+        log.info("message stored", size=len(text))
+        return "ok"
+
+    return server
+
+
+def bare(**options: Any) -> Any:
+    """No authentication at all."""
+    server = _server(**options)
+
+    @server.on("connect", namespace=NAMESPACE)
+    async def connect(sid: str, environ: dict[str, Any], auth: Any) -> None:
+        pass
+
+    return socketio.ASGIApp(server)
+
+
+def hand_written(algorithm: Algorithm, lines: Lines) -> Any:
+    """The connect handler that people write: ``jwt.decode``, ``save_session``, one JSON line by stdlib logging."""
+    server = _server()
+    log = logging.Logger("crm", logging.INFO)
+    handler = logging.StreamHandler(lines.file)
+    handler.setFormatter(_JSONFormatter())
+    log.addHandler(handler)
+
+    @server.on("connect", namespace=NAMESPACE)
+    async def connect(sid: str, environ: dict[str, Any], auth: Any) -> None:
+        try:
+            claims = jwt.decode(
+                auth["token"],
+                algorithm.key,
+                algorithms=[algorithm.name],
+                audience=AUDIENCE,
+                leeway=10,
+                options={"require": ["exp", "sub"]},
+            )
+        except jwt.PyJWTError:
+            raise socketio.exceptions.ConnectionRefusedError("Invalid token") from None
+        await server.save_session(sid, {"subject": claims["sub"], "claims": claims}, namespace=NAMESPACE)
+        log.info(
+            "connection accepted",
+            extra={
+                "fields": {
+                    "sid": sid,
+                    "namespace": NAMESPACE,
+                    "subject": claims["sub"],
+                    "tenant_id": claims["tenant_id"],
+                    "client_address": environ["asgi.scope"]["client"][0],
+                    "user_agent": environ.get("HTTP_USER_AGENT"),
+                }
+            },
+        )
+
+    return socketio.ASGIApp(server)
+
+
+def guarded(algorithm: Algorithm, lines: Lines, **options: Any) -> Any:
+    """The same application behind a guard, which writes two JSON lines by structlog: joined and left."""
+    configure_structlog(lines)
+    server = _server(**options)
+
+    @server.on("connect", namespace=NAMESPACE)
+    async def connect(sid: str, environ: dict[str, Any], auth: Any) -> None:
+        assert current_connection().identity.subject
+
+    return SocketGuard(
+        socketio.ASGIApp(server),
+        auth=JWTAuth(algorithm.key, algorithms=[algorithm.name], audience=AUDIENCE),
+        namespaces=[NAMESPACE],
+        log_claims=("sub", "tenant_id"),
+    )

@@ -1,0 +1,219 @@
+"""Clients without a network: they call an ASGI application with scripted ``receive`` and ``send``.
+
+They do as little as they can, so that what is measured is the application.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any
+
+__all__ = ["Polling", "Stall", "WebSocket", "address"]
+
+Message = MutableMapping[str, Any]
+App = Callable[[dict[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[Any]]
+
+_BROWSER = [
+    (b"host", b"crm.example.com"),
+    (b"user-agent", b"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0 Safari/537.36"),
+    (b"accept-language", b"en-GB,en;q=0.9"),
+    (b"accept-encoding", b"gzip, deflate, br, zstd"),
+    (b"origin", b"http://crm.example.com"),
+]
+_UPGRADE = [
+    (b"connection", b"Upgrade"),
+    (b"upgrade", b"websocket"),
+    (b"sec-websocket-version", b"13"),
+    (b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZQ=="),
+    (b"sec-websocket-extensions", b"permessage-deflate; client_max_window_bits"),
+]
+
+
+def address(number: int) -> str:
+    """One of 16 million different client addresses."""
+    return f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+
+
+def _scope(client: str, kind: str, query: str, headers: list[tuple[bytes, bytes]], **more: Any) -> dict[str, Any]:
+    return {
+        "type": kind,
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "scheme": "ws" if kind == "websocket" else "http",
+        "path": "/socket.io/",
+        "raw_path": b"/socket.io/",
+        "root_path": "",
+        "query_string": query.encode(),
+        # Made anew, as a server does that reads them from the wire.
+        "headers": [(bytes(bytearray(name)), bytes(bytearray(value))) for name, value in headers],
+        "client": (client, 50000),
+        "server": ("127.0.0.1", 8000),
+        "state": {},
+        **more,
+    }
+
+
+class WebSocket:
+    """A client that sends its frames in lockstep: each as soon as the one before was answered.
+
+    The first frame follows the Engine.IO OPEN packet. After the last answer it disconnects, unless ``stay`` is set.
+
+    Args:
+        frames: what it sends.
+        client: its address.
+        timed_from: the frame with which `seconds` begins to count.
+        stay: keep the connection open; `leave` ends it.
+    """
+
+    def __init__(self, frames: Sequence[str], *, client: str = "10.0.0.1", timed_from: int = 0, stay: bool = False):
+        self.frames = frames
+        self.answer = ""
+        self.idle = asyncio.Event() if stay else None
+        self._scope = _scope(
+            client,
+            "websocket",
+            "EIO=4&transport=websocket",
+            _BROWSER + _UPGRADE,
+            subprotocols=[],
+            extensions={"websocket.http.response": {}},
+        )
+        self._timed_from = timed_from
+        self._sent = -1
+        self._answers = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._began = self._ended = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """CPU time of the process from the frame ``timed_from`` to the last answer."""
+        return self._ended - self._began
+
+    async def run(self, app: App) -> None:
+        """The whole connection."""
+        await app(self._scope, self.receive, self.send)
+
+    def leave(self) -> None:
+        """Disconnect."""
+        self.idle = None
+        self._wake()
+
+    async def receive(self) -> Message:
+        if self._sent < 0:
+            self._sent = 0
+            return {"type": "websocket.connect"}
+        if self._answers <= self._sent:
+            await self._wait()
+        if self._sent == len(self.frames):
+            self._ended = time.process_time()
+            if self.idle is not None:
+                self.idle.set()
+                await self._wait()
+            return {"type": "websocket.disconnect", "code": 1005}
+        frame = self.frames[self._sent]
+        if self._sent == self._timed_from:
+            self._began = time.process_time()
+        self._sent += 1
+        return {"type": "websocket.receive", "text": frame}
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "websocket.send":
+            self.answer = message["text"]
+            self._answers += 1
+            self._wake()
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        await self._waiter
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Stall:
+    """A stranger with one frame over a WebSocket; `seconds` is the CPU time from that frame until nothing is left to do.
+
+    Args:
+        frame: what it sends after the OPEN packet.
+        client: its address.
+    """
+
+    def __init__(self, frame: str | bytes, client: str) -> None:
+        self._message = {"type": "websocket.receive", "text" if isinstance(frame, str) else "bytes": frame}
+        self._scope = WebSocket((), client=client)._scope
+        self._stage = 0
+        self._opened = asyncio.Event()
+        self._quiet = asyncio.Event()
+        self._bye = asyncio.Event()
+        self._began = 0.0
+        self.seconds = 0.0
+
+    async def run(self, app: App) -> None:
+        task = asyncio.ensure_future(app(self._scope, self._receive, self._send))
+        task.add_done_callback(lambda _: self._quiet.set())
+        await self._quiet.wait()
+        for _ in range(5):  # what is still queued: the answer, the end of the session
+            await asyncio.sleep(0)
+        self.seconds = time.process_time() - self._began
+        self._bye.set()
+        await task
+
+    async def _receive(self) -> Message:
+        self._stage += 1
+        if self._stage == 1:
+            return {"type": "websocket.connect"}
+        if self._stage == 2:
+            await self._opened.wait()
+            self._began = time.process_time()
+            return self._message
+        self._quiet.set()
+        await self._bye.wait()
+        return {"type": "websocket.disconnect", "code": 1005}
+
+    async def _send(self, message: Message) -> None:
+        if message["type"] == "websocket.send":
+            self._opened.set()
+
+
+class Polling:
+    """A stranger with one POST; `seconds` is the CPU time of handling it.
+
+    Args:
+        body: what it posts after the handshake.
+        client: its address.
+    """
+
+    def __init__(self, body: bytes, client: str) -> None:
+        self._body = body
+        self._client = client
+        self.seconds = 0.0
+
+    async def run(self, app: App) -> None:
+        opened = await self._request(app, "GET", "EIO=4&transport=polling", b"", [])
+        query = f"EIO=4&transport=polling&sid={json.loads(opened[1:])['sid']}"
+        headers = [
+            (b"content-type", b"text/plain;charset=UTF-8"),
+            (b"content-length", str(len(self._body)).encode()),
+        ]
+        began = time.process_time()
+        await self._request(app, "POST", query, self._body, headers)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        self.seconds = time.process_time() - began
+
+    async def _request(
+        self, app: App, method: str, query: str, body: bytes, headers: list[tuple[bytes, bytes]]
+    ) -> bytes:
+        answer = bytearray()
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Message) -> None:
+            answer.extend(message.get("body", b""))
+
+        await app(_scope(self._client, "http", query, _BROWSER + headers, method=method), receive, send)
+        return bytes(answer)

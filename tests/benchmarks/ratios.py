@@ -1,0 +1,141 @@
+"""CONNECT and events: what the guard adds to them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from . import apps
+from .clients import WebSocket, address
+from .measure import Batch, Comparison, compare, no_collector
+from .table import Row
+
+__all__ = ["measure_connects", "measure_events"]
+
+WARM_UP = 3
+EVENT = f'42{apps.NAMESPACE},7["message:new","twenty bytes of text"]'
+LOGGED_EVENT = EVENT.replace("message:new", "message:logged")
+
+
+def _connects(build: Callable[[], Any], frame: str, answer: str, count: int, lines: apps.Lines, expected: int) -> Batch:
+    """A batch of whole connections: handshake, CONNECT, answer, disconnect, each from another address."""
+
+    async def batch() -> float:
+        app = build()
+        for number in range(WARM_UP):
+            await WebSocket([frame], client=address(number)).run(app)
+        lines.take()
+        clients = [WebSocket([frame], client=address(WARM_UP + number)) for number in range(count)]
+        with no_collector():
+            began = time.process_time()
+            for client in clients:
+                await client.run(app)
+            seconds = time.process_time() - began
+        for client in clients:
+            assert client.answer.startswith(answer), client.answer[:100]
+        assert lines.take() == expected * count
+        return seconds / count
+
+    return batch
+
+
+def _events(build: Callable[[], Any], frame: str, count: int) -> Batch:
+    """A batch of events with acknowledgement on one connection."""
+    connect = apps.HS256.connect()
+
+    async def batch() -> float:
+        # What is not timed: the connection itself, and the first events.
+        client = WebSocket([connect, *[frame] * (WARM_UP + count)], timed_from=1 + WARM_UP)
+        app = build()
+        with no_collector():
+            await client.run(app)
+        assert client.answer == f'43{apps.NAMESPACE},7["ok"]', client.answer[:100]
+        return client.seconds / count
+
+    return batch
+
+
+def _row(what: str, against: str, limit: float, found: Comparison, name: str, reference: str) -> Row:
+    figure, method = found.ratio(name, reference, limit)
+    note = (
+        f"{found.best(name) * 1e6:.0f} against {found.best(reference) * 1e6:.0f} µs; {method}; "
+        f"minima {found.of_minima(name, reference):.3f}, paired medians {found.of_pairs(name, reference):.3f}, "
+        f"halves differ by {found.spread(name, reference):.1%}"
+    )
+    return Row(what, against, figure, limit, "", note)
+
+
+def measure_connects(runner: asyncio.Runner, *, rounds: int, count: int) -> list[Row]:
+    """Rows for CONNECT, accepted and refused.
+
+    Args:
+        runner: where the applications run.
+        rounds: how often each variant runs.
+        count: connections in one batch.
+    """
+    lines = apps.Lines()
+    hs256, rs256 = apps.HS256, apps.RS256
+    joined, refused = f'40{apps.NAMESPACE},{{"sid"', f'44{apps.NAMESPACE},{{"message":"Invalid token"'
+    unknown = hs256.connect().replace(apps.NAMESPACE, "/mesages")
+
+    def guarded() -> Any:
+        return apps.guarded(hs256, lines)
+
+    found = compare(
+        runner,
+        {
+            "bare": _connects(apps.bare, hs256.connect(), joined, count, lines, 0),
+            "hand-written": _connects(
+                lambda: apps.hand_written(hs256, lines), hs256.connect(), joined, count, lines, 1
+            ),
+            "guarded": _connects(guarded, hs256.connect(), joined, count, lines, 2),
+            "unknown namespace": _connects(
+                guarded, unknown, '44/mesages,{"message":"Invalid namespace"}', count, lines, 1
+            ),
+            "bad signature": _connects(guarded, hs256.connect(signature=False), refused, count, lines, 1),
+        },
+        rounds,
+    )
+    found_rs256 = compare(
+        runner,
+        {
+            "hand-written": _connects(
+                lambda: apps.hand_written(rs256, lines), rs256.connect(), joined, count, lines, 1
+            ),
+            "guarded": _connects(lambda: apps.guarded(rs256, lines), rs256.connect(), joined, count, lines, 2),
+        },
+        rounds,
+    )
+    accepted = "unguarded CONNECT, accepted"
+    return [
+        _row("CONNECT accepted, HS256", "hand-written connect handler", 1.05, found, "guarded", "hand-written"),
+        _row("CONNECT accepted, RS256", "hand-written, from a PEM", 1.00, found_rs256, "guarded", "hand-written"),
+        _row("CONNECT refused, unknown namespace", accepted, 1.10, found, "unknown namespace", "bare"),
+        _row("CONNECT refused, bad signature", accepted, 1.25, found, "bad signature", "bare"),
+    ]
+
+
+def measure_events(runner: asyncio.Runner, *, rounds: int, count: int) -> list[Row]:
+    """Rows for an event with acknowledgement.
+
+    Args:
+        runner: where the applications run.
+        rounds: how often each variant runs.
+        count: events in one batch.
+    """
+    lines = apps.Lines()
+
+    def bare() -> Any:
+        apps.configure_structlog(lines)
+        return apps.bare()
+
+    def guarded() -> Any:
+        return apps.guarded(apps.HS256, lines)
+
+    rows = []
+    for what, frame in (("event with ack, 20 bytes", EVENT), ("the same, with a log line of the handler", LOGGED_EVENT)):
+        variants = {"bare": _events(bare, frame, count), "guarded": _events(guarded, frame, count)}
+        rows.append(_row(what, "unguarded", 1.05, compare(runner, variants, rounds), "guarded", "bare"))
+    return rows

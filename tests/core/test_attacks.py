@@ -1,0 +1,684 @@
+"""What a hostile client may try against the seam: nobody joins without a token, and nothing is left of anybody."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+from typing import Any
+
+import msgpack
+import pytest
+import socketio
+
+from socketguard import NamespacePolicy
+from socketguard.testing import Wire, capture_events, mint
+from tests.core.driver import (
+    Guarded,
+    Polling,
+    connect_packet,
+    guarded,
+    held,
+    joined_wire,
+    nothing_left,
+    open_wire,
+    until,
+)
+
+SECRET_ROOM_MESSAGE = "for members only"
+
+
+@pytest.fixture
+def case() -> Guarded:
+    return guarded()
+
+
+@pytest.fixture
+def packed() -> Guarded:
+    return guarded(server_options={"serializer": "msgpack"})
+
+
+async def assert_outside(case: Guarded) -> None:
+    """Nobody is in a namespace, whatever was sent."""
+    assert not case.server.manager.rooms
+    assert not case.seam.connections
+    assert case.guard.connections() == []
+
+
+async def drain(wire: Wire) -> list[Any]:
+    """All frames until the server closes, or until nothing more can come (a ping-pong round trip is no barrier)."""
+    frames: list[Any] = []
+    try:
+        while True:
+            frames.append(await asyncio.wait_for(wire.frame(), 0.05))
+    except (ConnectionError, TimeoutError):
+        return frames
+
+
+# Frames that are not what they look like
+
+TEXT_TRICKS = {
+    "Arabic digit as the packet type": "4٠/messages,{}",
+    "Arabic digit as the type of the message": "٤0/messages,{}",
+    "full-width digit": "4\uff10/messages,{}",
+    "superscript digit": "4²/messages,{}",
+    "JSON text frame": '4"0/messages,{}"',
+    "JSON list frame": '4["x"]',
+    "JSON object frame": "4{}",
+    "JSON null frame": "4null",
+    "JSON true frame": "4true",
+    "JSON number frame": "4-0",
+    "JSON float frame": "47.0",
+    "empty message": "4",
+    "empty frame": "",
+    "word": "hello",
+    "leading space": " 40/messages,{}",
+    "unknown packet type": "47/messages,{}",
+    "connect error": '44/messages,{"message":"x"}',
+    "CONNECT_ERROR without data": "44",
+    "event without data": "42/messages,",
+    "event that is an object": "42/messages,{}",
+    "event that is empty": "42/messages,[]",
+    "broken JSON": "40/messages,{",
+    "101 digits of an id": "42" + "1" * 101 + '["x"]',
+    "deep nesting": "40/messages," + "[" * 5000,
+    "deep but closed": "42/messages," + "[" * 3000 + "]" * 3000,
+    "too many attachments": "45" + "9" * 11 + '-["x"]',
+    "binary event of a stranger": '451-/messages,["x",{"_placeholder":true,"num":0}]',
+    "binary ack of a stranger": '461-/messages,1["x",{"_placeholder":true,"num":0}]',
+    "zero attachments": '450-/messages,["x"]',
+    "binary without a count": '45/messages,["x"]',
+}
+
+
+@pytest.mark.parametrize("frame", TEXT_TRICKS.values(), ids=TEXT_TRICKS)
+async def test_a_malformed_frame_ends_the_session(case: Guarded, frame: str) -> None:
+    with capture_events() as events:
+        wire = await open_wire(case.app)
+        await wire.send(frame)
+        await wire.send(connect_packet())
+        assert await drain(wire) == []
+        assert wire.close_code == 1003
+        await assert_outside(case)
+        await wire.close()
+    nothing_left(case)
+    assert [event["event"] for event in events if event["event"] != "socketguard.started"] == [
+        "socketguard.packet.rejected"
+    ]
+
+
+@pytest.mark.parametrize("frame", TEXT_TRICKS.values(), ids=TEXT_TRICKS)
+async def test_a_malformed_frame_ends_the_session_over_polling(case: Guarded, frame: str) -> None:
+    client = await Polling(case.app).open()
+    first = await client.post(frame)
+    assert first.status in (200, 400)
+    second = await client.post(connect_packet())
+    assert second.status == 400
+    assert second.json["message"] in ("Session ID unknown", "Bad request")
+    await assert_outside(case)
+    nothing_left(case)
+
+
+HARMLESS_TRICKS = {
+    "event of a stranger": '42/messages,["echo",1]',
+    "event in the default namespace": '42["echo",1]',
+    "event with an id": '42/messages,7["echo",1]',
+    "event called connect": '42/messages,["connect",{}]',
+    "event called disconnect": '42/messages,["disconnect"]',
+    "event whose name is no text": '42/messages,[{"a":1}]',
+    "ack nobody asked for": '43/messages,1["x"]',
+    "ack without an id": '43/messages,["x"]',
+    "disconnect of a stranger": "41/messages,",
+    "disconnect of another namespace": "41/nowhere,",
+    "pong": "3",
+    "noop": "6",
+    "ping": "2",
+    "open": "0{}",
+}
+
+
+@pytest.mark.parametrize("frame", HARMLESS_TRICKS.values(), ids=HARMLESS_TRICKS)
+async def test_a_stranger_gets_nothing_done_and_may_still_join(frame: str) -> None:
+    called: list[str] = []
+
+    def prepare(server: Any) -> None:
+        server.on("connect", lambda sid, environ, auth: called.append("connect"), namespace="/messages")
+        server.on("disconnect", lambda sid, reason: called.append("disconnect"), namespace="/messages")
+        server.on("*", lambda event, sid, *args: called.append(event), namespace="/messages")
+
+    case = guarded(prepare=prepare)
+    wire = await open_wire(case.app)
+    await wire.send(frame)
+    await wire.send(connect_packet())
+    assert str(await wire.frame()).startswith('40/messages,{"sid":')
+    assert called == ["connect"]
+    await wire.close()
+    assert called == ["connect", "disconnect"]
+    nothing_left(case)
+
+
+@pytest.mark.parametrize("kind", ["0", "2", "6"])
+async def test_a_packet_type_that_only_servers_send_is_answered_over_polling(case: Guarded, kind: str) -> None:
+    # python-engineio would wait, within this POST, for somebody to poll: for ever, also at shutdown.
+    client = await Polling(case.app).open()
+    assert (await client.post(kind)).status == 400
+    nothing_left(case)
+
+
+async def test_a_binary_frame_is_decided_as_what_it_decodes_to(case: Guarded) -> None:
+    # int(b"0") is 0: python-socketio takes these bytes for a CONNECT to "/".
+    wire = await open_wire(case.app)
+    await wire.send(b"0{}")
+    assert await wire.frame() == '44{"message":"Invalid namespace"}'
+    await wire.send(b"2[1]")
+    await assert_outside(case)
+    await wire.close()
+    nothing_left(case)
+
+
+@pytest.mark.parametrize("zero", [0, 0.0, -0.0, False])
+async def test_msgpack_types_that_equal_connect_need_a_token(packed: Guarded, zero: Any) -> None:
+    wire = await open_wire(packed.app)
+    await wire.send(msgpack.dumps({"type": zero, "nsp": "/messages", "data": {}}))
+    answer = msgpack.loads(await wire.frame())
+    assert answer["type"] == 4
+    assert answer["data"]["data"]["code"] == "token_missing"
+    await assert_outside(packed)
+    await wire.close()
+    nothing_left(packed)
+
+
+@pytest.mark.parametrize("kind", ["0", None, [], {}, b"\0", 7, -1, "CONNECT", 2**63])
+async def test_msgpack_types_that_are_no_type_end_the_session(packed: Guarded, kind: Any) -> None:
+    wire = await open_wire(packed.app)
+    await wire.send(msgpack.dumps({"type": kind, "nsp": "/messages", "data": {"token": mint()}}))
+    assert await drain(wire) == []
+    assert wire.close_code == 1003
+    await wire.close()
+    nothing_left(packed)
+
+
+NAMES = [None, "", 0, False, [], {}, 5, 1.5, True, ["/messages"], {"/messages": 1}, b"/messages"]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=repr)
+@pytest.mark.parametrize("kind", [0, 1, 2, 3])
+async def test_a_namespace_of_an_odd_type_opens_nothing(packed: Guarded, name: Any, kind: int) -> None:
+    wire = await open_wire(packed.app)
+    await wire.send(msgpack.dumps({"type": kind, "nsp": name, "data": ["echo", {"token": mint()}], "id": 1}))
+    for frame in await drain(wire):
+        assert msgpack.loads(frame)["type"] == 4
+    await assert_outside(packed)
+    await wire.close()
+    nothing_left(packed)
+
+
+@pytest.mark.parametrize("kind", [1, 2, 3])
+@pytest.mark.parametrize("name", [[], {}, ["/messages"], b"/messages", 7], ids=repr)
+async def test_a_member_can_do_nothing_with_a_namespace_of_an_odd_type(packed: Guarded, name: Any, kind: int) -> None:
+    wire = await open_wire(packed.app)
+    await wire.send(msgpack.dumps({"type": 0, "nsp": "/messages", "data": {"token": mint()}}))
+    assert msgpack.loads(await wire.frame())["type"] == 0
+    await wire.send(msgpack.dumps({"type": kind, "nsp": name, "data": ["echo"], "id": 1}))
+    await drain(wire)
+    await wire.close()
+    nothing_left(packed)
+
+
+@pytest.mark.parametrize("missing", ["type", "nsp"])
+async def test_a_msgpack_packet_without_a_part_ends_the_session(packed: Guarded, missing: str) -> None:
+    packet = {"type": 0, "nsp": "/messages", "data": {"token": mint()}}
+    del packet[missing]
+    wire = await open_wire(packed.app)
+    await wire.send(msgpack.dumps(packet))
+    assert await drain(wire) == []
+    assert wire.close_code == 1003
+    await wire.close()
+    nothing_left(packed)
+
+
+@pytest.mark.parametrize("data", [5, "text", ["a"], True, 1.5, b"bytes"], ids=repr)
+async def test_an_auth_payload_that_is_no_object_is_malformed(packed: Guarded, data: Any) -> None:
+    wire = await open_wire(packed.app)
+    await wire.send(msgpack.dumps({"type": 0, "nsp": "/messages", "data": data}))
+    assert msgpack.loads(await wire.frame())["data"]["data"]["code"] == "connect_malformed"
+    await wire.close()
+    nothing_left(packed)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/messages/", "/Messages", "/messages ", "//messages", "/messages\n", "/mes\u202esages", "/\x00", "/messages\u0660"],
+)
+async def test_a_name_that_resembles_one_is_another(case: Guarded, name: str) -> None:
+    wire = await open_wire(case.app)
+    await wire.send(connect_packet(name))
+    assert await wire.frame() == f'44{name},{{"message":"Invalid namespace"}}'
+    await assert_outside(case)
+    await wire.close()
+    nothing_left(case)
+
+
+async def test_a_name_with_a_lone_surrogate_ends_the_session(packed: Guarded) -> None:
+    case = guarded()
+    wire = await open_wire(case.app)
+    await wire.send("40/\ud800,{}")
+    assert await drain(wire) == []
+    assert wire.close_code == 1003
+    await wire.close()
+    nothing_left(case)
+
+
+async def test_a_name_with_a_comma_is_one_name(packed: Guarded) -> None:
+    wire = await open_wire(packed.app)
+    await wire.send(msgpack.dumps({"type": 0, "nsp": "/messages,x", "data": {"token": mint()}}))
+    answer = msgpack.loads(await wire.frame())
+    assert answer == {"type": 4, "data": {"message": "Invalid namespace"}, "nsp": "/messages,x"}
+    await wire.close()
+    nothing_left(packed)
+
+
+async def test_a_huge_name_of_a_stranger_is_too_large(case: Guarded) -> None:
+    with capture_events() as events:
+        wire = await open_wire(case.app)
+        await wire.send(f"40/{'a' * 300_000},{{}}")
+        assert await drain(wire) == []
+        assert wire.close_code == 1009
+        await wire.close()
+    assert [event["reason"] for event in events if "packet" in event["event"]] == ["packet_too_large"]
+    nothing_left(case)
+
+
+async def test_a_huge_name_of_a_member_is_refused_and_cut_in_the_log(case: Guarded) -> None:
+    with capture_events() as events:
+        wire, _ = await joined_wire(case.app)
+        await wire.send(connect_packet("/" + "a" * 300_000))
+        answer = str(await wire.frame())
+        assert answer.startswith("44/aaa")
+        assert answer.endswith(',{"message":"Invalid namespace"}')
+        await wire.close()
+    rejected = [event for event in events if event["event"].endswith("rejected")]
+    assert len(rejected) == 1
+    assert len(json.dumps(rejected)) < 2_000
+    nothing_left(case)
+
+
+# Races with admission
+
+
+class Gate:
+    """Holds `authorize` or a connect handler, and counts who waits."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.waiting = 0
+
+    async def __call__(self, *args: Any) -> bool:
+        self.waiting += 1
+        await self.open.wait()
+        return True
+
+
+def gated(where: str, called: list[Any]) -> tuple[Guarded, Gate]:
+    gate = Gate()
+
+    def prepare(server: Any) -> None:
+        if where == "connect":
+
+            async def connect(sid: str, environ: Any, auth: Any) -> None:
+                await gate()
+
+            server.on("connect", connect, namespace="/messages")
+
+        async def anything(event: str, sid: str, *args: Any) -> str:
+            called.append(event)
+            return "answer"
+
+        server.on("*", anything, namespace="/messages")
+
+    authorize = gate if where == "authorize" else None
+    return guarded(prepare=prepare, namespaces=[NamespacePolicy("/messages", authorize=authorize)]), gate
+
+
+@pytest.mark.parametrize("where", ["authorize", "connect"])
+async def test_two_connects_in_concurrent_posts_make_one_client(where: str) -> None:
+    case, gate = gated(where, [])
+    client = await Polling(case.app).open()
+    first = asyncio.ensure_future(client.post(connect_packet()))
+    await until(lambda: gate.waiting)
+    second = await client.post(connect_packet())
+    assert second.status == 200
+    refusal = await client.frame()
+    assert json.loads(refusal.removeprefix("44/messages,"))["data"]["code"] == "already_connected"
+    gate.open.set()
+    assert (await first).status == 200
+    assert (await client.frame()).startswith('40/messages,{"sid":')
+    assert gate.waiting == 1
+    assert len(case.guard.connections()) == 1
+    await client.close()
+    nothing_left(case)
+
+
+@pytest.mark.parametrize("where", ["authorize", "connect"])
+@pytest.mark.parametrize("name", ["echo", "connect", "disconnect"])
+async def test_an_event_that_races_its_connect_is_not_dispatched(where: str, name: str) -> None:
+    called: list[Any] = []
+    case, gate = gated(where, called)
+    client = await Polling(case.app).open()
+    first = asyncio.ensure_future(client.post(connect_packet()))
+    await until(lambda: gate.waiting)
+    assert (await client.post(f'42/messages,1["{name}"]', '43/messages,1["x"]')).status == 200
+    gate.open.set()
+    await first
+    assert (await client.frame()).startswith('40/messages,{"sid":')
+    await client.post('42/messages,2["now"]')
+    assert await client.frame() == '43/messages,2["answer"]'
+    assert called == ["now"]
+    await client.close()
+    nothing_left(case)
+
+
+@pytest.mark.parametrize("where", ["authorize", "connect"])
+async def test_a_binary_packet_that_races_its_connect_ends_the_session(where: str) -> None:
+    case, gate = gated(where, [])
+    client = await Polling(case.app).open()
+    first = asyncio.ensure_future(client.post(connect_packet()))
+    await until(lambda: gate.waiting)
+    await client.post('451-/messages,["x",{"_placeholder":true,"num":0}]')
+    gate.open.set()
+    await first
+    assert (await client.post("3")).status == 400
+    nothing_left(case)
+
+
+async def test_no_broadcast_reaches_a_client_before_its_token_is_accepted() -> None:
+    case, gate = gated("authorize", [])
+    wire = await open_wire(case.app)
+    await wire.send(connect_packet())
+    await until(lambda: gate.waiting)
+    await case.server.emit("news", SECRET_ROOM_MESSAGE, namespace="/messages")
+    gate.open.set()
+    assert str(await wire.frame()).startswith('40/messages,{"sid":')
+    await case.server.emit("news", "public", namespace="/messages")
+    assert await wire.frame() == '42/messages,["news","public"]'
+    await wire.close()
+    nothing_left(case)
+
+
+@pytest.mark.parametrize("token", [None, "x.y.z", "expired"])
+async def test_no_broadcast_reaches_a_client_that_was_refused(case: Guarded, token: str | None) -> None:
+    wire = await open_wire(case.app)
+    await wire.send(connect_packet(token=mint(lifetime=-60) if token == "expired" else token))
+    assert str(await wire.frame()).startswith("44/messages,")
+    await case.server.emit("news", SECRET_ROOM_MESSAGE, namespace="/messages")
+    assert await drain(wire) == []
+    await wire.close()
+    nothing_left(case)
+
+
+# Members that misbehave
+
+
+@pytest.mark.parametrize("name", ['"connect"', '"disconnect"', "1", "null", '{"a":1}', '["x"]', "true"])
+async def test_an_event_with_a_reserved_name_or_none_is_not_dispatched(name: str) -> None:
+    called: list[Any] = []
+
+    def prepare(server: Any) -> None:
+        server.on("*", lambda event, sid, *args: called.append(event), namespace="/messages")
+        server.on("connect", lambda sid, environ, auth: called.append("connect"), namespace="/messages")
+        server.on("disconnect", lambda sid, reason: called.append(reason), namespace="/messages")
+
+    with capture_events() as events:
+        case = guarded(prepare=prepare)
+        wire, _ = await joined_wire(case.app)
+        await wire.send(f'42/messages,1[{name},"evil"]')
+        await wire.send('42/messages,2["echo","good"]')
+        assert await wire.frame() == '43/messages,2["good"]'
+        assert called == ["connect"]
+        await wire.close()
+    assert called == ["connect", "transport close"]
+    assert [e["reason"] for e in events if e["event"] == "socketguard.packet.rejected"] == ["event_name_reserved"]
+    nothing_left(case)
+
+
+async def test_a_client_can_not_call_the_disconnect_handler_while_it_leaves() -> None:
+    reasons: list[str] = []
+    gate = asyncio.Event()
+
+    def prepare(server: Any) -> None:
+        async def disconnect(sid: str, reason: str) -> None:
+            reasons.append(reason)
+            await gate.wait()
+
+        server.on("disconnect", disconnect, namespace="/messages")
+
+    with capture_events() as events:
+        case = guarded(prepare=prepare)
+        client = await Polling(case.app).open()
+        await client.join()
+        leaving = asyncio.ensure_future(client.post('42/messages,["disconnect","evil"]', "41/messages,"))
+        await until(lambda: reasons)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        gate.set()
+        await leaving
+        await client.close()
+    assert reasons == ["client disconnect"]
+    assert [event["reason"] for event in events if event["event"].endswith("closed")] == ["client disconnect"]
+    nothing_left(case)
+
+
+async def test_an_event_that_outlives_its_connection_is_dropped_in_silence(case: Guarded) -> None:
+    complaints: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+    client = await Polling(case.app).open()
+    await client.join()
+    await client.post('42/messages,["connect",{}]', '42/messages,["echo"]', "41/messages,")
+    await client.close()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    gc.collect()
+    assert complaints == []
+    nothing_left(case)
+
+
+async def test_a_member_can_not_join_again(case: Guarded) -> None:
+    wire, sid = await joined_wire(case.app)
+    await wire.send(connect_packet())
+    assert json.loads(str(await wire.frame()).removeprefix("44/messages,"))["data"]["code"] == "already_connected"
+    assert [connection.sid for connection in case.guard.connections()] == [sid]
+    await wire.send('42/messages,1["echo",1]')
+    assert await wire.frame() == "43/messages,1[1]"
+    await wire.close()
+    nothing_left(case)
+
+
+async def test_a_member_can_leave_and_join_again(case: Guarded) -> None:
+    wire, first = await joined_wire(case.app)
+    await wire.send("41/messages,")
+    await wire.send(connect_packet())
+    second = json.loads(str(await wire.frame()).removeprefix("40/messages,"))["sid"]
+    assert second != first
+    await wire.close()
+    nothing_left(case)
+
+
+async def test_membership_of_one_namespace_opens_no_other() -> None:
+    case = guarded("/messages", "/scheduler")
+    wire, _ = await joined_wire(case.app)
+    await wire.send('42/scheduler,1["echo",1]')
+    await wire.send(connect_packet("/scheduler", None))
+    assert json.loads(str(await wire.frame()).removeprefix("44/scheduler,"))["data"]["code"] == "token_missing"
+    await wire.send('451-/scheduler,["x",{"_placeholder":true,"num":0}]')
+    assert await drain(wire) == []
+    assert wire.close_code == 1003
+    await wire.close()
+    nothing_left(case)
+
+
+async def test_binary_events_of_members_pass(case: Guarded) -> None:
+    wire, _ = await joined_wire(case.app)
+    await wire.send('451-/messages,5["echo",{"_placeholder":true,"num":0}]')
+    await wire.send(b"abc")
+    assert await wire.frame() == '461-/messages,5[{"_placeholder":true,"num":0}]'
+    assert await wire.frame() == b"abc"
+    await wire.close()
+    nothing_left(case)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        ['451-/messages,["echo",{"_placeholder":true,"num":7}]', b"x"],
+        ['451-/messages,["echo",{"_placeholder":true,"num":"0"}]', b"x"],
+        ['450-/messages,["echo"]', '42/messages,["echo"]'],
+        ['451-/messages,["echo"]', '42/messages,["echo"]', "42/messages,{"],
+    ],
+)
+async def test_binary_nonsense_of_a_member_ends_its_session_at_most(case: Guarded, frames: list[Any]) -> None:
+    wire, _ = await joined_wire(case.app)
+    for frame in frames:
+        await wire.send(frame)
+    await drain(wire)
+    assert wire.close_code == 1003
+    await wire.close()
+    nothing_left(case)
+
+
+async def test_a_member_that_leaves_in_the_middle_of_a_binary_event_leaves_nothing(case: Guarded) -> None:
+    wire, _ = await joined_wire(case.app)
+    await wire.send('452-/messages,["echo",{"_placeholder":true,"num":0}]')
+    await wire.send(b"x")
+    await wire.close()
+    nothing_left(case)
+
+
+async def test_an_acknowledgement_with_an_odd_id_is_the_fault_of_the_packet(packed: Guarded) -> None:
+    with capture_events() as events:
+        wire = await open_wire(packed.app)
+        await wire.send(msgpack.dumps({"type": 0, "nsp": "/messages", "data": {"token": mint()}}))
+        sid = msgpack.loads(await wire.frame())["data"]["sid"]
+        await packed.server.emit("question", to=sid, namespace="/messages", callback=lambda *args: None)
+        await wire.frame()
+        await wire.send(msgpack.dumps({"type": 3, "nsp": "/messages", "data": [], "id": []}))
+        await drain(wire)
+        assert wire.close_code == 1003
+        await wire.close()
+    names = [event["event"] for event in events]
+    assert "socketguard.handler.failed" not in names
+    assert names.count("socketguard.packet.rejected") == 1
+    nothing_left(packed)
+
+
+# Sessions that end
+
+
+async def test_close_then_connect_leaves_no_ghost(case: Guarded) -> None:
+    wire = await open_wire(case.app)
+    await wire.send("1")
+    await wire.send(connect_packet())
+    assert await drain(wire) == []
+    assert wire.close_code == 1000
+    await assert_outside(case)
+    await wire.close()
+    nothing_left(case)
+
+
+async def test_close_with_a_text_behind_it_is_a_close(case: Guarded) -> None:
+    wire = await open_wire(case.app)
+    await wire.send("1x")
+    await wire.send(connect_packet())
+    assert await drain(wire) == []
+    assert wire.close_code == 1000
+    await wire.close()
+    nothing_left(case)
+
+
+async def test_close_and_connect_in_one_body_leave_no_ghost(case: Guarded) -> None:
+    client = await Polling(case.app).open()
+    await client.post("1", connect_packet())
+    await assert_outside(case)
+    nothing_left(case)
+
+
+async def test_a_closed_member_says_client_disconnect(case: Guarded) -> None:
+    with capture_events() as events:
+        wire, _ = await joined_wire(case.app)
+        await wire.send("1")
+        assert await drain(wire) == []
+        await wire.close()
+    assert [event["reason"] for event in events if event["event"].endswith("closed")] == ["client disconnect"]
+    nothing_left(case)
+
+
+# Around the guard
+
+
+async def test_nobody_joins_by_calling_the_inner_parts(case: Guarded) -> None:
+    wire = await open_wire(case.app)
+    (eio_sid,) = case.server.eio.sockets
+    server = case.server
+    assert "/messages" not in server.namespaces
+    assert await server._trigger_event("connect", "/messages", "sid", {}, None) is False
+    assert await server._trigger_event("echo", "/messages", "sid") == server.not_handled
+    assert await server._trigger_event("disconnect", "/messages", "sid", "x") == server.not_handled
+    # python-socketio's own way in, without the guard's: its connect handler is not reached.
+    await type(server)._handle_connect(server, eio_sid, "/messages", {"token": mint()})
+    assert str(await wire.frame()).startswith("44/messages,")
+    await assert_outside(case)
+    await wire.close()
+    nothing_left(case)
+
+
+async def test_a_server_wide_wildcard_opens_nothing_without_the_guard() -> None:
+    case = guarded(server_options={"namespaces": "*"}, namespaces=["/messages"])
+    assert case.server.namespaces != "*"
+    wire = await open_wire(case.app)
+    (eio_sid,) = case.server.eio.sockets
+    await type(case.server)._handle_connect(case.server, eio_sid, "/anything", {})
+    assert await wire.frame() == '44/anything,"Unable to connect"'
+    await wire.close()
+    nothing_left(case)
+
+
+# Many
+
+
+async def test_a_thousand_refused_connects_leave_nothing(case: Guarded) -> None:
+    with capture_events() as events:
+        wire = await open_wire(case.app)
+        for number in range(1000):
+            await wire.send(connect_packet("/messages" if number % 2 else f"/other-{number}", None))
+            assert str(await wire.frame()).startswith("44/")
+        assert set(held(case)) == {"environ", "sockets"}
+        await wire.close()
+    nothing_left(case)
+    assert len(events) < 700, "repeated refusals are held back"
+
+
+async def test_a_thousand_namespaces_on_one_session() -> None:
+    def prepare(server: Any) -> None:
+        server.on("echo", lambda sid: None, namespace="*")
+
+    case = guarded(prepare=prepare, namespaces=["/n-{number}"])
+    wire = await open_wire(case.app)
+    for number in range(1000):
+        await wire.send(connect_packet(f"/n-{number}"))
+        assert str(await wire.frame()).startswith(f"40/n-{number},")
+    assert len(case.guard.connections()) == 1000
+    await wire.close()
+    nothing_left(case)
+
+
+async def test_a_refused_connect_that_waits_for_its_client_holds_nothing(case: Guarded) -> None:
+    """The same over polling: refusals go into the queue of the session, and with it."""
+    client = await Polling(case.app).open()
+    for _ in range(20):
+        await client.post(connect_packet(token=None))
+    assert set(held(case)) == {"environ", "sockets"}
+    await client.close()
+    nothing_left(case)
+
+
+def test_the_packet_class_of_the_driver_is_the_real_one() -> None:
+    assert socketio.packet.Packet(encoded_packet=connect_packet(token=None)[1:]).namespace == "/messages"

@@ -1,0 +1,60 @@
+"""The reference names everything that is public, and nothing that isn't there."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import socketguard
+from socketguard import logs, rejections, testing
+from socketguard.env import PREFIX, VARIABLES
+
+ROOT = Path(__file__).parents[2]
+API = (ROOT / "docs" / "api.md").read_text()
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("module", [socketguard, testing])
+def test_public_names_are_documented(module: object) -> None:
+    assert [name for name in module.__all__ if name not in API] == []  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("of", [socketguard.SocketGuard, socketguard.JWTAuth, socketguard.NamespacePolicy])
+def test_every_option_is_documented(of: type) -> None:
+    options = [name for name in inspect.signature(of).parameters if name not in ("app", "name")]
+    assert [name for name in options if f"`{name}`" not in API and f"{name}=" not in API] == []
+
+
+def test_every_variable_is_documented() -> None:
+    assert [name for name in VARIABLES if f"`{PREFIX}{name}`" not in API] == []
+    assert {name for name in re.findall(rf"{PREFIX}(\w+)", API + README) if name} <= set(VARIABLES)
+
+
+def test_every_warning_is_documented() -> None:
+    source = "".join(path.read_text() for path in (ROOT / "socketguard").glob("*.py"))
+    emitted = set(re.findall(r'"(SG\d{3})"', source))
+    assert emitted == set(re.findall(r"^\| .*", API, re.MULTILINE) and re.findall(r"SG\d{3}", API))
+
+
+@pytest.mark.parametrize("code", list(rejections.RejectCode))
+def test_the_table_of_codes_is_true(code: rejections.RejectCode) -> None:
+    reply = rejections.REPLIES[code]
+    row = next(line for line in README.splitlines() if line.startswith(f"| `{code}` |"))
+    if code is not rejections.RejectCode.REFUSED_BY_APP:
+        assert f"| {reply.message} |" in row
+        assert row.endswith(f"| {reply.http_status} |")
+    if reply.retry is not None:
+        assert f"| {reply.retry} |" in row
+
+
+def test_the_version_has_a_changelog_entry() -> None:
+    assert f"## {socketguard.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_logs_names_are_documented() -> None:
+    page = (ROOT / "docs" / "logs.md").read_text()
+    internal = {"EventLog", "RejectionLog", "Suppressor"}
+    assert [name for name in logs.__all__ if name not in internal and name not in page] == []

@@ -1,0 +1,350 @@
+"""A small CRM behind the guard, as real servers run it: ``python -m uvicorn tests.e2e.apps:app``.
+
+The environment variable ``E2E_SETTINGS`` (JSON) says how it is set up; see `Settings`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import socketio
+import structlog
+from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.routing import Route
+
+from socketguard import Heartbeat, NamespacePolicy, SocketGuard, current_connection
+from socketguard.logs import ConnectionFilter, add_connection
+from socketguard.testing import make_auth
+
+
+@dataclass
+class Settings:
+    """How the application is set up."""
+
+    serializer: str = "default"
+    host_logging: str = "none"
+    admission_timeout: float = 8.0
+    allowed_origins: Any = None
+    trusted_proxies: list[str] = field(default_factory=lambda: ["127.0.0.1"])
+    sources: list[str] = field(default_factory=lambda: ["payload", "header"])
+    outside: str = "nothing"
+    packets_logged: bool = False
+    transports: list[str] | None = None
+
+
+SETTINGS = Settings(**json.loads(os.environ.get("E2E_SETTINGS", "{}")))
+
+if SETTINGS.host_logging == "basic":
+    logging.basicConfig(level=logging.INFO)
+elif SETTINGS.host_logging == "filtered":
+    handler = logging.StreamHandler()
+    handler.addFilter(ConnectionFilter(log_claims=("tenant_id",)))
+    handler.setFormatter(logging.Formatter("%(message)s | %(sid)s %(namespace)s %(subject)s %(tenant_id)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+elif SETTINGS.host_logging == "structlog":
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            add_connection,
+            structlog.processors.add_log_level,
+            structlog.processors.dict_tracebacks,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(),
+    )
+
+packets: Any = logging.getLogger("packets") if SETTINGS.packets_logged else False
+sio = socketio.AsyncServer(
+    async_mode="asgi",
+    serializer=SETTINGS.serializer,
+    logger=packets,
+    engineio_logger=packets,
+    **({} if SETTINGS.transports is None else {"transports": SETTINGS.transports}),
+)
+gate = asyncio.Event()
+entered: list[str] = []
+
+
+def say(event: str) -> None:
+    """A log line of the application itself."""
+    if SETTINGS.host_logging == "structlog":
+        structlog.get_logger().info(event)
+    else:
+        logging.getLogger("crm").info(event)
+
+
+# What every namespace does, so that a client can look at itself from the server's side.
+
+
+async def whoami(sid: str) -> dict[str, Any]:
+    connection = current_connection()
+    return {
+        "sid": sid,
+        "same_sid": sid == connection.sid,
+        "namespace": connection.namespace,
+        "subject": connection.identity.subject,
+        "placeholders": dict(connection.placeholders),
+        "client_address": connection.client_address,
+        "transport": connection.transport,
+    }
+
+
+async def echo(sid: str, *args: Any) -> Any:
+    return args
+
+
+async def blob(sid: str, data: bytes) -> dict[str, Any]:
+    say("a file arrived")
+    await sio.emit("blob", data[::-1], to=sid, namespace=current_connection().namespace)
+    return {"is_bytes": isinstance(data, bytes), "size": len(data), "back": data, **(await whoami(sid))}
+
+
+async def send(sid: str, text: str) -> str:
+    connection = current_connection()
+    tenant = connection.identity.claims["tenant_id"]
+    await sio.emit("message:new", {"text": text}, room=f"tenant:{tenant}", namespace=connection.namespace)
+    return "sent"
+
+
+async def boom(sid: str) -> None:
+    raise RuntimeError("a defect of the application")
+
+
+async def join_tenant(sid: str, environ: dict[str, Any], auth: Any) -> None:
+    connection = current_connection()
+    say("joining")
+    await sio.enter_room(sid, f"tenant:{connection.identity.claims.get('tenant_id')}", namespace=connection.namespace)
+
+
+async def leave(sid: str, reason: str) -> None:
+    say("leaving")
+
+
+async def plain(sid: str, environ: dict[str, Any], auth: Any) -> None:
+    return None
+
+
+# Connect handlers that go wrong in every way.
+
+
+async def raises(sid: str, environ: dict[str, Any], auth: Any) -> None:
+    await sio.enter_room(sid, "tenant:acme", namespace="/raises")
+    raise RuntimeError("the database password is hunter2")
+
+
+async def returns_false(sid: str, environ: dict[str, Any], auth: Any) -> bool:
+    return False
+
+
+async def refuses(sid: str, environ: dict[str, Any], auth: Any) -> None:
+    raise socketio.exceptions.ConnectionRefusedError("The trial is over", {"plan": "free", "days": 0})
+
+
+async def refuses_plainly(sid: str, environ: dict[str, Any], auth: Any) -> None:
+    raise ConnectionRefusedError("not for clients")
+
+
+async def hangs(sid: str, environ: dict[str, Any], auth: Any) -> None:
+    await sio.enter_room(sid, "tenant:acme", namespace="/hangs")
+    entered.append("/hangs")
+    await asyncio.Event().wait()
+
+
+async def stubborn(sid: str, environ: dict[str, Any], auth: Any) -> bool:
+    entered.append("/stubborn")
+    while not gate.is_set():
+        try:
+            await gate.wait()
+        except asyncio.CancelledError:
+            continue
+    return True
+
+
+async def cancelled(sid: str, environ: dict[str, Any], auth: Any) -> None:
+    raise asyncio.CancelledError
+
+
+async def waits(sid: str, environ: dict[str, Any], auth: Any) -> bool:
+    await sio.enter_room(sid, "tenant:acme", namespace="/waits")
+    entered.append("/waits")
+    await gate.wait()
+    return current_connection().identity.claims.get("welcome") is True
+
+
+async def kicks(sid: str, environ: dict[str, Any], auth: Any) -> None:
+    await sio.disconnect(sid, namespace="/kicks")
+
+
+async def approve(identity: Any, connection: Any) -> bool:
+    await asyncio.sleep(0)
+    return identity.claims.get("approved") is True
+
+
+async def crash(identity: Any, connection: Any) -> bool:
+    raise LookupError("no such row")
+
+
+class Attendances(socketio.AsyncNamespace):
+    """A class-based namespace."""
+
+    async def on_connect(self, sid: str, environ: dict[str, Any], auth: Any) -> None:
+        await join_tenant(sid, environ, auth)
+
+    async def on_whoami(self, sid: str) -> dict[str, Any]:
+        return await whoami(sid)
+
+    async def on_blob(self, sid: str, data: bytes) -> dict[str, Any]:
+        return await blob(sid, data)
+
+
+CONNECT_HANDLERS = {
+    "/messages": join_tenant,
+    "/scheduler": join_tenant,
+    "/public": plain,
+    "/lobby": plain,
+    "/secret": plain,
+    "/approved": plain,
+    "/crash": plain,
+    "/raises": raises,
+    "/returns-false": returns_false,
+    "/refuses": refuses,
+    "/refuses-plainly": refuses_plainly,
+    "/hangs": hangs,
+    "/stubborn": stubborn,
+    "/cancelled": cancelled,
+    "/waits": waits,
+    "/kicks": kicks,
+    "*": plain,
+}
+for name, handler in CONNECT_HANDLERS.items():
+    if name == "*":
+        continue
+    sio.on("connect", handler, namespace=name)
+    sio.on("disconnect", leave, namespace=name)
+    for event in (whoami, echo, blob, send, boom):
+        sio.on(event.__name__, event, namespace=name)
+sio.register_namespace(Attendances("/attendances"))
+
+
+@sio.on("connect", namespace="*")
+async def connect_tenant(namespace: str, sid: str, environ: dict[str, Any], auth: Any) -> None:
+    await sio.enter_room(sid, "everybody", namespace=namespace)
+
+
+@sio.on("whoami", namespace="*")
+async def whoami_tenant(namespace: str, sid: str) -> dict[str, Any]:
+    return await whoami(sid)
+
+
+POLICIES: list[str | NamespacePolicy] = [
+    "/messages",
+    "/attendances",
+    NamespacePolicy("/scheduler", scopes={"scheduler:read"}),
+    NamespacePolicy("/tenant-{tenant}", claims={"tenant_id": "{tenant}"}),
+    NamespacePolicy("/public", token="none"),
+    NamespacePolicy("/lobby", token="optional"),
+    NamespacePolicy("/secret", scopes={"admin"}, hidden=True),
+    NamespacePolicy("/approved", authorize=approve),
+    NamespacePolicy("/crash", authorize=crash),
+    *(
+        name
+        for name in CONNECT_HANDLERS
+        if name.startswith(("/raises", "/returns", "/refuses", "/hangs", "/stub", "/canc", "/waits", "/kicks"))
+    ),
+]
+
+
+# What a test asks for from outside.
+
+
+async def health(request: Request) -> PlainTextResponse:
+    return PlainTextResponse("well")
+
+
+async def state(request: Request) -> JSONResponse:
+    """What the server still holds of its clients: everything is empty or 0 when all have gone."""
+    seam = SocketGuard.of(sio)._core.seam
+    manager = sio.manager
+    return JSONResponse(
+        {
+            "rooms": {name: sorted(map(str, rooms)) for name, rooms in manager.rooms.items() if rooms},
+            "engine_sids": sum(map(len, getattr(manager, "eio_to_sid", {}).values())),
+            "pending_disconnect": sum(map(len, manager.pending_disconnect.values())),
+            "pending_connect": sum(map(len, getattr(manager, "pending_connect", {}).values())),
+            "callbacks": sum(map(len, manager.callbacks.values())),
+            "environ": len(sio.environ),
+            "sockets": len(sio.eio.sockets),
+            "binary_packets": len(sio._binary_packet),
+            "connections": len(seam.connections),
+            "quarantine": len(seam.quarantine),
+        }
+    )
+
+
+async def broadcast(request: Request) -> PlainTextResponse:
+    namespace = request.query_params["namespace"]
+    await sio.emit("news", "for members only", namespace=namespace)
+    await sio.emit("news", "for members only", namespace=namespace, room="tenant:acme")
+    return PlainTextResponse("sent")
+
+
+async def open_gate(request: Request) -> PlainTextResponse:
+    gate.set()
+    return PlainTextResponse("open")
+
+
+async def close_gate(request: Request) -> PlainTextResponse:
+    gate.clear()
+    entered.clear()
+    return PlainTextResponse("closed")
+
+
+async def who_entered(request: Request) -> JSONResponse:
+    return JSONResponse(entered)
+
+
+async def kick(request: Request) -> PlainTextResponse:
+    await sio.disconnect(request.query_params["sid"], namespace=request.query_params["namespace"])
+    return PlainTextResponse("gone")
+
+
+web = Starlette(
+    routes=[
+        Route("/health", health),
+        Route("/control/state", state),
+        Route("/control/broadcast", broadcast, methods=["POST"]),
+        Route("/control/open", open_gate, methods=["POST"]),
+        Route("/control/close", close_gate, methods=["POST"]),
+        Route("/control/entered", who_entered),
+        Route("/control/kick", kick, methods=["POST"]),
+    ]
+)
+
+guarded = SocketGuard(
+    socketio.ASGIApp(sio, other_asgi_app=web),
+    auth=make_auth(sources=SETTINGS.sources),
+    namespaces=POLICIES,
+    heartbeat=Heartbeat.behind("nginx", "traefik"),
+    admission_timeout=SETTINGS.admission_timeout,
+    trusted_proxies=SETTINGS.trusted_proxies,
+    allowed_origins=SETTINGS.allowed_origins,
+    log_claims=("sub", "tenant_id"),
+)
+
+app: Any = guarded
+if SETTINGS.outside == "cors":
+    app = CORSMiddleware(
+        guarded,
+        allow_origins=SETTINGS.allowed_origins,
+        allow_credentials=True,
+        allow_methods=["*"],
+        allow_headers=["*"],
+    )

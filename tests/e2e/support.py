@@ -1,0 +1,278 @@
+"""Real servers, clients and proxies for the tests."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+JS = ROOT / "tests" / "js"
+
+PATIENCE = 30.0
+"""Seconds after which a condition is given up. Nothing is decided by it: a test that passes never waits so long."""
+
+_addresses = itertools.count(1)
+
+
+def new_address() -> str:
+    """An address that no other client of this run has: refusals are held back per address."""
+    number = next(_addresses)
+    return f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+
+
+def wait_until(condition: Callable[[], Any], what: Callable[[], str] | str) -> Any:
+    """Poll until ``condition`` returns something true, and return it."""
+    end = time.monotonic() + PATIENCE
+    while not (found := condition()):
+        if time.monotonic() > end:
+            raise AssertionError(f"waited in vain: {what() if callable(what) else what}")
+        time.sleep(0.01)
+    return found
+
+
+def free_port() -> int:
+    """A port that was free a moment ago, for programs that can't choose one by themselves."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """A uvicorn process with the application of `tests.e2e.apps`."""
+
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Any], *, arguments: Sequence[str] = (), app: str = "tests.e2e.apps:app"
+    ) -> None:
+        self.log_file = folder / f"server-{next(_addresses)}.log"
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("SOCKETGUARD_")}
+        environment |= {"E2E_SETTINGS": json.dumps(dict(settings)), "PYTHONUNBUFFERED": "1"}
+        command = [sys.executable, "-m", "uvicorn", app, "--host", "127.0.0.1", "--port", "0", "--no-proxy-headers"]
+        with self.log_file.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*command, *arguments],
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        found = wait_until(
+            lambda: (
+                re.search(r"running on http://127\.0\.0\.1:(\d+)", self.output()) or self.process.poll() is not None
+            ),
+            self.output,
+        )
+        assert isinstance(found, re.Match), self.output()
+        self.port = int(found[1])
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def output(self) -> str:
+        """Everything on stdout and stderr so far."""
+        return self.log_file.read_text(errors="replace")
+
+    def lines(self) -> list[str]:
+        """The lines that are no JSON."""
+        return [line for line in self.output().splitlines() if not line.startswith("{")]
+
+    def events(self, event: str | None = None, **fields: Any) -> list[dict[str, Any]]:
+        """The JSON log lines whose fields have these values."""
+        found = []
+        text = self.output()
+        for line in text[: text.rfind("\n") + 1].splitlines():
+            if not line.startswith("{"):
+                continue
+            record = json.loads(line)
+            if event in (None, record["event"]) and all(record.get(name) == value for name, value in fields.items()):
+                found.append(record)
+        return found
+
+    def wait_for_event(self, event: str, **fields: Any) -> dict[str, Any]:
+        """The first log line with these values, when it is there."""
+        found = wait_until(lambda: self.events(event, **fields), lambda: f"{event} {fields} in\n{self.output()}")
+        return dict(found[0])
+
+    def request(self, path: str, method: str = "GET") -> str:
+        """Ask one of the application's own routes."""
+        with urllib.request.urlopen(urllib.request.Request(self.url + path, method=method), timeout=PATIENCE) as answer:
+            return str(answer.read().decode())
+
+    def post(self, path: str) -> str:
+        """The same with POST."""
+        return self.request(path, "POST")
+
+    def state(self) -> dict[str, Any]:
+        """What the server holds of its clients and is not empty."""
+        return {name: value for name, value in json.loads(self.request("/control/state")).items() if value}
+
+    def wait_until_empty(self) -> None:
+        """Wait until nothing is left of any client."""
+        wait_until(lambda: not self.state(), lambda: f"left behind: {self.state()}")
+
+    def terminate(self) -> int:
+        """Ask the process to end by SIGTERM, and return its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE)
+
+    def stop(self) -> None:
+        """End the process, and check that nothing went wrong in it that nobody has seen."""
+        if self.process.poll() is None:
+            try:
+                self.terminate()
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                raise AssertionError(f"the server did not stop:\n{self.output()}") from None
+        strays = [line for line in self.lines() if "Traceback" in line or "never awaited" in line]
+        assert not strays, self.output()
+
+
+class Driver:
+    """A Node process that takes tasks as JSON lines."""
+
+    def __init__(self, script: str) -> None:
+        self._numbers = itertools.count()
+        self._waiting: dict[int, Future[Any]] = {}
+        self._process = subprocess.Popen(
+            ["node", script], cwd=JS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            answer = json.loads(line)
+            future = self._waiting.pop(answer["id"])
+            if "error" in answer:
+                future.set_exception(AssertionError(answer["error"]))
+            else:
+                future.set_result(answer["result"])
+        for future in self._waiting.values():
+            future.set_exception(AssertionError("the Node process has ended"))
+
+    def start(self, task: Mapping[str, Any]) -> Future[Any]:
+        """Begin a task."""
+        future: Future[Any] = Future()
+        number = next(self._numbers)
+        self._waiting[number] = future
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"id": number, **task}) + "\n")
+        self._process.stdin.flush()
+        return future
+
+    def run(self, task: Mapping[str, Any]) -> Any:
+        """Do a task."""
+        return self.start(task).result(2 * PATIENCE)
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        self._process.stdout.close()
+
+
+TRANSPORTS: dict[str, list[str]] = {
+    "polling": ["polling"],
+    "websocket": ["websocket"],
+    "upgrade": ["polling", "websocket"],
+}
+
+
+class JavaScript:
+    """The stock JavaScript client."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    def start(
+        self,
+        url: str,
+        namespace: str = "/messages",
+        *,
+        transports: str = "websocket",
+        address: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        auth: Any = None,
+        token: str | None = None,
+        tokens: Sequence[str] | None = None,
+        msgpack: bool = False,
+        steps: Sequence[Mapping[str, Any]] | None = None,
+        **options: Any,
+    ) -> Future[Any]:
+        """Begin a scenario; see ``tests/js/client.mjs``."""
+        every = dict(headers or {})
+        if address is not None:
+            every["X-Forwarded-For"] = address
+        settings: dict[str, Any] = {"transports": TRANSPORTS[transports], **options}
+        if every:
+            settings["extraHeaders"] = every
+        if token is not None:
+            auth = {"token": token}
+        if auth is not None:
+            settings["auth"] = auth
+        scenario: dict[str, Any] = {"url": url, "namespace": namespace, "options": settings, "msgpack": msgpack}
+        if tokens is not None:
+            scenario["tokens"] = list(tokens)
+        if steps is not None:
+            scenario["steps"] = list(steps)
+        return self._driver.start(scenario)
+
+    def play(self, url: str, namespace: str = "/messages", **options: Any) -> dict[str, Any]:
+        """Play a scenario to its end."""
+        result: dict[str, Any] = self.start(url, namespace, **options).result(2 * PATIENCE)
+        return result
+
+    def outcome(self, url: str, namespace: str = "/messages", **options: Any) -> dict[str, Any]:
+        """What the first answer to a CONNECT was."""
+        found: dict[str, Any] = self.play(url, namespace, **options)["steps"][0]
+        return found
+
+
+def seen(result: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
+    """Everything of one kind that a client noticed."""
+    return [note for note in result["seen"] if note["kind"] == kind]
+
+
+@contextlib.contextmanager
+def running(command: Sequence[str], log_file: Path, port: int, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A foreground child process that listens on ``port``, until the block ends."""
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, **options
+        )
+    try:
+        wait_until(lambda: process.poll() is not None or _listens(port), lambda: log_file.read_text(errors="replace"))
+        assert process.poll() is None, log_file.read_text(errors="replace")
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _listens(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,43 @@
+// Runs functions in pages of headless Chromium. A task: {page, script, argument}: `page` is opened in a fresh context,
+// then `script`, the text of an async function, is called there with `argument`.
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { chromium } from "playwright-core";
+import { serve } from "./lines.mjs";
+
+const profile = await mkdtemp(join(tmpdir(), "chromium-"));
+const browser = await chromium.launchPersistentContext(profile, {
+  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+  headless: true,
+  args: [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+  ],
+});
+
+async function run({ page: url, script, argument }) {
+  const page = await browser.newPage();
+  const console = [];
+  page.on("console", (message) => console.push(message.text()));
+  const requests = [];
+  page.on("request", (request) => requests.push({ method: request.method(), url: request.url() }));
+  try {
+    await page.goto(url);
+    const value = await page.evaluate(`(${script})(${JSON.stringify(argument ?? null)})`);
+    return { value, console, requests };
+  } finally {
+    await page.close();
+  }
+}
+
+serve(run, async () => {
+  await browser.close();
+  await rm(profile, { recursive: true, force: true });
+});
