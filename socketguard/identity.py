@@ -47,6 +47,11 @@ class Identity:
         return self.subject is not None
 
     @property
+    def identity(self) -> str:
+        """The subject, or an empty string: what Starlette expects of ``request.user``."""
+        return self.display_name
+
+    @property
     def display_name(self) -> str:
         """The subject, or an empty string: what Starlette expects of ``request.user``."""
         return self.subject or ""

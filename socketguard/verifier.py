@@ -253,6 +253,18 @@ class JWTAuth(AuthenticationBackend):
             # The exception's own text may quote the token, so that only its type goes on.
             raise TokenError(RejectCode.TOKEN_INVALID, "unexpected_error", exception=type(exc).__name__) from None
 
+    def check_time(self, identity: Identity) -> None:
+        """Check once more that a token that was verified has not expired since.
+
+        Args:
+            identity: what `verify` returned; an anonymous one never expires.
+
+        Raises:
+            TokenError: it has.
+        """
+        if identity.expires_at is not None:
+            self._check_end(identity.expires_at, self._clock())
+
     def _verify(self, token: str) -> Identity:
         signing_input, _, signature_part = check_shape(token).rpartition(b".")
         header_part, _, payload_part = signing_input.partition(b".")
@@ -353,13 +365,16 @@ class JWTAuth(AuthenticationBackend):
             return issued_at, None
         # Whole seconds, as PyJWT counts: a token must not end later here than elsewhere.
         expires_at = int(_date(claims["exp"], "exp"))
-        if not expires_at > now - self._leeway:
-            raise TokenError(RejectCode.TOKEN_EXPIRED, "expired", expired_s=round(now - expires_at))
+        self._check_end(expires_at, now)
         if self._max_lifetime is not None:
             lifetime = expires_at - (now if issued_at is None else issued_at)
             if not lifetime <= self._max_lifetime:
                 raise _invalid("lifetime_too_long", lifetime_s=round(lifetime), limit_s=self._max_lifetime)
         return issued_at, expires_at
+
+    def _check_end(self, end: float, now: float) -> None:
+        if not end > now - self._leeway:
+            raise TokenError(RejectCode.TOKEN_EXPIRED, "expired", expired_s=round(now - end))
 
     def _check_begin(self, begin: float, now: float, detail: str) -> None:
         if not begin <= now + self._leeway:

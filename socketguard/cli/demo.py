@@ -20,7 +20,7 @@ import uvicorn
 
 from socketguard import events
 from socketguard.guard import SocketGuard
-from socketguard.identity import current_connection
+from socketguard.identity import Identity, current_connection
 from socketguard.namespaces import NamespacePolicy
 from socketguard.rejections import REPLIES, RejectCode
 from socketguard.testing import capture_events, mint
@@ -149,20 +149,17 @@ def _application(secret: str) -> Any:
     sio = socketio.AsyncServer(async_mode="asgi")
 
     async def connect(sid: str, environ: dict[str, Any], auth: Any) -> None:
-        tenant = current_connection().identity.claims["tenant_id"]
-        await sio.enter_room(sid, f"tenant:{tenant}", namespace="/messages")
+        connection = current_connection()
+        await sio.enter_room(sid, _room(connection.identity), namespace=connection.namespace)
 
     async def message_new(sid: str, text: str) -> dict[str, str]:
-        tenant = current_connection().identity.claims["tenant_id"]
-        await sio.emit("message:new", text, room=f"tenant:{tenant}", namespace="/messages")
-        return {"delivered_to": tenant}
+        identity = current_connection().identity
+        await sio.emit("message:new", text, room=_room(identity), namespace="/messages")
+        return {"delivered_to": identity.claims["tenant_id"]}
 
-    async def tasks(sid: str) -> list[str]:
-        return []
-
-    sio.on("connect", connect, namespace="/messages")
+    for namespace in ("/messages", "/scheduler"):
+        sio.on("connect", connect, namespace=namespace)
     sio.on("message:new", message_new, namespace="/messages")
-    sio.on("tasks", tasks, namespace="/scheduler")
     return SocketGuard(
         socketio.ASGIApp(sio),
         auth=JWTAuth(secret, algorithms=["HS256"], audience="crm"),
@@ -170,6 +167,10 @@ def _application(secret: str) -> Any:
         log_claims=("sub", "tenant_id"),
         logger=False,  # the lines are captured, and shown with the client that caused them
     )
+
+
+def _room(identity: Identity) -> str:
+    return f"tenant:{identity.claims['tenant_id']}"
 
 
 class _Server(uvicorn.Server):

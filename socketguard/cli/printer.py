@@ -27,8 +27,9 @@ class Printer:
         """
         self._stream = stream
         self._colours = stream.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+        self._encoding = stream.encoding or "utf-8"  # streams in memory have none
         try:
-            "✓✗".encode(stream.encoding or "ascii")
+            "✓✗".encode(self._encoding)
             self._good, self._bad = "✓", "✗"
         except UnicodeEncodeError:
             self._good, self._bad = "ok", "FAILED"
@@ -56,8 +57,7 @@ class Printer:
         return f"\x1b[{style}m{text}\x1b[0m" if self._colours else text
 
     def _write(self, *lines: str) -> None:
-        encoding = self._stream.encoding or "ascii"
         for line in lines:
             # What the stream has no character for must not end the command.
-            self._stream.write(line.encode(encoding, "replace").decode(encoding) + "\n")
+            self._stream.write(line.encode(self._encoding, "replace").decode(self._encoding) + "\n")
         self._stream.flush()

@@ -1216,3 +1216,20 @@ def test_the_comparison_can_fail() -> None:
         assert pyjwt_refuses(token, SECRET, "HS256", audience="crm", leeway=10) is not None
         with pytest.raises(AssertionError, match="accepted what PyJWT refuses"):
             agree(token, mock.Mock(**{"verify.return_value": Identity("ann")}), SECRET, "HS256", audience="crm")
+
+
+def test_check_time_refuses_once_the_token_has_expired() -> None:
+    now = [1_800_000_000.0]
+    auth = JWTAuth("x" * 32, algorithms=["HS256"], clock=lambda: now[0])
+    identity = auth.verify(jwt.encode({"sub": "u", "exp": now[0] + 60}, "x" * 32, algorithm="HS256"))
+    now[0] += 69.9
+    auth.check_time(identity)
+    now[0] += 0.2
+    with pytest.raises(TokenError) as caught:
+        auth.check_time(identity)
+    assert caught.value.code is RejectCode.TOKEN_EXPIRED
+
+
+def test_check_time_lets_a_token_without_an_end_pass() -> None:
+    auth = JWTAuth("x" * 32, algorithms=["HS256"], require=())
+    auth.check_time(auth.verify(jwt.encode({"sub": "u"}, "x" * 32, algorithm="HS256")))

@@ -1,0 +1,688 @@
+"""The application's own handlers, whatever they do: the client gets an answer, and nothing of it is left."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import socketio
+
+from socketguard import current_connection
+from socketguard.testing import Wire, capture_events, join, mint
+from tests.core.driver import (
+    Guarded,
+    Polling,
+    connect_packet,
+    guarded,
+    held,
+    joined_wire,
+    nothing_left,
+    open_wire,
+    until,
+)
+
+Handler = Callable[..., Any]
+Prepare = Callable[[Any], None]
+
+
+class Odd(BaseException):
+    """What is no Exception."""
+
+
+def connecting(handler: Handler, style: str = "function", **options: Any) -> Guarded:
+    """A server whose connect handler is this one, registered in one of python-socketio's ways."""
+
+    def prepare(server: Any) -> None:
+        if style == "function":
+            server.on("connect", handler, namespace="/messages")
+        elif style == "catch-all":
+
+            async def any_namespace(namespace: str, sid: str, environ: Any, auth: Any) -> Any:
+                assert namespace == "/messages"
+                result = handler(sid, environ, auth)
+                return await result if asyncio.iscoroutine(result) else result
+
+            server.on("connect", any_namespace, namespace="*")
+        else:
+            server.register_namespace(_namespace(handler, "/messages" if style == "class" else "*"))
+
+    return guarded("/other" if style == "catch-all" else "/messages", prepare=prepare, **options)
+
+
+def _namespace(handler: Handler, name: str) -> Any:
+    class Namespace(socketio.AsyncNamespace):
+        async def on_connect(self, *args: Any) -> Any:
+            if name == "*":
+                assert args[0] == "/messages"
+                args = args[1:]
+            result = handler(*args)
+            return await result if asyncio.iscoroutine(result) else result
+
+        async def on_echo(self, *args: Any) -> Any:
+            return args[-1]
+
+    return Namespace(name)
+
+
+STYLES = ["function", "class", "catch-all", "catch-all class"]
+
+
+async def answer_to(case: Guarded, packet: str | None = None) -> tuple[Wire, str]:
+    wire = await open_wire(case.app)
+    await wire.send(packet or connect_packet())
+    return wire, str(await wire.frame())
+
+
+def refusal(answer: str) -> Any:
+    assert answer.startswith("44/messages,"), answer
+    return json.loads(answer.removeprefix("44/messages,"))
+
+
+async def gone(case: Guarded, wire: Wire) -> None:
+    """The client is in nothing, gets nothing, may ask again; and when it has gone nothing is left."""
+    assert set(held(case)) == {"environ", "sockets"}
+    await case.server.emit("news", 1, namespace="/messages")
+    await wire.send("41/messages,")
+    await wire.send('42/messages,["echo",1]')
+    await wire.close()
+    nothing_left(case)
+
+
+# Raising
+
+
+def recursion() -> None:
+    recursion()
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("kind", [ValueError, TypeError, KeyError, RecursionError, TimeoutError, StopIteration, Odd])
+async def test_a_connect_handler_that_raises(
+    kind: type[BaseException], asynchronous: bool, style: str
+) -> None:
+    calls = []
+
+    def raising(sid: str, environ: Any, auth: Any = None) -> Any:
+        calls.append(sid)
+        if kind is RecursionError:
+            recursion()
+        raise kind("secret of the application")
+
+    async def raising_later(sid: str, environ: Any, auth: Any = None) -> Any:
+        await asyncio.sleep(0)
+        raising(sid, environ, auth)
+
+    with capture_events() as events:
+        case = connecting(raising_later if asynchronous else raising, style)
+        wire, answer = await answer_to(case)
+        data = refusal(answer)
+        ref = data["data"].pop("ref")
+        assert data == {"message": "Internal error", "data": {"code": "internal_error", "retry": "backoff"}}
+        await gone(case, wire)
+    assert len(calls) == 1
+    (line,) = [event for event in events if event["event"] == "socketguard.connection.rejected"]
+    assert line["ref"] == ref
+    assert line["reason"] == "internal_error"
+    assert isinstance(line["exc_info"], BaseException)
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_cancellation_that_is_not_ours_is_no_acceptance(asynchronous: bool, style: str) -> None:
+    # python-socketio takes a CancelledError out of an asynchronous handler for an acceptance.
+    def cancelled(sid: str, environ: Any, auth: Any) -> None:
+        raise asyncio.CancelledError
+
+    async def waits_for_a_cancelled_task(sid: str, environ: Any, auth: Any) -> None:
+        other = asyncio.ensure_future(asyncio.sleep(60))
+        asyncio.get_running_loop().call_soon(other.cancel)
+        await other
+
+    with capture_events() as events:
+        case = connecting(waits_for_a_cancelled_task if asynchronous else cancelled, style)
+        wire, answer = await answer_to(case)
+        assert refusal(answer)["data"]["code"] == "internal_error"
+        await gone(case, wire)
+    assert [event["detail"] for event in events if event["event"].endswith("connection.rejected")] == ["cancelled"]
+
+
+async def test_a_type_error_of_the_handlers_own_does_not_call_it_twice() -> None:
+    calls: list[Any] = []
+
+    async def connect(sid: str, environ: Any, auth: Any = None) -> None:
+        calls.append(auth)
+        await case.server.emit("x", room={"unhashable": 1}, namespace="/messages")
+
+    case = connecting(connect)
+    wire, answer = await answer_to(case, connect_packet(auth_extra=1))
+    assert refusal(answer)["data"]["code"] == "internal_error"
+    assert len(calls) == 1
+    await gone(case, wire)
+
+
+# The older signature
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("style", ["function", "class"])
+async def test_a_connect_handler_without_auth_works_with_and_without_a_payload(style: str, asynchronous: bool) -> None:
+    calls = []
+
+    def connect(sid: str, environ: Any) -> None:
+        calls.append(current_connection().identity.subject)
+
+    async def connect_later(sid: str, environ: Any) -> None:
+        calls.append(current_connection().identity.subject)
+
+    case = connecting(connect_later if asynchronous else connect, style)
+    async with join(case.app, "/messages", token=mint("ann")):
+        pass
+    async with join(case.app, "/messages", headers={"authorization": f"Bearer {mint('bob')}"}):
+        pass
+    assert calls == ["ann", "bob"]
+    nothing_left(case)
+
+
+async def test_a_handler_that_takes_nothing_is_an_internal_error() -> None:
+    case = connecting(lambda: None)
+    for packet in (connect_packet(), connect_packet(token=None)):
+        wire, answer = await answer_to(case, packet)
+        assert refusal(answer)["message"] in ("Internal error", "Authentication required")
+        await gone(case, wire)
+
+
+# Refusing
+
+REFUSALS: dict[str, tuple[Any, Any]] = {
+    "False": (False, {"message": "Connection rejected by server"}),
+    "without a text": (socketio.exceptions.ConnectionRefusedError(), {"message": "Connection rejected by server"}),
+    "with a text": (socketio.exceptions.ConnectionRefusedError("full"), {"message": "full"}),
+    "with data": (
+        socketio.exceptions.ConnectionRefusedError("full", {"room": 5}),
+        {"message": "full", "data": {"room": 5}},
+    ),
+    "with more data": (socketio.exceptions.ConnectionRefusedError("full", 1, 2), {"message": "full", "data": [1, 2]}),
+    "with an object": (
+        socketio.exceptions.ConnectionRefusedError({"code": "E"}),
+        {"message": "{'code': 'E'}"},
+    ),
+    "the builtin": (ConnectionRefusedError("secret"), {"message": "Connection refused by server"}),
+}
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize(("outcome", "expected"), REFUSALS.values(), ids=REFUSALS)
+async def test_a_refusal_of_the_application_is_passed_on_untouched(outcome: Any, expected: Any, style: str) -> None:
+    async def connect(sid: str, environ: Any, auth: Any) -> Any:
+        await case.server.enter_room(sid, "room", namespace="/messages")
+        if outcome is False:
+            return False
+        raise outcome
+
+    with capture_events() as events:
+        case = connecting(connect, style)
+        wire, answer = await answer_to(case)
+        assert refusal(answer) == expected
+        await gone(case, wire)
+    (line,) = [event for event in events if event["event"] == "socketguard.connection.rejected"]
+    assert line["reason"] == "refused_by_app"
+    assert "secret" not in json.dumps(line, default=str)
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("data", [{1, 2}, object(), b"bytes", {"a": b"bytes"}, float], ids=repr)
+async def test_a_refusal_that_can_not_be_sent_is_an_internal_error(data: Any, style: str) -> None:
+    async def connect(sid: str, environ: Any, auth: Any) -> None:
+        raise socketio.exceptions.ConnectionRefusedError("full", data)
+
+    with capture_events() as events:
+        case = connecting(connect, style)
+        wire, answer = await answer_to(case)
+        assert refusal(answer)["data"]["code"] == "internal_error"
+        await gone(case, wire)
+    assert [e["detail"] for e in events if e["event"].endswith("connection.rejected")] == ["refusal_not_serializable"]
+
+
+@pytest.mark.parametrize("value", [None, 0, "", "no", True, [], object()], ids=repr)
+async def test_whatever_else_a_handler_returns_admits_as_in_python_socketio(value: Any) -> None:
+    case = connecting(lambda sid, environ, auth: value)
+    async with join(case.app, "/messages", token=mint()) as client:
+        assert await client.call("echo", 1) == 1
+    nothing_left(case)
+
+
+# Hanging
+
+
+async def test_a_connect_handler_that_hangs_is_cut_off() -> None:
+    cancelled = []
+
+    async def connect(sid: str, environ: Any, auth: Any) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(sid)
+            raise
+
+    with capture_events() as events:
+        case = connecting(connect, admission_timeout=0.01)
+        wire, answer = await answer_to(case)
+        assert refusal(answer)["data"]["code"] == "admission_timeout"
+        assert refusal(answer)["data"]["retry"] == "backoff"
+        assert len(cancelled) == 1
+        await gone(case, wire)
+    (line,) = [event for event in events if event["event"] == "socketguard.connection.rejected"]
+    assert (line["reason"], line["detail"]) == ("admission_timeout", "connect_handler")
+
+
+@pytest.mark.parametrize("style", STYLES)
+async def test_a_handler_that_swallows_its_cancellation_is_refused_whatever_it_returns(style: str) -> None:
+    async def connect(sid: str, environ: Any, auth: Any) -> bool:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return True
+        raise AssertionError
+
+    case = connecting(connect, style, admission_timeout=0.01)
+    wire, answer = await answer_to(case)
+    assert refusal(answer)["data"]["code"] == "admission_timeout"
+    await gone(case, wire)
+
+
+@pytest.mark.parametrize("others", [False, True], ids=["alone", "beside another client"])
+async def test_a_handler_that_finishes_much_later_leaves_no_ghost(others: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socketguard.deadline._abandon.__defaults__", None, raising=False)
+    gate = asyncio.Event()
+    errors: list[str] = []
+    first: list[str] = []
+
+    async def connect(sid: str, environ: Any, auth: Any) -> None:
+        if others and not first:
+            first.append(sid)
+            return
+        while not gate.is_set():
+            try:
+                await gate.wait()
+            except asyncio.CancelledError:
+                continue
+        server = case.server
+        for action in (
+            server.enter_room(sid, "late", namespace="/messages"),
+            server.save_session(sid, {"a": 1}, namespace="/messages"),
+            server.emit("late", to=sid, namespace="/messages"),
+            server.disconnect(sid, namespace="/messages"),
+        ):
+            try:
+                await action
+            except Exception as exc:
+                errors.append(type(exc).__name__)
+        raise ValueError("too late to matter")
+
+    case = connecting(connect, admission_timeout=0.01)
+    if others:
+        companion, _ = await joined_wire(case.app)
+        before = held(case)
+    wire, answer = await answer_to(case)
+    assert refusal(answer)["data"]["code"] == "admission_timeout"
+    assert case.seam.quarantine
+    await wire.close()
+    if others:
+        assert {k: v for k, v in held(case).items() if k != "quarantine"} == before
+    gate.set()
+    await until(lambda: not case.seam.quarantine)
+    assert errors
+    if others:
+        assert held(case) == before
+        await companion.close()
+    nothing_left(case)
+
+
+# Ending it
+
+
+@pytest.mark.parametrize("style", STYLES)
+async def test_a_handler_that_disconnects_its_client_refuses_it(style: str) -> None:
+    async def connect(sid: str, environ: Any, auth: Any) -> None:
+        await case.server.disconnect(sid, namespace="/messages")
+
+    with capture_events() as events:
+        case = connecting(connect, style)
+        wire, answer = await answer_to(case)
+        assert refusal(answer) == {"message": "Connection rejected by server"}
+        await gone(case, wire)
+    assert [e["detail"] for e in events if e["event"].endswith("connection.rejected")] == ["disconnect_called"]
+
+
+async def test_disconnecting_a_pending_client_in_another_namespace_does_nothing() -> None:
+    async def connect(sid: str, environ: Any, auth: Any) -> None:
+        await case.server.disconnect(sid, namespace="/elsewhere")
+
+    case = connecting(connect)
+    async with join(case.app, "/messages", token=mint()):
+        pass
+    nothing_left(case)
+
+
+Vanish = Callable[[Guarded, Any], Awaitable[None]]
+
+
+async def _wire_gone(case: Guarded, wire: Wire) -> None:
+    wire._to_app.put_nowait({"type": "websocket.disconnect", "code": 1006})
+
+
+@pytest.mark.parametrize("finish", ["returns", "raises", "refuses", "disconnects"])
+@pytest.mark.parametrize("where", ["authorize", "connect"])
+async def test_a_client_that_goes_while_it_is_admitted_over_websocket(where: str, finish: str) -> None:
+    """Nobody reads the WebSocket meanwhile: python-engineio learns of it afterwards."""
+    await _vanishing(where, finish, transport="websocket", how="gone")
+
+
+@pytest.mark.parametrize("how", ["close packet", "engine", "eio.disconnect"])
+@pytest.mark.parametrize("finish", ["returns", "raises", "refuses", "disconnects"])
+@pytest.mark.parametrize("where", ["authorize", "connect"])
+@pytest.mark.parametrize("transport", ["websocket", "polling"])
+async def test_a_session_that_ends_while_it_is_admitted(transport: str, where: str, finish: str, how: str) -> None:
+    if transport == "websocket" and how == "close packet":
+        pytest.skip("nobody reads the WebSocket meanwhile")
+    await _vanishing(where, finish, transport=transport, how=how)
+
+
+async def _vanishing(where: str, finish: str, *, transport: str, how: str) -> None:
+    gate, waiting = asyncio.Event(), asyncio.Event()
+    left: list[str] = []
+
+    async def wait(*args: Any) -> bool:
+        waiting.set()
+        await gate.wait()
+        return True
+
+    async def connect(sid: str, environ: Any, auth: Any) -> None:
+        if where == "connect":
+            await wait()
+        if finish == "raises":
+            raise ValueError
+        if finish == "refuses":
+            raise socketio.exceptions.ConnectionRefusedError("no")
+        if finish == "disconnects":
+            await case.server.disconnect(sid, namespace="/messages")
+
+    def prepare(server: Any) -> None:
+        server.on("connect", connect, namespace="/messages")
+        server.on("disconnect", lambda sid, reason: left.append(reason), namespace="/messages")
+
+    from socketguard import NamespacePolicy
+
+    policy = NamespacePolicy("/messages", authorize=wait if where == "authorize" else None)
+    with capture_events() as events:
+        case = guarded(prepare=prepare, namespaces=[policy])
+        client: Any
+        if transport == "websocket":
+            client = await open_wire(case.app)
+            await client.send(connect_packet())
+            posting = None
+        else:
+            client = await Polling(case.app).open()
+            posting = asyncio.ensure_future(client.post(connect_packet()))
+        await waiting.wait()
+        (eio_sid,) = case.server.eio.sockets
+        if how == "gone":
+            await _wire_gone(case, client)
+        elif how == "close packet":
+            await client.post("1")
+        elif how == "engine":
+            await case.seam.end_session(eio_sid, "kicked")
+        else:
+            ending = asyncio.ensure_future(case.server.eio.disconnect(eio_sid))
+            await asyncio.sleep(0)
+        gate.set()
+        if posting is not None:
+            await posting
+        if transport == "websocket":
+            await client.close()
+        elif how == "eio.disconnect":
+            # python-engineio waits for the queue to be read.
+            ending.cancel()
+    nothing_left(case)
+    accepted = [event for event in events if event["event"].endswith("accepted")]
+    closed = [event for event in events if event["event"].endswith("closed")]
+    rejected = [event for event in events if event["event"].endswith("connection.rejected")]
+    assert len(closed) + len(rejected) == 1
+    assert len(accepted) <= len(closed)
+    # Whoever was told of a client is told that it left.
+    if accepted:
+        assert len(left) == 1
+
+
+@pytest.mark.parametrize("transport", ["websocket", "polling"])
+async def test_a_server_that_cancels_its_requests_leaves_nothing(transport: str) -> None:
+    waiting = asyncio.Event()
+
+    async def connect(sid: str, environ: Any, auth: Any) -> None:
+        waiting.set()
+        await asyncio.Event().wait()
+
+    case = connecting(connect)
+    if transport == "polling":
+        client = await Polling(case.app).open()
+        task = asyncio.ensure_future(client.post(connect_packet()))
+    else:
+        wire = await open_wire(case.app)
+        await wire.send(connect_packet())
+        assert wire._task is not None
+        task = wire._task
+    await waiting.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert set(held(case)) <= {"environ", "sockets"}
+    if transport == "polling":
+        await client.close()
+        nothing_left(case)
+
+
+# Leaving
+
+
+@pytest.mark.parametrize("style", ["function", "class"])
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("kind", [ValueError, asyncio.CancelledError, Odd, None])
+async def test_a_disconnect_handler_that_raises_keeps_nobody(
+    kind: type[BaseException] | None, asynchronous: bool, style: str
+) -> None:
+    reasons: list[str] = []
+
+    def leave(sid: str, reason: str) -> None:
+        reasons.append(reason)
+        assert current_connection().namespace == "/messages"
+        if kind is not None:
+            raise kind("secret")
+
+    async def leave_later(sid: str, reason: str) -> None:
+        await asyncio.sleep(0)
+        leave(sid, reason)
+
+    handler = leave_later if asynchronous else leave
+
+    class Namespace(socketio.AsyncNamespace):
+        async def on_disconnect(self, sid: str, reason: str) -> None:
+            result = handler(sid, reason)
+            if result is not None:
+                await result
+
+    def prepare(server: Any) -> None:
+        if style == "function":
+            server.on("disconnect", handler, namespace="/messages")
+        else:
+            server.register_namespace(Namespace("/messages"))
+
+    with capture_events() as events:
+        case = guarded("/other", prepare=prepare)
+        wire, _ = await joined_wire(case.app)
+        await wire.send("41/messages,")
+        await wire.close()
+        wire, sid = await joined_wire(case.app)
+        await case.server.disconnect(sid, namespace="/messages")
+        await wire.close()
+        wire, sid = await joined_wire(case.app)
+        await wire.close()
+    nothing_left(case)
+    expected = ["client disconnect", "server disconnect", "transport close"]
+    assert reasons == expected
+    assert [event["reason"] for event in events if event["event"].endswith("connection.closed")] == expected
+    failed = [event["handler"] for event in events if event["event"] == "socketguard.handler.failed"]
+    if kind in (ValueError, Odd):
+        assert failed == ["disconnect"] * 3
+
+
+async def test_the_older_disconnect_handler_without_a_reason_works() -> None:
+    left: list[str] = []
+
+    def prepare(server: Any) -> None:
+        server.on("disconnect", lambda sid: left.append(sid), namespace="/messages")
+
+    case = guarded(prepare=prepare)
+    async with join(case.app, "/messages", token=mint()) as client:
+        sid = client.sid
+    assert left == [sid]
+    nothing_left(case)
+
+
+async def test_a_disconnect_handler_that_disconnects_again_runs_once() -> None:
+    left: list[str] = []
+
+    def prepare(server: Any) -> None:
+        async def disconnect(sid: str, reason: str) -> None:
+            left.append(sid)
+            await server.disconnect(sid, namespace="/messages")
+
+        server.on("disconnect", disconnect, namespace="/messages")
+
+    case = guarded(prepare=prepare)
+    wire, sid = await joined_wire(case.app)
+    await case.server.disconnect(sid, namespace="/messages")
+    await wire.close()
+    assert left == [sid]
+    nothing_left(case)
+
+
+# Events
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_an_event_handler_that_raises_harms_nobody(asynchronous: bool) -> None:
+    complaints: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context["exception"]))
+
+    def prepare(server: Any) -> None:
+        async def broken(sid: str) -> None:
+            raise ValueError("secret")
+
+        server.on("broken", broken, namespace="/messages")
+
+    with capture_events() as events:
+        case = guarded(prepare=prepare, server_options={"async_handlers": asynchronous})
+        async with join(case.app, "/messages", token=mint()) as client:
+            await client.emit("broken")
+            assert await client.call("echo", 1) == 1
+    nothing_left(case)
+    failed = [event for event in events if event["event"] == "socketguard.handler.failed"]
+    if asynchronous:
+        assert failed == []  # It is python-socketio's background task, and asyncio reports it.
+    else:
+        (line,) = failed
+        assert (line["handler"], line["error"], line["subject"]) == ("broken", "ValueError", "user-1")
+        assert complaints == []
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_an_acknowledgement_callback_that_raises_is_the_applications_fault(asynchronous: bool) -> None:
+    def callback(*args: Any) -> None:
+        raise ValueError("secret")
+
+    async def callback_later(*args: Any) -> None:
+        await asyncio.sleep(0)
+        raise ValueError("secret")
+
+    with capture_events() as events:
+        case = guarded()
+        wire, sid = await joined_wire(case.app)
+        await case.server.emit(
+            "question", to=sid, namespace="/messages", callback=callback_later if asynchronous else callback
+        )
+        question = str(await wire.frame())
+        number = question.removeprefix("42/messages,").partition("[")[0]
+        await wire.send(f'43/messages,{number}["answer"]')
+        await wire.send('42/messages,9["echo",1]')
+        assert await wire.frame() == "43/messages,9[1]"
+        await wire.close()
+    nothing_left(case)
+    (line,) = [event for event in events if event["event"] == "socketguard.handler.failed"]
+    assert (line["handler"], line["error"]) == ("acknowledgement", "ValueError")
+
+
+async def test_the_connection_is_known_in_every_handler() -> None:
+    seen: list[tuple[str, str, str | None]] = []
+
+    def note(where: str) -> None:
+        connection = current_connection()
+        seen.append((where, connection.sid, connection.identity.subject))
+
+    def prepare(server: Any) -> None:
+        server.on("connect", lambda sid, environ, auth: note("connect"), namespace="/messages")
+        server.on("event", lambda sid: note("event"), namespace="/messages")
+        server.on("binary", lambda sid, data: note("binary"), namespace="/messages")
+        server.on("disconnect", lambda sid, reason: note("disconnect"), namespace="/messages")
+
+    case = guarded(prepare=prepare)
+    wire, sid = await joined_wire(case.app)
+    await wire.send('42/messages,["event"]')
+    await wire.send('451-/messages,1["binary",{"_placeholder":true,"num":0}]')
+    await wire.send(b"x")
+    assert await wire.frame() == "43/messages,1[]"
+    await wire.close()
+    assert seen == [(where, sid, "user-1") for where in ("connect", "event", "binary", "disconnect")]
+    with pytest.raises(LookupError):
+        current_connection()
+    nothing_left(case)
+
+
+async def test_a_handler_that_is_registered_later_is_protected_too() -> None:
+    async def cancelled(sid: str, environ: Any, auth: Any) -> None:
+        raise asyncio.CancelledError
+
+    case = connecting(lambda sid, environ, auth: None)
+    async with join(case.app, "/messages", token=mint()):
+        pass
+    case.server.on("connect", cancelled, namespace="/messages")
+    wire, answer = await answer_to(case)
+    assert refusal(answer)["data"]["code"] == "internal_error"
+    await gone(case, wire)
+
+
+async def test_detaching_gives_the_application_its_own_handlers_back() -> None:
+    async def connect(sid: str, environ: Any, auth: Any) -> None:
+        return None
+
+    class Namespace(socketio.AsyncNamespace):
+        async def on_connect(self, sid: str, environ: Any, auth: Any) -> None:
+            return None
+
+    namespace = Namespace("/class")
+
+    def prepare(server: Any) -> None:
+        server.on("connect", connect, namespace="/messages")
+        server.register_namespace(namespace)
+
+    case = guarded(prepare=prepare)
+    for name in ("/messages", "/class"):
+        async with join(case.app, name, token=mint()):
+            pass
+    assert case.server.handlers["/messages"]["connect"] is not connect
+    case.guard.detach()
+    assert case.server.handlers["/messages"]["connect"] is connect
+    assert namespace.on_connect.__func__ is Namespace.on_connect
