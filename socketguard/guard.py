@@ -20,11 +20,12 @@ from .findings import Finding
 from .handshake import TrustedProxies, check_origins
 from .heartbeat import Heartbeat, findings_for_server
 from .identity import Connection, Identity
-from .logs import EventLog, RejectionLog, Suppressor
+from .logs import EventLog
 from .namespaces import NamespacePolicy, Registry
 from .rejections import ConfigurationError
 from .report import Report
 from .seam import Seam, ServedNames, require_server
+from .suppression import RejectionLog, Suppressor
 from .verifier import JWTAuth
 
 __all__ = ["SocketGuard"]

@@ -9,29 +9,23 @@ tokens and session ids in the lines of uvicorn and python-engineio) and `configu
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import contextvars
-import copy
 import functools
-import ipaddress
 import json as jsonlib
 import logging
 import operator
 import os
-import re
 import sys
-import time
-import traceback
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, Literal
-from urllib.parse import unquote
 
 import structlog
 
-from .events import LEVELS, REJECTED, check_log_claims, sentence
+from .events import LEVELS, check_log_claims, sentence
 from .identity import bound_connection
+from .records import RECORD_ATTRIBUTES, traceback_text
+from .redact import RedactFilter
 from .rejections import ConfigurationError
 from .text import neutralise
 
@@ -39,8 +33,6 @@ __all__ = [
     "ConnectionFilter",
     "EventLog",
     "RedactFilter",
-    "RejectionLog",
-    "Suppressor",
     "add_connection",
     "configure",
 ]
@@ -50,9 +42,7 @@ _LEVEL_NAMES = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "
 _METHODS = tuple(_LEVEL_NAMES.values())
 # Keywords that structlog's logging methods have as parameters: in the fields they would be a TypeError.
 _PARAMETERS = frozenset({"event", "self", "method_name"})
-_RECORD_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _TEXT_LIMIT = 2048
-_TRACEBACK_LIMIT = 16_384
 
 taps: list[list[dict[str, Any]]] = []
 """The lists to which every event is appended too: what ``socketguard.testing.capture_events`` uses."""
@@ -79,18 +69,6 @@ def _plain(value: object) -> object:
     return _repr(value)
 
 
-def _traceback(exc_info: Any) -> str | None:
-    """The text of ``exc_info`` (an exception, a triple as of `sys.exc_info`, or true for the current exception)."""
-    if isinstance(exc_info, tuple):
-        exc_info = exc_info[1]
-    error = exc_info if isinstance(exc_info, BaseException) else (sys.exc_info()[1] if exc_info else None)
-    if error is None:
-        return None
-    text = "".join(traceback.format_exception(error)).rstrip("\n")
-    # The end is the telling part: the exception itself and where it was raised.
-    return text if len(text) <= _TRACEBACK_LIMIT else "…" + text[-_TRACEBACK_LIMIT:]
-
-
 def _json_line(record: Mapping[str, Any]) -> str:
     try:
         return jsonlib.dumps(record, default=_repr, allow_nan=False)
@@ -100,14 +78,10 @@ def _json_line(record: Mapping[str, Any]) -> str:
 
 @functools.cache
 def _console(*, colors: bool) -> structlog.dev.ConsoleRenderer:
-    # plain_traceback: the default becomes Rich's where that is installed, and prints local variables, tokens too.
-    make = functools.partial(
-        structlog.dev.ConsoleRenderer, sort_keys=False, exception_formatter=structlog.dev.plain_traceback
-    )
     try:
-        return make(colors=colors)
+        return structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False)
     except SystemError:  # colours on Windows need colorama
-        return make(colors=False)
+        return structlog.dev.ConsoleRenderer(colors=False, sort_keys=False)
 
 
 def _console_line(record: Mapping[str, Any]) -> str:
@@ -128,7 +102,7 @@ def _is_terminal() -> bool:
 
 def _render(record: dict[str, Any], json: bool | None) -> str:
     """One line: JSON, or coloured and aligned for a terminal. ``json=None`` looks at what stderr is now."""
-    if (text := _traceback(record.pop("exc_info", None))) is not None:
+    if (text := traceback_text(record.pop("exc_info", None))) is not None:
         record["exception"] = text
     return _json_line(record) if json or (json is None and not _is_terminal()) else _console_line(record)
 
@@ -174,7 +148,7 @@ def _to_structlog(method: Any, event: str, fields: dict[str, Any], exc_info: Bas
         # `message` and others are refused before any handler has run. So the line can be given once more.
         if not str(error.args[0] if error.args else "").startswith("Attempt to overwrite"):
             raise
-        taken = _RECORD_ATTRIBUTES - {"exc_info"}
+        taken = RECORD_ATTRIBUTES - {"exc_info"}
         method(event, **{f"socketguard.{k}" if k in taken else k: v for k, v in fields.items()})
 
 
@@ -311,254 +285,6 @@ class EventLog:
                 )
 
 
-# --- floods ----------------------------------------------------------------------------------------------------------
-
-_Key = tuple[str | None, str]
-OVERFLOW = "*"
-"""Stands for the source where too many sources are refused at once to be told apart."""
-
-
-_OVERFLOW_LIMIT = 64
-
-
-class _Window:
-    __slots__ = ("ends", "passed", "suppressed")
-
-    def __init__(self, ends: float) -> None:
-        self.ends = ends
-        self.passed = 1
-        self.suppressed = 0
-
-
-@functools.lru_cache(maxsize=1024)
-def _group(source: str | None) -> str | None:
-    """An IPv6 source as its /64, which is what one subscriber gets (RFC 6177): all of it is one source."""
-    if source is None or ":" not in source:
-        return source
-    try:
-        address = ipaddress.IPv6Address(source.partition("%")[0])
-    except ValueError:
-        return source
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return f"{ipaddress.IPv6Address(int(address) >> 64 << 64)}/64"
-
-
-class Suppressor:
-    """Decides which of many like lines are written, and counts the others.
-
-    Logging must not exhaust the disk (OWASP Logging Cheat Sheet), and a flood of one kind must not hide another. So
-    for each source and reason the first ``burst`` lines of a window pass and the rest is counted; the first line after
-    the window carries the count. Memory is bounded whatever the number of sources.
-    """
-
-    __slots__ = ("_burst", "_clock", "_ended", "_max_sources", "_overflow", "_window", "_windows")
-
-    def __init__(
-        self,
-        *,
-        burst: int = 5,
-        window: float = 60.0,
-        max_sources: int = 1024,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """
-        Args:
-            burst: how many lines of one source and reason pass within a window.
-            window: its length in seconds, from the first line on.
-            max_sources: how many pairs of source and reason are told apart; beyond that, and when no window has
-                ended, everything new shares one count per reason.
-            clock: seconds, monotonic.
-
-        Raises:
-            ConfigurationError: a number is not positive.
-        """
-        for option, value in (("burst", burst), ("window", window), ("max_sources", max_sources)):
-            if not value > 0:
-                raise ConfigurationError(f"{option} must be greater than 0, not {value!r}", option=option)
-        self._burst = burst
-        self._window = window
-        self._max_sources = max_sources
-        self._clock = clock
-        # In the order in which the windows end: a window that begins anew goes to the end.
-        self._windows: dict[_Key, _Window] = {}
-        self._overflow: dict[_Key, _Window] = {}
-        self._ended: dict[_Key, int] = {}
-
-    def admit(self, source: str | None, reason: str) -> int | None:
-        """Ask whether a line may be written.
-
-        Args:
-            source: who caused it, usually an address; IPv6 addresses count as their /64.
-            reason: why, a word of a closed set, to which a part from the client may be joined by a colon.
-
-        Returns:
-            None when the line is to be suppressed (it is counted). Otherwise how many like it were suppressed before,
-            usually 0.
-        """
-        now = self._clock()
-        windows, key = self._place(source, reason)
-        if windows is self._overflow and self._evict(now):
-            windows, key = self._windows, (_group(source), reason)
-        window = windows.get(key)
-        if window is not None and now < window.ends:
-            if window.passed < self._burst:
-                window.passed += 1
-                return 0
-            window.suppressed += 1
-            return None
-        count = 0 if window is None else window.suppressed
-        windows.pop(key, None)
-        windows[key] = _Window(now + self._window)
-        return count
-
-    def bucket(self, source: str | None, reason: str) -> tuple[str | None, str]:
-        """The source and reason under which a line just suppressed was counted, as `flush` names them."""
-        return self._place(source, reason)[1]
-
-    def _place(self, source: str | None, reason: str) -> tuple[dict[_Key, _Window], _Key]:
-        key = (_group(source), reason)
-        if key in self._windows or len(self._windows) < self._max_sources:
-            return self._windows, key
-        # Only the part before a colon counts now: what follows it may be from a client, hence without end.
-        shared = (OVERFLOW, reason.partition(":")[0])
-        if shared not in self._overflow and len(self._overflow) >= _OVERFLOW_LIMIT:
-            shared = (OVERFLOW, OVERFLOW)
-        return self._overflow, shared
-
-    def _evict(self, now: float) -> bool:
-        key, window = next(iter(self._windows.items()))
-        if now < window.ends:
-            return False
-        del self._windows[key]
-        if window.suppressed:
-            if len(self._ended) >= self._max_sources:
-                key = (OVERFLOW, key[1])
-            self._ended[key] = self._ended.get(key, 0) + window.suppressed
-        return True
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether counts wait whose window was given up for a newer one."""
-        return bool(self._ended)
-
-    def next_end(self) -> float | None:
-        """In how many seconds the first window ends that has suppressed something; None when none has."""
-        ends = [window.ends for window in self._all().values() if window.suppressed]
-        return max(0.0, min(ends) - self._clock()) if ends else None
-
-    def flush(self) -> list[tuple[str | None, str, int]]:
-        """Take out the counts of windows that have ended.
-
-        Returns:
-            Source (an IPv6 /64 for such addresses, ``*`` for the shared count), reason, and how many were suppressed.
-        """
-        return self._take(self._clock())
-
-    def drain(self) -> list[tuple[str | None, str, int]]:
-        """Take out all counts, also of windows that still run, and forget everything: for the end."""
-        return self._take(float("inf"))
-
-    def _all(self) -> dict[_Key, _Window]:
-        return {**self._windows, **self._overflow}
-
-    def _take(self, now: float) -> list[tuple[str | None, str, int]]:
-        counts = self._ended
-        self._ended = {}
-        for key, window in self._all().items():
-            if window.ends <= now:
-                self._windows.pop(key, None)
-                self._overflow.pop(key, None)
-                if window.suppressed:
-                    counts[key] = counts.get(key, 0) + window.suppressed
-        return [(source, reason, count) for (source, reason), count in counts.items()]
-
-
-class RejectionLog:
-    """Writes refusals through a `Suppressor`, so that nobody can fill a disk with them.
-
-    What was suppressed becomes visible even when nothing more comes: at the end of the window the last suppressed
-    event is written with ``suppressed=<count>`` and ``summary=True``. Belongs to one event loop.
-    """
-
-    __slots__ = ("_last", "_log", "_loop", "_suppressor", "_timer")
-
-    def __init__(self, log: EventLog, suppressor: Suppressor) -> None:
-        """
-        Args:
-            log: where the lines go.
-            suppressor: what decides which.
-        """
-        self._log = log
-        self._suppressor = suppressor
-        self._last: dict[_Key, tuple[str, dict[str, Any]]] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def emit(self, event: str, source: str | None, reason: str, fields: dict[str, Any]) -> bool:
-        """Write an event, unless its source has had its share of lines for this reason.
-
-        Args:
-            event: one of the names in `socketguard.events`.
-            source: who caused it, usually the address of the client.
-            reason: why, a word of a closed set.
-            fields: what goes with it.
-
-        Returns:
-            True when a line was written.
-        """
-        suppressed = self._suppressor.admit(source, reason)
-        key = self._suppressor.bucket(source, reason)
-        if suppressed is None:
-            self._last[key] = (event, fields)
-            self._arm()
-            return False
-        self._last.pop(key, None)
-        if self._suppressor.has_ended:
-            self._flush(self._suppressor.flush())
-        self._log.emit(event, {**fields, "suppressed": suppressed} if suppressed else fields)
-        return True
-
-    def close(self) -> None:
-        """Cancel the timer and write what is pending."""
-        self._disarm()
-        self._flush(self._suppressor.drain())
-
-    def _arm(self) -> None:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            return  # the counts come with the next line, or with close()
-        if self._timer is not None and self._loop is loop:
-            return
-        self._disarm()
-        delay = self._suppressor.next_end()
-        if delay is not None:
-            self._loop = loop
-            self._timer = loop.call_later(
-                # An empty context: the summary belongs to no connection, and must not keep one alive.
-                max(delay, 0.001),
-                self._ring,
-                context=contextvars.Context(),
-            )
-
-    def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop = None
-
-    def _ring(self) -> None:
-        self._timer = None
-        self._flush(self._suppressor.flush())
-        self._arm()
-
-    def _flush(self, counts: list[tuple[str | None, str, int]]) -> None:
-        for source, reason, count in counts:
-            unknown = (REJECTED, {"reason": reason, "client_address": source})
-            event, fields = self._last.pop((source, reason), unknown)
-            self._log.emit(event, {**fields, "suppressed": count, "summary": True})
-
-
 # --- for the host's own lines ----------------------------------------------------------------------------------------
 
 
@@ -604,7 +330,7 @@ class ConnectionFilter(logging.Filter):
 
     @staticmethod
     def _attribute(name: str) -> str:
-        return f"claim_{name}" if name in _RECORD_ATTRIBUTES else name
+        return f"claim_{name}" if name in RECORD_ATTRIBUTES else name
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Add the attributes; no record is dropped."""
@@ -666,237 +392,3 @@ def configure(*, level: str | int = "INFO", json: bool | None = None) -> None:
         logger_factory=_make_stderr,
         cache_logger_on_first_use=False,
     )
-
-
-# --- taking secrets out of other people's lines ----------------------------------------------------------------------
-
-# The names of what must not be read, in lower case without - and _: in a query, as a quoted key, before "=".
-_SENSITIVE_ENDS = ("token", "jwt", "bearer", "authorization", "cookie", "password", "passwd", "secret", "apikey")
-_SENSITIVE_PARAMETERS = frozenset({"auth", "sid", "ticket", "code", "assertion", "signature"})
-_SENSITIVE_KEYS = frozenset({"auth", "credentials"})
-# Looking for these first makes the usual line, which holds none of them, ten times cheaper.
-_SENSITIVE_HINTS = ("token", "jwt", "bearer", "auth", "cookie", "passw", "secret", "key", "credentials")
-# The words of options such as NamespacePolicy(token="required"): no secrets.
-_NO_SECRET = frozenset({"", "required", "optional", "none", "null", "true", "false"})
-
-# A base64url text that begins as a JSON object does is a JWT or a part of one: `{"` is "eyJ". Spaces and newlines
-# after the brace give the other beginnings, which stand in English words too, hence the second part. The lengths keep
-# the work linear.
-_DOT = r"(?:\.|%2[eE])"
-_JWT = re.compile(
-    rf"eyJ[\w-]{{8,}}+(?:{_DOT}[\w-]*+){{0,4}}+"
-    rf"|e(?:yA|w[ok0])[\w-]{{4,256}}+{_DOT}e[yw][\w-]{{4,}}+(?:{_DOT}[\w-]*+){{0,3}}+",
-    re.ASCII,
-)
-_QUERY = re.compile(r"([?&])([^=&?\s\"'#]{1,64}+)=([^&\s\"'#]*+)")
-# "key": "value", 'key': 'value', \"key\":\"value\", ('key', 'value') and key=value, up to where the value begins.
-_PAIR = re.compile(
-    r"(?:(?<!\\)(?P<mark>\\*+[\"'])(?P<key>[\w-]{2,64}+)(?P=mark)\s*+(?P<between>[:,])\s*+"
-    r"|(?<![\w?&%-])(?P<name>[\w-]{2,64}+)=)(?=b?(?P<quote>\\*+[\"'])?)"
-)
-_VALUE_END = {
-    '"': re.compile(r'(?:[^"\\]|\\.)*+', re.DOTALL),
-    "'": re.compile(r"(?:[^'\\]|\\.)*+", re.DOTALL),
-    None: re.compile(r"[^\s\"'&,;)}]*+"),
-}
-_HEADER_NAMES = frozenset({"authorization", "proxyauthorization", "cookie", "setcookie", "xapikey"})
-_HEADER_LINE = re.compile(
-    r"\b((?:proxy-)?authorization|(?:set-)?cookie|x-api-key|x-(?:access|auth)-token)(:\s++)([^\r\n\"']++)",
-    re.IGNORECASE,
-)
-_BEARER = re.compile(r"\b(bearer)(\s++|%20|\+)([\w.~+/=%-]{6,}+)", re.IGNORECASE | re.ASCII)
-# python-engineio: "<sid>: Received packet …", "Invalid session <sid>"; its OPEN packet, which holds the session id.
-_ENGINEIO_LINE = re.compile(
-    r"\A\S{1,256}?(?=: (?:Received packet|Sending packet|Received request to upgrade|Client is gone"
-    r"|Failed websocket upgrade|Upgrade to websocket))"
-)
-_ENGINEIO_SID = re.compile(r"((?:Invalid|for) session |Cannot send to sid |Session is disconnected' )(\S++)")
-_ENGINEIO_OPEN = re.compile(r"([\"']sid[\"']: ?)([\"'])[^\"']*+\2(?=, ?[\"']upgrades[\"'])")
-# A Socket.IO CONNECT: everything after the namespace is the `auth` of the client. python-socketio reads the type by
-# int(), so every decimal digit of Unicode counts as one.
-_CONNECT = re.compile(r"(packet MESSAGE data (?:0|(?=\d)[^0-9])(?:/[^,{]*+,?)?)(.++)", re.DOTALL)
-_REFRESH = re.compile(r"([\"']socketguard:refresh\\*[\"']\s*+,\s*+)(.++)", re.DOTALL)
-
-_LINE_LIMIT = 8192
-_MESSAGE_LIMIT = 16_384
-_WIDTH_LIMIT = 200
-
-
-class RedactFilter(logging.Filter):
-    """Takes tokens, cookies and Engine.IO session ids out of log records: put it on *handlers*.
-
-    Made for the lines of ``uvicorn.access`` and ``uvicorn.error`` (whose paths carry ``?sid=…`` and ``?token=…``) and
-    for the packet lines of python-engineio's and python-socketio's loggers; whatever looks like a JWT, a Bearer
-    value or a cookie is taken out of any line. A text beyond 8 KiB is cut, so that one line can't cost the loop much.
-
-    The record itself is changed, for all handlers that come later. Where a secret shows only in the finished message,
-    that replaces ``msg`` and ``args``; the five arguments of ``uvicorn.access`` always stay five.
-    """
-
-    def __init__(self, replacement: str = "[redacted]") -> None:
-        """
-        Args:
-            replacement: what stands where a secret was: letters, digits, ``_``, ``-`` and ``*``, which may be in
-                ``[]`` or ``<>``.
-
-        Raises:
-            ConfigurationError: ``replacement`` holds something that would change the meaning of a line.
-        """
-        super().__init__()
-        if not re.fullmatch(r"[\[<]?[\w*-]{1,40}[\]>]?", replacement, re.ASCII):
-            raise ConfigurationError(
-                "replacement must consist of letters, digits, _, - and *, up to 40, which may be in [] or <>; "
-                'write replacement="[redacted]"',
-                option="replacement",
-            )
-        self._replacement = replacement
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Take the secrets out; no record is dropped."""
-        try:
-            self._record(record)
-        except Exception:
-            # What can't be looked through must not go out as it is, and a filter must not raise into the application.
-            record.msg, record.args = "a log line that can't be searched for secrets was left out", ()
-            record.exc_info = record.exc_text = record.stack_info = None
-        return True
-
-    def _record(self, record: logging.LogRecord) -> None:
-        access = record.name == "uvicorn.access"
-        if record.args:
-            args: Any = record.args
-            record.args = tuple(map(self._value, args)) if isinstance(args, tuple) else self._value(args)
-            try:
-                message = record.getMessage()
-            except (TypeError, ValueError, KeyError):  # wrong format: logging reports it, with what is now harmless
-                record.msg = self._value(record.msg)
-            else:
-                clean = self.text(message, limit=_MESSAGE_LIMIT)
-                if clean != message and not access:
-                    record.msg, record.args = clean, ()
-                    record.__dict__.pop("color_message", None)  # uvicorn's variant of msg, which needs the arguments
-        else:
-            record.msg = self._value(record.msg)
-        if record.exc_info and not record.exc_text:
-            found = _traceback(record.exc_info)
-            if found is not None and (clean := self.text(found, limit=_TRACEBACK_LIMIT)) != found:
-                # Without exc_info no formatter can render the traceback again.
-                record.exc_text, record.exc_info = clean, None
-        elif record.exc_text:
-            record.exc_text = self.text(record.exc_text, limit=_TRACEBACK_LIMIT)
-        for name in record.__dict__.keys() - _RECORD_ATTRIBUTES:
-            value = record.__dict__[name]
-            # Other objects stay: a handler may need the object itself, as Django's needs `request`.
-            if isinstance(value, str | bytes | dict | list | tuple):
-                record.__dict__[name] = self._item(name.rpartition(".")[2], value)
-
-    def _item(self, name: object, value: Any) -> Any:
-        key = name.decode("latin-1") if isinstance(name, bytes) else name
-        if isinstance(key, str) and _is_sensitive(key, _SENSITIVE_KEYS) and not self._is_no_secret(value):
-            return self._replacement
-        return self._value(value)
-
-    @staticmethod
-    def _is_no_secret(value: Any) -> bool:
-        return value is None or isinstance(value, bool) or (isinstance(value, str) and value.lower() in _NO_SECRET)
-
-    def _value(self, value: Any) -> Any:
-        """The value without secrets: the same object when there is none, a text when there is one in an object."""
-        if value is None or isinstance(value, bool | int | float):
-            return value
-        if isinstance(value, str):
-            return self.text(value)
-        if isinstance(value, dict) and len(value) <= _WIDTH_LIMIT:
-            cleaned = {name: self._item(name, item) for name, item in value.items()}
-            if "upgrades" in value and "sid" in value:
-                cleaned["sid"] = self._replacement
-            if all(cleaned[name] is value[name] for name in cleaned):
-                return value
-            # A copy keeps the type: the dictionaries of gunicorn's and hypercorn's access logs have default values.
-            same_type = copy.copy(value)
-            same_type.update(cleaned)
-            return same_type
-        shown = value.decode("latin-1") if isinstance(value, bytes) else str(value)
-        clean = self.text(shown)
-        if clean == shown:
-            return value
-        return clean.encode("latin-1", "replace") if isinstance(value, bytes) else clean
-
-    def text(self, text: str, *, limit: int = _LINE_LIMIT) -> str:
-        """Take the secrets out of a text.
-
-        Args:
-            text: a log line or a part of one.
-            limit: the number of characters beyond which the rest is cut off.
-
-        Returns:
-            ``text`` itself when there is nothing to take out.
-        """
-        if len(text) > limit:
-            text = f"{text[:limit]}… [{len(text) - limit} more characters]"
-        text = self._packets(text)
-        if "ey" in text or "ew" in text:
-            text = _JWT.sub(self._replacement, text)
-        if "=" in text:
-            text = _QUERY.sub(self._parameter, text)
-        lower = text.lower()
-        if any(hint in lower for hint in _SENSITIVE_HINTS):
-            text = self._pairs(text)
-            if ": " in text:
-                text = _HEADER_LINE.sub(rf"\1\2{self._replacement}", text)
-            if "bearer" in lower:
-                text = _BEARER.sub(rf"\1\2{self._replacement}", text)
-        return text
-
-    def _packets(self, text: str) -> str:
-        """The lines of python-engineio and python-socketio."""
-        hidden = self._replacement
-        if "packet " in text or "websocket" in text or "upgrade" in text or "Client is gone" in text:
-            text = _ENGINEIO_LINE.sub(hidden, text)
-            text = _ENGINEIO_OPEN.sub(rf"\1\2{hidden}\2", text)
-            text = _CONNECT.sub(rf"\1{hidden}", text)
-        if "session " in text or " sid " in text or "Session " in text:
-            text = _ENGINEIO_SID.sub(rf"\1{hidden}", text)
-        if "socketguard:refresh" in text:
-            text = _REFRESH.sub(rf"\1{hidden}", text)
-        return text
-
-    def _parameter(self, match: re.Match[str]) -> str:
-        mark, name, value = match.groups()
-        plain_name = unquote(name) if "%" in name else name
-        if not value or not _is_sensitive(plain_name, _SENSITIVE_PARAMETERS):
-            return match[0]
-        return f"{mark}{name}={self._replacement}"
-
-    def _pairs(self, text: str) -> str:
-        """Values that follow a name: a loop and no substitution, because a value may hold further pairs."""
-        parts = []
-        done = 0
-        for match in _PAIR.finditer(text):
-            key, name, quote = match["key"], match["name"], match["quote"]
-            if match.start() < done or not _is_sensitive(key or name, _SENSITIVE_KEYS if key else frozenset()):
-                continue
-            if match["between"] == "," and (quote is None or _normal(key) not in _HEADER_NAMES):
-                continue
-            start = match.end() if quote is None else match.end("quote")
-            if quote in _VALUE_END:
-                ending = _VALUE_END[quote].match(text, start)
-                end = start if ending is None else ending.end()
-            else:  # JSON within JSON: the quotes are escaped themselves
-                end = text.find(quote, start)
-                end = len(text) if end < 0 else end
-            # What begins an object or a list is no value itself: its own pairs come next.
-            if text[start:end].lower() in _NO_SECRET or (quote is None and text[start] in "{["):
-                continue
-            parts += [text[done:start], self._replacement]
-            done = end
-        return "".join([*parts, text[done:]]) if parts else text
-
-
-def _normal(name: str) -> str:
-    return name.lower().replace("-", "").replace("_", "")
-
-
-def _is_sensitive(name: str, also: frozenset[str]) -> bool:
-    normal = _normal(name)
-    return normal.endswith(_SENSITIVE_ENDS) or normal in also

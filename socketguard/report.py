@@ -10,8 +10,9 @@ from typing import Any
 from . import events
 from .handshake import HandshakeRefusal, HandshakeRequest
 from .identity import Connection, Session
-from .logs import EventLog, RejectionLog
+from .logs import EventLog
 from .rejections import REPLIES, RejectCode, Rejection
+from .suppression import RejectionLog
 from .text import neutralise
 
 __all__ = ["Report"]
@@ -77,8 +78,8 @@ class Report:
             return
         key = rejection.code.value
         if rejection.code is RejectCode.INVALID_NAMESPACE:
-            # A page with a wrong name must not hide another page with another wrong name.
-            key = f"{key}:{connection.namespace[:64]}"
+            # A page that means one namespace must not hide another page that means another one.
+            key = f"{key}:{rejection.fields.get('suggestion')}"
         self.rejections.emit(events.REJECTED, connection.client_address, key, fields)
 
     def closed(self, connection: Connection, reason: str) -> None:

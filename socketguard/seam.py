@@ -25,7 +25,7 @@ from .rejections import ConfigurationError, RejectCode, Rejection
 from .report import Report
 from .text import neutralise
 
-__all__ = ["Seam", "ServedNames", "require_server", "versions"]
+__all__ = ["Seam", "ServedNames", "require_server"]
 
 Refused = socketio.exceptions.ConnectionRefusedError
 ASGIHandler = Callable[..., Awaitable[Any]]
@@ -103,9 +103,8 @@ class _Admitted:
         return connection is not None and connection.pending is not None and connection.namespace == name
 
 
-def versions() -> dict[str, str]:
-    """The versions of python-socketio and python-engineio that are installed."""
-    return {name: metadata.version(name) for name in ("python-socketio", "python-engineio")}
+# Read when the module is: the metadata is on disk, and nothing may wait for a disk while the loop runs.
+VERSIONS = {name: metadata.version(name) for name in ("python-socketio", "python-engineio")}
 
 
 def require_server(server: object) -> Any:
@@ -157,7 +156,7 @@ def _check_parts(server: Any) -> None:
             missing.append(f"{name}{parameters}")
     missing += [f"eio.handlers[{name!r}]" for name in ("message",) if name not in server.eio.handlers]
     if missing:
-        found = ", ".join(f"{name} {version}" for name, version in versions().items())
+        found = ", ".join(f"{name} {version}" for name, version in VERSIONS.items())
         raise ConfigurationError(
             f"this release of socketguard does not know this python-socketio: {', '.join(missing)} not as expected in "
             f"{found}; upgrade socketguard, or install a version that it supports",
@@ -285,7 +284,7 @@ class Seam:
         server, eio = self.server, self.server.eio
         functions = server.handlers.get("*", {})
         return ServerFacts(
-            versions=versions(),
+            versions=VERSIONS,
             ping_interval=eio.ping_interval,
             ping_timeout=eio.ping_timeout,
             ping_grace=eio.ping_interval_grace_period,
@@ -706,11 +705,12 @@ def _raised_by_the_call(error: TypeError) -> bool:
 
 
 def _callback_frames(error: Exception) -> list[Any]:
-    """The frames from python-socketio's call of an acknowledgement's callback on; none when it was not in one."""
+    """The frames from python-socketio's call of an acknowledgement's callback on; none when it called none."""
     frames = _frames(error)
     for place, frame in enumerate(frames):
         if frame.f_code.co_name == "trigger_callback" and _in_socketio(frame):
-            return frames[place:]
+            # Where it has found no callback, the packet itself was wrong.
+            return frames[place:] if frame.f_locals.get("callback") is not None else []
     return []
 
 

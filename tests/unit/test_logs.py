@@ -30,12 +30,11 @@ from socketguard.logs import (
     ConnectionFilter,
     EventLog,
     RedactFilter,
-    RejectionLog,
-    Suppressor,
     add_connection,
     configure,
 )
 from socketguard.rejections import ConfigurationError
+from socketguard.suppression import RejectionLog, Suppressor
 
 FIELDS = {"namespace": "/messages", "subject": "u-1", "client_address": "10.0.0.1", "transport": "websocket"}
 JOINED = "Joined '/messages': subject 'u-1' from 10.0.0.1 over websocket"
@@ -474,6 +473,7 @@ def test_tracebacks_on_a_terminal_have_no_controls_and_no_local_variables(monkey
     lines = terminal.getvalue().splitlines()
     assert lines[1] == "Traceback (most recent call last):"
     assert lines[-1] == "ValueError: a\\u001b[2Jb"
+    assert "text = " not in terminal.getvalue()
 
 
 def test_long_tracebacks_keep_their_end(nothing_configured: None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -1272,6 +1272,7 @@ def test_records_without_secrets_are_left_alone() -> None:
         (f"Socket for session {SID} is not connected", (), "for session [redacted] is not"),
         (f"'Session is disconnected' {SID}", (), "'Session is disconnected' [redacted]"),
         (f'0{{"sid":"{SID}","upgrades":[]}}', (), '"sid":"[redacted]","upgrades"'),
+        ("< TEXT '%s' [%d bytes]", ('40/ns,{"t":"opaque"}', 21), "< TEXT '40/ns,[redacted]"),
         ('emitting event "%s" to %s [%s]', ("chat", "room-1", "/"), 'emitting event "chat" to room-1 [/]'),
     ],
 )

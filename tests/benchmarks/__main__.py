@@ -1,0 +1,46 @@
+"""``python -m tests.benchmarks [--quick] [--output FILE]``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+from pathlib import Path
+
+from .measure import new_runner
+from .memory import measure_memory
+from .ratios import measure_connects, measure_events
+from .stalls import measure_stalls
+from .table import Row, page, text
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
+
+
+def _measure(runner: asyncio.Runner, *, quick: bool) -> tuple[list[Row], list[tuple[str, float]], int]:
+    rounds = 2 if quick else 45
+    count = 3 if quick else 60
+    rows = measure_connects(runner, rounds=rounds, count=count)
+    rows += measure_events(runner, rounds=rounds, count=count * 5)
+    rows += measure_memory(runner, rounds=1 if quick else 3, count=5 if quick else 1000)
+    stalls, cases = measure_stalls(runner, repeats=1 if quick else 15)
+    return rows + stalls, cases, rounds
+
+
+def main() -> None:
+    """Measure, print the table, write the page."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Measures what the guard costs.")
+    parser.add_argument("--quick", action="store_true", help="only see that everything runs; the figures mean nothing")
+    parser.add_argument("--output", type=Path, help="where the page goes (docs/performance.md; with --quick nowhere)")
+    arguments = parser.parse_args()
+    # What python-engineio logs about a malformed body would be in the middle of the table.
+    logging.getLogger("engineio.server").addHandler(logging.NullHandler())
+    with new_runner() as runner:
+        rows, cases, rounds = _measure(runner, quick=arguments.quick)
+    print(text(rows))
+    output = arguments.output or (None if arguments.quick else PAGE)
+    if output is not None:
+        output.write_text(page(rows, cases, rounds=rounds), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,457 @@
+"""Who may join, over each transport: namespaces, tokens and `authorize`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import msgpack
+import pytest
+
+from socketguard import NamespacePolicy, current_connection
+from socketguard.testing import FakeClock, Refused, capture_events, join, make_auth, mint
+from tests.core.driver import Guarded, Polling, connect_packet, guarded, nothing_left, open_wire, until
+
+
+async def code_of(case: Guarded, namespace: str = "/messages", **options: Any) -> str | None:
+    """The reject code of a CONNECT; None when it was accepted, the message when there is no code."""
+    try:
+        async with join(case.app, namespace, **options):
+            return None
+    except Refused as refused:
+        return refused.code or refused.message
+    finally:
+        nothing_left(case)
+
+
+async def test_the_same_answers_over_each_transport_and_serializer() -> None:
+    tokens = [mint(), None, "", "x", "x.y.z", mint(lifetime=-60), mint(key="0" * 32), 5, ["a"], mint(subject=None)]
+    answers: dict[str, list[Any]] = {"websocket": [], "polling": [], "upgraded": [], "msgpack": []}
+    for token in tokens:
+        payload = {"token": token}
+        case = guarded()
+        wire = await open_wire(case.app)
+        await wire.send(f"40/messages,{json.dumps(payload)}")
+        answers["websocket"].append(_code(str(await wire.frame())))
+        await wire.close()
+        nothing_left(case)
+
+        client = await Polling(case.app).open()
+        await client.post(f"40/messages,{json.dumps(payload)}")
+        answers["polling"].append(_code(await client.frame()))
+        await client.close()
+        nothing_left(case)
+
+        packed = guarded(server_options={"serializer": "msgpack"})
+        wire = await open_wire(packed.app)
+        await wire.send(msgpack.dumps({"type": 0, "nsp": "/messages", "data": payload}))
+        packet = msgpack.loads(await wire.frame())
+        answers["msgpack"].append(None if packet["type"] == 0 else packet["data"]["data"]["code"])
+        await wire.close()
+        nothing_left(packed)
+
+        client = await Polling(case.app).open()
+        wire = await _upgrade(case, client)
+        await wire.send(f"40/messages,{json.dumps(payload)}")
+        frame = "6"
+        while frame == "6":
+            frame = str(await wire.frame())
+        answers["upgraded"].append(_code(frame))
+        await wire.close()
+        nothing_left(case)
+    assert answers["websocket"] == answers["polling"] == answers["msgpack"] == answers["upgraded"]
+    assert answers["websocket"] == [
+        None,
+        "token_missing",
+        "token_missing",
+        "token_malformed",
+        "token_malformed",
+        "token_expired",
+        "token_invalid",
+        "token_malformed",
+        "token_malformed",
+        "token_invalid",
+    ]
+
+
+def _code(frame: str) -> str | None:
+    body = json.loads(frame.removeprefix("40/messages,").removeprefix("44/messages,"))
+    assert frame.startswith("40" if "sid" in body else "44")
+    return body["data"]["code"] if "data" in body else None
+
+
+async def _upgrade(case: Guarded, client: Polling) -> Any:
+    from socketguard.testing import Wire
+
+    wire = Wire(case.app, query=f"&sid={client.sid}")
+    await wire.open()
+    await wire.send("2probe")
+    assert await wire.frame() == "3probe"
+    await wire.send("5")
+    return wire
+
+
+# Policies
+
+
+async def test_an_optional_token_may_be_missing_but_not_wrong() -> None:
+    subjects: list[Any] = []
+
+    def prepare(server: Any) -> None:
+        def connect(sid: str, environ: Any, auth: Any) -> None:
+            identity = current_connection().identity
+            subjects.append((identity.subject, identity.is_authenticated))
+
+        server.on("connect", connect, namespace="/messages")
+
+    case = guarded(prepare=prepare, namespaces=[NamespacePolicy("/messages", token="optional")])
+    assert await code_of(case) is None
+    assert await code_of(case, token=mint("ann")) is None
+    assert await code_of(case, token=mint(lifetime=-60)) == "token_expired"
+    assert await code_of(case, token="nonsense") == "token_malformed"
+    assert subjects == [(None, False), ("ann", True)]
+
+
+async def test_without_a_token_nothing_of_it_is_looked_at() -> None:
+    case = guarded(namespaces=[NamespacePolicy("/messages", token="none")])
+    for token in (None, "nonsense", mint(lifetime=-60)):
+        assert await code_of(case, token=token) is None
+
+
+async def test_without_auth_everybody_joins_what_exists() -> None:
+    case = guarded(auth=None)
+    assert await code_of(case, token="nonsense") is None
+    assert await code_of(case, "/other") == "Invalid namespace"
+
+
+async def test_scopes_and_claims_must_be_there() -> None:
+    def prepare(server: Any) -> None:
+        server.on("echo", lambda sid: None, namespace="*")
+
+    case = guarded(
+        prepare=prepare,
+        namespaces=[
+            NamespacePolicy("/messages", scopes={"read", "write"}),
+            NamespacePolicy("/tenant-{tenant}", claims={"tenant_id": "{tenant}"}),
+        ],
+    )
+    assert await code_of(case, token=mint(scope="read write more")) is None
+    assert await code_of(case, token=mint(scope="read")) == "insufficient_scope"
+    assert await code_of(case, "/tenant-acme", token=mint(tenant_id="acme")) is None
+    assert await code_of(case, "/tenant-acme", token=mint(tenant_id="other")) == "insufficient_scope"
+    assert await code_of(case, "/tenant-None", token=mint()) == "insufficient_scope"
+
+
+@pytest.mark.parametrize("options", [{}, {"token": "nonsense"}, {"token": "expired"}, {"token": "good"}])
+async def test_a_hidden_namespace_answers_byte_for_byte_as_an_unknown_one(options: Any) -> None:
+    tokens = {"expired": mint(lifetime=-60), "good": mint()}
+    options = {name: tokens.get(value, value) for name, value in options.items()}
+    with capture_events() as events:
+        case = guarded(namespaces=[NamespacePolicy("/messages", hidden=True, scopes={"admin"})])
+        frames = []
+        for name in ("/messages", "/nowhere"):
+            wire = await open_wire(case.app)
+            await wire.send(connect_packet(name, options.get("token")))
+            frames.append(str(await wire.frame()))
+            await wire.close()
+    assert frames == ['44/messages,{"message":"Invalid namespace"}', '44/nowhere,{"message":"Invalid namespace"}']
+    hidden, unknown = (event for event in events if event["event"].endswith("connection.rejected"))
+    assert hidden["detail"] == "hidden"
+    assert hidden["hidden_reason"]
+    assert "hidden_reason" not in unknown
+    assert "registered" not in hidden
+
+
+async def test_a_hidden_namespace_lets_those_in_who_may() -> None:
+    case = guarded(namespaces=[NamespacePolicy("/messages", hidden=True, scopes={"admin"})])
+    assert await code_of(case, token=mint(scope="admin")) is None
+
+
+async def test_an_authorize_that_raises_does_not_give_a_hidden_namespace_away() -> None:
+    def authorize(identity: Any, connection: Any) -> bool:
+        raise ValueError("secret")
+
+    with capture_events() as events:
+        case = guarded(namespaces=[NamespacePolicy("/messages", hidden=True, authorize=authorize)])
+        assert await code_of(case, token=mint()) == "Invalid namespace"
+    (line,) = [event for event in events if event["event"].endswith("connection.rejected")]
+    assert line["error"] == "ValueError"
+
+
+async def test_debug_tells_a_refused_client_the_details() -> None:
+    case = guarded(debug=True)
+    wire = await open_wire(case.app)
+    await wire.send(connect_packet("/mesages", None))
+    body = json.loads(str(await wire.frame()).removeprefix("44/mesages,"))
+    assert body["data"]["registered"] == ["/messages"]
+    assert body["data"]["suggestion"] == "/messages"
+    await wire.send(connect_packet(token=None, jwt="x"))
+    body = json.loads(str(await wire.frame()).removeprefix("44/messages,"))
+    assert body["data"]["detail"] == "no_token"
+    assert body["data"]["received"] == ["jwt"]
+    await wire.close()
+
+
+async def test_what_is_registered_later_is_known_later() -> None:
+    case = guarded()
+    assert await code_of(case, "/late", token=mint()) == "Invalid namespace"
+    case.server.on("echo", lambda sid: None, namespace="/late")
+    assert await code_of(case, "/late", token=mint()) is None
+
+
+# authorize
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize(
+    ("answer", "received"),
+    [
+        (None, "None"),
+        (False, "False"),
+        (1, "int"),
+        ("yes", "str"),
+        ([True], "list"),
+        (object(), "object"),
+        (ValueError(), "ValueError"),
+    ],
+)
+async def test_authorize_admits_with_true_only(answer: Any, received: str, asynchronous: bool) -> None:
+    async def authorize_later(identity: Any, connection: Any) -> Any:
+        await asyncio.sleep(0)
+        return answer
+
+    authorize: Any = authorize_later if asynchronous else lambda identity, connection: answer
+    with capture_events() as events:
+        case = guarded(namespaces=[NamespacePolicy("/messages", authorize=authorize)])
+        assert await code_of(case, token=mint()) == "insufficient_scope"
+    (line,) = [event for event in events if event["event"].endswith("connection.rejected")]
+    assert (line["detail"], line["received"]) == ("authorize_refused", received)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_authorize_gets_the_identity_and_the_connection(asynchronous: bool) -> None:
+    asked: list[Any] = []
+
+    def authorize(identity: Any, connection: Any) -> bool:
+        asked.append((identity.subject, connection.namespace, dict(connection.placeholders)))
+        return True
+
+    async def authorize_later(identity: Any, connection: Any) -> bool:
+        return authorize(identity, connection)
+
+    def prepare(server: Any) -> None:
+        server.on("echo", lambda sid: None, namespace="*")
+
+    policy = NamespacePolicy("/t-{tenant}", authorize=authorize_later if asynchronous else authorize)
+    case = guarded(prepare=prepare, namespaces=[policy])
+    assert await code_of(case, "/t-acme", token=mint("ann")) is None
+    assert asked == [("ann", "/t-acme", {"tenant": "acme"})]
+
+
+async def test_authorize_may_return_a_future() -> None:
+    def authorize(identity: Any, connection: Any) -> Any:
+        future = asyncio.get_running_loop().create_future()
+        future.set_result(True)
+        return future
+
+    case = guarded(namespaces=[NamespacePolicy("/messages", authorize=authorize)])
+    assert await code_of(case, token=mint()) is None
+
+
+class Odd(BaseException):
+    """What is no Exception."""
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("kind", [ValueError, TypeError, asyncio.CancelledError, KeyError, Odd])
+async def test_an_authorize_that_raises_refuses(kind: type[BaseException], asynchronous: bool) -> None:
+    def authorize(identity: Any, connection: Any) -> bool:
+        raise kind("secret")
+
+    async def authorize_later(identity: Any, connection: Any) -> bool:
+        await asyncio.sleep(0)
+        return authorize(identity, connection)
+
+    with capture_events() as events:
+        case = guarded(
+            namespaces=[NamespacePolicy("/messages", authorize=authorize_later if asynchronous else authorize)]
+        )
+        assert await code_of(case, token=mint()) == "internal_error"
+    (line,) = [event for event in events if event["event"].endswith("connection.rejected")]
+    assert line["reason"] == "internal_error"
+
+
+async def test_an_authorize_that_hangs_is_cut_off() -> None:
+    cancelled = []
+
+    async def authorize(identity: Any, connection: Any) -> bool:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(identity.subject)
+            raise
+        return True
+
+    case = guarded(namespaces=[NamespacePolicy("/messages", authorize=authorize)], admission_timeout=0.01)
+    assert await code_of(case, token=mint()) == "admission_timeout"
+    assert cancelled == ["user-1"]
+
+
+async def test_an_authorize_that_swallows_its_cancellation_refuses() -> None:
+    async def authorize(identity: Any, connection: Any) -> bool:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return True
+        return True
+
+    case = guarded(namespaces=[NamespacePolicy("/messages", authorize=authorize)], admission_timeout=0.01)
+    assert await code_of(case, token=mint()) == "admission_timeout"
+
+
+async def test_a_token_that_expires_while_authorize_waits_is_refused() -> None:
+    clock = FakeClock()
+
+    async def authorize(identity: Any, connection: Any) -> bool:
+        clock.move(3600)
+        return True
+
+    case = guarded(
+        auth=make_auth(clock=clock), namespaces=[NamespacePolicy("/messages", authorize=authorize)]
+    )
+    assert await code_of(case, token=mint(lifetime=300)) == "token_expired"
+
+
+async def test_an_anonymous_client_needs_no_time() -> None:
+    async def authorize(identity: Any, connection: Any) -> bool:
+        return not identity.is_authenticated
+
+    case = guarded(namespaces=[NamespacePolicy("/messages", token="optional", authorize=authorize)])
+    assert await code_of(case) is None
+    free = guarded(auth=None, namespaces=[NamespacePolicy("/messages", authorize=authorize)])
+    assert await code_of(free) is None
+
+
+async def test_authorize_is_not_asked_when_the_token_is_refused() -> None:
+    asked = []
+
+    def authorize(identity: Any, connection: Any) -> bool:
+        asked.append(identity)
+        return True
+
+    case = guarded(namespaces=[NamespacePolicy("/messages", authorize=authorize, scopes={"admin"})])
+    for token in (None, "nonsense", mint()):
+        await code_of(case, token=token)
+    assert asked == []
+
+
+# The record
+
+
+async def test_the_guard_knows_its_connections() -> None:
+    case = guarded("/messages", "/scheduler")
+    async with (
+        join(case.app, "/messages", token=mint("ann")) as ann,
+        join(case.app, "/scheduler", token=mint("bob", jti="t-1", iss="here")) as bob,
+    ):
+        assert case.guard.identity(ann.sid).subject == "ann"
+        assert case.guard.identity(bob.sid, "/scheduler").token_id == "t-1"
+        with pytest.raises(LookupError, match="/messages"):
+            case.guard.identity(bob.sid, "/messages")
+        with pytest.raises(LookupError):
+            case.guard.identity("nobody")
+        assert {connection.sid for connection in case.guard.connections()} == {ann.sid, bob.sid}
+        assert [connection.sid for connection in case.guard.connections(subject="ann")] == [ann.sid]
+        assert [connection.sid for connection in case.guard.connections(namespace="/scheduler")] == [bob.sid]
+        assert case.guard.connections(subject="ann", namespace="/scheduler") == []
+    assert case.guard.connections() == []
+
+
+async def test_the_lines_of_a_connection_carry_who_it_was() -> None:
+    with capture_events() as events:
+        case = guarded(log_claims=("sub", "email", "level"))
+        headers = {"user-agent": "agent\nforged", "origin": "http://testserver"}
+        async with join(
+            case.app,
+            "/messages",
+            token=mint("ann\n", email="a@b\u202e", level=5, iss="here", jti="t-1", headers={"kid": "k"}),
+            headers=headers,
+            client=("203.0.113.7", 4),
+        ) as client:
+            await client.call("echo")
+            sid = client.sid
+    accepted, closed = (event for event in events if event["event"].startswith("socketguard.connection."))
+    common = {
+        "namespace": "/messages",
+        "sid": sid,
+        "subject": "ann\\u000a",
+        "email": "a@b\\u202e",
+        "level": 5,
+        "issuer": "here",
+        "token_id": "t-1",
+        "key_id": "k",
+        "client_address": "203.0.113.7",
+        "user_agent": "agent\\u000aforged",
+        "origin": "http://testserver",
+        "transport": "websocket",
+    }
+    for line in (accepted, closed):
+        assert {name: line[name] for name in common} == common
+        assert line["session"]
+        assert line["duration_s"] >= 0
+    assert (closed["reason"], closed["events_in"], closed["packets_in"]) == ("transport close", 1, 1)
+
+
+async def test_the_address_of_the_client_reaches_the_application() -> None:
+    seen: list[Any] = []
+
+    def prepare(server: Any) -> None:
+        server.on("connect", lambda sid, environ, auth: seen.append(environ["REMOTE_ADDR"]), namespace="/messages")
+
+    case = guarded(prepare=prepare)
+    async with join(case.app, "/messages", token=mint(), client=("203.0.113.7", 4)):
+        pass
+    # Behind a Unix socket there is no address.
+    client = await Polling(case.app, client=None).open()
+    await client.join()
+    await client.close()
+    assert seen == ["203.0.113.7", "127.0.0.1"]
+
+
+async def test_no_secret_in_any_line() -> None:
+    tokens = [mint(), mint(lifetime=-60), mint(key="0" * 32), "x" * 9000, "secret.secret.secret"]
+    with capture_events() as events:
+        case = guarded()
+        eio_sids = []
+        for token in tokens:
+            client = await Polling(case.app, headers={"host": "testserver", "cookie": "c=cookie-value"}).open()
+            eio_sids.append(client.sid)
+            await client.post(connect_packet(token=token))
+            await client.poll()
+            await client.post("1")
+            await client.post("3")
+    text = json.dumps(events, default=repr)
+    for secret in [*tokens, *eio_sids, "cookie-value", "secret.secret"]:
+        assert secret not in text
+
+
+async def test_pending_connections_are_not_listed() -> None:
+    gate, waiting = asyncio.Event(), asyncio.Event()
+
+    def prepare(server: Any) -> None:
+        async def connect(sid: str, environ: Any, auth: Any) -> None:
+            waiting.set()
+            await gate.wait()
+
+        server.on("connect", connect, namespace="/messages")
+
+    case = guarded(prepare=prepare)
+    wire = await open_wire(case.app)
+    await wire.send(connect_packet())
+    await waiting.wait()
+    assert case.guard.connections() == []
+    gate.set()
+    await until(case.guard.connections)
+    await wire.close()
+    nothing_left(case)

@@ -1,0 +1,38 @@
+"""The benchmarks run and produce every row. What they measure is never a matter of a test."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROWS = (
+    "CONNECT accepted, HS256",
+    "CONNECT accepted, RS256",
+    "CONNECT refused, unknown namespace",
+    "CONNECT refused, bad signature",
+    "event with ack, 20 bytes",
+    "the same, with a log line of the handler",
+    "memory of an idle connection",
+    "one frame of a stranger: 1 MB token",
+    "one frame of a stranger: 1 MB namespace name",
+    "one frame of a stranger: 1 MB of JSON as 4[…",
+    "one frame of a stranger: deep nesting",
+    "one frame of a stranger: 16 KiB over WebSocket",
+    "one frame of a stranger: 16 KiB over polling",
+    "one frame of a stranger: 16 KiB over WebSocket, msgpack",
+    "one frame of a stranger: 16 KiB over polling, msgpack",
+)
+
+
+def test_a_quick_run_prints_every_row_and_writes_the_page(tmp_path: Path) -> None:
+    page = tmp_path / "performance.md"
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-m", "tests.benchmarks", "--quick", "--output", str(page)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    printed = done.stdout.split("\n\n")[0].splitlines()[1:]
+    assert [next((row for row in reversed(ROWS) if line.startswith(row + "  ")), line) for line in printed] == list(ROWS)
+    assert all(line.endswith(("pass", "over")) for line in printed)
+    written = page.read_text(encoding="utf-8")
+    assert [row for row in ROWS if f"| {row} |" not in written] == []
