@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, MutableMapping, Sequence
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -29,6 +29,7 @@ from .identity import Session
 from .rejections import Retry
 from .report import Report
 from .seam import Seam, new_ref
+from .text import neutralise
 
 __all__ = ["Endpoint", "WrongPath"]
 
@@ -37,6 +38,11 @@ SEEN_KEY = "socketguard.seen"
 
 # Close codes of WebSockets (RFC 6455, section 7.4.1).
 NORMAL, UNSUPPORTED_DATA, TOO_BIG, INTERNAL_ERROR = 1000, 1003, 1009, 1011
+
+_OPEN = '0{"sid":"'
+
+# How the frames begin that clients send all the time: messages and pongs.
+_USUAL = frozenset({"3", *(f"4{digit}" for digit in "0123456")})
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that a close frame may take to a client that does not read."""
@@ -69,7 +75,8 @@ class Endpoint:
         self._on_request = on_request
         self._started = False
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        # No coroutine function: each open WebSocket would keep one more frame in memory.
         if not self._started:
             self._started = self._on_request(scope, receive)
         seen = scope.get(SEEN_KEY)
@@ -77,43 +84,51 @@ class Endpoint:
             seen.append(True)
         request = read(scope, self.trusted)
         seam = self.seam
-        session = seam.session(request.sid)
-        allowed = seam.allowed_origins
+        session = None if request.sid is None else seam.session(request.sid)
         refusal = examine(
             request,
             transports=seam.transports,
             session_known=session is not None,
-            upgraded=request.sid is not None and seam.upgraded(request.sid),
-            # An empty list and a callable are python-engineio's own ways; it decides them by itself.
-            allowed_origins="*" if callable(allowed) or allowed == [] else _collection(allowed),
+            upgraded=session is not None and seam.upgraded(request.sid),
+            allowed_origins=_policy(seam.allowed_origins),
         )
-        first = await receive()
-        if first["type"] in ("http.disconnect", "websocket.disconnect"):
-            return  # The client has gone; python-engineio would stumble over it.
         if refusal is not None:
-            await self._refuse(scope, request, refusal, send, session)
-            return
+            return self._turn_away(scope, request, refusal, session, receive, send)
         if session is None:
             session = Session(
                 client_address=request.client_address,
-                origin=None if request.origin is None else request.origin[:256],
+                origin=None if request.origin is None else neutralise(request.origin, 256),
                 user_agent=request.user_agent,
                 transport=request.transport,
                 headers=scope["headers"],
                 query_string=scope.get("query_string", b""),
             )
-        headers = normalised_headers(scope["headers"], request)
-        scope = {**scope, "headers": headers, SESSION_KEY: session}
-        if request.websocket:
-            await self._websocket(scope, request, session, first, receive, send)
-        else:
-            await self._http(scope, request, session, first, receive, send)
+        # In the scope itself, as Starlette does with its own keys: a copy would cost every open connection memory.
+        scope[SESSION_KEY] = session
+        scope["headers"] = normalised_headers(scope["headers"], request)
+        serve = self._websocket if request.websocket else self._http
+        return serve(scope, request, session, receive, send)
+
+    async def _turn_away(
+        self,
+        scope: Scope,
+        request: HandshakeRequest,
+        refusal: HandshakeRefusal,
+        session: Session | None,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        if not _is_gone(await receive()):
+            await self._refuse(scope, request, refusal, send, session)
 
     # HTTP
 
     async def _http(
-        self, scope: Scope, request: HandshakeRequest, session: Session, first: Message, receive: Receive, send: Send
+        self, scope: Scope, request: HandshakeRequest, session: Session, receive: Receive, send: Send
     ) -> None:
+        first = await receive()
+        if _is_gone(first):
+            return  # python-engineio would stumble over a client that has gone.
         if request.method == "POST":
             body = await self._body(request, session, first, receive)
             if body is None:
@@ -144,7 +159,7 @@ class Endpoint:
                 message = {**message, "headers": list(_lower_case(message.get("headers", ())))}
             await send(message)
 
-        await self.seam.engine_request(scope, replay, lower_case)
+        await self.seam.handle_request(scope, replay, lower_case)
 
     def _limit(self, session: Session) -> int:
         largest = self.seam.max_body
@@ -180,15 +195,19 @@ class Endpoint:
     # WebSocket
 
     async def _websocket(
-        self, scope: Scope, request: HandshakeRequest, session: Session, first: Message, receive: Receive, send: Send
+        self, scope: Scope, request: HandshakeRequest, session: Session, receive: Receive, send: Send
     ) -> None:
+        first = await receive()
+        if _is_gone(first):
+            return
         frames = _Frames(self, request, session, first, receive, send, scope)
+        del first, request  # This frame lives as long as the connection.
         try:
-            await self.seam.engine_request(scope, frames.receive, frames.send)
+            await self.seam.handle_request(scope, frames.receive, frames.send)
         except Exception as exc:
             # A frame that python-engineio can't decode: it would leave the session to its ping timeout.
             self.report.packet_rejected(session, "packet_malformed", "python-engineio could not decode a frame", exc)
-            await self.seam.end_session(frames.eio_sid, "parse error")
+            await self.seam.end_session(frames.eio_sid or self.seam.sid_of(session), "parse error")
             await frames.close(UNSUPPORTED_DATA)
         if frames.upgrading:
             self.seam.abandon_upgrade(frames.eio_sid)
@@ -205,7 +224,8 @@ class Endpoint:
         ref = new_ref()
         written = self.report.handshake_rejected(request, refusal, ref, session)
         allowed = self.seam.allowed_origins
-        entitled = not callable(allowed) and allowed != [] and origin_is_allowed(request, _collection(allowed))
+        # Where python-engineio decides by itself (a callable), the guard can't tell who is entitled.
+        entitled = not callable(allowed) and allowed != [] and origin_is_allowed(request, _policy(allowed))
         await answer(
             scope,
             send,
@@ -249,13 +269,13 @@ class _Frames:
         "_closing",
         "_endpoint",
         "_first",
+        "_max_body",
         "_opened",
         "_receive",
         "_request",
         "_scope",
         "_send",
         "_session",
-        "_strict_text",
         "eio_sid",
         "upgrading",
     )
@@ -271,54 +291,60 @@ class _Frames:
         scope: Scope,
     ) -> None:
         self._endpoint = endpoint
-        self._request = request
         self._session = session
         self._first: Message | None = first
         self._receive = receive
         self._send = send
-        self._scope = scope
-        self._strict_text = endpoint.seam.strict_text
+        self._max_body = endpoint.seam.max_body
         self._accepted = False
         self._closing = False
         self.eio_sid = request.sid or ""
-        self.upgrading = bool(request.sid)
+        self.upgrading = request.sid is not None
         self._opened = self.upgrading
+        # Needed until the WebSocket is accepted.
+        self._request: HandshakeRequest | None = request
+        self._scope: Scope | None = scope
 
     async def receive(self) -> Message:
+        session = self._session
+        if self._first is not None or self.upgrading or session.ending is not None:
+            return await self._receive_specially()
+        message = await self._receive()
+        text = message.get("text")
+        if text is not None and session.joined and text[:2] in _USUAL and len(text) <= self._max_body:
+            session.packets_in += 1
+            return message
+        return await self._examine(message, text)
+
+    async def _receive_specially(self) -> Message:
+        session = self._session
         if self._first is not None:
             first, self._first = self._first, None
             return first
-        session = self._session
         if session.ending is not None:
             return await self._end(UNSUPPORTED_DATA)
-        if self.upgrading and self._endpoint.seam.upgraded(self.eio_sid):
+        if self._endpoint.seam.upgraded(self.eio_sid):
             self.upgrading = False
             session.transport = "websocket"
             self._identify()
             self._endpoint.report.upgraded(session)
         message = await self._receive()
+        return await self._examine(message, message.get("text"))
+
+    async def _examine(self, message: Message, text: str | None) -> Message:
         if message["type"] != "websocket.receive":
             return message
-        text = message.get("text")
-        if text is None:
-            size = len(message.get("bytes") or b"")
-        else:
-            size = len(text)
-            if problem := packet_problem(text, strict_text=self._strict_text):
-                return await self._stop(UNSUPPORTED_DATA, "packet_malformed", problem)
-        if not session.joined and size > self._endpoint.connect_packet_bytes:
-            return await self._stop(
-                TOO_BIG,
-                "packet_too_large",
-                f"{size} characters from a session that has joined no namespace; "
-                f"{self._endpoint.connect_packet_bytes} are allowed",
-            )
-        if size > self._endpoint.seam.max_body:
-            return await self._stop(
-                TOO_BIG,
-                "packet_too_large",
-                f"{size} characters; max_http_buffer_size is {self._endpoint.seam.max_body}",
-            )
+        session = self._session
+        size = len(message.get("bytes") or b"") if text is None else len(text)
+        if text is not None and (problem := packet_problem(text, strict_text=self._endpoint.seam.strict_text)):
+            return await self._stop(UNSUPPORTED_DATA, "packet_malformed", problem)
+        limit = self._endpoint.connect_packet_bytes
+        if not session.joined and size > limit:
+            hint = f"{size} characters from a session that has joined no namespace; {limit} are allowed"
+            return await self._stop(TOO_BIG, "packet_too_large", hint)
+        if size > self._max_body:
+            hint = f"{size} characters; max_http_buffer_size is {self._max_body}"
+            return await self._stop(TOO_BIG, "packet_too_large", hint)
         session.packets_in += 1
         if text is not None and text[:1] == "1" and not self.upgrading:
             # python-engineio forgets the session but would keep the socket open until its timeouts.
@@ -337,6 +363,7 @@ class _Frames:
         kind = message["type"]
         if kind == "websocket.accept":
             self._accepted = True
+            self._scope = self._request = None
             message = {**message, "headers": list(_lower_case(message.get("headers", ())))}
         elif not self._accepted:
             self._closing = True
@@ -346,6 +373,7 @@ class _Frames:
                 "Bad request",
                 "python-engineio refused the WebSocket; its own log has the reason",
             )
+            assert self._scope is not None and self._request is not None  # noqa: S101, PT018 - narrow the types
             await self._endpoint._refuse(self._scope, self._request, refusal, self._send, self._session)
             return
         elif kind == "websocket.send":
@@ -395,10 +423,15 @@ class WrongPath:
         self.paths = paths
         self.trusted = trusted
 
+    def concerns(self, scope: Scope) -> bool:
+        """Whether a request looks like one of Socket.IO, on a path where the endpoint isn't known to be."""
+        return (
+            scope["type"] != "lifespan"
+            and b"EIO=" in scope.get("query_string", b"")
+            and not scope["path"].startswith(tuple(self.paths))
+        )
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or b"EIO=" not in scope.get("query_string", b""):
-            await self.app(scope, receive, send)
-            return
         # Guards may be nested; the endpoint is seen by all of them.
         seen: list[bool] = scope.get(SEEN_KEY, [])
         scope = {**scope, SEEN_KEY: seen}
@@ -410,6 +443,7 @@ class WrongPath:
                 # The first message tells whether anybody is there.
                 state = "passing" if seen or not _is_not_found(scope, message) else "answered"
                 if state == "answered":
+                    seen.append(True)
                     await self._refuse(scope, send)
             if state == "passing":
                 await send(message)
@@ -448,18 +482,25 @@ def _lower_case(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[bytes,
             yield b"vary", b"Origin"
 
 
-def _collection(allowed: Any) -> str | tuple[str, ...] | None:
-    """python-engineio's ``cors_allowed_origins`` as the handshake reads it."""
+def _is_gone(message: Message) -> bool:
+    return message["type"] in ("http.disconnect", "websocket.disconnect")
+
+
+def _policy(allowed: Any) -> str | Collection[str] | None:
+    """python-engineio's ``cors_allowed_origins`` as the handshake reads it.
+
+    An empty list and a callable are python-engineio's own ways, which it decides by itself.
+    """
     if allowed is None or allowed == "*":
         return allowed  # type: ignore[no-any-return]
     if isinstance(allowed, str):
         return (allowed,)
-    return "*" if "*" in allowed else tuple(allowed)
+    return "*" if callable(allowed) or not allowed or "*" in allowed else allowed
 
 
 def _sid_of_open_packet(message: Message) -> str:
-    """The Engine.IO session id in the OPEN packet: the first thing that python-engineio sends."""
-    try:
-        return str(json.loads(message["text"][1:])["sid"])
-    except (ValueError, TypeError, KeyError):
+    """The Engine.IO session id in the OPEN packet, which is the first thing that python-engineio sends."""
+    text = message.get("text")
+    if text is None or not text.startswith(_OPEN):
         return ""
+    return str(text[len(_OPEN) : text.index('"', len(_OPEN))])

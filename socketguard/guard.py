@@ -177,7 +177,8 @@ class SocketGuard:
             raise RuntimeError("a guard made by protect() is no ASGI application; serve the application itself")
         if scope["type"] == "lifespan":
             self._core.start()
-        await self._outer(scope, receive, send)
+        app = self._outer if self._outer.concerns(scope) else self._outer.app
+        await app(scope, receive, send)
 
     @property
     def auth(self) -> JWTAuth | None:

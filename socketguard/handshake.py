@@ -7,10 +7,11 @@ refuse is found here first, with a reason that a person can act on.
 from __future__ import annotations
 
 import base64
+import functools
 import ipaddress
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from .rejections import REPLIES, ConfigurationError, RejectCode, Retry
@@ -44,8 +45,7 @@ MAX_PACKETS_PER_BODY = 16
 _POLLING_TYPES = frozenset("1345")
 
 
-@dataclass(frozen=True, slots=True)
-class HandshakeRequest:
+class HandshakeRequest(NamedTuple):
     """What a request to the Engine.IO endpoint asks for. Texts are as they came, except where said otherwise.
 
     Attributes:
@@ -190,6 +190,16 @@ _WANTED = {
 }
 
 
+def _query(query_string: bytes) -> Mapping[str, list[str]]:
+    try:
+        return parse_qs(query_string.decode())
+    except ValueError:  # not UTF-8: python-engineio reads it as an empty query
+        return {}
+
+
+_common_query = functools.lru_cache(maxsize=64)(_query)
+
+
 def read(scope: Mapping[str, Any], trusted: TrustedProxies) -> HandshakeRequest:
     """Read an ASGI HTTP or WebSocket scope. Never raises for what a client can send."""
     found: list[str | None] = [None] * 9
@@ -200,10 +210,11 @@ def read(scope: Mapping[str, Any], trusted: TrustedProxies) -> HandshakeRequest:
             previous = found[place]
             found[place] = text if previous is None else f"{previous},{text}"
     origin, host, forwarded_host, proto, forwarded_for, upgrade, user_agent, content_length, requested = found
-    try:
-        query = parse_qs(scope.get("query_string", b"").decode())
-    except ValueError:  # not UTF-8: python-engineio reads it as an empty query
-        query = {}
+    query_string = scope.get("query_string", b"")
+    # Every handshake over WebSocket has the same query; one with a session id must not be kept.
+    query = (
+        _common_query(query_string) if len(query_string) < 64 and b"sid=" not in query_string else _query(query_string)
+    )
     websocket = scope["type"] == "websocket"
     scheme = (proto.split(",")[0].strip() if proto else scope.get("scheme", "http")).lower()
     peer = scope.get("client")
@@ -236,6 +247,8 @@ def normalised_headers(headers: Headers, request: HandshakeRequest) -> list[tupl
     scope, so it gets the scheme as the browser sees it. Over HTTP/2 a WebSocket has no ``Upgrade`` header (RFC 8441),
     which python-engineio asks for; the server has already made it a WebSocket, so it is put in.
     """
+    if request.scheme != "https" and not request.proxied and request.websocket == (request.upgrade is not None):
+        return headers if isinstance(headers, list) else list(headers)
     dropped = _FORWARDED if request.websocket else _FORWARDED_AND_UPGRADE
     result = [header for header in headers if header[0] not in dropped]
     if request.scheme == "https" or request.proxied:
@@ -305,10 +318,10 @@ def origin_is_allowed(request: HandshakeRequest, allowed: str | Collection[str] 
     """Whether a page of this origin may connect and read answers; a request without an Origin is no page's."""
     if request.origin is None or allowed == "*":
         return True
-    if allowed is None:
-        hosts = {request.host, request.forwarded_host} - {None}
-        return request.origin in {f"{request.scheme}://{host}" for host in hosts}
-    return request.origin in allowed
+    if allowed is not None:
+        return request.origin in allowed
+    scheme, separator, host = request.origin.partition("://")
+    return bool(separator) and scheme == request.scheme and host in (request.host, request.forwarded_host)
 
 
 def _origin_refusal(request: HandshakeRequest, allowed: str | Collection[str] | None) -> HandshakeRefusal:

@@ -207,7 +207,7 @@ class Seam:
         self.served = served
         # A serializer of one's own may put anything into a text message; python-socketio's default never does.
         self.strict_text = server.packet_class.decode is socketio.packet.Packet.decode
-        self._original_request = server.handle_request
+        self.handle_request = server.handle_request
         self._original_connect = server._handle_connect
         self._original_trigger = server._trigger_event
         self._original_disconnect = server.disconnect
@@ -250,7 +250,7 @@ class Seam:
         server = self.server
         self.attached = False
         for name, ours, original in (
-            ("handle_request", None, self._original_request),
+            ("handle_request", None, self.handle_request),
             ("_handle_connect", self._handle_connect, self._original_connect),
             ("_trigger_event", self._trigger_event, self._original_trigger),
             ("disconnect", self._disconnect, self._original_disconnect),
@@ -303,10 +303,6 @@ class Seam:
 
     # What the endpoint needs to know
 
-    async def engine_request(self, scope: Any, receive: Any, send: Any) -> None:
-        """Let python-engineio handle a request."""
-        await self._original_request(scope, receive, send)
-
     @property
     def transports(self) -> Sequence[str]:
         """The transports that the server offers."""
@@ -336,6 +332,13 @@ class Seam:
             return None
         found: Session | None = environ["asgi.scope"].get("socketguard")
         return found
+
+    def sid_of(self, session: Session) -> str:
+        """The id of a session whose OPEN packet was never sent. Looks at all of them; for when things go wrong."""
+        for eio_sid, environ in self.server.environ.items():
+            if environ["asgi.scope"].get("socketguard") is session:
+                return str(eio_sid)
+        return ""
 
     def alive(self, eio_sid: str) -> bool:
         """Whether a session exists and isn't about to end."""
@@ -576,7 +579,7 @@ class Seam:
         """Keep python-socketio from taking a CancelledError out of a connect handler for an acceptance."""
         for holder in _connect_holders(self.server, namespace):
             handler = _connect_handler(holder)
-            if inspect.iscoroutinefunction(handler) and getattr(handler, "__code__", None) is not _SHIELD_CODE:
+            if getattr(handler, "__code__", None) is not _SHIELD_CODE and inspect.iscoroutinefunction(handler):
                 _put_connect_handler(holder, _cancellation_proof(handler))
                 self._shields.append((holder, handler))
 

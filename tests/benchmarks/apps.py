@@ -19,7 +19,17 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from socketguard import JWTAuth, SocketGuard, current_connection
 from socketguard.logs import add_connection
 
-__all__ = ["HS256", "NAMESPACE", "RS256", "Algorithm", "Lines", "bare", "configure_structlog", "guarded", "hand_written"]
+__all__ = [
+    "HS256",
+    "NAMESPACE",
+    "RS256",
+    "Algorithm",
+    "Lines",
+    "bare",
+    "configure_structlog",
+    "guarded",
+    "hand_written",
+]
 
 NAMESPACE = "/messages"
 AUDIENCE = "crm"
@@ -60,9 +70,7 @@ class Algorithm:
 
 def _rs256() -> Algorithm:
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    pem = key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    pem = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     return Algorithm("RS256", key, pem.decode())
 
 
@@ -75,7 +83,7 @@ class Lines:
     """A file that log lines are written to, flushed one by one; it counts them."""
 
     def __init__(self) -> None:
-        self.file = tempfile.TemporaryFile("w+", encoding="utf-8")
+        self.file = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - lives as long as the process
 
     def take(self) -> int:
         """How many lines there are since the last call."""
@@ -147,10 +155,12 @@ def bare(**options: Any) -> Any:
 def hand_written(algorithm: Algorithm, lines: Lines) -> Any:
     """The connect handler that people write: ``jwt.decode``, ``save_session``, one JSON line by stdlib logging."""
     server = _server()
-    log = logging.Logger("crm", logging.INFO)
+    log = logging.getLogger("crm")
+    log.setLevel(logging.INFO)
+    log.propagate = False
     handler = logging.StreamHandler(lines.file)
     handler.setFormatter(_JSONFormatter())
-    log.addHandler(handler)
+    log.handlers[:] = [handler]
 
     @server.on("connect", namespace=NAMESPACE)
     async def connect(sid: str, environ: dict[str, Any], auth: Any) -> None:

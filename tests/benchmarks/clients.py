@@ -18,7 +18,10 @@ App = Callable[[dict[str, Any], Callable[[], Awaitable[Message]], Callable[[Mess
 
 _BROWSER = [
     (b"host", b"crm.example.com"),
-    (b"user-agent", b"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0 Safari/537.36"),
+    (
+        b"user-agent",
+        b"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0 Safari/537.36",
+    ),
     (b"accept-language", b"en-GB,en;q=0.9"),
     (b"accept-encoding", b"gzip, deflate, br, zstd"),
     (b"origin", b"http://crm.example.com"),
@@ -134,7 +137,7 @@ class WebSocket:
 
 
 class Stall:
-    """A stranger with one frame over a WebSocket; `seconds` is the CPU time from that frame until nothing is left to do.
+    """A stranger with one frame over a WebSocket; `seconds` is the CPU time until nothing is left to do.
 
     Args:
         frame: what it sends after the OPEN packet.

@@ -46,7 +46,9 @@ async def forget_tasks() -> None:
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    if tasks:
+        _, stuck = await asyncio.wait(tasks, timeout=10)
+        assert not stuck, stuck
 
 
 @dataclass(frozen=True)
@@ -103,5 +105,3 @@ async def _one(batch: Batch) -> float:
 def microseconds(seconds: float) -> str:
     """For a table."""
     return f"{seconds * 1e6:.0f} µs"
-
-

@@ -135,7 +135,10 @@ def measure_events(runner: asyncio.Runner, *, rounds: int, count: int) -> list[R
         return apps.guarded(apps.HS256, lines)
 
     rows = []
-    for what, frame in (("event with ack, 20 bytes", EVENT), ("the same, with a log line of the handler", LOGGED_EVENT)):
+    for what, frame in (
+        ("event with ack, 20 bytes", EVENT),
+        ("the same, with a log line of the handler", LOGGED_EVENT),
+    ):
         variants = {"bare": _events(bare, frame, count), "guarded": _events(guarded, frame, count)}
         rows.append(_row(what, "unguarded", 1.05, compare(runner, variants, rounds), "guarded", "bare"))
     return rows

@@ -10,7 +10,16 @@ from importlib import metadata
 
 __all__ = ["Row", "page", "text"]
 
-_PACKAGES = ("python-socketio", "python-engineio", "PyJWT", "cryptography", "structlog", "starlette", "msgpack", "uvloop")
+_PACKAGES = (
+    "python-socketio",
+    "python-engineio",
+    "PyJWT",
+    "cryptography",
+    "structlog",
+    "starlette",
+    "msgpack",
+    "uvloop",
+)
 
 
 @dataclass(frozen=True)
@@ -101,9 +110,9 @@ and bodies than 16,384 characters are refused unread.
 - One process without a network: scripted clients call the ASGI application (`receive` and `send`), with the headers of
   a browser. A connection is handshake, OPEN, CONNECT, answer and disconnect, over WebSocket.
 - Batches alternate between the variants (unguarded, hand-written, guarded, unguarded, …), each with a new application
-  and a few connections to warm up, the garbage collector off within a batch, {rounds} rounds. Counted is the CPU time of
-  the process. A ratio is that of the fastest rounds; where it is within 5 % of its limit, the median of the ratios of
-  the rounds. "Halves" compares the odd with the even rounds.
+  and a few connections to warm up, the garbage collector off within a batch, {rounds} rounds. Counted is the CPU time
+  of the process. A ratio is that of the fastest rounds; where it is within 5 % of its limit, the median of the ratios
+  of the rounds. "Halves" compares the odd with the even rounds.
 - The hand-written handler calls `jwt.decode` (audience, `exp` and `sub` required), `save_session`, and writes one JSON
   line by stdlib logging. The guarded application writes two by structlog (joined and left), with all their fields.
   Lines go to a file and are counted; each refusal comes from another address, so that none is held back.

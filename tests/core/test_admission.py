@@ -370,12 +370,12 @@ async def test_the_guard_knows_its_connections() -> None:
 
 async def test_the_lines_of_a_connection_carry_who_it_was() -> None:
     with capture_events() as events:
-        case = guarded(log_claims=("sub", "email", "level"))
+        case = guarded(log_claims=("sub", "email", "grade"))
         headers = {"user-agent": "agent\nforged", "origin": "http://testserver"}
         async with join(
             case.app,
             "/messages",
-            token=mint("ann\n", email="a@b\u202e", level=5, iss="here", jti="t-1", headers={"kid": "k"}),
+            token=mint("ann\n", email="a@b\u202e", grade=5, iss="here", jti="t-1", headers={"kid": "k"}),
             headers=headers,
             client=("203.0.113.7", 4),
         ) as client:
@@ -387,7 +387,7 @@ async def test_the_lines_of_a_connection_carry_who_it_was() -> None:
         "sid": sid,
         "subject": "ann\\u000a",
         "email": "a@b\\u202e",
-        "level": 5,
+        "grade": 5,
         "issuer": "here",
         "token_id": "t-1",
         "key_id": "k",

@@ -32,7 +32,9 @@ def test_a_quick_run_prints_every_row_and_writes_the_page(tmp_path: Path) -> Non
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     printed = done.stdout.split("\n\n")[0].splitlines()[1:]
-    assert [next((row for row in reversed(ROWS) if line.startswith(row + "  ")), line) for line in printed] == list(ROWS)
+    assert [next((row for row in reversed(ROWS) if line.startswith(row + "  ")), line) for line in printed] == list(
+        ROWS
+    )
     assert all(line.endswith(("pass", "over")) for line in printed)
     written = page.read_text(encoding="utf-8")
     assert [row for row in ROWS if f"| {row} |" not in written] == []

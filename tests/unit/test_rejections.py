@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from socketguard import ConfigurationError, RejectCode, SocketGuardError, TokenError
+from socketguard.findings import Finding
+from socketguard.rejections import REPLIES, Rejection, Retry
+
+
+def test_every_code_has_a_reply() -> None:
+    assert set(REPLIES) == set(RejectCode)
+    for code, reply in REPLIES.items():
+        assert reply.message
+        assert 400 <= reply.http_status < 600
+        assert (reply.retry is None) == (code in (RejectCode.INVALID_NAMESPACE, RejectCode.REFUSED_BY_APP))
+
+
+@pytest.mark.parametrize("code", [code for code in RejectCode if code is not RejectCode.INVALID_NAMESPACE])
+def test_what_a_client_is_told(code: RejectCode) -> None:
+    payload = Rejection(code, "signature_mismatch", {"expected": "x"}).payload("abc")
+    reply = REPLIES[code]
+    retry = None if reply.retry is None else reply.retry.value
+    expected = {"message": reply.message, "data": {"code": code.value, "retry": retry, "ref": "abc"}}
+    assert json.loads(json.dumps(payload)) == expected
+
+
+def test_an_unknown_namespace_is_answered_as_the_reference_server_does() -> None:
+    payload = Rejection(RejectCode.INVALID_NAMESPACE, "typo", {"registered": ["/a"]}).payload("abc")
+    assert json.dumps(payload, separators=(",", ":")) == '{"message":"Invalid namespace"}'
+
+
+def test_debug_tells_the_details() -> None:
+    payload = Rejection(RejectCode.INVALID_NAMESPACE, "typo", {"registered": ["/a"]}).payload("abc", debug=True)
+    assert payload == {
+        "message": "Invalid namespace",
+        "data": {"code": "invalid_namespace", "retry": None, "ref": "abc", "detail": "typo", "registered": ["/a"]},
+    }
+
+
+def test_a_token_error_says_nothing_of_the_token() -> None:
+    error = TokenError(RejectCode.TOKEN_INVALID, "issuer_mismatch", expected="a", received="b")
+    assert str(error) == "Invalid token"
+    assert error.rejection == Rejection(RejectCode.TOKEN_INVALID, "issuer_mismatch", {"expected": "a", "received": "b"})
+    assert isinstance(error, SocketGuardError)
+
+
+def test_a_configuration_error_names_the_option() -> None:
+    error = ConfigurationError("algorithms is empty", option="algorithms")
+    assert (str(error), error.option) == ("algorithms is empty", "algorithms")
+    assert isinstance(error, SocketGuardError)
+    assert isinstance(error, ValueError)
+    assert ConfigurationError("x").option is None
+
+
+def test_the_words_of_the_protocol_are_fixed() -> None:
+    assert {code.value for code in RejectCode} == {
+        "invalid_namespace",
+        "connect_malformed",
+        "token_missing",
+        "token_malformed",
+        "token_expired",
+        "token_not_yet_valid",
+        "token_invalid",
+        "insufficient_scope",
+        "origin_not_allowed",
+        "admission_timeout",
+        "already_connected",
+        "refused_by_app",
+        "internal_error",
+    }
+    assert {retry.value for retry in Retry} == {"never", "login", "refresh", "backoff", "now"}
+
+
+def test_a_finding_is_a_value() -> None:
+    assert Finding("SG001", "text", "fix") == Finding("SG001", "text", "fix")
