@@ -24,6 +24,7 @@ from .handshake import (
     origin_is_allowed,
     packet_problem,
     read,
+    stranger_problem,
 )
 from .identity import Session
 from .rejections import Retry
@@ -135,7 +136,7 @@ class Endpoint:
                 return
             limit = self._limit(session)
             found = (
-                body_problem(body, limit=limit, strict_text=self.seam.strict_text)
+                body_problem(body, limit=limit, strict_text=self.seam.strict_text, stranger=not session.joined)
                 if session.ending is None
                 else HandshakeRefusal("session_unknown", 400, "Session ID unknown", "the session has ended", Retry.NOW)
             )
@@ -338,10 +339,14 @@ class _Frames:
         size = len(message.get("bytes") or b"") if text is None else len(text)
         if text is not None and (problem := packet_problem(text, strict_text=self._endpoint.seam.strict_text)):
             return await self._stop(UNSUPPORTED_DATA, "packet_malformed", problem)
-        limit = self._endpoint.connect_packet_bytes
-        if not session.joined and size > limit:
-            hint = f"{size} characters from a session that has joined no namespace; {limit} are allowed"
-            return await self._stop(TOO_BIG, "packet_too_large", hint)
+        if not session.joined:
+            limit = self._endpoint.connect_packet_bytes
+            if size > limit:
+                hint = f"{size} characters from a session that has joined no namespace; {limit} are allowed"
+                return await self._stop(TOO_BIG, "packet_too_large", hint)
+            data = text if text is not None else message.get("bytes") or b""
+            if problem := stranger_problem(data, strict_text=self._endpoint.seam.strict_text):
+                return await self._stop(TOO_BIG, "packet_malformed", problem)
         if size > self._max_body:
             hint = f"{size} characters; max_http_buffer_size is {self._max_body}"
             return await self._stop(TOO_BIG, "packet_too_large", hint)

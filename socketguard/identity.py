@@ -72,6 +72,7 @@ class Session:
     __slots__ = (
         "client_address",
         "connections",
+        "connects",
         "digest",
         "eio_sid",
         "ending",
@@ -103,6 +104,7 @@ class Session:
         self.eio_sid = ""
         self.digest = ""
         self.packets_in = 0
+        self.connects = 0
         self.joined = 0
         self.connections: dict[str, Connection] = {}
         self.ending: str | None = None

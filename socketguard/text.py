@@ -11,8 +11,8 @@ __all__ = ["neutralise"]
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 
 
-def _escape(match: re.Match[str]) -> str:
-    return f"\\u{ord(match[0]):04x}"
+# Everything of the above but surrogates, which the encoder replaces.
+_TABLE = {code: f"\\u{code:04x}" for code in range(0xD800) if _UNSAFE.match(chr(code))} | {0xFEFF: "\\ufeff"}
 
 
 def neutralise(text: str, limit: int) -> str:
@@ -27,4 +27,7 @@ def neutralise(text: str, limit: int) -> str:
     """
     if len(text) > limit:
         text = text[:limit] + "…"
-    return _UNSAFE.sub(_escape, text)
+    if _UNSAFE.search(text) is None:
+        return text
+    # Not by a function for each match: that would make a name full of them dear.
+    return text.encode("utf-8", "backslashreplace").decode().translate(_TABLE)

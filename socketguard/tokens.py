@@ -31,6 +31,9 @@ MAX_TOKEN_LENGTH = 8192
 MAX_DEPTH = 32
 """How deeply objects and arrays of a token may be nested (the ``realm_access`` of Keycloak needs three)."""
 
+MAX_HEADER_PARTS = 64
+"""Members and elements of a token's header: it is decoded before the signature is checked."""
+
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 _PADDING = (b"", b"", b"==", b"=")
@@ -168,6 +171,9 @@ def decode_json_object(part: bytes, name: str) -> dict[str, Any]:
     data = decode_base64url(part, name)
     try:
         text = data.decode().strip(" \t\r\n")
+        if name == "header" and text.count("[") + text.count("{") + text.count(",") > MAX_HEADER_PARTS:
+            # Nobody has vouched for the header yet; a real one has a handful of fields.
+            raise TokenError(RejectCode.TOKEN_MALFORMED, "nested_too_deeply", part=name)
         value, end = _decode_json(text)
         if end != len(text):
             raise TokenError(RejectCode.TOKEN_MALFORMED, "not_json", part=name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ MISSING = 2
 
 INTERRUPTED = 130
 """The exit status after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
+
+
+READER_GONE = 141
+"""The exit status when nobody reads the output any more: 128 and the number of SIGPIPE."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,9 @@ def main(argv: list[str] | None = None) -> int:
         status: int = importlib.import_module(command.module).main(arguments)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:  # the reader has gone, as in `socketguard demo | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush complains
+        return READER_GONE
     return status
 
 

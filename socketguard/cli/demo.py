@@ -11,7 +11,7 @@ import contextlib
 import secrets
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,18 +100,20 @@ def main(arguments: list[str]) -> int:
 
 async def _play(printer: Printer) -> int:
     total = failed = 0
-    async for outcome in _outcomes(printer):
-        total += 1
-        failed += bool(outcome.wrong)
-        printer.heading(outcome.title, good=not outcome.wrong)
-        for label, text in [*outcome.seen, *(("wrong", text) for text in outcome.wrong)]:
-            printer.item(label, text)
-        printer.gap()
+    # Closed whatever happens while printing, or the server would run on.
+    async with contextlib.aclosing(_outcomes(printer)) as outcomes:
+        async for outcome in outcomes:
+            total += 1
+            failed += bool(outcome.wrong)
+            printer.heading(outcome.title, good=not outcome.wrong)
+            for label, text in [*outcome.seen, *(("wrong", text) for text in outcome.wrong)]:
+                printer.item(label, text)
+            printer.gap()
     printer.text(f"{failed} of {total} went wrong." if failed else f"All {total} went as they should.")
     return 1 if failed else 0
 
 
-async def _outcomes(printer: Printer) -> AsyncIterator[Outcome]:
+async def _outcomes(printer: Printer) -> AsyncGenerator[Outcome]:
     secret = secrets.token_urlsafe(32)
     cases, tokens = _cases(secret)
     with capture_events() as log:
@@ -146,7 +148,8 @@ def _cases(secret: str) -> tuple[list[Case], dict[str, str]]:
 
 
 def _application(secret: str) -> Any:
-    sio = socketio.AsyncServer(async_mode="asgi")
+    # No task that looks for silent clients: the demo is over before one could miss a ping.
+    sio = socketio.AsyncServer(async_mode="asgi", monitor_clients=False)
 
     async def connect(sid: str, environ: dict[str, Any], auth: Any) -> None:
         connection = current_connection()
@@ -209,7 +212,7 @@ class _Client:
         self.namespace = namespace
         self.error: Any = None
         self.received: list[Any] = []
-        self.sio = socketio.AsyncClient(reconnection=False)
+        self.sio = socketio.AsyncClient(reconnection=False, handle_sigint=False)
         self.sio.on("connect_error", self._failed, namespace=namespace)
         self.sio.on("message:new", self.received.append, namespace=namespace)
 

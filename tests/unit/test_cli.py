@@ -90,6 +90,17 @@ def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(["wait"]) == 130
 
 
+def test_a_reader_that_has_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a_command_in_a_pipe.py").write_text("def main(arguments):\n    raise BrokenPipeError\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(cli, "COMMANDS", {"print": cli.Command("a_command_in_a_pipe", "prints")})
+    with (tmp_path / "out").open("w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert cli.main(["print"]) == 141
+        print("nobody reads this", flush=True)
+    assert (tmp_path / "out").read_text() == ""
+
+
 def test_a_command_and_what_it_needs_are_imported_only_when_called() -> None:
     script = """
 import sys, socketguard.cli
