@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .deadline import Overdue, is_ours, run_until
 from .identity import Connection
@@ -27,6 +27,15 @@ CACHED_NAMES = 256
 """How many unknown names are remembered; they are the clients' choice."""
 
 
+class Counted(Served, Protocol):
+    """`Served` that tells cheaply whether it is still what it was."""
+
+    @property
+    def count(self) -> int:
+        """Grows when handlers are registered."""
+        ...
+
+
 class Admission:
     """The policy of a guard, ready to be asked.
 
@@ -37,7 +46,7 @@ class Admission:
         paths: the URL paths of the Socket.IO endpoint, for hints.
     """
 
-    def __init__(self, registry: Registry, auth: JWTAuth | None, served: Served, paths: Sequence[str]) -> None:
+    def __init__(self, registry: Registry, auth: JWTAuth | None, served: Counted, paths: Sequence[str]) -> None:
         self.registry = registry
         self.auth = auth
         self.served = served
@@ -90,7 +99,7 @@ class Admission:
     def unknown(self, name: str) -> Rejection:
         """The refusal of a namespace that does not exist, with all that helps a person to see why."""
         # The same page asks for the same wrong name again and again, and to find the nearest one is dear.
-        key = (name, self.served.names(), len(self.paths))
+        key = (name, self.served.count, len(self.paths))
         rejection = self._unknown.get(key)
         if rejection is None:
             rejection = self._explain(name)

@@ -14,17 +14,18 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .handshake import (
+    MAX_PARTS,
     HandshakeRefusal,
     HandshakeRequest,
     TrustedProxies,
     body_problem,
     cors_headers,
+    count_parts,
     examine,
     normalised_headers,
     origin_is_allowed,
     packet_problem,
     read,
-    stranger_problem,
 )
 from .identity import Session
 from .rejections import Retry
@@ -345,8 +346,10 @@ class _Frames:
                 hint = f"{size} characters from a session that has joined no namespace; {limit} are allowed"
                 return await self._stop(TOO_BIG, "packet_too_large", hint)
             data = text if text is not None else message.get("bytes") or b""
-            if problem := stranger_problem(data, strict_text=self._endpoint.seam.strict_text):
-                return await self._stop(TOO_BIG, "packet_malformed", problem)
+            parts = count_parts(data, strict_text=self._endpoint.seam.strict_text)
+            if parts is None or parts > MAX_PARTS:
+                hint = "more values than a session needs to join a namespace"
+                return await self._stop(UNSUPPORTED_DATA, "packet_malformed", hint)
         if size > self._max_body:
             hint = f"{size} characters; max_http_buffer_size is {self._max_body}"
             return await self._stop(TOO_BIG, "packet_too_large", hint)
@@ -430,11 +433,10 @@ class WrongPath:
 
     def concerns(self, scope: Scope) -> bool:
         """Whether a request looks like one of Socket.IO, on a path where the endpoint isn't known to be."""
-        return (
-            scope["type"] != "lifespan"
-            and b"EIO=" in scope.get("query_string", b"")
-            and not scope["path"].startswith(tuple(self.paths))
-        )
+        if scope["type"] == "lifespan" or b"EIO=" not in scope.get("query_string", b""):
+            return False
+        path = scope["path"]
+        return not any(path.startswith(known) for known in self.paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Guards may be nested; the endpoint is seen by all of them.

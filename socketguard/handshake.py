@@ -18,18 +18,19 @@ from .rejections import REPLIES, ConfigurationError, RejectCode, Retry
 from .text import neutralise
 
 __all__ = [
+    "MAX_PARTS",
     "HandshakeRefusal",
     "HandshakeRequest",
     "TrustedProxies",
     "body_problem",
     "check_origins",
     "cors_headers",
+    "count_parts",
     "examine",
     "normalised_headers",
     "origin_is_allowed",
     "packet_problem",
     "read",
-    "stranger_problem",
 ]
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -475,11 +476,13 @@ def body_problem(body: bytes, *, limit: int, strict_text: bool, stranger: bool) 
             "polling; let it connect with transports: ['websocket'], or emit fewer events",
             Retry.BACKOFF,
         )
+    parts = 0
     for packet in packets:
         problem = packet_problem(packet, strict_text=strict_text, polling=True)
         if problem is None and stranger:
-            data = base64.b64decode(packet[1:]) if packet[0] == "b" else packet
-            problem = stranger_problem(data, strict_text=strict_text)
+            found = count_parts(base64.b64decode(packet[1:]) if packet[0] == "b" else packet, strict_text=strict_text)
+            parts = MAX_PARTS + 1 if found is None else parts + found
+            problem = "more values than a session needs to join a namespace" if parts > MAX_PARTS else None
         if problem:
             return _malformed_body(problem)
     return len(packets)
@@ -508,25 +511,24 @@ def packet_problem(packet: str, *, strict_text: bool, polling: bool = False) -> 
     return None
 
 
-def stranger_problem(packet: str | bytes, *, strict_text: bool) -> str | None:
-    """Say why a packet would be dear to decode, or is nothing that a session without a namespace sends; or None.
+def count_parts(packet: str | bytes, *, strict_text: bool) -> int | None:
+    """Count the values in a packet of a session that has joined no namespace, before anything is decoded.
 
-    What makes JSON and msgpack dear is the number of values, so these are counted before anything is decoded.
+    What makes JSON and msgpack dear is the number of values; an auth payload has a handful.
 
     Args:
         packet: a packet whose size is within the limit.
         strict_text: whether the server has the default serializer.
+
+    Returns:
+        A number to compare with `MAX_PARTS`; None for what such a session has no reason to send at all.
     """
-    if len(packet) <= MAX_PARTS:
-        return None
     if isinstance(packet, str):
-        parts = packet.count(",") + packet.count("[") + packet.count("{")
-    elif strict_text:
-        return "a binary packet from a session that has joined no namespace"
-    else:
-        # In msgpack each array, map, extension and large number begins with a byte beyond ASCII; a token has none.
-        parts = len(packet) - len(packet.decode("ascii", "ignore"))
-    return f"{parts} values in a packet of a session that has joined no namespace" if parts > MAX_PARTS else None
+        return packet.count(",") + packet.count("[") + packet.count("{")
+    if strict_text:
+        return None
+    # In msgpack each array, map, extension and large number begins with a byte beyond ASCII; a token has none.
+    return len(packet) - len(packet.decode("ascii", "ignore"))
 
 
 def _base64_problem(packet: str) -> str | None:

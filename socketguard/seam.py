@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
+import json
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
@@ -39,6 +40,7 @@ _SIGNATURES = {"_handle_connect": ("eio_sid", "namespace", "data"), "_trigger_ev
 _REASONS = frozenset(
     value for name, value in vars(socketio.AsyncServer.reason).items() if name.isupper() and isinstance(value, str)
 )
+_ENCODE = json.JSONEncoder(separators=(",", ":"), default=str).encode
 _HEARTBEAT = ("ping_interval", "ping_timeout", "ping_interval_grace_period")
 
 
@@ -90,6 +92,11 @@ class ServedNames:
         server = self._server
         chosen = frozenset() if self._listed == {"/"} else self._listed
         return tuple(sorted({*server.handlers, *server.namespace_handlers, *chosen} - {"*"}))
+
+    @property
+    def count(self) -> int:
+        """How many names and handlers there are: it grows when handlers come later."""
+        return len(self._server.handlers) + len(self._server.namespace_handlers)
 
 
 class _Admitted:
@@ -437,7 +444,10 @@ class Seam:
         # python-socketio has cleaned up after a refusal; after a failure of its own, or an answer that could not be
         # sent, it has not. No handler runs any more, and to do it twice is harmless.
         await server.manager.disconnect(connection.sid, connection.namespace, ignore_queue=True)
-        _raise_if_cancelled()
+        if _is_cancelled():
+            # python-engineio swallows it; the next frame that it waits for ends the session.
+            connection.session.ending = connection.session.ending or "server disconnect"
+            raise asyncio.CancelledError
 
     async def _joined(self, eio_sid: str, connection: Connection) -> None:
         connection.state = Connection.JOINED
@@ -452,7 +462,13 @@ class Seam:
         ref = new_ref()
         self.report.rejected(connection, rejection, ref)
         if self.alive(eio_sid):
-            packet = self._connect_error(connection.namespace, rejection.payload(ref, debug=self.debug))
+            payload = rejection.payload(ref, debug=self.debug)
+            if self.strict_text:
+                # What the default serializer makes of it, without looking for binary data in what can have none.
+                place = "" if connection.namespace == "/" else f"{connection.namespace},"
+                packet = f"4{place}{_ENCODE(payload)}"
+            else:
+                packet = self._connect_error(connection.namespace, payload)
             await self.server.eio.send(eio_sid, packet)
 
     def _connect_error(self, namespace: str, payload: Any) -> Any:
@@ -537,7 +553,10 @@ class Seam:
             if not self._answerable(exc, namespace):
                 return self._fail(pending, RejectCode.INTERNAL_ERROR, "refusal_not_serializable", exc)
             pending.rejection = Rejection(RejectCode.REFUSED_BY_APP, "raised", {"app_message": _app_message(exc)})
-            raise
+            if isinstance(exc, Refused):
+                raise
+            # python-socketio before 5.13 knows no other; the text is that of later ones.
+            raise Refused("Connection refused by server") from exc
         except Overdue as exc:
             if not exc.task.done():
                 pending.straggler = exc.task
@@ -588,7 +607,9 @@ class Seam:
                 self._shields.append((holder, handler))
 
     async def _leave(self, connection: Connection, namespace: str, args: tuple[Any, ...]) -> Any:
-        reason = self._end_reason(connection, args[1] if len(args) > 1 else "server disconnect")
+        reason = self._end_reason(connection, args[1])
+        # Half of a binary event: python-socketio before 5.18 would keep it.
+        self.server._binary_packet.pop(connection.session.eio_sid, None)
         token = bound_connection.set(connection)
         try:
             return await self._original_trigger("disconnect", namespace, *args)
@@ -648,8 +669,15 @@ class Seam:
         except Exception as exc:
             await self._packet_failed(eio_sid, session, exc)
         else:
-            if not session.joined and eio_sid in self.server._binary_packet:
-                await self._packet_failed(eio_sid, session, ValueError("a binary packet of a stranger"))
+            waiting = self.server._binary_packet.get(eio_sid)
+            if waiting is not None and not self._has_joined(session, waiting.namespace):
+                # python-socketio before 5.16 would wait for its attachments.
+                await self._packet_failed(eio_sid, session, ValueError("a binary packet for a namespace not joined"))
+
+    @staticmethod
+    def _has_joined(session: Session, namespace: Any) -> bool:
+        connection = session.connections.get(namespace or "/")
+        return connection is not None and connection.state is Connection.JOINED
 
     async def _packet_failed(self, eio_sid: str, session: Session, error: Exception) -> None:
         self.identify(session, eio_sid)
@@ -686,10 +714,9 @@ def _is_name(name: Any) -> bool:
         return False
 
 
-def _raise_if_cancelled() -> None:
+def _is_cancelled() -> bool:
     task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
+    return task is not None and task.cancelling() > 0
 
 
 def _frames(error: BaseException) -> list[Any]:

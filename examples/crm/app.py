@@ -50,7 +50,7 @@ async def connect(sid, environ, auth):
 
 
 @sio.on("message:new", namespace="/messages")
-async def message_new(sid, data):
+async def message_new(sid, data=None):  # a client may send anything, and nothing
     text = data.get("text") if isinstance(data, dict) else None
     if not isinstance(text, str) or not 0 < len(text) <= 500:
         return {"ok": False, "error": "text must have 1 to 500 characters"}

@@ -13,8 +13,9 @@ import socket
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
+import aiohttp
 import socketio
 import uvicorn
 
@@ -212,9 +213,22 @@ class _Client:
         self.namespace = namespace
         self.error: Any = None
         self.received: list[Any] = []
-        self.sio = socketio.AsyncClient(reconnection=False, handle_sigint=False)
-        self.sio.on("connect_error", self._failed, namespace=namespace)
-        self.sio.on("message:new", self.received.append, namespace=namespace)
+
+    async def __aenter__(self) -> Self:
+        # Its own HTTP session, so that it is closed whatever becomes of the client.
+        self.http = aiohttp.ClientSession()
+        self.sio = socketio.AsyncClient(reconnection=False, handle_sigint=False, http_session=self.http)
+        self.sio.on("connect_error", self._failed, namespace=self.namespace)
+        self.sio.on("message:new", self.received.append, namespace=self.namespace)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            # python-engineio's client awaits None when Ctrl-C came in the middle of its connect().
+            with contextlib.suppress(TypeError):
+                await self.sio.disconnect()
+        finally:
+            await self.http.close()
 
     def _failed(self, error: Any) -> None:
         self.error = error
@@ -235,13 +249,10 @@ class _Client:
 
 async def _join(url: str, case: Case, log: _Lines) -> Outcome:
     outcome = Outcome(case.title)
-    client = _Client(case.namespace)
     before = len(log)
-    try:
+    async with _Client(case.namespace) as client:
         await client.join(url, case.token)
         await _until(lambda: _named(log[before:], events.ACCEPTED, events.REJECTED))
-    finally:
-        await client.sio.disconnect()
     # The client's report is a stranger's word too: anything may be in it.
     error = client.error if isinstance(client.error, dict) else {"message": client.error}
     message, data = error.get("message"), error.get("data") or {}
@@ -266,19 +277,17 @@ async def _join(url: str, case: Case, log: _Lines) -> Outcome:
 
 async def _talk(url: str, tokens: dict[str, str], log: _Lines) -> Outcome:
     outcome = Outcome("A message to everybody of one's tenant, and to nobody else")
-    clients = {name: _Client("/messages") for name in tokens}
     texts = {name: f"hello from {name}" for name in tokens}
     before = len(log)
-    try:
+    async with contextlib.AsyncExitStack() as stack:
+        clients = {name: await stack.enter_async_context(_Client("/messages")) for name in tokens}
         for name, client in clients.items():
             await client.join(url, tokens[name])
         answers = {name: await client.call(texts[name]) for name, client in clients.items()}
+        joined = [client for client in clients.values() if client.error is None]
         # Ana's message, had it gone astray, would have reached Bruno before his own.
-        await _until(lambda: all(client.received for client in clients.values()))
-    finally:
-        for client in clients.values():
-            await client.sio.disconnect()
-    await _until(lambda: len(_named(log[before:], events.CLOSED)) >= len(clients))
+        await _until(lambda: all(client.received for client in joined))
+    await _until(lambda: len(_named(log[before:], events.CLOSED)) >= len(joined))
     for name, client in clients.items():
         outcome.seen.append((name, f"sent {texts[name]!r}, answered with {answers[name]!r}"))
         outcome.seen.append(("", f"received {client.received!r}"))

@@ -11,13 +11,13 @@ from pathlib import Path
 from .measure import new_runner
 from .memory import measure_memory
 from .ratios import measure_connects, measure_events
-from .stalls import measure_stalls
+from .stalls import Cost, measure_stalls
 from .table import Row, page, text
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
 
 
-def _measure(runner: asyncio.Runner, *, quick: bool) -> tuple[list[Row], list[tuple[str, float]], int]:
+def _measure(runner: asyncio.Runner, *, quick: bool) -> tuple[list[Row], list[Cost], int]:
     rounds = 2 if quick else 90
     count = 3 if quick else 60
     rows = measure_connects(runner, rounds=rounds, count=count)

@@ -136,8 +136,44 @@ class WebSocket:
             self._waiter.set_result(None)
 
 
+class Turns:
+    """Watches the turns of the loop: how much CPU time the longest took, and all together."""
+
+    def __init__(self) -> None:
+        self.seconds = self.longest = 0.0
+        self._began = self._last = 0.0
+        self._running = False
+        self._loop = asyncio.get_running_loop()
+
+    def start(self) -> None:
+        self._running = True
+        self._loop.call_soon(self._turn)
+        self._began = self._last = time.process_time()
+
+    async def stop(self) -> None:
+        """After what is still queued: the answer, the end of the session."""
+        for _ in range(5):
+            await asyncio.sleep(0)
+        self._note()
+        self._running = False
+        self.seconds = self._last - self._began
+
+    def _turn(self) -> None:
+        self._note()
+        if self._running:
+            self._loop.call_soon(self._turn)
+
+    def _note(self) -> None:
+        now = time.process_time()
+        if self._running:
+            self.longest = max(self.longest, now - self._last)
+            self._last = now
+
+
 class Stall:
     """A stranger with one frame over a WebSocket; `seconds` is the CPU time until nothing is left to do.
+
+    `longest` is that of the longest turn of the loop.
 
     Args:
         frame: what it sends after the OPEN packet.
@@ -151,16 +187,15 @@ class Stall:
         self._opened = asyncio.Event()
         self._quiet = asyncio.Event()
         self._bye = asyncio.Event()
-        self._began = 0.0
-        self.seconds = 0.0
+        self._turns = Turns()
+        self.seconds = self.longest = 0.0
 
     async def run(self, app: App) -> None:
         task = asyncio.ensure_future(app(self._scope, self._receive, self._send))
         task.add_done_callback(lambda _: self._quiet.set())
         await self._quiet.wait()
-        for _ in range(5):  # what is still queued: the answer, the end of the session
-            await asyncio.sleep(0)
-        self.seconds = time.process_time() - self._began
+        await self._turns.stop()
+        self.seconds, self.longest = self._turns.seconds, self._turns.longest
         self._bye.set()
         await task
 
@@ -170,7 +205,7 @@ class Stall:
             return {"type": "websocket.connect"}
         if self._stage == 2:
             await self._opened.wait()
-            self._began = time.process_time()
+            self._turns.start()
             return self._message
         self._quiet.set()
         await self._bye.wait()
@@ -182,7 +217,7 @@ class Stall:
 
 
 class Polling:
-    """A stranger with one POST; `seconds` is the CPU time of handling it.
+    """A stranger with one POST; `seconds` and `longest` as for `Stall`.
 
     Args:
         body: what it posts after the handshake.
@@ -192,7 +227,7 @@ class Polling:
     def __init__(self, body: bytes, client: str) -> None:
         self._body = body
         self._client = client
-        self.seconds = 0.0
+        self.seconds = self.longest = 0.0
 
     async def run(self, app: App) -> None:
         opened = await self._request(app, "GET", "EIO=4&transport=polling", b"", [])
@@ -201,11 +236,11 @@ class Polling:
             (b"content-type", b"text/plain;charset=UTF-8"),
             (b"content-length", str(len(self._body)).encode()),
         ]
-        began = time.process_time()
+        turns = Turns()
+        turns.start()
         await self._request(app, "POST", query, self._body, headers)
-        for _ in range(5):
-            await asyncio.sleep(0)
-        self.seconds = time.process_time() - began
+        await turns.stop()
+        self.seconds, self.longest = turns.seconds, turns.longest
 
     async def _request(
         self, app: App, method: str, query: str, body: bytes, headers: list[tuple[bytes, bytes]]

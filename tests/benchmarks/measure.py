@@ -100,8 +100,3 @@ async def _one(batch: Batch) -> float:
         return await batch()
     finally:
         await forget_tasks()
-
-
-def microseconds(seconds: float) -> str:
-    """For a table."""
-    return f"{seconds * 1e6:.0f} µs"

@@ -15,7 +15,7 @@ from .clients import Polling, Stall, address
 from .measure import forget_tasks
 from .table import Row
 
-__all__ = ["measure_stalls"]
+__all__ = ["Cost", "measure_stalls"]
 
 LIMIT_MS = 1.0
 SIZE = 16_384
@@ -25,6 +25,8 @@ CONNECT = f"40{apps.NAMESPACE},"
 SEPARATOR = "\x1e"
 
 Case = tuple[str, str | bytes]
+Cost = tuple[str, float, float]
+"""A case, its CPU seconds, and those of its longest turn of the loop."""
 
 
 def _filled(head: str, unit: str, tail: str, size: int = SIZE) -> str:
@@ -61,6 +63,10 @@ def _texts() -> Iterator[Case]:
         ("escapes", '"\\n",'),
     ):
         yield f"CONNECT, auth with {name}", _filled(f'{CONNECT}{{"x":[', unit, "0]}")
+    # As many values as a stranger may send, each as dear as can be.
+    yield "CONNECT, auth with 500 hard floats", f"{CONNECT}[{','.join(['2.2250738585072011360e-308'] * 500)}]"
+    yield "CONNECT, auth with 22 floats of 700 digits", f"{CONNECT}[{','.join(['1.' + '7' * 700 + 'e-290'] * 22)}]"
+    yield "CONNECT, auth with 500 integers of 25 digits", f"{CONNECT}[{','.join(['9' * 25] * 500)}]"
     yield "CONNECT, auth is an array of integers", _filled(f"{CONNECT}[", "1,", "0]")
     yield "CONNECT, auth with many keys", CONNECT + json.dumps({f"{n:x}": 1 for n in range(1500)})
     yield "CONNECT, auth with one key many times", _filled(f"{CONNECT}{{", '"a":1,', '"a":1}')
@@ -68,8 +74,8 @@ def _texts() -> Iterator[Case]:
     yield "CONNECT, 16 KiB of name", "40/" + "a" * (SIZE - 3)
     yield "CONNECT, name of invisible characters", "40/" + "\u202e" * (SIZE - 3)
     yield "CONNECT, unknown name of 256 characters", "40/" + "messages" * 31
-    for name, unit in (("integers", b"1,"), ("arrays", b"[],")):
-        header = b'{"alg":"HS256","x":[' + unit * (5700 // len(unit)) + b"1]}"
+    for name, member in (("integers", b"1,"), ("arrays", b"[],")):
+        header = b'{"alg":"HS256","x":[' + member * (5700 // len(member)) + b"1]}"
         token = f"{base64.urlsafe_b64encode(header).decode().rstrip('=')}.AAAA.AAAA"
         yield f"CONNECT, header of the token with {name}", CONNECT + json.dumps({"token": token})
     yield "EVENT before CONNECT, integers", _filled(f'42{apps.NAMESPACE},["a",', "1,", "0]")
@@ -91,6 +97,7 @@ def _packets() -> Iterator[Case]:
         ("bad signatures", bad.replace("{", "{{").replace("}", "}}")),
         ("CONNECT without a token", CONNECT),
         ("CONNECT with integers", CONNECT + '{{"x":[' + integers + "}}"),
+        ("CONNECT with hard floats", CONNECT + "[" + "2.2250738585072011e-308," * 40 + "0]"),
         ("heartbeats with integers", "3[" + integers),
         ("upgrades", "5"),
     ):
@@ -108,6 +115,11 @@ def _msgpack() -> Iterator[Case]:
     ):
         count = (SIZE - len(head) - 3) // len(unit)
         yield f"msgpack, {name}", head + b"\xdc" + struct.pack(">H", count) + unit * count
+    some = head + b"\xdc" + struct.pack(">H", 490) + b"\xd4\x05a" * 490
+    yield "msgpack, 490 extension types", some
+    few = head + b"\xdc" + struct.pack(">H", 240) + b"\xd4\x05a" * 240
+    packet = "b" + base64.b64encode(few).decode()
+    yield "16 packets: msgpack, extension types", SEPARATOR.join([packet] * 16)
     yield "msgpack, deep nesting", head + b"\x91" * (SIZE - len(head))
     yield "msgpack, JSON as 4[…", _filled("4[", "1,", "0]")
 
@@ -117,7 +129,7 @@ class _Case:
 
     def __init__(self, name: str, frame: str | bytes, *, polling: bool, lines: apps.Lines, options: dict[str, Any]):
         self.name = f"{name}, {'polling' if polling else 'WebSocket'}"
-        self.seconds = float("inf")
+        self.seconds = self.longest = float("inf")
         self._frame = frame
         self._polling = polling
         self._clients = 0
@@ -133,6 +145,7 @@ class _Case:
         gc.collect()
         await asyncio.wait_for(client.run(self._app), PATIENCE)
         self.seconds = min(self.seconds, client.seconds)
+        self.longest = min(self.longest, client.longest)
 
     def _client(self, frame: str | bytes) -> Stall | Polling:
         self._clients += 1
@@ -161,7 +174,7 @@ def _cases(lines: apps.Lines) -> Iterator[tuple[str, _Case]]:
                 yield group, _Case(name, frame, polling=polling, lines=lines, options=options)
 
 
-async def _costs(repeats: int) -> dict[str, list[tuple[str, float]]]:
+async def _costs(repeats: int) -> dict[str, list[Cost]]:
     lines = apps.Lines()
     cases = list(_cases(lines))
     for _, case in cases:
@@ -177,14 +190,14 @@ async def _costs(repeats: int) -> dict[str, list[tuple[str, float]]]:
             await forget_tasks()
     finally:
         gc.unfreeze()
-    costs: dict[str, list[tuple[str, float]]] = {}
+    costs: dict[str, list[Cost]] = {}
     for group, case in cases:
-        costs.setdefault(group, []).append((case.name, case.seconds))
+        costs.setdefault(group, []).append((case.name, case.seconds, case.longest))
     return costs
 
 
-def measure_stalls(runner: asyncio.Runner, *, repeats: int) -> tuple[list[Row], list[tuple[str, float]]]:
-    """Rows for what one frame costs at most, and every case with its CPU seconds, the longest first.
+def measure_stalls(runner: asyncio.Runner, *, repeats: int) -> tuple[list[Row], list[Cost]]:
+    """Rows for what one frame costs at most, and every case, the dearest first.
 
     Args:
         runner: where the application runs.
@@ -193,9 +206,11 @@ def measure_stalls(runner: asyncio.Runner, *, repeats: int) -> tuple[list[Row], 
     costs = runner.run(_costs(repeats))
     rows = []
 
-    def row(what: str, cases: list[tuple[str, float]]) -> None:
-        name, seconds = max(cases, key=lambda case: case[1])
-        rows.append(Row(what, "nothing", seconds * 1e3, LIMIT_MS, "ms", f"{name}; least of {repeats}"))
+    def row(what: str, cases: list[Cost]) -> None:
+        name, seconds, _ = max(cases, key=lambda case: case[1])
+        stalled, _, longest = max(cases, key=lambda case: case[2])
+        note = f"{name}; the longest turn of the loop {longest * 1e3:.2f} ms ({stalled}); least of {repeats}"
+        rows.append(Row(what, "nothing", seconds * 1e3, LIMIT_MS, "ms", note))
 
     for name, _ in _megabytes():
         row(f"one frame of a stranger: {name}", [case for case in costs["1 MB"] if case[0].startswith(name)])

@@ -76,12 +76,12 @@ def _markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def page(rows: Sequence[Row], stalls: Sequence[tuple[str, float]], *, rounds: int) -> str:
+def page(rows: Sequence[Row], stalls: Sequence[tuple[str, float, float]], *, rounds: int) -> str:
     """docs/performance.md."""
     over = [row.what for row in rows if row.verdict == "over"]
     summary = f"Over its limit: {'; '.join(over)}." if over else "Every figure is within its limit."
     notes = "\n".join(f"- {row.what}: {row.note}." for row in rows)
-    slowest = "\n".join(f"| {name} | {seconds * 1e6:.0f} |" for name, seconds in stalls)
+    slowest = "\n".join(f"| {name} | {seconds * 1e6:.0f} | {turn * 1e6:.0f} |" for name, seconds, turn in stalls)
     versions = ", ".join(_version(package) for package in _PACKAGES)
     return f"""# Performance
 
@@ -98,11 +98,12 @@ What the guard costs, as ratios to the same application without it or with a han
 
 ## What one frame of a stranger costs
 
-CPU time of one frame or body of a session that has joined no namespace, until nothing is left to do. Larger frames
-and bodies than 16,384 characters are refused unread.
+CPU time of one frame or body of a session that has joined no namespace, until nothing is left to do, and
+of the longest turn of the event loop among it: for so long nobody else is served. Larger frames and bodies than 16,384
+characters are refused unread.
 
-| Frame or body | µs |
-|---|---|
+| Frame or body | µs | longest turn of the loop, µs |
+|---|---|---|
 {slowest}
 
 ## How it was measured

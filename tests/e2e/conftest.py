@@ -8,6 +8,9 @@ import pytest
 
 from tests.e2e.support import Driver, JavaScript, Server
 
+# Polling requests that nobody waits for any more would delay the end of each server; test_shutdown.py is about that.
+QUICK = ("--timeout-graceful-shutdown", "1")
+
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -30,14 +33,14 @@ def _browser() -> Iterator[Driver]:
 
 @pytest.fixture(scope="session")
 def _crm(folder: Path) -> Iterator[Server]:
-    server = Server(folder, {})
+    server = Server(folder, {}, arguments=QUICK)
     yield server
     server.stop()
 
 
 @pytest.fixture(scope="session")
 def _packed_crm(folder: Path) -> Iterator[Server]:
-    server = Server(folder, {"serializer": "msgpack"})
+    server = Server(folder, {"serializer": "msgpack"}, arguments=QUICK)
     yield server
     server.stop()
 

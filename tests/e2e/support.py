@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import json
@@ -118,9 +119,13 @@ class Server:
         """What the server holds of its clients and is not empty."""
         return {name: value for name, value in json.loads(self.request("/control/state")).items() if value}
 
+    def members(self) -> dict[str, Any]:
+        """The same without python-engineio's sockets, which it keeps while it holds a polling client's last request."""
+        return {name: value for name, value in self.state().items() if name != "sockets"}
+
     def wait_until_empty(self) -> None:
         """Wait until nothing is left of any client."""
-        wait_until(lambda: not self.state(), lambda: f"left behind: {self.state()}")
+        wait_until(lambda: not self.members(), lambda: f"left behind: {self.members()}")
 
     def terminate(self) -> int:
         """Ask the process to end by SIGTERM, and return its exit status."""
@@ -268,6 +273,16 @@ def running(command: Sequence[str], log_file: Path, port: int, **options: Any) -
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+async def leave(client: Any) -> None:
+    """End a `socketio.AsyncClient`. Over polling, its own disconnect() waits for the answer to its last request."""
+    tasks = [client.eio.read_loop_task, client.eio.write_loop_task]
+    await client.eio.disconnect(abort=True)
+    for task in tasks:
+        if task is not None:
+            task.cancel()
+            await asyncio.wait((task,))
 
 
 def _listens(port: int) -> bool:

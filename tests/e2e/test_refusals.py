@@ -12,7 +12,7 @@ import socketio
 
 from socketguard.rejections import REPLIES, RejectCode
 from socketguard.testing import mint
-from tests.e2e.support import PATIENCE, TRANSPORTS, JavaScript, Server, new_address
+from tests.e2e.support import PATIENCE, TRANSPORTS, JavaScript, Server, leave, new_address
 
 REJECTED = "socketguard.connection.rejected"
 
@@ -143,7 +143,7 @@ async def test_a_python_client_is_told_why(either: tuple[Server, bool], case: Ca
         wait=False,  # it would wait for the whole of wait_timeout, refused or not
     )
     error = await asyncio.wait_for(errors.get(), PATIENCE)
-    await client.disconnect()
+    await leave(client)
     assert errors.empty()
     assert error["message"] == REPLIES[case.code].message
     check_line(the_line(server, address), case, error["data"])

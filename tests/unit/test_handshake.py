@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import ipaddress
 from typing import Any
 
@@ -20,6 +21,7 @@ from socketguard.handshake import (
     origin_is_allowed,
     packet_problem,
     read,
+    stranger_problem,
 )
 from socketguard.rejections import Retry
 
@@ -409,13 +411,13 @@ def test_a_transport_that_is_switched_off() -> None:
     ],
 )
 def test_bodies(body: bytes, expected: int | str) -> None:
-    found = body_problem(body, limit=100, strict_text=True)
+    found = body_problem(body, limit=100, strict_text=True, stranger=True)
     assert (found.reason if isinstance(found, HandshakeRefusal) else found) == expected
 
 
-@given(st.binary(max_size=200))
-def test_any_body_is_counted_or_refused(body: bytes) -> None:
-    found = body_problem(body, limit=150, strict_text=True)
+@given(st.binary(max_size=200), st.booleans())
+def test_any_body_is_counted_or_refused(body: bytes, stranger: bool) -> None:
+    found = body_problem(body, limit=150, strict_text=True, stranger=stranger)
     if isinstance(found, HandshakeRefusal):
         assert found.status in (400, 413)
     else:
@@ -437,3 +439,35 @@ def test_a_text_message_is_a_socket_io_packet_of_the_default_serializer(message:
 @pytest.mark.parametrize("packet", ["0", "1", "2probe", "3", "40", "41/a,", "42[]", "43", "44", "45", "46", "5", "6"])
 def test_packets_of_known_types_pass_over_websocket(packet: str) -> None:
     assert packet_problem(packet, strict_text=True) is None
+
+
+@pytest.mark.parametrize("packet", ["0{}", "1x", "2x", "3{}", "5x", "6[]"])
+def test_packets_of_types_without_data_have_none(packet: str) -> None:
+    assert packet_problem(packet, strict_text=True)
+
+
+@pytest.mark.parametrize(
+    ("packet", "strict_text", "refused"),
+    [
+        ("40" + "[" * 510, True, False),
+        ("40" + "[" * 513, True, True),
+        ("40" + "," * 513, True, True),
+        ("40" + "{" * 513, True, True),
+        ("40" + "x" * 9000, True, False),
+        (b"x" * 512, True, False),
+        (b"x" * 513, True, True),
+        (b"x" * 9000, False, False),
+        (b"\x91" * 513, False, True),
+        (b"\x91" * 512, False, False),
+        (b"\x91" * 512 + b"x" * 100, False, False),
+    ],
+)
+def test_the_values_of_a_strangers_packet_are_counted(packet: str | bytes, strict_text: bool, refused: bool) -> None:
+    assert bool(stranger_problem(packet, strict_text=strict_text)) is refused
+
+
+@pytest.mark.parametrize("stranger", [True, False])
+def test_the_values_in_a_strangers_body_are_counted(stranger: bool) -> None:
+    for body in (b"40" + b"[" * 513, b"b" + base64.b64encode(b"\x91" * 513)):
+        found = body_problem(body, limit=10_000, strict_text=False, stranger=stranger)
+        assert isinstance(found, HandshakeRefusal) is stranger

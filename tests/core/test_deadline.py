@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import Any
+
+import pytest
+
+from socketguard.deadline import Cancelled, Overdue, run_until
+
+
+def soon() -> float:
+    return asyncio.get_running_loop().time() + 0.01
+
+
+def later() -> float:
+    return asyncio.get_running_loop().time() + 60
+
+
+class Odd(BaseException):
+    """What is no Exception."""
+
+
+async def test_what_ends_in_time_counts() -> None:
+    async def quick() -> str:
+        await asyncio.sleep(0)
+        return "result"
+
+    assert await run_until(quick(), later()) == "result"
+
+
+@pytest.mark.parametrize("kind", [ValueError, TimeoutError, RecursionError])
+async def test_what_raises_in_time_raises(kind: type[Exception]) -> None:
+    async def raising() -> None:
+        raise kind("own")
+
+    with pytest.raises(kind, match="own"):
+        await run_until(raising(), later())
+
+
+async def test_a_base_exception_is_not_lost() -> None:
+    async def raising() -> None:
+        raise Odd
+
+    with pytest.raises(BaseException) as found:  # noqa: PT011 - an Odd, or an Exception made of it
+        await run_until(raising(), later())
+    assert isinstance(found.value, Odd) or isinstance(found.value.__cause__, Odd) or isinstance(found.value, Exception)
+
+
+async def test_a_cancellation_of_its_own_is_told_from_ours() -> None:
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(Cancelled):
+        await run_until(cancelled(), later())
+
+
+@pytest.mark.parametrize("result", ["returns", "raises", "stays cancelled"])
+async def test_what_is_late_does_not_count(result: str) -> None:
+    async def late() -> bool:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if result == "raises":
+                raise ValueError from None
+            if result == "stays cancelled":
+                raise
+        return True
+
+    with pytest.raises(Overdue) as overdue:
+        await run_until(late(), soon())
+    assert overdue.value.task.done()
+
+
+async def test_a_deadline_in_the_past_still_gives_one_turn() -> None:
+    async def hanging() -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(Overdue):
+        await run_until(hanging(), 0.0)
+
+
+async def test_code_that_ignores_its_cancellation_is_left_alone() -> None:
+    release = asyncio.Event()
+    complaints: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+
+    async def stubborn() -> None:
+        while not release.is_set():
+            try:
+                await release.wait()
+            except asyncio.CancelledError:
+                continue
+        raise ValueError("nobody waits for this any more")
+
+    with pytest.raises(Overdue) as overdue:
+        await run_until(stubborn(), soon(), grace=0.01)
+    task = overdue.value.task
+    assert not task.done()
+    release.set()
+    await asyncio.wait((task,))
+    del overdue, task
+    gc.collect()
+    assert complaints == []
+
+
+async def test_who_is_cancelled_while_waiting_takes_the_code_along() -> None:
+    ended = []
+
+    async def hanging() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    waiting = asyncio.ensure_future(run_until(hanging(), later()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert ended == [True]
