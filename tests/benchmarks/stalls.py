@@ -209,18 +209,18 @@ def measure_stalls(runner: asyncio.Runner, *, repeats: int) -> tuple[list[Row], 
     def row(what: str, cases: list[Cost]) -> None:
         name, seconds, _ = max(cases, key=lambda case: case[1])
         stalled, _, longest = max(cases, key=lambda case: case[2])
-        note = f"{name}; the longest turn of the loop {longest * 1e3:.2f} ms ({stalled}); least of {repeats}"
-        rows.append(Row(what, "nothing", seconds * 1e3, LIMIT_MS, "ms", note))
+        note = f"{stalled}; the most CPU time in all turns together {seconds * 1e3:.2f} ms ({name}); least of {repeats}"
+        rows.append(Row(what, "nothing", longest * 1e3, LIMIT_MS, "ms", note))
 
     for name, _ in _megabytes():
-        row(f"one frame of a stranger: {name}", [case for case in costs["1 MB"] if case[0].startswith(name)])
-    row("one frame of a stranger: deep nesting", costs["deep"])
+        row(f"longest stall by a stranger: {name}", [case for case in costs["1 MB"] if case[0].startswith(name)])
+    row("longest stall by a stranger: deep nesting", costs["deep"])
     for what, group, transport in (
         ("16 KiB over WebSocket", "16 KiB", "WebSocket"),
         ("16 KiB over polling", "16 KiB", "polling"),
         ("16 KiB over WebSocket, msgpack", "msgpack", "WebSocket"),
         ("16 KiB over polling, msgpack", "msgpack", "polling"),
     ):
-        row(f"one frame of a stranger: {what}", [case for case in costs[group] if case[0].endswith(transport)])
+        row(f"longest stall by a stranger: {what}", [case for case in costs[group] if case[0].endswith(transport)])
     cases = sorted((case for group in costs.values() for case in group), key=lambda case: -case[1])
     return rows, cases

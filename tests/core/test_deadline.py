@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from socketguard.deadline import Cancelled, Overdue, run_until
+from socketguard.deadline import Escaped, Overdue, is_ours, run_until
 
 
 def soon() -> float:
@@ -38,21 +38,14 @@ async def test_what_raises_in_time_raises(kind: type[Exception]) -> None:
         await run_until(raising(), later())
 
 
-async def test_a_base_exception_is_not_lost() -> None:
+@pytest.mark.parametrize("kind", [Odd, asyncio.CancelledError, GeneratorExit])
+async def test_what_is_no_exception_becomes_one(kind: type[BaseException]) -> None:
     async def raising() -> None:
-        raise Odd
+        raise kind
 
-    with pytest.raises(BaseException) as found:  # noqa: PT011 - an Odd, or an Exception made of it
+    with pytest.raises(Escaped) as escaped:
         await run_until(raising(), later())
-    assert isinstance(found.value, Odd) or isinstance(found.value.__cause__, Odd) or isinstance(found.value, Exception)
-
-
-async def test_a_cancellation_of_its_own_is_told_from_ours() -> None:
-    async def cancelled() -> None:
-        raise asyncio.CancelledError
-
-    with pytest.raises(Cancelled):
-        await run_until(cancelled(), later())
+    assert type(escaped.value.__cause__) is kind
 
 
 @pytest.mark.parametrize("result", ["returns", "raises", "stays cancelled"])
@@ -120,3 +113,26 @@ async def test_who_is_cancelled_while_waiting_takes_the_code_along() -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert ended == [True]
+
+
+def test_what_ends_the_process_is_not_ours() -> None:
+    assert is_ours(ValueError())
+    assert is_ours(Odd())
+    assert not is_ours(KeyboardInterrupt())
+    assert not is_ours(SystemExit())
+
+
+async def test_a_cancellation_is_ours_unless_somebody_cancels_this_task() -> None:
+    assert is_ours(asyncio.CancelledError())
+
+    async def cancelled() -> bool:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as exc:
+            return is_ours(exc)
+        raise AssertionError
+
+    task = asyncio.ensure_future(cancelled())
+    await asyncio.sleep(0)
+    task.cancel()
+    assert await task is False

@@ -20,6 +20,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import engineio
+
 ROOT = Path(__file__).parents[2]
 JS = ROOT / "tests" / "js"
 
@@ -277,12 +279,16 @@ def running(command: Sequence[str], log_file: Path, port: int, **options: Any) -
 
 async def leave(client: Any) -> None:
     """End a `socketio.AsyncClient`. Over polling, its own disconnect() waits for the answer to its last request."""
-    tasks = [client.eio.read_loop_task, client.eio.write_loop_task]
-    await client.eio.disconnect(abort=True)
-    for task in tasks:
-        if task is not None:
+    engine = client.eio
+    if engine.state == "connected" and engine.current_transport == "polling":
+        await engine._send_packet(engineio.packet.Packet(engineio.packet.CLOSE))
+        await engine.queue.join()
+        tasks = [engine.read_loop_task, engine.write_loop_task]
+        for task in tasks:
             task.cancel()
-            await asyncio.wait((task,))
+        await asyncio.wait(tasks)
+        engine.read_loop_task = asyncio.create_task(asyncio.sleep(0))
+    await client.disconnect()
 
 
 def _listens(port: int) -> bool:

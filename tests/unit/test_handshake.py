@@ -10,18 +10,19 @@ from hypothesis import strategies as st
 
 from socketguard import ConfigurationError
 from socketguard.handshake import (
+    MAX_PARTS,
     HandshakeRefusal,
     HandshakeRequest,
     TrustedProxies,
     body_problem,
     check_origins,
     cors_headers,
+    count_parts,
     examine,
     normalised_headers,
     origin_is_allowed,
     packet_problem,
     read,
-    stranger_problem,
 )
 from socketguard.rejections import Retry
 
@@ -392,8 +393,7 @@ def test_a_transport_that_is_switched_off() -> None:
         (b"3", 1),
         (b"40/messages,{}", 1),
         (b"3\x1e42[]\x1e1", 3),
-        (b"bQUI=", 1),
-        (b"b", 1),
+        (b"bQUI=", "body_malformed"),
         ("4٠".encode(), "body_malformed"),
         ("42[\"é\"]".encode(), 1),
         (b"\xff", "body_malformed"),
@@ -447,27 +447,33 @@ def test_packets_of_types_without_data_have_none(packet: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("packet", "strict_text", "refused"),
+    ("packet", "strict_text", "parts"),
     [
-        ("40" + "[" * 510, True, False),
-        ("40" + "[" * 513, True, True),
-        ("40" + "," * 513, True, True),
-        ("40" + "{" * 513, True, True),
-        ("40" + "x" * 9000, True, False),
-        (b"x" * 512, True, False),
-        (b"x" * 513, True, True),
-        (b"x" * 9000, False, False),
-        (b"\x91" * 513, False, True),
-        (b"\x91" * 512, False, False),
-        (b"\x91" * 512 + b"x" * 100, False, False),
+        ("40", True, 0),
+        ('40/a,{"token":"x","b":[1,{"c":2}]}', True, 6),
+        ("40" + "x" * 9000, True, 0),
+        (b"x", True, None),
+        (b"", True, None),
+        (b"x" * 9000, False, 0),
+        (b"\x91" * 513, False, 513),
+        ("40[[", False, 2),
     ],
 )
-def test_the_values_of_a_strangers_packet_are_counted(packet: str | bytes, strict_text: bool, refused: bool) -> None:
-    assert bool(stranger_problem(packet, strict_text=strict_text)) is refused
+def test_the_values_of_a_strangers_packet_are_counted(
+    packet: str | bytes, strict_text: bool, parts: int | None
+) -> None:
+    assert count_parts(packet, strict_text=strict_text) == parts
+
+
+@pytest.mark.parametrize(("strict_text", "stranger", "expected"), [(True, False, 1), (False, True, 1)])
+def test_binary_packets_over_polling(strict_text: bool, stranger: bool, expected: int) -> None:
+    for body in (b"bQUI=", b"b"):
+        assert body_problem(body, limit=100, strict_text=strict_text, stranger=stranger) == expected
 
 
 @pytest.mark.parametrize("stranger", [True, False])
 def test_the_values_in_a_strangers_body_are_counted(stranger: bool) -> None:
-    for body in (b"40" + b"[" * 513, b"b" + base64.b64encode(b"\x91" * 513)):
+    half = b"40" + b"[" * (MAX_PARTS // 2 + 1)
+    for body in (b"40" + b"[" * 513, b"b" + base64.b64encode(b"\x91" * 513), half + b"\x1e" + half):
         found = body_problem(body, limit=10_000, strict_text=False, stranger=stranger)
         assert isinstance(found, HandshakeRefusal) is stranger

@@ -14,14 +14,14 @@ ROWS = (
     "event with ack, 20 bytes",
     "the same, with a log line of the handler",
     "memory of an idle connection",
-    "one frame of a stranger: 1 MB token",
-    "one frame of a stranger: 1 MB namespace name",
-    "one frame of a stranger: 1 MB of JSON as 4[…",
-    "one frame of a stranger: deep nesting",
-    "one frame of a stranger: 16 KiB over WebSocket",
-    "one frame of a stranger: 16 KiB over polling",
-    "one frame of a stranger: 16 KiB over WebSocket, msgpack",
-    "one frame of a stranger: 16 KiB over polling, msgpack",
+    "longest stall by a stranger: 1 MB token",
+    "longest stall by a stranger: 1 MB namespace name",
+    "longest stall by a stranger: 1 MB of JSON as 4[…",
+    "longest stall by a stranger: deep nesting",
+    "longest stall by a stranger: 16 KiB over WebSocket",
+    "longest stall by a stranger: 16 KiB over polling",
+    "longest stall by a stranger: 16 KiB over WebSocket, msgpack",
+    "longest stall by a stranger: 16 KiB over polling, msgpack",
 )
 
 
