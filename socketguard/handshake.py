@@ -78,7 +78,6 @@ class HandshakeRequest(NamedTuple):
     proxied: bool
     upgrade: str | None
     content_length: str | None
-    requested_headers: str | None
     client_address: str | None
     user_agent: str | None
 
@@ -191,7 +190,6 @@ _WANTED = {
     b"upgrade": 5,
     b"user-agent": 6,
     b"content-length": 7,
-    b"access-control-request-headers": 8,
 }
 
 
@@ -207,14 +205,14 @@ _common_query = functools.lru_cache(maxsize=64)(_query)
 
 def read(scope: Mapping[str, Any], trusted: TrustedProxies) -> HandshakeRequest:
     """Read an ASGI HTTP or WebSocket scope. Never raises for what a client can send."""
-    found: list[str | None] = [None] * 9
+    found: list[str | None] = [None] * 8
     for name, value in scope["headers"]:
         place = _WANTED.get(name)
         if place is not None:
             text = value.decode("latin-1")
             previous = found[place]
             found[place] = text if previous is None else f"{previous},{text}"
-    origin, host, forwarded_host, proto, forwarded_for, upgrade, user_agent, content_length, requested = found
+    origin, host, forwarded_host, proto, forwarded_for, upgrade, user_agent, content_length = found
     query_string = scope.get("query_string", b"")
     # Every handshake over WebSocket has the same query; one with a session id must not be kept.
     query = (
@@ -239,7 +237,6 @@ def read(scope: Mapping[str, Any], trusted: TrustedProxies) -> HandshakeRequest:
         proxied=proto is not None,
         upgrade=upgrade,
         content_length=content_length,
-        requested_headers=requested,
         client_address=None if address is None else neutralise(address, 64),
         user_agent=None if user_agent is None else neutralise(user_agent, 256),
     )

@@ -62,15 +62,15 @@ class Report:
     def rejected(self, connection: Connection, rejection: Rejection, ref: str) -> None:
         """A CONNECT was refused."""
         error = rejection.error
-        fields = self._fields(connection)
-        fields["reason"] = rejection.code.value
-        fields["detail"] = rejection.detail
-        if ref:
-            fields["ref"] = ref
-        fields["message"] = REPLIES[rejection.code].message
+        # What a person looks for comes first.
+        fields: dict[str, Any] = {"reason": rejection.code.value, "detail": rejection.detail}
         for name, value in rejection.fields.items():
             if value is not None:
                 fields[name] = value
+        if ref:
+            fields["ref"] = ref
+        fields["message"] = REPLIES[rejection.code].message
+        fields.update(self._fields(connection))
         if error is not None:
             # A defect of the server, not an attempt of a client: with its traceback, and never held back.
             fields["error"] = type(error).__name__
@@ -84,8 +84,7 @@ class Report:
 
     def closed(self, connection: Connection, reason: str) -> None:
         """A client left a namespace: the canonical line."""
-        fields = self._fields(connection)
-        fields["reason"] = reason
+        fields = {"reason": reason, **self._fields(connection)}
         fields["packets_in"] = connection.packets_in
         fields["events_in"] = connection.events_in
         self.log.emit(events.CLOSED, fields)

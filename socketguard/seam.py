@@ -41,6 +41,8 @@ _REASONS = frozenset(
     value for name, value in vars(socketio.AsyncServer.reason).items() if name.isupper() and isinstance(value, str)
 )
 _ENCODE = json.JSONEncoder(separators=(",", ":"), default=str).encode
+_DEFAULT = socketio.packet.Packet
+_RESERVED = frozenset({"connect", "disconnect"})
 _HEARTBEAT = ("ping_interval", "ping_timeout", "ping_interval_grace_period")
 
 
@@ -213,7 +215,8 @@ class Seam:
         self.quarantine: set[asyncio.Task[Any]] = set()
         self.served = served
         # A serializer of one's own may put anything into a text message; python-socketio's default never does.
-        self.strict_text = server.packet_class.decode is socketio.packet.Packet.decode
+        packet_class = server.packet_class
+        self.strict_text = (packet_class.decode, packet_class.encode) == (_DEFAULT.decode, _DEFAULT.encode)
         self.handle_request = server.handle_request
         self._original_connect = server._handle_connect
         self._original_trigger = server._trigger_event
@@ -496,9 +499,12 @@ class Seam:
         if not self.attached:
             return await self._original_trigger(event, namespace, *args)
         connection = self.connections.get(args[0])
-        if connection is None or connection.state is not Connection.JOINED:
+        if connection is None:
+            # An event without a connection is one that nobody admitted.
+            return await self._run_connect(namespace, args) if event == "connect" else self.server.not_handled
+        if connection.state is not Connection.JOINED:
             return await self._trigger_pending(event, namespace, args, connection)
-        if event == "disconnect" or event == "connect" or not isinstance(event, str):
+        if type(event) is not str or event in _RESERVED:
             if event == "disconnect" and self._is_end(namespace, args):
                 connection.state = Connection.LEAVING
                 connection.session.joined -= 1
@@ -522,17 +528,11 @@ class Seam:
         finally:
             bound_connection.reset(token)
 
-    async def _trigger_pending(
-        self, event: Any, namespace: str, args: tuple[Any, ...], connection: Connection | None
-    ) -> Any:
-        if connection is None and event == "connect":
-            return await self._run_connect(namespace, args)
-        if connection is not None and event == "disconnect" and connection.pending is not None:
-            if not self._is_end(namespace, args):
-                return self.server.not_handled
+    async def _trigger_pending(self, event: Any, namespace: str, args: tuple[Any, ...], connection: Connection) -> Any:
+        if event == "disconnect" and connection.pending is not None and self._is_end(namespace, args):
             connection.pending.vanished = True
             return await self._leave(connection, namespace, args)
-        return self.server.not_handled  # An event that overtook its CONNECT, or that nobody admitted.
+        return self.server.not_handled  # An event that overtook its CONNECT, or came after the end.
 
     def _is_end(self, namespace: str, args: tuple[Any, ...]) -> bool:
         """Whether a "disconnect" is python-socketio's, and no event of a client that is named so."""
@@ -661,7 +661,9 @@ class Seam:
         if not self.attached:
             await self._original_message(eio_sid, data)
             return
-        session = self.session(eio_sid)
+        server = self.server
+        environ = server.environ.get(eio_sid)
+        session: Session | None = None if environ is None else environ["asgi.scope"].get("socketguard")
         if session is None or session.ending is not None:
             return
         try:
@@ -669,7 +671,7 @@ class Seam:
         except Exception as exc:
             await self._packet_failed(eio_sid, session, exc)
         else:
-            waiting = self.server._binary_packet.get(eio_sid)
+            waiting = server._binary_packet.get(eio_sid)
             if waiting is not None and not self._has_joined(session, waiting.namespace):
                 # python-socketio before 5.16 would wait for its attachments.
                 await self._packet_failed(eio_sid, session, ValueError("a binary packet for a namespace not joined"))

@@ -30,7 +30,7 @@ __all__ = [
     "mint",
 ]
 
-TEST_SECRET = "only-for-tests-and-known-to-everybody"
+TEST_SECRET = "only-for-tests-and-known-to-everybody-who-has-read-this-line-of-the-package"
 """The secret of `mint` and `make_auth`. Anybody can read it here: never give it to a server that others reach."""
 
 

@@ -52,6 +52,8 @@ virtual_environment() {
   wanted="$("$python" --version) $* $(cat pyproject.toml)"
   if [ "$(cat "$folder/.installed" 2>/dev/null)" != "$wanted" ]; then
     rm -rf "$folder"
+    # Debian's Python comes without what venv needs.
+    "$python" -c 'import ensurepip, venv' 2>/dev/null || debian_packages python3-venv
     "$python" -m venv "$folder"
     "$folder/bin/python" -m pip install -q --disable-pip-version-check --upgrade 'pip>=25.1'
     "$folder/bin/python" -m pip install -q --disable-pip-version-check "$@"

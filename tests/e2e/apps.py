@@ -222,11 +222,8 @@ CONNECT_HANDLERS = {
     "/cancelled": cancelled,
     "/waits": waits,
     "/kicks": kicks,
-    "*": plain,
 }
 for name, handler in CONNECT_HANDLERS.items():
-    if name == "*":
-        continue
     sio.on("connect", handler, namespace=name)
     sio.on("disconnect", leave, namespace=name)
     for event in (whoami, echo, blob, send, boom):
@@ -234,15 +231,17 @@ for name, handler in CONNECT_HANDLERS.items():
 sio.register_namespace(Attendances("/attendances"))
 
 
-@sio.on("connect", namespace="*")
-async def connect_tenant(namespace: str, sid: str, environ: dict[str, Any], auth: Any) -> None:
-    await sio.enter_room(sid, "everybody", namespace=namespace)
+class Tenant(socketio.AsyncNamespace):
+    """Takes every name that no other namespace has. As functions its handlers would go before `Attendances`."""
+
+    async def on_connect(self, namespace: str, sid: str, environ: dict[str, Any], auth: Any) -> None:
+        await sio.enter_room(sid, "everybody", namespace=namespace)
+
+    async def on_whoami(self, namespace: str, sid: str) -> dict[str, Any]:
+        return await whoami(sid)
 
 
-@sio.on("whoami", namespace="*")
-async def whoami_tenant(namespace: str, sid: str) -> dict[str, Any]:
-    return await whoami(sid)
-
+sio.register_namespace(Tenant("*"))
 
 POLICIES: list[str | NamespacePolicy] = [
     "/messages",

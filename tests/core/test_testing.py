@@ -1,0 +1,167 @@
+"""`socketguard.testing`, as the tests of an application use it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from socketguard import TokenError, current_connection
+from socketguard.testing import TEST_SECRET, FakeClock, Refused, Wire, capture_events, join, make_auth, mint
+from tests.core.driver import guarded, joined_wire, nothing_left, open_wire
+
+
+def test_a_minted_token_is_taken() -> None:
+    identity = make_auth().verify(mint("ann", tenant="acme", headers={"kid": "k-1"}))
+    assert (identity.subject, identity.claims["tenant"], identity.key_id) == ("ann", "acme", "k-1")
+    assert identity.expires_at is not None
+    assert identity.expires_at > time.time() + 200
+
+
+@pytest.mark.parametrize(
+    "token", [mint(lifetime=-60), mint(subject=None), mint(exp=None), mint(key="x" * 40), mint(key=TEST_SECRET * 2, algorithm="HS512")]
+)
+def test_a_token_that_does_not_hold(token: str) -> None:
+    with pytest.raises(TokenError):
+        make_auth().verify(token)
+
+
+def test_the_clock_stands_still_until_it_is_moved() -> None:
+    clock = FakeClock(1_000_000)
+    auth = make_auth(clock=clock, leeway=0)
+    token = mint(now=1_000_000, lifetime=10)
+    assert auth.verify(token).expires_at == 1_000_010
+    clock.move(11)
+    with pytest.raises(TokenError, match="expired"):
+        auth.verify(token)
+    assert abs(FakeClock()() - time.time()) < 60
+
+
+def test_options_of_the_verifier_can_be_given() -> None:
+    auth = make_auth(issuer="https://id.example")
+    assert auth.verify(mint(key=TEST_SECRET, iss="https://id.example")).issuer == "https://id.example"
+    with pytest.raises(TokenError):
+        auth.verify(mint())
+
+
+async def test_events_are_captured_within_the_block_only() -> None:
+    case = guarded()
+    with capture_events() as outer:
+        with capture_events() as inner:
+            async with join(case.app, "/messages", token=mint()):
+                pass
+        count = len(inner)
+        async with join(case.app, "/messages", token=mint()):
+            pass
+    assert len(inner) == count
+    assert len(outer) > count > 0
+    assert {"event", "level"} <= set(inner[0])
+    async with join(case.app, "/messages", token=mint()):
+        pass
+    assert inner == outer[:count]
+
+
+async def test_a_client_in_one_line() -> None:
+    def prepare(server: Any) -> None:
+        async def many(sid: str, *args: Any) -> tuple[Any, ...]:
+            await server.emit("before", {"n": 1}, to=sid, namespace="/messages")
+            return args
+
+        async def question(sid: str) -> None:
+            await server.emit("question", "really?", to=sid, namespace="/messages", callback=lambda *args: None)
+
+        async def kick(sid: str) -> None:
+            await server.disconnect(sid, namespace="/messages")
+
+        server.on("many", many, namespace="/messages")
+        server.on("question", question, namespace="/messages")
+        server.on("kick", kick, namespace="/messages")
+        server.on("none", lambda sid: None, namespace="/messages")
+        server.on("echo", lambda sid, value: current_connection().sid, namespace="/")
+
+    case = guarded(prepare=prepare)
+    async with join(case.app, "/messages", token=mint()) as client:
+        assert client.namespace == "/messages"
+        assert await client.call("many", 1, "two") == [1, "two"]
+        assert await client.call("many", 1) == 1
+        assert await client.call("none") is None
+        assert await client.receive() == ("before", [{"n": 1}])
+        assert await client.receive() == ("before", [{"n": 1}])
+        await client.emit("question")
+        assert await client.receive() == ("question", ["really?"])
+        await client.emit("kick")
+        with pytest.raises(ConnectionError, match="disconnected this namespace"):
+            await client.receive()
+    case.server.on("echo", lambda sid, value: current_connection().sid, namespace="/")
+    async with join(case.app, auth={"token": mint()}) as client:
+        assert await client.call("echo", 1) == client.sid
+    nothing_left(case)
+
+
+async def test_a_refusal_has_what_a_client_sees() -> None:
+    case = guarded()
+    with pytest.raises(Refused) as refused:
+        async with join(case.app, "/messages"):
+            pass
+    assert (refused.value.message, refused.value.code, refused.value.status) == (
+        "Authentication required",
+        "token_missing",
+        None,
+    )
+    with pytest.raises(Refused) as refused:
+        async with join(case.app, "/nowhere", token=mint()):
+            pass
+    assert (str(refused.value), refused.value.code, refused.value.data) == ("Invalid namespace", None, None)
+    with pytest.raises(Refused) as refused:
+        async with join(case.app, "/messages", token=mint(), headers={"Origin": "https://evil.example"}):
+            pass
+    assert (refused.value.status, refused.value.code) == (403, "origin_not_allowed")
+    nothing_left(case)
+
+
+async def test_the_wire_answers_pings_and_says_why_it_was_closed() -> None:
+    case = guarded()
+    wire, _ = await joined_wire(case.app)
+    (socket,) = case.server.eio.sockets.values()
+    from engineio.packet import PING, Packet
+
+    await socket.send(Packet(PING))
+    await wire.send('42/messages,1["echo"]')
+    assert await wire.frame() == "43/messages,1[]"
+    await wire.send("hello")
+    with pytest.raises(ConnectionError, match="1003"):
+        await wire.frame()
+    await wire.close()
+    nothing_left(case)
+
+
+async def test_a_wire_that_was_never_opened_closes() -> None:
+    await Wire(guarded().app).close()
+
+
+async def test_a_frame_that_does_not_come() -> None:
+    wire = await open_wire(guarded().app, timeout=0.01)
+    with pytest.raises(TimeoutError):
+        await wire.frame()
+    wire._timeout = 5
+    await wire.close()
+    await asyncio.sleep(0)
+
+
+async def test_events_that_come_before_the_answer_are_kept() -> None:
+    """What a connect handler emits is sent before the answer to the CONNECT."""
+
+    def prepare(server: Any) -> None:
+        async def connect(sid: str, environ: Any, auth: Any) -> None:
+            await server.emit("hello", {"n": 1}, to=sid, namespace="/messages")
+            await server.emit("hello", {"n": 2}, to=sid, namespace="/messages")
+
+        server.on("connect", connect, namespace="/messages")
+
+    case = guarded(prepare=prepare)
+    async with join(case.app, "/messages", token=mint()) as client:
+        assert await client.receive() == ("hello", [{"n": 1}])
+        assert await client.receive() == ("hello", [{"n": 2}])
+    nothing_left(case)
