@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, MutableMapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -79,6 +79,8 @@ class Endpoint:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         # No coroutine function: each open WebSocket would keep one more frame in memory.
+        if not self.seam.attached:
+            return cast("Coroutine[Any, Any, None]", self.seam.handle_request(scope, receive, send))
         if not self._started:
             self._started = self._on_request(scope, receive)
         seen = scope.get(SEEN_KEY)

@@ -64,9 +64,7 @@ class Report:
         error = rejection.error
         # What a person looks for comes first.
         fields: dict[str, Any] = {"reason": rejection.code.value, "detail": rejection.detail}
-        for name, value in rejection.fields.items():
-            if value is not None:
-                fields[name] = value
+        fields |= {name: value for name, value in rejection.fields.items() if value is not None}
         if ref:
             fields["ref"] = ref
         fields["message"] = REPLIES[rejection.code].message

@@ -218,6 +218,7 @@ class Seam:
         packet_class = server.packet_class
         self.strict_text = (packet_class.decode, packet_class.encode) == (_DEFAULT.decode, _DEFAULT.encode)
         self.handle_request = server.handle_request
+        self._endpoint: ASGIHandler | None = None
         self._original_connect = server._handle_connect
         self._original_trigger = server._trigger_event
         self._original_disconnect = server.disconnect
@@ -246,7 +247,7 @@ class Seam:
                 "clients are connected to this server already; attach the guard before the application serves",
                 option="server",
             )
-        server.handle_request = endpoint
+        self._endpoint = server.handle_request = endpoint
         server._handle_connect = self._handle_connect
         server._trigger_event = self._trigger_event
         server.disconnect = self._disconnect
@@ -260,12 +261,12 @@ class Seam:
         server = self.server
         self.attached = False
         for name, ours, original in (
-            ("handle_request", None, self.handle_request),
+            ("handle_request", self._endpoint, self.handle_request),
             ("_handle_connect", self._handle_connect, self._original_connect),
             ("_trigger_event", self._trigger_event, self._original_trigger),
             ("disconnect", self._disconnect, self._original_disconnect),
         ):
-            if ours is None or getattr(server, name) == ours:
+            if getattr(server, name) == ours:
                 setattr(server, name, original)
         server.eio.on("message", self._original_message)
         server.namespaces = self._original_namespaces
@@ -273,7 +274,8 @@ class Seam:
             setattr(holder, name, value)
         self._restore.clear()
         for holder, handler in self._shields:
-            _put_connect_handler(holder, handler)
+            if _is_shielded(_connect_handler(holder)):
+                _put_connect_handler(holder, handler)
         self._shields.clear()
         delattr(server, _ATTRIBUTE)
 
@@ -548,7 +550,8 @@ class Seam:
         self.connections[connection.sid] = connection
         self._shield(namespace)
         try:
-            result = await run_until(self._call_connect(namespace, args), pending.deadline)
+            # Older releases of python-socketio leave out an auth payload that is empty.
+            result = await run_until(self._call_connect(namespace, (*args, None)[:3]), pending.deadline)
         except (Refused, ConnectionRefusedError) as exc:
             if not self._answerable(exc, namespace):
                 return self._fail(pending, RejectCode.INTERNAL_ERROR, "refusal_not_serializable", exc)
@@ -585,7 +588,7 @@ class Seam:
         try:
             return await self._original_trigger("connect", namespace, *args)
         except TypeError as exc:
-            if len(args) < 3 or not _raised_by_the_call(exc):
+            if not _raised_by_the_call(exc):
                 raise
         # A handler of the older kind, connect(sid, environ). python-socketio would try this only for clients that
         # send no auth payload, and would run a handler twice that raised a TypeError of its own.
@@ -602,7 +605,7 @@ class Seam:
         """Keep python-socketio from taking a CancelledError out of a connect handler for an acceptance."""
         for holder in _connect_holders(self.server, namespace):
             handler = _connect_handler(holder)
-            if getattr(handler, "__code__", None) is not _SHIELD_CODE and inspect.iscoroutinefunction(handler):
+            if not _is_shielded(handler) and inspect.iscoroutinefunction(handler):
                 _put_connect_handler(holder, _cancellation_proof(handler))
                 self._shields.append((holder, handler))
 
@@ -701,6 +704,7 @@ class Seam:
 
 
 def _is_admin(handler: Any) -> bool:
+    handler = getattr(handler, "__wrapped__", handler)
     return type(getattr(handler, "__self__", None)).__name__ == "InstrumentedAsyncServer"
 
 
@@ -788,3 +792,7 @@ def _cancellation_proof(handler: Any) -> Any:
 
 
 _SHIELD_CODE = _cancellation_proof(None).__code__
+
+
+def _is_shielded(handler: Any) -> bool:
+    return getattr(handler, "__code__", None) is _SHIELD_CODE

@@ -317,9 +317,7 @@ async def test_a_token_that_expires_while_authorize_waits_is_refused() -> None:
         clock.move(3600)
         return True
 
-    case = guarded(
-        auth=make_auth(clock=clock), namespaces=[NamespacePolicy("/messages", authorize=authorize)]
-    )
+    case = guarded(auth=make_auth(clock=clock), namespaces=[NamespacePolicy("/messages", authorize=authorize)])
     assert await code_of(case, token=mint(lifetime=300)) == "token_expired"
 
 

@@ -224,7 +224,10 @@ def test_a_synchronous_server() -> None:
 
 def test_an_engineio_server() -> None:
     server = engineio.AsyncServer(async_mode="asgi")
-    for make in (lambda: SocketGuard.protect(server, auth=None), lambda: SocketGuard(engineio.ASGIApp(server), auth=None)):
+    for make in (
+        lambda: SocketGuard.protect(server, auth=None),
+        lambda: SocketGuard(engineio.ASGIApp(server), auth=None),
+    ):
         with fails("without Socket.IO"):
             make()
 
@@ -235,7 +238,9 @@ def test_something_else(server: Any) -> None:
         SocketGuard.protect(server, auth=make_auth())
 
 
-@pytest.mark.parametrize("app", [None, FastAPI(), Starlette(), PlainTextResponse("x"), lambda scope, receive, send: None])
+@pytest.mark.parametrize(
+    "app", [None, FastAPI(), Starlette(), PlainTextResponse("x"), lambda scope, receive, send: None]
+)
 def test_no_server_at_all(app: Any) -> None:
     with pytest.raises(ConfigurationError, match="no Socket.IO server was found") as found:
         SocketGuard(app, auth=make_auth())

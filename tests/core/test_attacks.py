@@ -113,9 +113,11 @@ async def test_a_malformed_frame_ends_the_session(case: Guarded, frame: str) -> 
         await assert_outside(case)
         await wire.close()
     nothing_left(case)
-    assert [event["event"] for event in events if not event["event"].startswith(("socketguard.started", "socketguard.config"))] == [
-        "socketguard.packet.rejected"
-    ]
+    assert [
+        event["event"]
+        for event in events
+        if not event["event"].startswith(("socketguard.started", "socketguard.config"))
+    ] == ["socketguard.packet.rejected"]
 
 
 @pytest.mark.parametrize("frame", TEXT_TRICKS.values(), ids=TEXT_TRICKS)
@@ -258,7 +260,16 @@ async def test_an_auth_payload_that_is_no_object_is_malformed(packed: Guarded, d
 
 @pytest.mark.parametrize(
     "name",
-    ["/messages/", "/Messages", "/messages ", "//messages", "/messages\n", "/mes\u202esages", "/\x00", "/messages\u0660"],
+    [
+        "/messages/",
+        "/Messages",
+        "/messages ",
+        "//messages",
+        "/messages\n",
+        "/mes\u202esages",
+        "/\x00",
+        "/messages\u0660",
+    ],
 )
 async def test_a_name_that_resembles_one_is_another(case: Guarded, name: str) -> None:
     wire = await open_wire(case.app)

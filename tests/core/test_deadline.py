@@ -136,3 +136,16 @@ async def test_a_cancellation_is_ours_unless_somebody_cancels_this_task() -> Non
     await asyncio.sleep(0)
     task.cancel()
     assert await task is False
+
+
+def test_what_ends_the_process_goes_through() -> None:
+    async def ending() -> None:
+        raise SystemExit(3)
+
+    loop = asyncio.new_event_loop()
+    waiting = loop.create_task(run_until(ending(), loop.time() + 60))
+    for _ in range(2):  # out of the task, and then out of whoever waits for it
+        with pytest.raises(SystemExit):
+            loop.run_until_complete(waiting)
+    assert isinstance(waiting.exception(), SystemExit)
+    loop.close()

@@ -81,9 +81,7 @@ async def test_a_request_that_can_not_become_a_session(
         ("EIO=4&transport=websocket", {"origin": "https://evil.example"}, 403),
     ],
 )
-async def test_a_websocket_that_is_refused(
-    query: str, headers: dict[str, str], status: int, extension: bool
-) -> None:
+async def test_a_websocket_that_is_refused(query: str, headers: dict[str, str], status: int, extension: bool) -> None:
     case = guarded()
     wire = Wire(case.app, headers=headers)
     wire.scope["query_string"] = query.encode()

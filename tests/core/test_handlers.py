@@ -104,9 +104,7 @@ def recursion() -> None:
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("kind", [ValueError, TypeError, KeyError, RecursionError, TimeoutError, StopIteration, Odd])
-async def test_a_connect_handler_that_raises(
-    kind: type[BaseException], asynchronous: bool, style: str
-) -> None:
+async def test_a_connect_handler_that_raises(kind: type[BaseException], asynchronous: bool, style: str) -> None:
     calls = []
 
     def raising(sid: str, environ: Any, auth: Any = None) -> Any:
@@ -315,7 +313,9 @@ async def test_a_handler_that_swallows_its_cancellation_is_refused_whatever_it_r
 
 
 @pytest.mark.parametrize("others", [False, True], ids=["alone", "beside another client"])
-async def test_a_handler_that_finishes_much_later_leaves_no_ghost(others: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_handler_that_finishes_much_later_leaves_no_ghost(
+    others: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(run_until, "__kwdefaults__", {"grace": 0.01})
     gate = asyncio.Event()
     errors: list[str] = []

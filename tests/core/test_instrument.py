@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 
 import pytest
+from socketio.async_admin import InstrumentedAsyncServer
 
 PROGRAM = """
 import asyncio
@@ -84,6 +86,10 @@ print("done")
 """
 
 
+@pytest.mark.skipif(
+    "reason" not in inspect.signature(InstrumentedAsyncServer._handle_eio_disconnect).parameters,
+    reason="instrument() of python-socketio 5.12.0 fails at each disconnect, without the guard too",
+)
 @pytest.mark.parametrize("policy", ["own", "none"])
 @pytest.mark.parametrize("order", ["before", "after"])
 @pytest.mark.parametrize("mode", ["development", "production"])

@@ -10,7 +10,7 @@ import pytest
 
 from socketguard import TokenError, current_connection
 from socketguard.testing import TEST_SECRET, FakeClock, Refused, Wire, capture_events, join, make_auth, mint
-from tests.core.driver import guarded, joined_wire, nothing_left, open_wire
+from tests.core.driver import connect_packet, guarded, joined_wire, nothing_left, open_wire
 
 
 def test_a_minted_token_is_taken() -> None:
@@ -21,7 +21,14 @@ def test_a_minted_token_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    "token", [mint(lifetime=-60), mint(subject=None), mint(exp=None), mint(key="x" * 40), mint(key=TEST_SECRET * 2, algorithm="HS512")]
+    "token",
+    [
+        mint(lifetime=-60),
+        mint(subject=None),
+        mint(exp=None),
+        mint(key="x" * 40),
+        mint(key=TEST_SECRET * 2, algorithm="HS512"),
+    ],
 )
 def test_a_token_that_does_not_hold(token: str) -> None:
     with pytest.raises(TokenError):
@@ -164,4 +171,18 @@ async def test_events_that_come_before_the_answer_are_kept() -> None:
     async with join(case.app, "/messages", token=mint()) as client:
         assert await client.receive() == ("hello", [{"n": 1}])
         assert await client.receive() == ("hello", [{"n": 2}])
+    nothing_left(case)
+
+
+async def test_what_is_not_for_this_client_is_passed_over() -> None:
+    case = guarded("/messages", "/scheduler")
+    async with join(case.app, "/messages", token=mint()) as client:
+        await client._wire.send(connect_packet("/scheduler"))
+        await client._wire.send('42/messages,77["echo"]')  # its acknowledgement is nobody's
+        assert await client.call("echo", 5) == 5
+        await case.server.emit("other", namespace="/scheduler")
+        await client._wire.send('42/messages,78["echo"]')
+        await client.call("echo", 6)
+        await case.server.emit("news", 1, namespace="/messages")
+        assert await client.receive() == ("news", [1])
     nothing_left(case)

@@ -86,7 +86,12 @@ def imports(module: str, *, top_level: bool = False) -> set[str]:
             found |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             if node.level:
-                depth = module.count(".") + 2 - node.level - (MODULES[module].name == "__init__.py" and module != "__init__")
+                depth = (
+                    module.count(".")
+                    + 2
+                    - node.level
+                    - (MODULES[module].name == "__init__.py" and module != "__init__")
+                )
                 prefix = module.split(".")[:depth] if depth > 0 else []
                 names = [node.module] if node.module else [alias.name for alias in node.names]
                 found |= {"." + ".".join([*prefix, name]) for name in names}
@@ -201,9 +206,7 @@ def test_public_names_are_listed_and_there() -> None:
     for module, path in MODULES.items():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         listed = [
-            node
-            for node in tree.body
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+            node for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
         ]
         if module.rpartition(".")[2] != "__main__":
             assert listed, module

@@ -64,7 +64,7 @@ def test_the_admin_namespace_needs_a_policy() -> None:
     (lost,) = check_server(replace(PLAIN, admin_namespaces=("/admin",)), policies=[])
     assert "asks for a token" in asked.text
     assert "nobody can reach it" in lost.text
-    assert 'NamespacePolicy(\'/admin\', token="none")' in asked.fix
+    assert "NamespacePolicy('/admin', token=\"none\")" in asked.fix
 
 
 @pytest.mark.parametrize(

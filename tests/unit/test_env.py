@@ -21,9 +21,7 @@ def read(**variables: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def pair() -> tuple[Any, str]:
     private = ec.generate_private_key(ec.SECP256R1())
-    pem = private.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    pem = private.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     return private, pem.decode()
 
 

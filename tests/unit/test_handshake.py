@@ -65,7 +65,6 @@ def test_what_is_read_from_a_request() -> None:
         ("user-agent", "agent\r\n"),
         ("upgrade", "websocket"),
         ("content-length", "5"),
-        ("access-control-request-headers", "x-a"),
         ("x-other", "1"),
     ]
     found = request("EIO=4&transport=websocket&sid=abc&t=1", kind="websocket", headers=headers)
@@ -84,7 +83,6 @@ def test_what_is_read_from_a_request() -> None:
         proxied=True,
         upgrade="websocket",
         content_length="5",
-        requested_headers="x-a",
         client_address="192.0.2.1",
         user_agent="agent\\u000d\\u000a",
     )
@@ -113,7 +111,9 @@ def test_odd_queries(query: str | bytes, version: str | None, sid: str | None, j
 
 
 def test_repeated_headers_are_joined_as_python_engineio_does() -> None:
-    found = request(headers=[("origin", "https://a"), ("origin", "https://b"), ("content-length", "5"), ("content-length", "6")])
+    found = request(
+        headers=[("origin", "https://a"), ("origin", "https://b"), ("content-length", "5"), ("content-length", "6")]
+    )
     assert (found.origin, found.content_length) == ("https://a,https://b", "5,6")
 
 
@@ -287,7 +287,12 @@ def test_origins_that_could_never_match(origins: Any, text: str) -> None:
         (PAGE, [], ["https://other.example"], False),
         (PAGE, [("host", "crm.example.com")], None, False),
         (PAGE, [("host", "crm.example.com"), ("x-forwarded-proto", "wss")], None, True),
-        (PAGE, [("host", "inner"), ("x-forwarded-host", "crm.example.com"), ("x-forwarded-proto", "https")], None, True),
+        (
+            PAGE,
+            [("host", "inner"), ("x-forwarded-host", "crm.example.com"), ("x-forwarded-proto", "https")],
+            None,
+            True,
+        ),
         (PAGE, [], None, False),
         ("null", [("host", "null")], None, False),
     ],
@@ -395,7 +400,7 @@ def test_a_transport_that_is_switched_off() -> None:
         (b"3\x1e42[]\x1e1", 3),
         (b"bQUI=", "body_malformed"),
         ("4٠".encode(), "body_malformed"),
-        ("42[\"é\"]".encode(), 1),
+        ('42["é"]'.encode(), 1),
         (b"\xff", "body_malformed"),
         (b"", "body_malformed"),
         (b"3\x1e", "body_malformed"),

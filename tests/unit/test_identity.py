@@ -34,7 +34,7 @@ def test_the_anonymous_identity() -> None:
 def test_an_identity_can_not_be_changed() -> None:
     identity = Identity(subject="ann", claims=MappingProxyType({"sub": "ann"}))
     assert identity.is_authenticated
-    assert identity.display_name == "ann"
+    assert identity.display_name == identity.identity == "ann"
     with pytest.raises(AttributeError):
         identity.subject = "bob"  # type: ignore[misc]
     with pytest.raises(TypeError):
