@@ -220,13 +220,22 @@ class Client:
         sid: the Socket.IO session id.
     """
 
-    def __init__(self, wire: Wire, namespace: str, sid: str) -> None:
+    def __init__(self, wire: Wire, namespace: str) -> None:
         self._wire = wire
         self._prefix = "" if namespace == "/" else f"{namespace},"
         self._acknowledgements = 0
         self._events: list[tuple[str, list[Any]]] = []
         self.namespace = namespace
-        self.sid = sid
+        self.sid = ""
+
+    async def _opened(self) -> dict[str, Any]:
+        """What the server answers to the CONNECT; events that come before it are kept."""
+        while True:
+            kind, body = await self._packet()
+            if kind in "04":
+                answer: dict[str, Any] = json.loads(body)
+                return answer
+            self._keep(kind, body)
 
     async def emit(self, event: str, *args: Any) -> None:
         """Send an event."""
@@ -292,10 +301,11 @@ async def join(
         prefix = "" if namespace == "/" else f"{namespace},"
         payload = {**(auth or {}), **({} if token is None else {"token": token})}
         await wire.send(f"40{prefix}{json.dumps(payload) if payload else ''}")
-        answer = str(await wire.frame())
-        body = json.loads(answer[2 + len(prefix) :])
-        if answer[1] == "4":
-            raise Refused(body.get("message", ""), body.get("data"))
-        yield Client(wire, namespace, body["sid"])
+        client = Client(wire, namespace)
+        answer = await client._opened()
+        if "sid" not in answer:
+            raise Refused(answer.get("message", ""), answer.get("data"))
+        client.sid = answer["sid"]
+        yield client
     finally:
         await wire.close()

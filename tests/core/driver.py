@@ -79,7 +79,7 @@ async def until(condition: Callable[[], Any], *, timeout: float = 5.0) -> None:
     """Let the loop run until something is so."""
 
     async def wait() -> None:
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what it waits for tells nobody
             await asyncio.sleep(0.001)
 
     await asyncio.wait_for(wait(), timeout)

@@ -193,6 +193,20 @@ async def test_debug_tells_a_refused_client_the_details() -> None:
     await wire.close()
 
 
+async def test_a_wrong_name_is_explained_alike_each_time_and_anew_when_more_is_registered() -> None:
+    with capture_events() as events:
+        case = guarded()
+        for _ in range(2):
+            assert await code_of(case, "/mesages", token=mint()) == "Invalid namespace"
+        case.server.on("echo", lambda sid: None, namespace="/mesage")
+        assert await code_of(case, "/mesages", token=mint()) == "Invalid namespace"
+    first, second, third = (event for event in events if event["event"].endswith("connection.rejected"))
+    for name in ("requested", "registered", "suggestion", "hint"):
+        assert first[name] == second[name]
+    assert first["registered"] == ["/messages"]
+    assert third["registered"] == ["/mesage", "/messages"]
+
+
 async def test_what_is_registered_later_is_known_later() -> None:
     case = guarded()
     assert await code_of(case, "/late", token=mint()) == "Invalid namespace"

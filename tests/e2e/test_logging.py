@@ -65,8 +65,8 @@ def test_secrets_are_in_no_line(
     for transports in TRANSPORTS:
         ways: list[dict[str, Any]] = [
             {"token": tokens[0]},
-            {"headers": {"Authorization": f"Bearer {tokens[1]}", "Cookie": f"session={COOKIE}"}},
-            {"query": {"token": tokens[2]}},
+            {"headers": {"Authorization": f"Bearer {tokens[1]}", "Cookie": f"session={COOKIE}"}, "auth": {}},
+            {"query": {"token": tokens[2]}, "auth": {}},
             {"auth": {"authorization": f"Bearer {tokens[3]}"}},
             {"token": expired},
             {"token": tokens[4], "namespace": "/nowhere"},
@@ -99,7 +99,7 @@ def test_secrets_are_in_no_line(
 
 def test_what_a_client_sends_breaks_no_line(js: JavaScript, crm: Server) -> None:
     address = new_address()
-    evil = '/x\n{"event": "socketguard.connection.accepted", "subject": "admin"}\x1b[31m\u202e'
+    evil = '/x\n{"event": "socketguard.connection.accepted"}\x1b[31m\u202e'
     js.outcome(crm.url, evil, auth={"token": mint("u-1")}, address=address)
     line = crm.wait_for_event("socketguard.connection.rejected", client_address=address)
     assert "\n" not in line["requested"]

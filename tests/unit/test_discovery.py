@@ -77,7 +77,7 @@ def test_two_servers() -> None:
     app = asgi_app("first", inner=asgi_app("second"))
     found = discover(app)
     assert found.servers == ["first", "second"]
-    with pytest.raises(ConfigurationError, match="2 Socket.IO servers"):
+    with pytest.raises(ConfigurationError, match=r"2 Socket\.IO servers"):
         found.server(app)
 
 

@@ -25,7 +25,7 @@ def session(**options: Any) -> Session:
 
 
 def test_the_anonymous_identity() -> None:
-    assert ANONYMOUS == Identity(subject=None)
+    assert Identity(subject=None) == ANONYMOUS
     assert not ANONYMOUS.is_authenticated
     assert ANONYMOUS.display_name == ""
     assert (ANONYMOUS.claims, ANONYMOUS.scopes) == ({}, frozenset())
@@ -89,7 +89,7 @@ def test_log_fields_of_nobody() -> None:
 
 
 async def test_the_current_connection_is_that_of_the_running_task() -> None:
-    with pytest.raises(LookupError, match="outside a Socket.IO handler"):
+    with pytest.raises(LookupError, match=r"outside a Socket\.IO handler"):
         current_connection()
     connection = Connection(session(), "/a")
 
