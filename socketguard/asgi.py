@@ -164,6 +164,8 @@ class Endpoint:
             await send(message)
 
         await self.seam.handle_request(scope, replay, lower_case)
+        if request.method == "POST":
+            self.seam.release_poll(request.sid or "")
 
     def _limit(self, session: Session) -> int:
         largest = self.seam.max_body

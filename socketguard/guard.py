@@ -24,7 +24,8 @@ from .logs import EventLog
 from .namespaces import NamespacePolicy, Registry
 from .rejections import ConfigurationError
 from .report import Report
-from .seam import Seam, ServedNames, require_server
+from .seam import Seam, ServedNames, known_options, require_server
+from .sources import find_misspelt_options
 from .suppression import RejectionLog, Suppressor
 from .verifier import JWTAuth
 
@@ -235,6 +236,7 @@ class _Core:
         self.guards: list[SocketGuard] = []
         self.paths: list[str] = []
         self.mounts: list[Finding] = []
+        self.misspelt = find_misspelt_options(server, known_options())
         self.started = False
         self._addressed = False
         heartbeat = settings.heartbeat
@@ -300,7 +302,8 @@ class _Core:
     def check(self) -> list[Finding]:
         settings, facts = self.settings, self.seam.facts()
         declared = None if settings.namespaces is None else [_name(policy) for policy in settings.namespaces]
-        found = [*self.mounts, *check_server(facts, policies=declared), *self.registry.findings(self.seam.served)]
+        found = [*self.misspelt, *self.mounts, *check_server(facts, policies=declared)]
+        found += self.registry.findings(self.seam.served)
         if settings.heartbeat is None:
             found += findings_for_server(facts.ping_interval, facts.ping_timeout, facts.ping_grace)
         else:

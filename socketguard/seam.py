@@ -26,7 +26,7 @@ from .rejections import ConfigurationError, RejectCode, Rejection
 from .report import Report
 from .text import neutralise
 
-__all__ = ["Seam", "ServedNames", "require_server"]
+__all__ = ["Seam", "ServedNames", "known_options", "require_server"]
 
 Refused = socketio.exceptions.ConnectionRefusedError
 ASGIHandler = Callable[..., Awaitable[Any]]
@@ -114,6 +114,14 @@ class _Admitted:
 
 # Read when the module is: the metadata is on disk, and nothing may wait for a disk while the loop runs.
 VERSIONS = {name: metadata.version(name) for name in ("python-socketio", "python-engineio")}
+
+
+def known_options() -> frozenset[str]:
+    """The options that a socketio.AsyncServer takes."""
+    classes = [*socketio.AsyncServer.__mro__, *engineio.AsyncServer.__mro__]
+    found = {name for each in classes for name in inspect.signature(each.__init__).parameters}
+    # Handed on by name: python-socketio's word for python-engineio's logger.
+    return frozenset(found - {"self", "args", "kwargs"} | {"engineio_logger"})
 
 
 def require_server(server: object) -> Any:
@@ -368,6 +376,12 @@ class Seam:
         if socket is not None and not socket.upgraded:
             socket.upgrading = False
 
+    def release_poll(self, eio_sid: str) -> None:
+        """Answer the waiting poll of a client that has left; python-engineio would hold it for a ping interval."""
+        socket = self.server.eio.sockets.get(eio_sid)
+        if socket is not None and socket.closed:
+            socket.queue.put_nowait(None)
+
     async def end_session(self, eio_sid: str, reason: str) -> None:
         """End a session at python-engineio: handlers of the application run, a waiting poll is answered at once."""
         session = self.session(eio_sid)
@@ -394,6 +408,8 @@ class Seam:
         if name in session.connections or self.server.manager.sid_from_eio_sid(eio_sid, name) is not None:
             await self._refuse(eio_sid, connection, Rejection(RejectCode.ALREADY_CONNECTED))
             return
+        if _is_undefined(data):
+            data = None
         session.connections[name] = connection
         session.connects += 1
         try:
@@ -718,6 +734,11 @@ def _is_name(name: Any) -> bool:
         return isinstance(name, str) and name.encode() is not None
     except UnicodeEncodeError:  # a lone surrogate: no answer could be sent
         return False
+
+
+def _is_undefined(data: Any) -> bool:
+    """Whether an auth payload is JavaScript's undefined, which the msgpack parser of socket.io sends for none."""
+    return type(data).__name__ == "ExtType" and tuple(data) == (0, b"\0")
 
 
 def _is_cancelled() -> bool:

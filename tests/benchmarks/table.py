@@ -116,7 +116,8 @@ characters are refused unread.
   of the process. A ratio is that of the fastest rounds; where it is within 5 % of its limit, the median of the ratios
   of the rounds. "Halves" compares the odd with the even rounds.
 - The hand-written handler calls `jwt.decode` (audience, `exp` and `sub` required), `save_session`, and writes one JSON
-  line by stdlib logging. The guarded application writes two by structlog with orjson (joined and left), with all their fields.
+  line by stdlib logging. The guarded application writes two by structlog with orjson (joined and left), with all
+  their fields.
   Lines go to a file and are counted; each refusal comes from another address, so that none is held back.
 - Memory is what `tracemalloc` counts after a garbage collection; each connection has a token of its own.
 - For the cost of one frame, the least of several sessions counts, with the garbage collector on.

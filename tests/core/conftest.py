@@ -10,6 +10,4 @@ from blockbuster import BlockBuster, blockbuster_ctx
 def nothing_blocks_the_loop() -> Iterator[BlockBuster]:
     """A blocking call that socketguard makes on the event loop is an error in every test here."""
     with blockbuster_ctx("socketguard") as found:
-        for function in found.functions.values():
-            function.can_block_in("socketguard/seam.py", "versions")
         yield found

@@ -462,7 +462,8 @@ async def test_an_event_with_a_reserved_name_or_none_is_not_dispatched(name: str
     nothing_left(case)
 
 
-async def test_a_client_can_not_call_the_disconnect_handler_while_it_leaves() -> None:
+@pytest.mark.parametrize("reason", ["evil", "client disconnect", "server disconnect"])
+async def test_a_client_can_not_call_the_disconnect_handler_while_it_leaves(reason: str) -> None:
     reasons: list[str] = []
     gate = asyncio.Event()
 
@@ -477,7 +478,7 @@ async def test_a_client_can_not_call_the_disconnect_handler_while_it_leaves() ->
         case = guarded(prepare=prepare)
         client = await Polling(case.app).open()
         await client.join()
-        leaving = asyncio.ensure_future(client.post('42/messages,["disconnect","evil"]', "41/messages,"))
+        leaving = asyncio.ensure_future(client.post(f'42/messages,["disconnect","{reason}"]', "41/messages,"))
         await until(lambda: reasons)
         for _ in range(10):
             await asyncio.sleep(0)
@@ -610,6 +611,31 @@ async def test_close_and_connect_in_one_body_leave_no_ghost(case: Guarded) -> No
     await client.post("1", connect_packet())
     await assert_outside(case)
     nothing_left(case)
+
+
+async def test_a_session_that_is_ending_takes_no_connect() -> None:
+    """While a disconnect handler runs, the session is still known."""
+    gate, leaving = asyncio.Event(), asyncio.Event()
+
+    def prepare(server: Any) -> None:
+        async def disconnect(sid: str, reason: str) -> None:
+            leaving.set()
+            await gate.wait()
+
+        server.on("disconnect", disconnect, namespace="/messages")
+
+    with capture_events() as events:
+        case = guarded("/messages", "/scheduler", prepare=prepare)
+        client = await Polling(case.app).open()
+        await client.join()
+        closing = asyncio.ensure_future(client.post("1"))
+        await leaving.wait()
+        await client.post(connect_packet("/scheduler"))
+        assert not case.server.manager.rooms.get("/scheduler")
+        gate.set()
+        await closing
+    nothing_left(case)
+    assert [event for event in events if event.get("namespace") == "/scheduler"] == []
 
 
 async def test_a_closed_member_says_client_disconnect(case: Guarded) -> None:

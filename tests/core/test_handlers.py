@@ -320,6 +320,7 @@ async def test_a_handler_that_finishes_much_later_leaves_no_ghost(
     gate = asyncio.Event()
     errors: list[str] = []
     first: list[str] = []
+    cancelled: list[str] = []
 
     async def connect(sid: str, environ: Any, auth: Any) -> None:
         if others and not first:
@@ -329,7 +330,9 @@ async def test_a_handler_that_finishes_much_later_leaves_no_ghost(
             try:
                 await gate.wait()
             except asyncio.CancelledError:
-                continue
+                cancelled.append(sid)
+                if len(cancelled) > 1:
+                    raise  # The test has failed and its loop is to end.
         server = case.server
         for action in (
             server.enter_room(sid, "late", namespace="/messages"),

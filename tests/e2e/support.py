@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import gc
 import itertools
@@ -11,6 +10,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -59,7 +59,12 @@ class Server:
     """A uvicorn process with the application of `tests.e2e.apps`."""
 
     def __init__(
-        self, folder: Path, settings: Mapping[str, Any], *, arguments: Sequence[str] = (), app: str = "tests.e2e.apps:app"
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        *,
+        arguments: Sequence[str] = (),
+        app: str = "tests.e2e.apps:app",
     ) -> None:
         self.prints_tracebacks = False
         """Whether the test expects tracebacks of the application's own defects."""
@@ -78,13 +83,15 @@ class Server:
             )
         found = wait_until(
             lambda: (
-                re.search(r"running on http://127\.0\.0\.1:(\d+)", self.output()) or self.process.poll() is not None
+                re.search(r"running on (https?)://127\.0\.0\.1:(\d+)", self.output()) or self.process.poll() is not None
             ),
             self.output,
         )
         assert isinstance(found, re.Match), self.output()
-        self.port = int(found[1])
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.port = int(found[2])
+        self.url = f"{found[1]}://127.0.0.1:{self.port}"
+        self._tls = ssl.create_default_context()
+        self._tls.check_hostname, self._tls.verify_mode = False, ssl.CERT_NONE
 
     def output(self) -> str:
         """Everything on stdout and stderr so far."""
@@ -113,7 +120,8 @@ class Server:
 
     def request(self, path: str, method: str = "GET") -> str:
         """Ask one of the application's own routes."""
-        with urllib.request.urlopen(urllib.request.Request(self.url + path, method=method), timeout=PATIENCE) as answer:
+        request = urllib.request.Request(self.url + path, method=method)
+        with urllib.request.urlopen(request, timeout=PATIENCE, context=self._tls) as answer:
             return str(answer.read().decode())
 
     def post(self, path: str) -> str:
@@ -124,13 +132,9 @@ class Server:
         """What the server holds of its clients and is not empty."""
         return {name: value for name, value in json.loads(self.request("/control/state")).items() if value}
 
-    def members(self) -> dict[str, Any]:
-        """The same without python-engineio's sockets, which it keeps while it holds a polling client's last request."""
-        return {name: value for name, value in self.state().items() if name != "sockets"}
-
     def wait_until_empty(self) -> None:
         """Wait until nothing is left of any client."""
-        wait_until(lambda: not self.members(), lambda: f"left behind: {self.members()}")
+        wait_until(lambda: not self.state(), lambda: f"left behind: {self.state()}")
 
     def terminate(self) -> int:
         """Ask the process to end by SIGTERM, and return its exit status."""
@@ -264,9 +268,7 @@ def seen(result: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
 def running(command: Sequence[str], log_file: Path, port: int, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
     """A foreground child process that listens on ``port``, until the block ends."""
     with log_file.open("wb") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, **options
-        )
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, **options)
     try:
         wait_until(lambda: process.poll() is not None or _listens(port), lambda: log_file.read_text(errors="replace"))
         assert process.poll() is None, log_file.read_text(errors="replace")

@@ -188,7 +188,11 @@ def test_the_guards_own_answers_are_readable(
 def test_no_cors_header_is_doubled(open_to_page: Server, page: str, method: str, query: str) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", open_to_page.port, timeout=PATIENCE)
     with contextlib.closing(connection):
-        headers = {"Origin": page, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-client"}
+        headers = {
+            "Origin": page,
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "x-client",
+        }
         connection.request(method, "/socket.io/?" + query, headers=headers)
         answer = connection.getresponse()
         body = answer.read()

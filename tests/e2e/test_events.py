@@ -57,9 +57,7 @@ def test_events_with_acknowledgement(js: JavaScript, either: tuple[Server, bool]
 
 @pytest.mark.parametrize("transports", TRANSPORTS)
 @pytest.mark.parametrize("namespace", ["/messages", "/attendances"])
-def test_files_in_both_directions(
-    js: JavaScript, either: tuple[Server, bool], transports: str, namespace: str
-) -> None:
+def test_files_in_both_directions(js: JavaScript, either: tuple[Server, bool], transports: str, namespace: str) -> None:
     server, msgpack = either
     result = js.play(
         server.url,
@@ -101,9 +99,7 @@ async def test_the_python_client(either: tuple[Server, bool], transports: str) -
 async def test_several_namespaces_of_one_session_are_told_apart(crm: Server) -> None:
     client = socketio.AsyncClient(reconnection=False)
     names = ["/messages", "/attendances", "/tenant-acme", "/public"]
-    await client.connect(
-        crm.url, auth={"token": TOKEN}, transports=["websocket"], namespaces=names, wait_timeout=20
-    )
+    await client.connect(crm.url, auth={"token": TOKEN}, transports=["websocket"], namespaces=names, wait_timeout=20)
     answers = await asyncio.gather(*(client.call("whoami", namespace=name, timeout=20) for name in names * 5))
     for name, answer in zip(names * 5, answers, strict=True):
         assert answer["namespace"] == name
@@ -113,9 +109,7 @@ async def test_several_namespaces_of_one_session_are_told_apart(crm: Server) -> 
 
 
 @pytest.mark.parametrize("transports", TRANSPORTS)
-def test_the_applications_own_lines_say_who(
-    js: JavaScript, structlog_host: Server, transports: str
-) -> None:
+def test_the_applications_own_lines_say_who(js: JavaScript, structlog_host: Server, transports: str) -> None:
     server, address = structlog_host, new_address()
     result = js.play(
         server.url,
@@ -166,7 +160,9 @@ def test_a_plain_basicconfig_host_prints_whole_sentences(js: JavaScript, serve: 
     assert "'/scheduler'" in invalid
     assert "did you mean '/scheduler'?" in invalid
     [missing] = [line for line in lines if "Authentication required" in line]
-    assert missing.startswith("WARNING:socketguard:Refused '/messages': Authentication required (token_missing: no_token)")
+    assert missing.startswith(
+        "WARNING:socketguard:Refused '/messages': Authentication required (token_missing: no_token)"
+    )
     assert any("Joined '/messages': subject 'u-1' from 127.0.0.1 over websocket" in line for line in lines)
     assert not [line for line in server.output().splitlines() if line.startswith("{")]
 
@@ -176,5 +172,6 @@ def test_started_says_the_whole_configuration_once(crm: Server) -> None:
     configuration = line["configuration"]
     assert line["schema_version"] == 1
     assert configuration["auth"]["algorithms"] == ["HS256"]
-    assert configuration["heartbeat"] == {"interval_s": 20, "timeout_s": 20} or configuration["heartbeat"]["interval_s"]
+    assert configuration["heartbeat"] == {"interval_s": 25, "timeout_s": 20}
+    assert configuration["paths"] == ["/socket.io/"]
     assert "only-for-tests" not in json.dumps(line)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import socketio
 
 from socketguard.testing import mint
-from tests.e2e.support import TRANSPORTS, JavaScript, Server, new_address, wait_until
+from tests.e2e.support import PATIENCE, TRANSPORTS, JavaScript, Server, leave, new_address, wait_until
 
 REJECTED = "socketguard.connection.rejected"
 TOKEN = mint("u-1", tenant_id="acme")
@@ -45,6 +47,35 @@ def test_refusals_by_the_application_arrive_untouched(
     assert "exception" not in line
 
 
+@pytest.mark.parametrize("transport", ["polling", "websocket"])
+@pytest.mark.parametrize(
+    ("namespace", "told"),
+    [
+        ("/returns-false", {"message": "Connection rejected by server"}),
+        ("/refuses", {"message": "The trial is over", "data": {"plan": "free", "days": 0}}),
+        ("/kicks", {"message": "Connection rejected by server"}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Unclosed connection:ResourceWarning")  # of python-engineio's client
+async def test_the_python_client_reads_refusals_by_the_application(
+    either: tuple[Server, bool], transport: str, namespace: str, told: dict[str, Any]
+) -> None:
+    server, msgpack = either
+    client = socketio.AsyncClient(serializer="msgpack" if msgpack else "default", reconnection=False)
+    errors: asyncio.Queue[Any] = asyncio.Queue()
+    client.on("connect_error", errors.put_nowait, namespace=namespace)
+    await client.connect(
+        server.url,
+        headers={"X-Forwarded-For": new_address()},
+        auth={"token": TOKEN},
+        transports=[transport],
+        namespaces=[namespace],
+        wait=False,
+    )
+    assert await asyncio.wait_for(errors.get(), PATIENCE) == told
+    await leave(client)
+
+
 def test_a_defect_is_logged_and_not_told(js: JavaScript, crm: Server) -> None:
     address = new_address()
     error = js.outcome(crm.url, "/raises", token=TOKEN, address=address)
@@ -65,9 +96,7 @@ def impatient(folder: Any) -> Any:
 
 @pytest.mark.parametrize("transports", TRANSPORTS)
 @pytest.mark.parametrize("namespace", ["/hangs", "/stubborn"])
-def test_a_handler_that_hangs_is_given_up(
-    js: JavaScript, impatient: Server, namespace: str, transports: str
-) -> None:
+def test_a_handler_that_hangs_is_given_up(js: JavaScript, impatient: Server, namespace: str, transports: str) -> None:
     server = impatient
     server.post("/control/close")
     address = new_address()
@@ -77,7 +106,7 @@ def test_a_handler_that_hangs_is_given_up(
     assert error["data"] == {"code": "admission_timeout", "retry": "backoff", "ref": line["ref"]}
     assert (line["reason"], line["detail"]) == ("admission_timeout", "connect_handler")
     assert json.loads(server.request("/control/entered")) == [namespace]
-    assert bool(server.members().get("quarantine")) == (namespace == "/stubborn")
+    assert bool(server.state().get("quarantine")) == (namespace == "/stubborn")
     # What it does after that lets nobody in, and leaves nothing behind.
     server.post("/control/open")
     server.wait_until_empty()

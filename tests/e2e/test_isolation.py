@@ -108,9 +108,7 @@ REFUSED = [
 
 @pytest.mark.parametrize("transport", ["polling", "websocket"])
 @pytest.mark.parametrize(("namespace", "auth", "why"), REFUSED)
-async def test_a_refused_client_hears_nothing(
-    crm: Server, transport: str, namespace: str, auth: str, why: str
-) -> None:
+async def test_a_refused_client_hears_nothing(crm: Server, transport: str, namespace: str, auth: str, why: str) -> None:
     async with raw(crm, transport) as session:
         await session.send(f"40{namespace},{auth}")
         answer = str(await session.frame())

@@ -79,7 +79,9 @@ def test_secrets_are_in_no_line(
                 server.url, namespace, transports=transports, address=new_address(), msgpack=msgpack, steps=steps, **way
             )
             engines |= {note["engine"] for note in seen(result, "open") + seen(result, "connect")}
-    error = js.outcome(server.url, path="/socket.io", query={"sid": "made-up", "token": tokens[0]}, transports="polling")
+    error = js.outcome(
+        server.url, path="/socket.io", query={"sid": "made-up", "token": tokens[0]}, transports="polling"
+    )
     assert error["kind"] == "connect_error"
     server.wait_until_empty()
     server.terminate()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -87,13 +88,11 @@ CADDY = """
 {{
   admin off
   auto_https off
-  persist_config off
+  grace_period 1s
 }}
 http://:{port} {{
   bind 127.0.0.1
-  reverse_proxy /socket.io/* 127.0.0.1:{upstream} {{
-    stream_close_delay 5m
-  }}
+  reverse_proxy /socket.io/* 127.0.0.1:{upstream}
 }}
 """
 
@@ -127,7 +126,7 @@ def proxied(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pyte
     server.stop()
 
 
-Start = Callable[[str], tuple[Server, str]]
+Start = Callable[..., tuple[Server, str]]
 
 
 @pytest.fixture
@@ -135,8 +134,8 @@ def start(serve: Callable[..., Server], tmp_path: Path) -> Iterator[Start]:
     """A server of one's own, behind one of the variants of nginx."""
     with contextlib.ExitStack() as stack:
 
-        def start(kind: str, **settings: Any) -> tuple[Server, str]:
-            server = serve("--timeout-graceful-shutdown", "1", **settings)
+        def start(kind: str, *arguments: str, **settings: Any) -> tuple[Server, str]:
+            server = serve("--timeout-graceful-shutdown", "1", *arguments, **settings)
             return server, stack.enter_context(proxy(kind, tmp_path, server.port))
 
         yield start
@@ -214,6 +213,41 @@ async def test_the_address_where_no_proxy_is_trusted(start: Start) -> None:
         await asyncio.wait_for(wire.recv(), PATIENCE)
     line = server.wait_for_event("socketguard.connection.rejected")
     assert line["client_address"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize("transports", TRANSPORTS)
+def test_uvicorns_own_proxy_headers(js: JavaScript, start: Start, transports: str) -> None:
+    # uvicorn's default: it puts the client's address and the scheme into the scope, for peers on 127.0.0.1.
+    server, url = start("as traefik", "--proxy-headers", trusted_proxies=[])
+    headers = {"Origin": url.replace("http", "https"), "X-Forwarded-For": "203.0.113.7"}
+    outcome = js.outcome(url, transports=transports, headers=headers, token=TOKEN)
+    assert outcome["kind"] == "connect"
+    # The nearest hop that uvicorn does not trust.
+    assert server.wait_for_event("socketguard.connection.accepted")["client_address"] == "203.0.113.7"
+
+
+@pytest.fixture(scope="module")
+def tls_server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """uvicorn with TLS of its own, and no proxy."""
+    place = tmp_path_factory.mktemp("tls")
+    certificate, key = str(place / "certificate.pem"), str(place / "key.pem")
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    command += ["-days", "1", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    arguments = ["--timeout-graceful-shutdown", "1", "--ssl-certfile", certificate, "--ssl-keyfile", key]
+    server = Server(folder, {}, arguments=arguments)
+    yield server
+    server.stop()
+
+
+@pytest.mark.parametrize("transports", TRANSPORTS)
+def test_the_same_origin_with_tls_and_no_proxy(js: JavaScript, tls_server: Server, transports: str) -> None:
+    server = tls_server
+    assert server.url.startswith("https://")
+    options: dict[str, Any] = {"transports": transports, "token": TOKEN, "rejectUnauthorized": False}
+    assert js.outcome(server.url, headers={"Origin": server.url}, **options)["kind"] == "connect"
+    other = server.url.replace("https", "http")
+    assert js.outcome(server.url, headers={"Origin": other}, **options)["kind"] == "connect_error"
 
 
 @pytest.mark.parametrize("transports", TRANSPORTS)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import socketio
+import websockets
 
 from socketguard.rejections import REPLIES, RejectCode
 from socketguard.testing import mint
@@ -122,6 +124,46 @@ def test_a_javascript_client_is_told_why(
     # Stock clients don't come back after it by themselves.
     assert answer["active"] is False
     check_line(the_line(server, address), case, answer["data"])
+
+
+@pytest.mark.parametrize("transports", TRANSPORTS)
+def test_a_foreign_origin_is_refused_at_the_handshake(
+    js: JavaScript, either: tuple[Server, bool], transports: str
+) -> None:
+    server, msgpack = either
+    address = new_address()
+    headers = {"Origin": "https://evil.example"}
+    error = js.outcome(
+        server.url, transports=transports, token=member(), headers=headers, address=address, msgpack=msgpack
+    )
+    assert error["kind"] == "connect_error"
+    line = server.wait_for_event("socketguard.handshake.rejected", client_address=address)
+    assert [line] == server.events(client_address=address)
+    assert (line["reason"], line["status"], line["level"]) == ("origin_not_allowed", 403, "warning")
+    assert (line["origin"], line["host"]) == ("https://evil.example", f"127.0.0.1:{server.port}")
+    if transports == "websocket":
+        # This client hides the body, but it is there; see the test below.
+        assert (error["message"], error["description"]) == ("websocket error", "Unexpected server response: 403")
+    else:
+        assert (error["message"], error["description"]) == ("xhr poll error", 403)
+        assert json.loads(error["body"]) == handshake_refusal(line)
+
+
+def handshake_refusal(line: dict[str, Any]) -> dict[str, Any]:
+    reply = REPLIES[RejectCode(line["reason"])]
+    return {"code": line["reason"], "message": reply.message, "retry": reply.retry, "ref": line["ref"]}
+
+
+async def test_a_refused_websocket_has_a_status_and_a_body(crm: Server) -> None:
+    address = new_address()
+    headers = {"X-Forwarded-For": address, "Origin": "https://evil.example"}
+    url = crm.url.replace("http", "ws") + "/socket.io/?EIO=4&transport=websocket"
+    with pytest.raises(websockets.exceptions.InvalidStatus) as refused:
+        await websockets.connect(url, additional_headers=headers, proxy=None)
+    answer = refused.value.response
+    assert (answer.status_code, answer.headers["content-type"]) == (403, "application/json")
+    line = crm.wait_for_event("socketguard.handshake.rejected", client_address=address)
+    assert json.loads(answer.body) == handshake_refusal(line)
 
 
 def python_client(namespace: str, *, msgpack: bool) -> tuple[Any, asyncio.Queue[Any]]:

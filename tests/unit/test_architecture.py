@@ -41,7 +41,7 @@ ROWS: list[set[str]] = [
     {"text", "findings", "records"},
     {"rejections"},
     {"identity"},
-    {"tokens", "diagnosis", "proxies", "handshake", "checks", "discovery", "events", "deadline", "redact"},
+    {"tokens", "diagnosis", "proxies", "handshake", "checks", "discovery", "sources", "events", "deadline", "redact"},
     {"namespaces", "heartbeat", "keys"},
     {"logs", "verifier"},
     {"suppression", "admission", "env"},
