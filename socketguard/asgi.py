@@ -181,7 +181,7 @@ class Endpoint:
             return b"\0"  # No length that a client can mean: refused as malformed.
         if declared is not None and int(declared) > limit:
             return bytes(limit + 1)
-        body = message.get("body", b"")
+        body = bytearray(message.get("body", b""))
         while message.get("more_body"):
             message = await receive()
             if message["type"] == "http.disconnect":

@@ -377,10 +377,14 @@ class Seam:
             socket.upgrading = False
 
     def release_poll(self, eio_sid: str) -> None:
-        """Answer the waiting poll of a client that has left; python-engineio would hold it for a ping interval."""
+        """Forget a client that has left, and answer its waiting poll.
+
+        python-engineio would hold the poll for a ping interval, and the session until its next round of checks.
+        """
         socket = self.server.eio.sockets.get(eio_sid)
-        if socket is not None and socket.closed:
+        if socket is not None and socket.closed and not socket.upgraded:
             socket.queue.put_nowait(None)
+            del self.server.eio.sockets[eio_sid]
 
     async def end_session(self, eio_sid: str, reason: str) -> None:
         """End a session at python-engineio: handlers of the application run, a waiting poll is answered at once."""
@@ -390,6 +394,7 @@ class Seam:
         socket = self.server.eio.sockets.get(eio_sid)
         if socket is not None:
             await socket.close(wait=False, reason=self.server.reason.SERVER_DISCONNECT)
+            self.release_poll(eio_sid)
 
     # CONNECT
 

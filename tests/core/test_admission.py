@@ -92,6 +92,26 @@ async def _upgrade(case: Guarded, client: Polling) -> Any:
     return wire
 
 
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (msgpack.ExtType(0, b"\0"), "token_missing"),  # how JavaScript's serializer writes undefined
+        (None, "token_missing"),
+        ({}, "token_missing"),
+        (msgpack.ExtType(0, b"\1"), "connect_malformed"),
+        (msgpack.ExtType(1, b"\0"), "connect_malformed"),
+    ],
+    ids=repr,
+)
+async def test_an_auth_payload_that_is_not_there_over_msgpack(data: Any, expected: str) -> None:
+    case = guarded(server_options={"serializer": "msgpack"})
+    wire = await open_wire(case.app)
+    await wire.send(msgpack.dumps({"type": 0, "nsp": "/messages", "data": data}))
+    assert msgpack.loads(await wire.frame())["data"]["data"]["code"] == expected
+    await wire.close()
+    nothing_left(case)
+
+
 # Policies
 
 

@@ -34,11 +34,12 @@ class RawWebSocket:
         await self.wire.send(frame)
 
     async def frame(self) -> str | bytes:
-        while True:
-            found: str | bytes = await asyncio.wait_for(self.wire.recv(), PATIENCE)
-            if found != "2":
-                return found
-            await self.wire.send("3")
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                found: str | bytes = await self.wire.recv()
+                if found != "2":
+                    return found
+                await self.wire.send("3")
 
 
 class RawPolling:
@@ -61,11 +62,12 @@ class RawPolling:
         assert await asyncio.to_thread(self._request, frame.encode()) == "OK"
 
     async def frame(self) -> str | bytes:
-        while not self.frames:
-            body = await asyncio.to_thread(self._request)
-            self.frames += [frame for frame in body.split("\x1e") if frame != "2"]
-            if "2" in body.split("\x1e"):
-                await self.send("3")
+        async with asyncio.timeout(PATIENCE):
+            while not self.frames:
+                body = await asyncio.to_thread(self._request)
+                self.frames += [frame for frame in body.split("\x1e") if frame != "2"]
+                if "2" in body.split("\x1e"):
+                    await self.send("3")
         return self.frames.pop(0)
 
 

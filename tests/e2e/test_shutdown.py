@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import websockets
+import websockets.exceptions
 
 from socketguard.testing import mint
 from tests.e2e.support import PATIENCE, JavaScript, Server, new_address, wait_until

@@ -34,6 +34,7 @@ PURE = {
     "events",
     "records",
     "redact",
+    "sources",
 }
 
 # From the bottom up; nobody imports from a higher row.
@@ -41,7 +42,18 @@ ROWS: list[set[str]] = [
     {"text", "findings", "records"},
     {"rejections"},
     {"identity"},
-    {"tokens", "diagnosis", "proxies", "handshake", "checks", "discovery", "sources", "events", "deadline", "redact"},
+    {
+        "tokens",
+        "diagnosis",
+        "proxies",
+        "handshake",
+        "checks",
+        "discovery",
+        "sources",
+        "events",
+        "deadline",
+        "redact",
+    },
     {"namespaces", "heartbeat", "keys"},
     {"logs", "verifier"},
     {"suppression", "admission", "env"},
