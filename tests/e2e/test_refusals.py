@@ -107,13 +107,9 @@ def check_line(line: dict[str, Any], case: Case, data: dict[str, Any]) -> None:
 @pytest.mark.parametrize("transports", TRANSPORTS)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_javascript_client_is_told_why(
-    js: JavaScript, either: tuple[Server, bool], case: Case, transports: str, request: pytest.FixtureRequest
+    js: JavaScript, either: tuple[Server, bool], case: Case, transports: str
 ) -> None:
     server, msgpack = either
-    if msgpack and case.auth is None:
-        request.applymarker(
-            pytest.mark.xfail(strict=True, reason="msgpack clients without auth send undefined, as ExtType(0, b'\\0')")
-        )
     address = new_address()
     result = js.play(
         server.url, case.namespace, transports=transports, auth=case.auth, address=address, msgpack=msgpack

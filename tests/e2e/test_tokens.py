@@ -23,7 +23,6 @@ def test_the_header_of_the_handshake(js: JavaScript, crm: Server, transports: st
     assert subject(js.play(crm.url, transports=transports, headers=headers, steps=ASK)) == "header"
 
 
-@pytest.mark.xfail(strict=True, reason="msgpack clients without auth send undefined, as ExtType(0, b'\\0')")
 @pytest.mark.parametrize("transports", TRANSPORTS)
 def test_the_header_of_the_handshake_with_msgpack(js: JavaScript, packed_crm: Server, transports: str) -> None:
     headers = {"Authorization": f"Bearer {mint('header')}"}
