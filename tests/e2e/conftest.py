@@ -8,9 +8,6 @@ import pytest
 
 from tests.e2e.support import Driver, JavaScript, Server
 
-# Polling requests that nobody waits for any more would delay the end of each server; test_shutdown.py is about that.
-QUICK = ("--timeout-graceful-shutdown", "1")
-
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -33,14 +30,14 @@ def _browser() -> Iterator[Driver]:
 
 @pytest.fixture(scope="session")
 def _crm(folder: Path) -> Iterator[Server]:
-    server = Server(folder, {}, arguments=QUICK)
+    server = Server(folder, {})
     yield server
     server.stop()
 
 
 @pytest.fixture(scope="session")
 def _packed_crm(folder: Path) -> Iterator[Server]:
-    server = Server(folder, {"serializer": "msgpack"}, arguments=QUICK)
+    server = Server(folder, {"serializer": "msgpack"})
     yield server
     server.stop()
 

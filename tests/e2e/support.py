@@ -21,8 +21,6 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import engineio
-
 ROOT = Path(__file__).parents[2]
 JS = ROOT / "tests" / "js"
 
@@ -283,13 +281,7 @@ def running(command: Sequence[str], log_file: Path, port: int, **options: Any) -
 
 
 async def leave(client: Any) -> None:
-    """End a `socketio.AsyncClient`. Over polling, its own disconnect() waits for the answer to its last request."""
-    engine = client.eio
-    if engine.state == "connected" and engine.current_transport == "polling":
-        await engine._send_packet(engineio.packet.Packet(engineio.packet.CLOSE))
-        await engine.queue.join()
-        await engine.http.close()  # python-engineio holds the last request for up to a ping interval
-        await engine.read_loop_task
+    """End a `socketio.AsyncClient`."""
     await client.disconnect()
     gc.collect()  # its POSTs leave connections to the garbage collector, which warns in whichever test runs then
 

@@ -84,7 +84,7 @@ def page() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def strict(folder: Any) -> Iterator[Server]:
-    server = Server(folder, {}, arguments=["--timeout-graceful-shutdown", "1"])
+    server = Server(folder, {})
     yield server
     server.stop()
 
@@ -92,9 +92,7 @@ def strict(folder: Any) -> Iterator[Server]:
 @pytest.fixture(scope="module", params=["alone", "behind CORSMiddleware"])
 def open_to_page(request: pytest.FixtureRequest, folder: Any, page: str) -> Iterator[Server]:
     outside = "cors" if request.param == "behind CORSMiddleware" else "nothing"
-    server = Server(
-        folder, {"allowed_origins": [page], "outside": outside}, arguments=["--timeout-graceful-shutdown", "1"]
-    )
+    server = Server(folder, {"allowed_origins": [page], "outside": outside})
     yield server
     server.stop()
 

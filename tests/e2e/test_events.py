@@ -131,13 +131,13 @@ def test_the_applications_own_lines_say_who(js: JavaScript, structlog_host: Serv
 
 @pytest.fixture(scope="module")
 def structlog_host(folder: Any) -> Any:
-    server = Server(folder, {"host_logging": "structlog"}, arguments=["--timeout-graceful-shutdown", "1"])
+    server = Server(folder, {"host_logging": "structlog"})
     yield server
     server.stop()
 
 
 def test_stdlib_hosts_can_print_who_it_is(js: JavaScript, serve: Callable[..., Server]) -> None:
-    server = serve("--timeout-graceful-shutdown", "1", host_logging="filtered")
+    server = serve(host_logging="filtered")
     result = js.play(
         server.url,
         "/messages",
@@ -150,7 +150,7 @@ def test_stdlib_hosts_can_print_who_it_is(js: JavaScript, serve: Callable[..., S
 
 
 def test_a_plain_basicconfig_host_prints_whole_sentences(js: JavaScript, serve: Callable[..., Server]) -> None:
-    server = serve("--timeout-graceful-shutdown", "1", host_logging="basic")
+    server = serve(host_logging="basic")
     js.outcome(server.url, "/schedulr", token=TOKEN)
     js.outcome(server.url, "/messages")
     js.outcome(server.url, "/messages", token=TOKEN)

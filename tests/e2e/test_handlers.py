@@ -89,7 +89,7 @@ def test_a_defect_is_logged_and_not_told(js: JavaScript, crm: Server) -> None:
 
 @pytest.fixture(scope="module")
 def impatient(folder: Any) -> Any:
-    server = Server(folder, {"admission_timeout": 0.2}, arguments=["--timeout-graceful-shutdown", "1"])
+    server = Server(folder, {"admission_timeout": 0.2})
     yield server
     server.stop()
 
@@ -177,7 +177,7 @@ def test_a_client_that_is_disconnected_by_the_application(js: JavaScript, crm: S
 
 
 def test_an_event_handler_that_raises_ends_nothing(js: JavaScript, serve: Callable[..., Server]) -> None:
-    server = serve("--timeout-graceful-shutdown", "1", host_logging="basic")
+    server = serve(host_logging="basic")
     server.prints_tracebacks = True
     result = js.play(
         server.url,

@@ -51,8 +51,6 @@ def test_secrets_are_in_no_line(
     js: JavaScript, serve: Callable[..., Server], log_config: str, packets_logged: bool, msgpack: bool
 ) -> None:
     server = serve(
-        "--timeout-graceful-shutdown",
-        "1",
         "--log-config",
         log_config,
         sources=["payload", "header", "query:token"],

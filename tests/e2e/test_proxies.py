@@ -120,7 +120,7 @@ def proxy(kind: str, folder: Path, upstream: int) -> Iterator[str]:
 
 @pytest.fixture(scope="module", params=["nginx", "haproxy", "caddy"])
 def proxied(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    server = Server(folder, {}, arguments=["--timeout-graceful-shutdown", "1"])
+    server = Server(folder, {})
     with proxy(request.param, tmp_path_factory.mktemp(request.param), server.port) as url:
         yield server, url
     server.stop()
@@ -135,7 +135,7 @@ def start(serve: Callable[..., Server], tmp_path: Path) -> Iterator[Start]:
     with contextlib.ExitStack() as stack:
 
         def start(kind: str, *arguments: str, **settings: Any) -> tuple[Server, str]:
-            server = serve("--timeout-graceful-shutdown", "1", *arguments, **settings)
+            server = serve(*arguments, **settings)
             return server, stack.enter_context(proxy(kind, tmp_path, server.port))
 
         yield start
@@ -234,7 +234,7 @@ def tls_server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
     command += ["-days", "1", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
     subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    arguments = ["--timeout-graceful-shutdown", "1", "--ssl-certfile", certificate, "--ssl-keyfile", key]
+    arguments = ["--ssl-certfile", certificate, "--ssl-keyfile", key]
     server = Server(folder, {}, arguments=arguments)
     yield server
     server.stop()

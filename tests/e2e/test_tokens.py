@@ -105,7 +105,7 @@ def test_coming_back_after_the_transport_was_lost(js: JavaScript, crm: Server, t
 
 
 def test_a_token_in_the_query_where_it_is_named(js: JavaScript, serve: Callable[..., Server]) -> None:
-    server = serve("--timeout-graceful-shutdown", "1", sources=["payload", "query:token"])
+    server = serve(sources=["payload", "query:token"])
     assert subject(js.play(server.url, query={"token": mint("query")}, steps=ASK)) == "query"
     error = js.outcome(server.url, headers={"Authorization": f"Bearer {mint('header')}"})
     assert error["data"]["code"] == "token_missing"
@@ -113,8 +113,6 @@ def test_a_token_in_the_query_where_it_is_named(js: JavaScript, serve: Callable[
 
 def test_a_token_in_a_cookie_where_it_is_named(js: JavaScript, serve: Callable[..., Server]) -> None:
     server = serve(
-        "--timeout-graceful-shutdown",
-        "1",
         sources=["payload", "cookie:session"],
         allowed_origins=["https://crm.example.com"],
     )
