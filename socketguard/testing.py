@@ -57,7 +57,7 @@ def mint(
     *,
     key: Any = TEST_SECRET,
     algorithm: str = "HS256",
-    lifetime: float = 300.0,
+    lifetime: float = 3600.0,
     now: float | None = None,
     headers: Mapping[str, Any] | None = None,
     **claims: Any,
@@ -68,7 +68,7 @@ def mint(
         subject: the ``sub`` claim; None leaves it out.
         key: a secret or a private key.
         algorithm: such as ``HS256``.
-        lifetime: seconds until ``exp``; a negative one makes an expired token.
+        lifetime: seconds until ``exp``, long enough for a whole run of tests; a negative one makes an expired token.
         now: seconds since the epoch; the real time by default.
         headers: further fields of the header, such as ``kid``.
         **claims: further claims; one that is None is left out (``exp=None``).

@@ -9,6 +9,8 @@ import asyncio
 import json
 import logging
 import os
+import signal
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +41,15 @@ class Settings:
     packets_logged: bool = False
     transports: list[str] | None = None
 
+
+def end_with_the_tests() -> None:
+    """End this process when the one that started it has gone, however that ended."""
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+threading.Thread(target=end_with_the_tests, daemon=True).start()
 
 SETTINGS = Settings(**json.loads(os.environ.get("E2E_SETTINGS", "{}")))
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,16 +31,14 @@ def _browser() -> Iterator[Driver]:
 
 @pytest.fixture(scope="session")
 def _crm(folder: Path) -> Iterator[Server]:
-    server = Server(folder, {})
-    yield server
-    server.stop()
+    with Server(folder, {}) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def _packed_crm(folder: Path) -> Iterator[Server]:
-    server = Server(folder, {"serializer": "msgpack"})
-    yield server
-    server.stop()
+    with Server(folder, {"serializer": "msgpack"}) as server:
+        yield server
 
 
 @pytest.fixture
@@ -66,12 +65,9 @@ def either(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 def serve(folder: Path) -> Iterator[Callable[..., Server]]:
     """Start a server of one's own."""
-    servers: list[Server] = []
+    with contextlib.ExitStack() as servers:
 
-    def start(*arguments: str, app: str = "tests.e2e.apps:app", **settings: Any) -> Server:
-        servers.append(Server(folder, settings, arguments=arguments, app=app))
-        return servers[-1]
+        def start(*arguments: str, app: str = "tests.e2e.apps:app", **settings: Any) -> Server:
+            return servers.enter_context(Server(folder, settings, arguments=arguments, app=app))
 
-    yield start
-    for server in servers:
-        server.stop()
+        yield start

@@ -64,6 +64,8 @@ class Server:
         arguments: Sequence[str] = (),
         app: str = "tests.e2e.apps:app",
     ) -> None:
+        self._tls = ssl.create_default_context()
+        self._tls.check_hostname, self._tls.verify_mode = False, ssl.CERT_NONE
         self.prints_tracebacks = False
         """Whether the test expects tracebacks of the application's own defects."""
         self.log_file = folder / f"server-{next(_addresses)}.log"
@@ -75,10 +77,18 @@ class Server:
                 [*command, *arguments],
                 cwd=ROOT,
                 env=environment,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # when it is closed, the application ends itself
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
+        try:
+            self.port, self.url = self._address()
+        except BaseException:
+            self.process.kill()
+            self._reap()
+            raise
+
+    def _address(self) -> tuple[int, str]:
         found = wait_until(
             lambda: (
                 re.search(r"running on (https?)://127\.0\.0\.1:(\d+)", self.output()) or self.process.poll() is not None
@@ -86,10 +96,13 @@ class Server:
             self.output,
         )
         assert isinstance(found, re.Match), self.output()
-        self.port = int(found[2])
-        self.url = f"{found[1]}://127.0.0.1:{self.port}"
-        self._tls = ssl.create_default_context()
-        self._tls.check_hostname, self._tls.verify_mode = False, ssl.CERT_NONE
+        return int(found[2]), f"{found[1]}://127.0.0.1:{found[2]}"
+
+    def _reap(self) -> int:
+        status = self.process.wait(PATIENCE)
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        return status
 
     def output(self) -> str:
         """Everything on stdout and stderr so far."""
@@ -137,7 +150,13 @@ class Server:
     def terminate(self) -> int:
         """Ask the process to end by SIGTERM, and return its exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(PATIENCE)
+        return self._reap()
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def stop(self) -> None:
         """End the process, and check that nothing went wrong in it that nobody has seen."""
@@ -146,7 +165,7 @@ class Server:
                 self.terminate()
             except subprocess.TimeoutExpired:
                 self.process.kill()
-                self.process.wait()
+                self._reap()
                 raise AssertionError(f"the server did not stop:\n{self.output()}") from None
         strays = [line for line in self.lines() if "Traceback" in line or "never awaited" in line]
         assert self.prints_tracebacks or not strays, self.output()

@@ -38,6 +38,7 @@ async ({url, options, upgrade}) => {
     return outcome;
   } finally {
     socket.disconnect();
+    while (socket.io.engine.readyState !== "closed") await new Promise((resolve) => setTimeout(resolve, 10));
   }
 }
 """
@@ -84,17 +85,15 @@ def page() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def strict(folder: Any) -> Iterator[Server]:
-    server = Server(folder, {})
-    yield server
-    server.stop()
+    with Server(folder, {}) as server:
+        yield server
 
 
 @pytest.fixture(scope="module", params=["alone", "behind CORSMiddleware"])
 def open_to_page(request: pytest.FixtureRequest, folder: Any, page: str) -> Iterator[Server]:
     outside = "cors" if request.param == "behind CORSMiddleware" else "nothing"
-    server = Server(folder, {"allowed_origins": [page], "outside": outside})
-    yield server
-    server.stop()
+    with Server(folder, {"allowed_origins": [page], "outside": outside}) as server:
+        yield server
 
 
 Visit = Callable[..., Any]

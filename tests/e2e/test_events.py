@@ -131,9 +131,8 @@ def test_the_applications_own_lines_say_who(js: JavaScript, structlog_host: Serv
 
 @pytest.fixture(scope="module")
 def structlog_host(folder: Any) -> Any:
-    server = Server(folder, {"host_logging": "structlog"})
-    yield server
-    server.stop()
+    with Server(folder, {"host_logging": "structlog"}) as server:
+        yield server
 
 
 def test_stdlib_hosts_can_print_who_it_is(js: JavaScript, serve: Callable[..., Server]) -> None:

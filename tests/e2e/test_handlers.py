@@ -89,9 +89,8 @@ def test_a_defect_is_logged_and_not_told(js: JavaScript, crm: Server) -> None:
 
 @pytest.fixture(scope="module")
 def impatient(folder: Any) -> Any:
-    server = Server(folder, {"admission_timeout": 0.2})
-    yield server
-    server.stop()
+    with Server(folder, {"admission_timeout": 0.2}) as server:
+        yield server
 
 
 @pytest.mark.parametrize("transports", TRANSPORTS)

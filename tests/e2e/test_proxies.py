@@ -120,10 +120,11 @@ def proxy(kind: str, folder: Path, upstream: int) -> Iterator[str]:
 
 @pytest.fixture(scope="module", params=["nginx", "haproxy", "caddy"])
 def proxied(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    server = Server(folder, {})
-    with proxy(request.param, tmp_path_factory.mktemp(request.param), server.port) as url:
+    place = tmp_path_factory.mktemp(request.param)
+    with Server(folder, {}) as server, proxy(request.param, place, server.port) as url:
         yield server, url
-    server.stop()
+        # Clients say goodbye through the proxy.
+        server.wait_until_empty()
 
 
 Start = Callable[..., tuple[Server, str]]
@@ -136,7 +137,9 @@ def start(serve: Callable[..., Server], tmp_path: Path) -> Iterator[Start]:
 
         def start(kind: str, *arguments: str, **settings: Any) -> tuple[Server, str]:
             server = serve(*arguments, **settings)
-            return server, stack.enter_context(proxy(kind, tmp_path, server.port))
+            url = stack.enter_context(proxy(kind, tmp_path, server.port))
+            stack.callback(server.wait_until_empty)
+            return server, url
 
         yield start
 
@@ -235,9 +238,8 @@ def tls_server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     command += ["-days", "1", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
     subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
     arguments = ["--ssl-certfile", certificate, "--ssl-keyfile", key]
-    server = Server(folder, {}, arguments=arguments)
-    yield server
-    server.stop()
+    with Server(folder, {}, arguments=arguments) as server:
+        yield server
 
 
 @pytest.mark.parametrize("transports", TRANSPORTS)

@@ -27,10 +27,18 @@ async function run({ page: url, script, argument }) {
   const console = [];
   page.on("console", (message) => console.push(message.text()));
   const requests = [];
-  page.on("request", (request) => requests.push({ method: request.method(), url: request.url() }));
+  const open = new Set();
+  page.on("request", (request) => {
+    requests.push({ method: request.method(), url: request.url() });
+    open.add(request);
+  });
+  page.on("requestfinished", (request) => open.delete(request));
+  page.on("requestfailed", (request) => open.delete(request));
   try {
     await page.goto(url);
     const value = await page.evaluate(`(${script})(${JSON.stringify(argument ?? null)})`);
+    // A page that is closed takes its last requests with it, a client's goodbye among them.
+    while (open.size > 0) await new Promise((resolve) => setTimeout(resolve, 10));
     return { value, console, requests };
   } finally {
     await page.close();
