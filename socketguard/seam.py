@@ -702,7 +702,8 @@ class Seam:
 
     @staticmethod
     def _has_joined(session: Session, namespace: Any) -> bool:
-        connection = session.connections.get(namespace or "/")
+        # msgpack hands over namespaces of any type.
+        connection = session.connections.get(namespace or "/") if isinstance(namespace or "/", str) else None
         return connection is not None and connection.state is Connection.JOINED
 
     async def _packet_failed(self, eio_sid: str, session: Session, error: Exception) -> None:

@@ -103,6 +103,7 @@ async def test_any_frames_of_a_stranger(sent: list[str | bytes]) -> None:
 
 @EXAMPLES
 @given(sent=st.lists(packets | st.binary(max_size=30), max_size=5))
+@example(sent=[{"type": 5, "nsp": [None]}])
 async def test_any_msgpack_of_a_stranger(sent: list[Any]) -> None:
     case, called = observed(server_options={"serializer": "msgpack"})
     wire = await open_wire(case.app)
