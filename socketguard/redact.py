@@ -47,7 +47,8 @@ _HEADER_LINE = re.compile(
     r"\b((?:proxy-)?authorization|(?:set-)?cookie|x-api-key|x-(?:access|auth)-token)(:\s++)([^\r\n\"']++)",
     re.IGNORECASE,
 )
-_BEARER = re.compile(r"\b(bearer)(\s++|%20|\+)([\w.~+/=%-]{6,}+)", re.IGNORECASE | re.ASCII)
+# The word may be there twice, as where a client puts it before a token that has it already.
+_BEARER = re.compile(r"\b((?:bearer(?:\s++|%20|\+))++)[\w.~+/=%-]{6,}+", re.IGNORECASE | re.ASCII)
 # python-engineio: "<sid>: Received packet …", "Invalid session <sid>"; its OPEN packet, which holds the session id.
 _ENGINEIO_LINE = re.compile(
     r"\A\S{1,256}?(?=: (?:Received packet|Sending packet|Received request to upgrade|Client is gone"
@@ -188,7 +189,7 @@ class RedactFilter(logging.Filter):
             if ": " in text:
                 text = _HEADER_LINE.sub(rf"\1\2{self._replacement}", text)
             if "bearer" in lower:
-                text = _BEARER.sub(rf"\1\2{self._replacement}", text)
+                text = _BEARER.sub(rf"\1{self._replacement}", text)
         return text
 
     def _packets(self, text: str) -> str:

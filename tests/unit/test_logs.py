@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import structlog
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from uvicorn.logging import AccessFormatter, DefaultFormatter
 
@@ -1509,6 +1509,7 @@ def test_filtering_twice_changes_nothing(text: str) -> None:
     st.sampled_from(["/?token={}", '{{"token":"{}"}}', "Cookie: {}", "Bearer {}", " token={}", "/?x=1&sid={}"]),
     st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.", min_size=16, max_size=40),
 )
+@example(before="bearer ", shape="Bearer {}", secret="0000000000000000")
 def test_a_secret_is_found_in_any_neighbourhood(before: str, shape: str, secret: str) -> None:
     text = shown(record("%s", f"{before} \n{shape.format(secret)}"))
     assert secret not in text
