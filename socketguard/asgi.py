@@ -134,10 +134,11 @@ class Endpoint:
         if _is_gone(first):
             return  # python-engineio would stumble over a client that has gone.
         if request.method == "POST":
-            body = await self._body(request, session, first, receive)
+            # Once: the session may join while its body is on the way, and what was cut off must not pass then.
+            limit = self._limit(session)
+            body = await self._body(request, limit, first, receive)
             if body is None:
                 return
-            limit = self._limit(session)
             found = (
                 body_problem(body, limit=limit, strict_text=self.seam.strict_text, stranger=not session.joined)
                 if session.ending is None
@@ -171,11 +172,8 @@ class Endpoint:
         largest = self.seam.max_body
         return largest if session.joined else min(largest, self.connect_packet_bytes)
 
-    async def _body(
-        self, request: HandshakeRequest, session: Session, message: Message, receive: Receive
-    ) -> bytes | None:
+    async def _body(self, request: HandshakeRequest, limit: int, message: Message, receive: Receive) -> bytes | None:
         """The body, cut off one byte above the limit; None when the client has gone."""
-        limit = self._limit(session)
         declared = request.content_length
         if declared is not None and (not declared.isascii() or not declared.isdigit() or len(declared) > 15):
             return b"\0"  # No length that a client can mean: refused as malformed.

@@ -810,3 +810,25 @@ async def test_what_is_held_by_a_session_that_only_waits() -> None:
     assert set(held(case)) == {"environ", "sockets"}
     await client.close()
     assert json.dumps(sorted(held(case))) == "[]"
+
+
+async def test_a_session_that_joins_while_a_body_arrives_gets_none_of_it_cut_off() -> None:
+    case = guarded()
+    client = await Polling(case.app).open()
+    received = 0
+
+    async def joining_meanwhile(scope: Any, receive: Any, send: Any) -> None:
+        async def slow() -> Any:
+            nonlocal received
+            received += 1
+            if received == 2:
+                await client.join()
+            return await receive()
+
+        await case.app(scope, slow, send)
+
+    body = [b'42/messages,["echo","', b"x" * 20_000 + b'"]']
+    answer = await http(joining_meanwhile, "POST", client.query, body)
+    # It was too large when it began; half of it must never be taken for all.
+    assert (answer.status, answer.json["code"]) == (413, "body_too_large")
+    nothing_left(case)
