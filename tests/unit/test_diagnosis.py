@@ -13,22 +13,7 @@ from hypothesis import strategies as st
 from socketguard.diagnosis import RULES, Unknown, _differing, _distance, is_plain
 from socketguard.namespaces import NamespacePolicy, Registry
 from socketguard.text import neutralise
-
-
-@dataclass(frozen=True)
-class Server:
-    """What a python-socketio server would have."""
-
-    exact: tuple[str, ...] = ()
-    catch_all: bool = False
-    wildcard: bool = False
-
-    def serves(self, name: str) -> bool:
-        return name in self.exact
-
-    def names(self) -> tuple[str, ...]:
-        return tuple(sorted(self.exact))
-
+from tests.unit.served import Server
 
 CRM = Server(("/messages", "/scheduler"))
 DEFAULT = Server(("/",))

@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import json
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -14,22 +13,7 @@ from hypothesis import strategies as st
 from socketguard.identity import ANONYMOUS, Connection, Identity
 from socketguard.namespaces import Known, NamespacePolicy, Registry, authorise
 from socketguard.rejections import ConfigurationError, RejectCode
-
-
-@dataclass(frozen=True)
-class Server:
-    """What a python-socketio server would have."""
-
-    exact: tuple[str, ...] = ()
-    catch_all: bool = False
-    wildcard: bool = False
-
-    def serves(self, name: str) -> bool:
-        return name in self.exact
-
-    def names(self) -> tuple[str, ...]:
-        return tuple(sorted(self.exact))
-
+from tests.unit.served import Server
 
 ANY_HANDLER = Server(catch_all=True)
 
