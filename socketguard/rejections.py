@@ -54,8 +54,14 @@ class RejectCode(enum.StrEnum):
     TOKEN_EXPIRED = "token_expired"
     TOKEN_NOT_YET_VALID = "token_not_yet_valid"
     TOKEN_INVALID = "token_invalid"
+    TOKEN_REVOKED = "token_revoked"
+    SUBJECT_MISMATCH = "subject_mismatch"
     INSUFFICIENT_SCOPE = "insufficient_scope"
+    KEYS_UNAVAILABLE = "keys_unavailable"
+    CONNECTION_LIMIT = "connection_limit"
+    RATE_LIMITED = "rate_limited"
     ORIGIN_NOT_ALLOWED = "origin_not_allowed"
+    DRAINING = "draining"
     ADMISSION_TIMEOUT = "admission_timeout"
     ALREADY_CONNECTED = "already_connected"
     REFUSED_BY_APP = "refused_by_app"
@@ -80,8 +86,14 @@ REPLIES: Mapping[RejectCode, Reply] = MappingProxyType(
         RejectCode.TOKEN_EXPIRED: Reply("Token has expired", Retry.REFRESH, 401),
         RejectCode.TOKEN_NOT_YET_VALID: Reply("Token is not valid yet", Retry.BACKOFF, 401),
         RejectCode.TOKEN_INVALID: Reply("Invalid token", Retry.LOGIN, 401),
+        RejectCode.TOKEN_REVOKED: Reply("Token has been revoked", Retry.LOGIN, 401),
+        RejectCode.SUBJECT_MISMATCH: Reply("Token belongs to someone else", Retry.NEVER, 403),
         RejectCode.INSUFFICIENT_SCOPE: Reply("Forbidden", Retry.NEVER, 403),
+        RejectCode.KEYS_UNAVAILABLE: Reply("Authentication is temporarily unavailable", Retry.BACKOFF, 503),
+        RejectCode.CONNECTION_LIMIT: Reply("Too many connections", Retry.BACKOFF, 429),
+        RejectCode.RATE_LIMITED: Reply("Too many attempts", Retry.BACKOFF, 429),
         RejectCode.ORIGIN_NOT_ALLOWED: Reply("Origin not allowed", Retry.NEVER, 403),
+        RejectCode.DRAINING: Reply("Server is restarting", Retry.BACKOFF, 503),
         RejectCode.ADMISSION_TIMEOUT: Reply("Authentication took too long", Retry.BACKOFF, 503),
         RejectCode.ALREADY_CONNECTED: Reply("Already connected to this namespace", Retry.NEVER, 409),
         RejectCode.REFUSED_BY_APP: Reply("Connection rejected by server", None, 403),
@@ -98,6 +110,7 @@ class Rejection:
         code: what the client is told.
         detail: one word of a closed set that only the log gets, such as ``signature_mismatch``.
         fields: further fields for the log line, already free of secrets (expected and received values and the like).
+            The client is told one of them: ``retry_after``, whole seconds.
         error: the exception behind it, when it is a defect of the server and no attempt of a client.
     """
 
@@ -122,7 +135,10 @@ class Rejection:
             return {"message": reply.message, "data": data}
         if self.code is RejectCode.INVALID_NAMESPACE:
             return {"message": reply.message}
-        return {"message": reply.message, "data": {"code": self.code.value, "retry": reply.retry, "ref": ref}}
+        data = {"code": self.code.value, "retry": reply.retry, "ref": ref}
+        if "retry_after" in self.fields:
+            data["retry_after"] = self.fields["retry_after"]
+        return {"message": reply.message, "data": data}
 
 
 class SocketGuardError(Exception):
@@ -149,7 +165,7 @@ class TokenError(SocketGuardError):
     ``str()`` of it is the fixed public text of the code and never holds anything of the token.
 
     Attributes:
-        code: one of the ``token_*`` codes, or ``insufficient_scope``.
+        code: one of the ``token_*`` codes, ``insufficient_scope`` or ``keys_unavailable``.
         detail: one word of a closed set for the log, such as ``signature_mismatch`` or ``claim_missing``.
         fields: further fields for the log (``claim``, ``expected``, ``received`` …), without secrets.
     """
