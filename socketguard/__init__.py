@@ -3,20 +3,27 @@
 from .guard import SocketGuard
 from .heartbeat import Heartbeat
 from .identity import Connection, Identity, current_connection
+from .limits import Limits
 from .namespaces import NamespacePolicy
 from .rejections import ConfigurationError, RejectCode, SocketGuardError, TokenError
-from .verifier import JWTAuth
+from .store import MemoryStore, Store, StoreFull
+from .verifier import ANY, JWTAuth
 
 __all__ = [
+    "ANY",
     "ConfigurationError",
     "Connection",
     "Heartbeat",
     "Identity",
     "JWTAuth",
+    "Limits",
+    "MemoryStore",
     "NamespacePolicy",
     "RejectCode",
     "SocketGuard",
     "SocketGuardError",
+    "Store",
+    "StoreFull",
     "TokenError",
     "current_connection",
 ]

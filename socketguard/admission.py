@@ -6,19 +6,26 @@ Cheap steps come before dear ones, and nothing dear is done for strangers. This 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .deadline import Overdue, is_ours, run_until
-from .identity import Connection
-from .namespaces import Known, Registry, Served, authorise
+from .identity import Connection, Identity
+from .keys import KeysPending
+from .limits import AddressBudget, Ledger, Limits
+from .namespaces import Known, Registry, Served, authorise, claim_value
 from .rejections import RejectCode, Rejection, TokenError
+from .store import Revocations
 from .text import neutralise
 
 if TYPE_CHECKING:
-    from .verifier import JWTAuth
+    from .verifier import Verifier
 
 __all__ = ["Admission"]
+
+RETRY_AFTER = 5
+"""Seconds after which a client may try again where there is no better guess."""
 
 MAX_NAME = 256
 """The longest namespace, in characters, whose refusal is remembered."""
@@ -44,13 +51,35 @@ class Admission:
         auth: verifies tokens; None admits without any.
         served: what python-socketio serves, looked up at each CONNECT.
         paths: the URL paths of the Socket.IO endpoint, for hints.
+        limits: the limits.
+        ledger: counts connections.
+        budget: counts what was refused to an address.
+        revocations: which tokens were revoked; None when nobody asks.
+        stable_claims: claims that a fresh token must share with the old one.
     """
 
-    def __init__(self, registry: Registry, auth: JWTAuth | None, served: Counted, paths: Sequence[str]) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        auth: Verifier | None,
+        served: Counted,
+        paths: Sequence[str],
+        *,
+        limits: Limits,
+        ledger: Ledger,
+        budget: AddressBudget,
+        revocations: Revocations | None = None,
+        stable_claims: Sequence[str] = (),
+    ) -> None:
         self.registry = registry
         self.auth = auth
         self.served = served
         self.paths = paths
+        self.limits = limits
+        self.ledger = ledger
+        self.budget = budget
+        self.revocations = revocations
+        self.stable_claims = stable_claims
         self._unknown: dict[Any, Rejection] = {}
 
     async def decide(
@@ -67,6 +96,9 @@ class Admission:
         Returns:
             None to admit. Any exception on the way is a refusal too.
         """
+        wait = self.budget.wait(connection.client_address)
+        if wait:
+            return Rejection(RejectCode.RATE_LIMITED, "failures_per_address", {"retry_after": math.ceil(wait)})
         if data is not None and not isinstance(data, dict):
             return Rejection(RejectCode.CONNECT_MALFORMED, "auth_not_an_object", {"received": type(data).__name__})
         known = self.registry.resolve(connection.namespace, self.served)
@@ -91,10 +123,105 @@ class Admission:
         self, connection: Connection, known: Known, data: Any, deadline: float, alive: Callable[[], bool]
     ) -> Rejection | None:
         connection.placeholders = known.placeholders
-        rejection = self._authenticate(connection, known, data) or authorise(known, connection.identity)
+        most = self.limits.namespaces_per_session
+        if most is not None and len(connection.session.connections) > most:
+            return Rejection(RejectCode.CONNECTION_LIMIT, "namespaces_per_session", {"limit": most})
+        found = self._find(connection, known, data)
+        if isinstance(found, Rejection):
+            return found
+        if found is not None:
+            try:
+                connection.identity = await self._verify(found, deadline)
+            except TokenError as exc:
+                return exc.rejection
+            except Overdue:
+                return Rejection(RejectCode.ADMISSION_TIMEOUT, "keys", {"retry_after": RETRY_AFTER})
+        if not alive():
+            return None  # Nobody waits for the answer any more.
+        identity = connection.identity
+        rejection = await self._revoked(identity) or authorise(known, identity)
         if rejection is None and known.policy.authorize is not None and alive():
-            return await self._ask(connection, known, deadline)
-        return rejection
+            # It may take its time, in which the token may have expired or been revoked.
+            rejection = (
+                await self._ask(identity, connection, known, deadline)
+                or self._expired(identity)
+                or await self._revoked(identity)
+            )
+        return rejection or self._expired(identity) or connection.verdict or self._take(connection)
+
+    async def _verify(self, token: str, deadline: float) -> Identity:
+        assert self.auth is not None  # noqa: S101 - narrows the type; nobody looks for a token without it
+        try:
+            return self.auth.verify(token)
+        except KeysPending:
+            verified: Identity = await run_until(self.auth.averify(token), deadline)
+            return verified
+
+    async def _revoked(self, identity: Identity) -> Rejection | None:
+        if self.revocations is None or not identity.is_authenticated:
+            return None
+        answer = self.revocations.check(identity)
+        return answer if answer is None or isinstance(answer, Rejection) else await answer
+
+    def _expired(self, identity: Identity) -> Rejection | None:
+        try:
+            if self.auth is not None:
+                self.auth.check_time(identity)
+        except TokenError as exc:
+            return exc.rejection
+        return None
+
+    def _take(self, connection: Connection) -> Rejection | None:
+        identity = connection.identity
+        subject = None if identity.subject is None else (identity.issuer, identity.subject)
+        full = self.ledger.take(subject, connection.client_address)
+        if full is not None:
+            limit = getattr(self.limits, full)
+            return Rejection(RejectCode.CONNECTION_LIMIT, full, {"limit": limit, "retry_after": RETRY_AFTER})
+        connection.held = (subject, connection.client_address)
+        return None
+
+    async def refresh(self, connection: Connection, token: object, deadline: float) -> Identity | Rejection:
+        """Decide whether a fresh token may take the place of a connection's old one.
+
+        Args:
+            connection: the connection.
+            token: what the client sent as its token.
+            deadline: in seconds of the loop's clock.
+
+        Returns:
+            Who the fresh token says it is, or why it is refused. Any exception on the way is a refusal too.
+        """
+        try:
+            return await self._refresh(connection, token, deadline)
+        except TokenError as exc:
+            return exc.rejection
+        except Overdue:
+            return Rejection(RejectCode.ADMISSION_TIMEOUT, "keys", {"retry_after": RETRY_AFTER})
+        except BaseException as exc:
+            if not is_ours(exc):
+                raise
+            return Rejection(RejectCode.INTERNAL_ERROR, "refresh", error=exc)
+
+    async def _refresh(self, connection: Connection, token: object, deadline: float) -> Identity | Rejection:
+        known = self.registry.resolve(connection.namespace, self.served)
+        if known is None:
+            return self.unknown(connection.namespace)
+        if token is None or token == "":
+            return Rejection(RejectCode.TOKEN_MISSING, "no_token")
+        if not isinstance(token, str):
+            return Rejection(RejectCode.TOKEN_MALFORMED, "not_a_string", {"received": type(token).__name__})
+        if self.auth is None:
+            return Rejection(RejectCode.SUBJECT_MISMATCH, "no_auth")
+        old, new = connection.identity, await self._verify(token, deadline)
+        rejection = (
+            await self._revoked(new)
+            or _someone_else(old, new, (*known.policy.claims, *self.stable_claims))
+            or authorise(known, new)
+        )
+        if rejection is None and known.policy.authorize is not None:
+            rejection = await self._ask(new, connection, known, deadline) or await self._revoked(new)
+        return rejection or self._expired(new) or new
 
     def unknown(self, name: str) -> Rejection:
         """The refusal of a namespace that does not exist, with all that helps a person to see why."""
@@ -122,40 +249,45 @@ class Admission:
             },
         )
 
-    def _authenticate(self, connection: Connection, known: Known, data: Mapping[str, Any] | None) -> Rejection | None:
+    def _find(self, connection: Connection, known: Known, data: Mapping[str, Any] | None) -> str | Rejection | None:
+        """The token; None when none is needed."""
         if self.auth is None or known.policy.token == "none":
             return None
         session = connection.session
         try:
             found = self.auth.find(data, session.headers, session.query_string)
-            if found is not None:
-                connection.identity = self.auth.verify(found.token)
-                return None
         except TokenError as exc:
             return exc.rejection
+        if found is not None:
+            return found.token
         if known.policy.token == "optional":
             return None
         return Rejection(RejectCode.TOKEN_MISSING, "no_token", _what_was_sent(data))
 
-    async def _ask(self, connection: Connection, known: Known, deadline: float) -> Rejection | None:
+    async def _ask(self, identity: Identity, connection: Connection, known: Known, deadline: float) -> Rejection | None:
         authorize = known.policy.authorize
         assert authorize is not None  # noqa: S101 - narrows the type; the caller has looked
-        answer = authorize(connection.identity, connection)
+        answer = authorize(identity, connection)
         if inspect.isawaitable(answer):
             try:
                 answer = await run_until(_as_coroutine(answer), deadline)
             except Overdue:
                 return Rejection(RejectCode.ADMISSION_TIMEOUT, "authorize")
-            # Time has passed: the token must still hold.
-            try:
-                if self.auth is not None:
-                    self.auth.check_time(connection.identity)
-            except TokenError as exc:
-                return exc.rejection
         if answer is True:
             return None
         received = repr(answer) if answer is None or answer is False else type(answer).__name__
         return Rejection(RejectCode.INSUFFICIENT_SCOPE, "authorize_refused", {"received": received})
+
+
+def _someone_else(old: Identity, new: Identity, stable_claims: Sequence[str]) -> Rejection | None:
+    """Whether a fresh token is somebody else's: rooms were chosen by the subject and these claims."""
+    if (old.issuer, old.subject) != (new.issuer, new.subject):
+        return Rejection(RejectCode.SUBJECT_MISMATCH, "issuer" if old.issuer != new.issuer else "subject")
+    for claim in stable_claims:
+        before, after = claim_value(old.claims, claim), claim_value(new.claims, claim)
+        if type(before) is not type(after) or before != after:  # True and 1 are equal to Python
+            return Rejection(RejectCode.SUBJECT_MISMATCH, "claim_changed", {"claim": claim})
+    return None
 
 
 async def _as_coroutine(awaitable: Any) -> Any:

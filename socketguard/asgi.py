@@ -13,6 +13,8 @@ from typing import Any, cast
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .endings import CLOSE_CODES
+from .gate import DRAINING, Gate
 from .handshake import (
     MAX_PARTS,
     HandshakeRefusal,
@@ -28,9 +30,9 @@ from .handshake import (
     read,
 )
 from .identity import Session
-from .rejections import Retry
+from .rejections import Retry, new_ref
 from .report import Report
-from .seam import Seam, new_ref
+from .seam import Seam
 from .text import neutralise
 
 __all__ = ["Endpoint", "WrongPath"]
@@ -41,10 +43,10 @@ SEEN_KEY = "socketguard.seen"
 # Close codes of WebSockets (RFC 6455, section 7.4.1).
 NORMAL, UNSUPPORTED_DATA, TOO_BIG, INTERNAL_ERROR = 1000, 1003, 1009, 1011
 
-_OPEN = '0{"sid":"'
-
 # How the frames begin that clients send all the time: messages and pongs.
 _USUAL = frozenset({"3", *(f"4{digit}" for digit in "0123456")})
+
+ENDED = HandshakeRefusal("session_unknown", 400, "Session ID unknown", "the session has ended", Retry.NOW)
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that a close frame may take to a client that does not read."""
@@ -57,6 +59,8 @@ class Endpoint:
         seam: the server.
         report: told what was refused.
         trusted: the proxies whose ``X-Forwarded-For`` is believed.
+        gate: asked before a session is made.
+        bind_polling: whether each request of a session must come from the address of the first.
         connect_packet_bytes: how large a frame or body may be from a session that has joined no namespace.
         on_request: called with the scope and ``receive`` of each request until it returns True: the start-up checks.
     """
@@ -66,14 +70,18 @@ class Endpoint:
         seam: Seam,
         report: Report,
         trusted: TrustedProxies,
+        gate: Gate,
         *,
-        connect_packet_bytes: int,
+        bind_polling: bool,
+        connect_packet_bytes: int | None,
         on_request: Callable[[Scope, Receive], bool],
     ) -> None:
         self.seam = seam
         self.report = report
         self.trusted = trusted
-        self.connect_packet_bytes = connect_packet_bytes
+        self.gate = gate
+        self.bind_polling = bind_polling
+        self.connect_packet_bytes = seam.max_body if connect_packet_bytes is None else connect_packet_bytes
         self._on_request = on_request
         self._started = False
 
@@ -89,14 +97,18 @@ class Endpoint:
         request = read(scope, self.trusted)
         seam = self.seam
         session = None if request.sid is None else seam.session(request.sid)
-        refusal = examine(
+        refusal = (self.gate.refusal(request) if request.sid is None and request.method == "GET" else None) or examine(
             request,
             transports=seam.transports,
             session_known=session is not None,
             upgraded=session is not None and seam.upgraded(request.sid),
             allowed_origins=_policy(seam.allowed_origins),
         )
+        if refusal is None and session is not None and self.bind_polling:
+            refusal = _moved(request, session)
         if refusal is not None:
+            if self.gate.draining and session is None:
+                refusal = DRAINING
             return self._turn_away(scope, request, refusal, session, receive, send)
         if session is None:
             session = Session(
@@ -122,7 +134,8 @@ class Endpoint:
         receive: Receive,
         send: Send,
     ) -> None:
-        if not _is_gone(await receive()):
+        # Over HTTP the first message may be a body, for which nobody waits here.
+        if scope["type"] != "websocket" or not _is_gone(await receive()):
             await self._refuse(scope, request, refusal, send, session)
 
     # HTTP
@@ -130,39 +143,50 @@ class Endpoint:
     async def _http(
         self, scope: Scope, request: HandshakeRequest, session: Session, receive: Receive, send: Send
     ) -> None:
-        first = await receive()
-        if _is_gone(first):
-            return  # python-engineio would stumble over a client that has gone.
-        if request.method == "POST":
-            # Once: the session may join while its body is on the way, and what was cut off must not pass then.
-            limit = self._limit(session)
-            body = await self._body(request, limit, first, receive)
-            if body is None:
-                return
-            found = (
-                body_problem(body, limit=limit, strict_text=self.seam.strict_text, stranger=not session.joined)
-                if session.ending is None
-                else HandshakeRefusal("session_unknown", 400, "Session ID unknown", "the session has ended", Retry.NOW)
-            )
-            if isinstance(found, HandshakeRefusal):
-                await self._refuse(scope, request, found, send, session)
-                # What was in the body is lost, so that the session can't go on as if nothing had happened.
+        try:
+            first = await (receive() if request.sid is None else _interruptible(receive, session))
+            if _is_gone(first):
+                return  # python-engineio would stumble over a client that has gone.
+            if request.method == "POST":
+                # Once: the session may join while its body is on the way, and what was cut off must not pass then.
+                limit = self._limit(session)
+                body = await self._body(request, limit, first, receive, session)
+                if body is None:
+                    return
+                found = body_problem(body, limit=limit, strict_text=self.seam.strict_text, stranger=not session.joined)
+                if session.ending is not None:
+                    raise _Ended
+                if isinstance(found, HandshakeRefusal):
+                    await self._refuse(scope, request, found, send, session)
+                    # What was in the body is lost, so that the session can't go on as if nothing had happened.
+                    await self.seam.end_session(request.sid or "", "parse error")
+                    return
+                session.packets_in += found
+                first = {"type": "http.request", "body": body, "more_body": False}
+                # The length may be missing (chunked), and python-engineio reads exactly so many bytes.
+                scope["headers"] = [(k, v) for k, v in scope["headers"] if k != b"content-length"]
+                scope["headers"].append((b"content-length", str(len(body)).encode()))
+        except _Ended:
+            await self._refuse(scope, request, DRAINING if self.gate.draining else ENDED, send, session)
+            if session.ending not in CLOSE_CODES:
                 await self.seam.end_session(request.sid or "", "parse error")
-                return
-            session.packets_in += found
-            first = {"type": "http.request", "body": body, "more_body": False}
-            # The length may be missing (chunked), and python-engineio reads exactly so many bytes.
-            scope["headers"] = [(k, v) for k, v in scope["headers"] if k != b"content-length"]
-            scope["headers"].append((b"content-length", str(len(body)).encode()))
+            return
 
         async def replay() -> Message:
             return first
 
+        taken = 0
+
         async def lower_case(message: Message) -> None:
+            nonlocal taken
             if message["type"] == "http.response.start":
                 self._note_status(request, session, message["status"])
                 message = {**message, "headers": list(_lower_case(message.get("headers", ())))}
+                if request.method == "GET" and not self.seam.has_queue(session.eio_sid):
+                    taken = session.handed  # All that waited is in this answer.
             await send(message)
+            if taken and message["type"] == "http.response.body":
+                session.done = max(session.done, taken)
 
         await self.seam.handle_request(scope, replay, lower_case)
         if request.method == "POST":
@@ -172,7 +196,9 @@ class Endpoint:
         largest = self.seam.max_body
         return largest if session.joined else min(largest, self.connect_packet_bytes)
 
-    async def _body(self, request: HandshakeRequest, limit: int, message: Message, receive: Receive) -> bytes | None:
+    async def _body(
+        self, request: HandshakeRequest, limit: int, message: Message, receive: Receive, session: Session
+    ) -> bytes | None:
         """The body, cut off one byte above the limit; None when the client has gone."""
         declared = request.content_length
         if declared is not None and (not declared.isascii() or not declared.isdigit() or len(declared) > 15):
@@ -181,7 +207,7 @@ class Endpoint:
             return bytes(limit + 1)
         body = bytearray(message.get("body", b""))
         while message.get("more_body"):
-            message = await receive()
+            message = await _interruptible(receive, session)
             if message["type"] == "http.disconnect":
                 return None
             body += message.get("body", b"")
@@ -211,10 +237,12 @@ class Endpoint:
         except Exception as exc:
             # A frame that python-engineio can't decode: it would leave the session to its ping timeout.
             self.report.packet_rejected(session, "packet_malformed", "python-engineio could not decode a frame", exc)
-            await self.seam.end_session(frames.eio_sid or self.seam.sid_of(session), "parse error")
+            await self.seam.end_session(session.eio_sid, "parse error")
             await frames.close(UNSUPPORTED_DATA)
-        if frames.upgrading:
-            self.seam.abandon_upgrade(frames.eio_sid)
+        finally:
+            frames.finished()
+        if frames.upgrading and session.ending is None:
+            self.seam.abandon_upgrade(session.eio_sid)
             self.report.upgrade_failed(
                 session,
                 "the client opened a WebSocket but did not finish the upgrade: a proxy cut it, or the client went away",
@@ -226,6 +254,8 @@ class Endpoint:
         self, scope: Scope, request: HandshakeRequest, refusal: HandshakeRefusal, send: Send, session: Session | None
     ) -> None:
         ref = new_ref()
+        if session is not None:
+            self.seam.identify(session)
         written = self.report.handshake_rejected(request, refusal, ref, session)
         allowed = self.seam.allowed_origins
         # Where python-engineio decides by itself (a callable), the guard can't tell who is entitled.
@@ -251,16 +281,20 @@ async def answer(
     body_over_websocket: bool = True,
 ) -> None:
     """Answer a request with a status and a JSON body, over WebSocket too where the ASGI server can do that."""
+    content: dict[str, Any]
     kind = "http.response"
     if scope["type"] == "websocket":
         if not body_over_websocket or "websocket.http.response" not in scope.get("extensions", {}):
             await send({"type": "websocket.close", "code": NORMAL, "reason": refusal.message})
             return
         kind = "websocket.http.response"
-    body = json.dumps(
-        {"code": refusal.reason, "message": refusal.message, "retry": refusal.retry, "ref": ref}, separators=(",", ":")
-    ).encode()
-    start = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *headers]
+    content = {"code": refusal.reason, "message": refusal.message, "retry": refusal.retry, "ref": ref}
+    start = [(b"content-type", b"application/json"), *headers]
+    if refusal.retry_after is not None:
+        content["retry_after"] = refusal.retry_after
+        start.append((b"retry-after", str(refusal.retry_after).encode()))
+    body = json.dumps(content, separators=(",", ":")).encode()
+    start.append((b"content-length", str(len(body)).encode()))
     await send({"type": f"{kind}.start", "status": refusal.status, "headers": start})
     await send({"type": f"{kind}.body", "body": body})
 
@@ -273,14 +307,16 @@ class _Frames:
         "_closing",
         "_endpoint",
         "_first",
+        "_gone",
         "_max_body",
         "_opened",
+        "_reader",
         "_receive",
         "_request",
         "_scope",
         "_send",
         "_session",
-        "eio_sid",
+        "_writer",
         "upgrading",
     )
 
@@ -302,7 +338,9 @@ class _Frames:
         self._max_body = endpoint.seam.max_body
         self._accepted = False
         self._closing = False
-        self.eio_sid = request.sid or ""
+        self._reader: asyncio.Task[Any] | None = None
+        self._writer: asyncio.Task[Any] | None = None
+        self._gone: asyncio.Future[None] | None = None
         self.upgrading = request.sid is not None
         self._opened = self.upgrading
         # Needed until the WebSocket is accepted.
@@ -313,6 +351,8 @@ class _Frames:
         session = self._session
         if self._first is not None or self.upgrading or session.ending is not None:
             return await self._receive_specially()
+        # Whoever ends the session interrupts it here: to wait for two things at once would cost each message more.
+        self._reader = asyncio.current_task()
         message = await self._receive()
         text = message.get("text")
         if text is not None and session.joined and text[:2] in _USUAL and len(text) <= self._max_body:
@@ -325,14 +365,26 @@ class _Frames:
         if self._first is not None:
             first, self._first = self._first, None
             return first
+        if session.ending in CLOSE_CODES and not self.upgrading:
+            # What the client is to be told must get into the queue before the writer leaves: `end` interrupts this.
+            self._reader = asyncio.current_task()
+            await asyncio.sleep(CLOSE_TIMEOUT)
         if session.ending is not None:
             return await self._end(UNSUPPORTED_DATA)
-        if self._endpoint.seam.upgraded(self.eio_sid):
+        if self._endpoint.seam.upgraded(session.eio_sid):
             self.upgrading = False
+            session.carrier = self
             session.transport = "websocket"
-            self._identify()
+            self._endpoint.seam.identify(session)
             self._endpoint.report.upgraded(session)
-        message = await self._receive()
+            self._reader = asyncio.current_task()
+            message = await self._receive()
+        else:
+            # This is no task of its own yet.
+            try:
+                message = await _interruptible(self._receive, session)
+            except _Ended:
+                return await self._end(UNSUPPORTED_DATA)
         return await self._examine(message, message.get("text"))
 
     async def _examine(self, message: Message, text: str | None) -> Message:
@@ -362,12 +414,21 @@ class _Frames:
         return message
 
     def send(self, message: Message) -> Awaitable[None]:
-        # Not a coroutine function: once the first packet is out, this adds nothing to a message.
-        if self._opened and self._accepted and not self._closing:
-            return self._send(message)
-        return self._send_early(message)
+        if self._opened and self._accepted and not self._closing and message["type"] == "websocket.send":
+            return self._send_frame(message)
+        return self._send_specially(message)
 
-    async def _send_early(self, message: Message) -> None:
+    async def _send_frame(self, message: Message) -> None:
+        text = message.get("text")
+        size = len(message.get("bytes") or b"") if text is None else len(text) - 1
+        self._writer = asyncio.current_task()
+        await self._send(message)
+        self._writer = None
+        session = self._session
+        done = session.done + size
+        session.done = done if done < session.handed else session.handed
+
+    async def _send_specially(self, message: Message) -> None:
         if self._closing:
             return
         kind = message["type"]
@@ -386,30 +447,64 @@ class _Frames:
             assert self._scope is not None and self._request is not None  # noqa: S101, PT018 - narrow the types
             await self._endpoint._refuse(self._scope, self._request, refusal, self._send, self._session)
             return
-        elif kind == "websocket.send":
+        elif kind == "websocket.close":
+            await self.close(message.get("code", NORMAL))
+            return
+        else:
             self._opened = True
-            self.eio_sid = _sid_of_open_packet(message)
+            self._session.carrier = self
         await self._send(message)
 
     async def close(self, code: int) -> None:
-        """Close the WebSocket from this side; nothing is sent after it."""
+        """Close the WebSocket from this side; nothing is sent after it.
+
+        Args:
+            code: unless the session was ended for a reason that has a code of its own.
+        """
         if self._closing:
             return
         self._closing = True
         if not self._accepted:
             return
-        sending = asyncio.ensure_future(self._send({"type": "websocket.close", "code": code}))
+        reason = self._session.ending or ""
+        message = {"type": "websocket.close", "code": CLOSE_CODES.get(reason, code)}
+        if reason in CLOSE_CODES:
+            message["reason"] = reason
+        sending = asyncio.ensure_future(self._send(message))
         await asyncio.wait((sending,), timeout=CLOSE_TIMEOUT)
-        if sending.done() and not sending.cancelled():
+        if not sending.done():
+            sending.cancel()
+        elif not sending.cancelled():
             sending.exception()  # Gone already: as good as closed.
 
-    def _identify(self) -> None:
-        if self.eio_sid:
-            self._endpoint.seam.identify(self._session, self.eio_sid)
+    async def end(self, *, at_once: bool = False) -> None:
+        """End the session that this WebSocket carries; its ``ending`` says why.
+
+        Args:
+            at_once: don't wait for what is still to be sent: the client does not read.
+        """
+        if self._reader is not None:
+            # python-engineio sends what waits, closes, and tells everybody.
+            self._reader.cancel()
+        if not at_once:
+            self._gone = self._gone or asyncio.get_running_loop().create_future()
+            await asyncio.wait((self._gone,), timeout=CLOSE_TIMEOUT)
+            if self._gone.done():
+                return
+        if self._writer is not None:
+            self._writer.cancel()
+        await self.close(NORMAL)
+
+    def finished(self) -> None:
+        """The application has returned."""
+        if self._session.carrier is self:
+            self._session.carrier = None
+        if self._gone is not None and not self._gone.done():
+            self._gone.set_result(None)
 
     async def _stop(self, code: int, reason: str, hint: str) -> Message:
         self._session.ending = "parse error"
-        self._identify()
+        self._endpoint.seam.identify(self._session)
         self._endpoint.report.packet_rejected(self._session, reason, hint)
         return await self._end(code)
 
@@ -491,6 +586,45 @@ def _lower_case(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[bytes,
             yield b"vary", b"Origin"
 
 
+class _Ended(Exception):
+    """The session was ended while a request of it was read."""
+
+
+async def _interruptible(receive: Receive, session: Session) -> Message:
+    """Receive a message for which a client can let us wait; whoever ends the session interrupts it.
+
+    Raises:
+        _Ended: the session was ended.
+    """
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - narrows the type: ASGI applications run in a task
+    if session.reading is None:
+        session.reading = set()
+    session.reading.add(task)
+    try:
+        return await receive()
+    except asyncio.CancelledError:
+        if session.ending is None or task.uncancel():
+            raise
+        raise _Ended from None
+    finally:
+        session.reading.discard(task)
+
+
+def _moved(request: HandshakeRequest, session: Session) -> HandshakeRefusal | None:
+    """Whether a request comes from another address than the first of its session."""
+    if request.client_address == session.client_address:
+        return None
+    return HandshakeRefusal(
+        "address_changed",
+        400,
+        ENDED.message,
+        "the session began at another address (bind_polling): a phone that changed its network, a proxy that is not in "
+        "trusted_proxies, or somebody else",
+        Retry.NOW,
+    )
+
+
 def _is_gone(message: Message) -> bool:
     return message["type"] in ("http.disconnect", "websocket.disconnect")
 
@@ -505,11 +639,3 @@ def _policy(allowed: Any) -> str | Collection[str] | None:
     if isinstance(allowed, str):
         return (allowed,)
     return "*" if callable(allowed) or not allowed or "*" in allowed else allowed
-
-
-def _sid_of_open_packet(message: Message) -> str:
-    """The Engine.IO session id in the OPEN packet, which is the first thing that python-engineio sends."""
-    text = message.get("text")
-    if text is None or not text.startswith(_OPEN):
-        return ""
-    return str(text[len(_OPEN) : text.index('"', len(_OPEN))])

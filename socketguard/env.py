@@ -13,7 +13,7 @@ from starlette.datastructures import CommaSeparatedStrings
 
 from .heartbeat import Heartbeat
 from .rejections import ConfigurationError
-from .verifier import JWTAuth
+from .verifier import ANY, JWTAuth
 
 __all__ = ["VARIABLES", "options_from_env"]
 
@@ -24,10 +24,14 @@ VARIABLES: Mapping[str, str] = {
     "JWT_SECRET": "the shared secret, for HS256, HS384 and HS512",
     "JWT_PUBLIC_KEY": "the public key as PEM",
     "JWT_KEY_FILE": "the path of a file with the secret or the PEM",
+    "JWKS_URL": "where the issuer publishes its keys",
+    "OIDC_ISSUER": "the issuer whose OpenID Connect configuration names its keys",
     "JWT_ALGORITHMS": "comma-separated, such as RS256",
-    "JWT_ISSUER": "the expected iss",
-    "JWT_AUDIENCE": "the expected aud, comma-separated",
+    "JWT_ISSUER": "the expected iss, or * for no check",
+    "JWT_AUDIENCE": "the expected aud, comma-separated, or * for no check",
     "JWT_LEEWAY": "seconds",
+    "JWT_MAX_LIFETIME": "seconds",
+    "JWT_EXPIRY": "'disconnect' or 'ignore'",
     "NAMESPACES": "comma-separated; what is registered on the server when absent",
     "PROXY": "the proxies in front, comma-separated, such as cloudflare,traefik",
     "PING_INTERVAL": "whole seconds, instead of PROXY",
@@ -39,6 +43,9 @@ VARIABLES: Mapping[str, str] = {
     "DEBUG": "true or false",
     "LOG": "'off' for silence",
 }
+
+_SOURCES = ("JWT_SECRET", "JWT_PUBLIC_KEY", "JWT_KEY_FILE", "JWKS_URL", "OIDC_ISSUER")
+_ALGORITHMS = {"JWT_SECRET": ["HS256"], "OIDC_ISSUER": ["RS256"]}
 
 
 def options_from_env(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -99,37 +106,67 @@ def _list(config: Config, variable: str) -> list[str] | None:
 
 def _auth(config: Config) -> JWTAuth | None:
     mode = _get(config, "AUTH")
-    sources = [name for name in ("JWT_SECRET", "JWT_PUBLIC_KEY", "JWT_KEY_FILE") if _get(config, name) is not None]
+    sources = [name for name in _SOURCES if _get(config, name) is not None]
     if mode is not None:
         if mode.lower() != "none" or sources:
             raise ConfigurationError(
-                "SOCKETGUARD_AUTH is either 'none' or left out; with a key in SOCKETGUARD_JWT_* leave it out",
+                "SOCKETGUARD_AUTH is either 'none' or left out; with a key in SOCKETGUARD_JWT_*, or with "
+                "SOCKETGUARD_JWKS_URL or SOCKETGUARD_OIDC_ISSUER, leave it out",
                 option="SOCKETGUARD_AUTH",
             )
         return None
     if len(sources) != 1:
         found = " and ".join(PREFIX + name for name in sources) or "no key"
         raise ConfigurationError(
-            f"found {found}: set exactly one of SOCKETGUARD_JWT_SECRET, SOCKETGUARD_JWT_PUBLIC_KEY and "
-            "SOCKETGUARD_JWT_KEY_FILE, or SOCKETGUARD_AUTH=none",
+            f"found {found}: set exactly one of {', '.join(PREFIX + name for name in _SOURCES)}, "
+            "or SOCKETGUARD_AUTH=none",
             option="SOCKETGUARD_JWT_SECRET",
         )
+    return _jwt(config, sources[0])
+
+
+def _jwt(config: Config, source: str) -> JWTAuth:
     algorithms = _list(config, "JWT_ALGORITHMS")
-    if algorithms is None:
-        if sources != ["JWT_SECRET"]:
+    if algorithms is None and source not in _ALGORITHMS:
+        raise ConfigurationError(
+            "SOCKETGUARD_JWT_ALGORITHMS is missing; name the algorithms of your tokens, such as RS256",
+            option="SOCKETGUARD_JWT_ALGORITHMS",
+        )
+    audience, issuer = _list(config, "JWT_AUDIENCE"), _get(config, "JWT_ISSUER")
+    options: dict[str, Any] = {
+        "algorithms": _ALGORITHMS[source] if algorithms is None else algorithms,
+        "audience": ANY if audience == ["*"] else audience,
+    }
+    for variable, option, cast in (
+        ("JWT_LEEWAY", "leeway", float),
+        ("JWT_MAX_LIFETIME", "max_lifetime", float),
+        ("JWT_EXPIRY", "expiry", str.lower),
+    ):
+        if (value := _get(config, variable, cast)) is not None:
+            options[option] = value
+    if source == "OIDC_ISSUER":
+        if issuer is not None:
             raise ConfigurationError(
-                "SOCKETGUARD_JWT_ALGORITHMS is missing; name the algorithms of your tokens, such as RS256",
-                option="SOCKETGUARD_JWT_ALGORITHMS",
+                "SOCKETGUARD_OIDC_ISSUER is the expected iss too; leave SOCKETGUARD_JWT_ISSUER out",
+                option="SOCKETGUARD_JWT_ISSUER",
             )
-        algorithms = ["HS256"]
-    leeway = _get(config, "JWT_LEEWAY", float)
-    return JWTAuth(
-        _key(config, sources[0]),
-        algorithms=algorithms,
-        issuer=_get(config, "JWT_ISSUER"),
-        audience=_list(config, "JWT_AUDIENCE"),
-        **({} if leeway is None else {"leeway": leeway}),
-    )
+        _require(source, "JWT_AUDIENCE", audience)
+        return JWTAuth.discover(_get(config, source), **options)
+    options["issuer"] = ANY if issuer == "*" else issuer
+    if source == "JWKS_URL":
+        _require(source, "JWT_ISSUER", issuer)
+        _require(source, "JWT_AUDIENCE", audience)
+        return JWTAuth(jwks_url=_get(config, source), **options)
+    return JWTAuth(_key(config, source), **options)
+
+
+def _require(source: str, variable: str, value: object) -> None:
+    if value is None:
+        raise ConfigurationError(
+            f"{PREFIX}{source} needs {PREFIX}{variable}: the keys of an issuer sign for other services too; "
+            f"set it to {VARIABLES[variable]}",
+            option=PREFIX + variable,
+        )
 
 
 def _key(config: Config, variable: str) -> Any:

@@ -18,14 +18,27 @@ __all__ = [
     "ACCEPTED",
     "CLOSED",
     "CONFIG_WARNING",
+    "DRAIN_FINISHED",
+    "DRAIN_STARTED",
+    "EVENT_REJECTED",
     "HANDLER_FAILED",
     "HANDSHAKE_REJECTED",
+    "KEYS_REFRESHED",
+    "KEYS_UNAVAILABLE",
     "LEVELS",
     "PACKET_REJECTED",
+    "REFRESHED",
+    "REFRESH_REJECTED",
     "REJECTED",
     "RESERVED_FIELDS",
     "SCHEMA_VERSION",
+    "SESSION_ENDED",
     "STARTED",
+    "STORE_RECOVERED",
+    "STORE_UNAVAILABLE",
+    "SUBJECT_DISCONNECTED",
+    "TOKEN_EXPIRING",
+    "TOKEN_REVOKED",
     "UPGRADED",
     "UPGRADE_FAILED",
     "check_log_claims",
@@ -47,6 +60,23 @@ PACKET_REJECTED = "socketguard.packet.rejected"
 """python-socketio could not process a packet of the client; the session was ended."""
 HANDLER_FAILED = "socketguard.handler.failed"
 """A handler of the application raised."""
+EVENT_REJECTED = "socketguard.event.rejected"
+"""An event of a client was not dispatched: see `SocketGuard.requires`."""
+SESSION_ENDED = "socketguard.session.ended"
+"""The guard ended a whole Engine.IO session."""
+TOKEN_EXPIRING = "socketguard.token.expiring"
+REFRESHED = "socketguard.token.refreshed"
+REFRESH_REJECTED = "socketguard.token.refresh_rejected"
+TOKEN_REVOKED = "socketguard.token.revoked"
+"""Somebody called `SocketGuard.revoke`."""
+SUBJECT_DISCONNECTED = "socketguard.subject.disconnected"
+"""Somebody called `SocketGuard.disconnect`."""
+KEYS_REFRESHED = "socketguard.keys.refreshed"
+KEYS_UNAVAILABLE = "socketguard.keys.unavailable"
+STORE_UNAVAILABLE = "socketguard.store.unavailable"
+STORE_RECOVERED = "socketguard.store.recovered"
+DRAIN_STARTED = "socketguard.drain.started"
+DRAIN_FINISHED = "socketguard.drain.finished"
 
 LEVELS: Mapping[str, int] = MappingProxyType(
     {
@@ -60,6 +90,19 @@ LEVELS: Mapping[str, int] = MappingProxyType(
         CLOSED: logging.INFO,
         PACKET_REJECTED: logging.WARNING,
         HANDLER_FAILED: logging.ERROR,
+        EVENT_REJECTED: logging.WARNING,
+        SESSION_ENDED: logging.WARNING,
+        TOKEN_EXPIRING: logging.DEBUG,
+        REFRESHED: logging.INFO,
+        REFRESH_REJECTED: logging.WARNING,
+        TOKEN_REVOKED: logging.INFO,
+        SUBJECT_DISCONNECTED: logging.INFO,
+        KEYS_REFRESHED: logging.INFO,
+        KEYS_UNAVAILABLE: logging.ERROR,
+        STORE_UNAVAILABLE: logging.ERROR,
+        STORE_RECOVERED: logging.INFO,
+        DRAIN_STARTED: logging.INFO,
+        DRAIN_FINISHED: logging.INFO,
     }
 )
 
@@ -67,7 +110,9 @@ _OWN_FIELDS = """
     reason detail ref namespace sid session subject issuer token_id key_id log_claims client_address user_agent origin
     transport duration_s packets_in events_in suppressed summary hint message requested registered suggestion cause
     expected received claim error id text fix configuration schema_version status host handler part source limit limit_s
-    lifetime_s expired_s valid_in_s required missing hidden_reason hidden_detail
+    lifetime_s expired_s valid_in_s required missing hidden_reason hidden_detail retry_after refreshes expires_in_s
+    selector issued_before until ended sessions connections over_s url keys key_ids serving age_s event_name queued
+    fail_open previous
 """
 # What structlog and its processors give a meaning of their own, and the parameter names of its logging methods (a
 # keyword of that name would be a TypeError there).
@@ -260,6 +305,71 @@ def _packet_rejected(fields: _Fields) -> str:
     return f"Ended a session that sent a packet which can't be processed: {why}{whose}{_hint(fields)}"
 
 
+def _event_rejected(fields: _Fields) -> str:
+    whose = _whose(fields, "subject", "client_address")
+    where = f"{_quoted(fields.get('event_name'))} in {_quoted(fields.get('namespace', '/'))}"
+    return f"Refused the event {where}: {_why(fields)}{whose}{_hint(fields)}"
+
+
+def _session_ended(fields: _Fields) -> str:
+    whose = _whose(fields, "client_address", "session")
+    reason = _text(fields.get("reason", "no reason known"))
+    return f"Ended a session: {reason}{whose}{_hint(fields)}"
+
+
+def _token_expiring(fields: _Fields) -> str:
+    seconds = _text(fields.get("expires_in_s"))
+    return f"Token expires in {seconds} s in {_quoted(fields.get('namespace', '/'))}: {_subject(fields)}"
+
+
+def _refreshed(fields: _Fields) -> str:
+    seconds = fields.get("expires_in_s")
+    until = "" if seconds is None else f", now for {_text(seconds)} s"
+    return f"Refreshed the token in {_quoted(fields.get('namespace', '/'))}: {_subject(fields)}{until}"
+
+
+def _refresh_rejected(fields: _Fields) -> str:
+    whose = _whose(fields, "subject", "client_address", "ref")
+    return f"Refused to refresh the token in {_quoted(fields.get('namespace', '/'))}: {_why(fields)}{whose}"
+
+
+def _selected(done: str) -> Callable[[_Fields], str]:
+    def build(fields: _Fields) -> str:
+        whom = ", ".join(f"{_text(name)} {_quoted(value)}" for name, value in dict(fields["selector"]).items())
+        until = "" if fields.get("until") is None else f", kept until {_text(fields['until'])}"
+        return f"{done} {whom}: {_counted(fields.get('ended', 0), 'connection')} ended{until}{_hint(fields)}"
+
+    return build
+
+
+def _keys_refreshed(fields: _Fields) -> str:
+    return f"Fetched keys from {_text(fields.get('url'))}: {_quoted_list(fields.get('key_ids'))}"
+
+
+def _keys_unavailable(fields: _Fields) -> str:
+    serving = "the old keys serve on" if fields.get("serving") == "stale" else "nobody can be verified"
+    why = ", ".join(_details(fields)) or "no reason known"
+    return f"Can't fetch keys from {_text(fields.get('url'))}, {serving}: {why}{_hint(fields)}"
+
+
+def _store_unavailable(fields: _Fields) -> str:
+    effect = "tokens are accepted unchecked" if fields.get("fail_open") else "clients are refused"
+    why = ", ".join(_details(fields)) or "no reason known"
+    return f"The store of revocations does not answer, {effect}: {why}"
+
+
+def _store_recovered(fields: _Fields) -> str:
+    return "The store of revocations answers again"
+
+
+def _drain_started(fields: _Fields) -> str:
+    return f"Draining {_counted(fields.get('sessions', 0), 'session')} over {_text(fields.get('over_s', 0))} s"
+
+
+def _drain_finished(fields: _Fields) -> str:
+    return f"Drained {_counted(fields.get('ended', 0), 'session')} in {_text(fields.get('duration_s', 0))} s"
+
+
 def _handler_failed(fields: _Fields) -> str:
     why = ", ".join(_details(fields)) or "an exception"
     whose = _whose(fields, "subject", "client_address", "ref")
@@ -279,6 +389,19 @@ _SENTENCES: Mapping[str, Callable[[_Fields], str]] = {
     CLOSED: _closed,
     PACKET_REJECTED: _packet_rejected,
     HANDLER_FAILED: _handler_failed,
+    EVENT_REJECTED: _event_rejected,
+    SESSION_ENDED: _session_ended,
+    TOKEN_EXPIRING: _token_expiring,
+    REFRESHED: _refreshed,
+    REFRESH_REJECTED: _refresh_rejected,
+    TOKEN_REVOKED: _selected("Revoked"),
+    SUBJECT_DISCONNECTED: _selected("Disconnected"),
+    KEYS_REFRESHED: _keys_refreshed,
+    KEYS_UNAVAILABLE: _keys_unavailable,
+    STORE_UNAVAILABLE: _store_unavailable,
+    STORE_RECOVERED: _store_recovered,
+    DRAIN_STARTED: _drain_started,
+    DRAIN_FINISHED: _drain_finished,
 }
 
 

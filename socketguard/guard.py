@@ -1,69 +1,32 @@
-"""`SocketGuard`: validates the options, builds the parts and wires them."""
+"""`SocketGuard`: what an application holds."""
 
 from __future__ import annotations
 
-import ipaddress
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Self, TypedDict, Unpack, cast
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Self, Unpack
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import events
-from .admission import Admission
-from .asgi import Endpoint, WrongPath
-from .checks import check_server
-from .discovery import Discovery, discover
+from .asgi import WrongPath
+from .core import MEMORY, Core
+from .discovery import discover
+from .drain import LONGEST
+from .drain import findings as drain_findings
 from .env import options_from_env
 from .findings import Finding
-from .handshake import TrustedProxies, check_origins
-from .heartbeat import Heartbeat, findings_for_server
 from .identity import Connection, Identity
-from .logs import EventLog
-from .namespaces import NamespacePolicy, Registry
-from .rejections import ConfigurationError
-from .report import Report
-from .seam import Seam, ServedNames, known_options, require_server
-from .sources import find_misspelt_options
-from .suppression import RejectionLog, Suppressor
-from .verifier import JWTAuth
+from .options import Auth, Options, read_options, seconds
+from .rejections import ConfigurationError, RejectCode, Rejection
+from .requires import requires
+from .revocations import revocation_for
+from .seam import Seam, require_server
+from .text import neutralise
+from .verifier import Verifier
 
 __all__ = ["SocketGuard"]
-
-ADMISSION_TIMEOUT = 10.0
-"""Seconds between a CONNECT and its answer, at most, unless the ping timeout asks for less."""
-
-CONNECT_PACKET_BYTES = 16_384
-"""How large a frame or body may be from a session that has joined no namespace: room for a token of 8 KiB and some."""
-
-
-class Options(TypedDict, total=False):
-    """The options of `SocketGuard` beside ``auth``."""
-
-    namespaces: Iterable[str | NamespacePolicy] | None
-    heartbeat: Heartbeat | None
-    admission_timeout: float | None
-    trusted_proxies: Iterable[str]
-    allowed_origins: Iterable[str] | Literal["*"] | None
-    log_claims: Iterable[str]
-    logger: Any
-    debug: bool
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """The options, validated; two guards with equal ones may share a server."""
-
-    auth: JWTAuth | None
-    namespaces: tuple[str | NamespacePolicy, ...] | None
-    heartbeat: Heartbeat | None
-    admission_timeout: float | None
-    trusted_proxies: tuple[Any, ...]
-    allowed_origins: str | tuple[str, ...] | None
-    log_claims: tuple[str, ...]
-    logger: Any
-    debug: bool
 
 
 class SocketGuard:
@@ -72,14 +35,28 @@ class SocketGuard:
     Args:
         app: the ASGI application that holds the server: a ``socketio.ASGIApp``, or a Starlette or FastAPI application
             that mounts one.
-        auth: verifies tokens. None must be written out: everything of the guard but no token.
+        auth: verifies tokens; a list has one for each issuer. None must be written out: everything of the guard but no
+            token.
         server: the ``socketio.AsyncServer``, where it can't be found in ``app``.
         namespaces: what may be joined, names and `NamespacePolicy` objects. None takes what is registered on the
             server, with a token.
         heartbeat: ping interval and timeout; None leaves the server's own.
+        limits: how many connections, failures, bytes; None for the defaults of `Limits`.
+        store: where revocations are kept; None for the memory of this process.
+        store_timeout: seconds that the store may take.
+        fail_open: whether tokens are accepted unchecked while the store does not answer. Never, unless being refused
+            costs more than a revoked token.
+        connect_timeout: seconds that a session may be without a namespace; None for ever.
         admission_timeout: seconds for everything between a CONNECT and its answer: ``authorize`` and the connect
             handler of the application. 10, or half of the ping timeout if that is less. While it runs over
             WebSocket no pong is read, so it must stay under the ping timeout.
+        expiring_notice: how many seconds before its end a client gets ``socketguard:expiring``; None for no notice.
+        stable_claims: claims that a fresh token must share with the old one; rooms were chosen by them. The subject,
+            the issuer and what the policy of the namespace names are always among them.
+        on_refresh: called with the connection, the old and the new identity, before the new one counts.
+        bind_polling: ``"address"`` refuses requests of a session from another address than its first. A client that
+            changes its network must then connect anew. Browsers send no header with the upgrade to WebSocket, so that a
+            token can't be asked for there.
         trusted_proxies: addresses and CIDR blocks of the proxies whose ``X-Forwarded-For`` is believed.
         allowed_origins: the origins whose pages may connect, or ``"*"``. None leaves python-engineio's own setting,
             by default the same origin only.
@@ -91,43 +68,17 @@ class SocketGuard:
         ConfigurationError: for any option that can't work, by its name.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp | None,
-        *,
-        auth: JWTAuth | None,
-        server: Any = None,
-        namespaces: Iterable[str | NamespacePolicy] | None = None,
-        heartbeat: Heartbeat | None = None,
-        admission_timeout: float | None = None,
-        trusted_proxies: Iterable[str] = (),
-        allowed_origins: Iterable[str] | Literal["*"] | None = None,
-        log_claims: Iterable[str] = ("sub",),
-        logger: Any = None,
-        debug: bool = False,
-    ) -> None:
+    def __init__(self, app: ASGIApp | None, *, auth: Auth, server: Any = None, **options: Unpack[Options]) -> None:
         found = discover(app)
         self.server = require_server(found.server(app) if server is None else server)
-        trusted = TrustedProxies(trusted_proxies)
-        settings = _Settings(
-            auth=_check_auth(auth),
-            namespaces=_check_namespaces(namespaces),
-            heartbeat=_check_heartbeat(heartbeat),
-            admission_timeout=_check_timeout(admission_timeout),
-            trusted_proxies=trusted.networks,
-            allowed_origins=check_origins(allowed_origins),
-            log_claims=events.check_log_claims(log_claims),
-            logger=logger,
-            debug=_check_debug(debug),
-        )
-        _check_together(settings)
-        self._core = _Core.on(self.server, settings, trusted)
+        self._core = Core.on(self.server, read_options(auth, **options))
         self._core.learn(found, self)
         self.app = app
+        trusted = self._core.settings.trusted_proxies
         self._outer = None if app is None else WrongPath(app, self._core.report, self._core.paths, trusted)
 
     @classmethod
-    def protect(cls, server: Any, *, auth: JWTAuth | None, **options: Unpack[Options]) -> Self:
+    def protect(cls, server: Any, *, auth: Auth, **options: Unpack[Options]) -> Self:
         """Guard a server from this line on, wherever it is mounted.
 
         Args:
@@ -171,7 +122,7 @@ class SocketGuard:
         seam = Seam.of(server)
         if seam is None:
             raise LookupError("this server has no guard (yet): Starlette builds middleware at its first request")
-        return _Core.of(seam).guards[0]
+        return Core.of(seam).guards[0]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._outer is None:
@@ -182,7 +133,7 @@ class SocketGuard:
         await app(scope, receive, send)
 
     @property
-    def auth(self) -> JWTAuth | None:
+    def auth(self) -> Verifier | None:
         """The verifier, for the HTTP routes of the same service."""
         return self._core.settings.auth
 
@@ -216,6 +167,195 @@ class SocketGuard:
             and namespace in (None, connection.namespace)
         ]
 
+    async def disconnect(
+        self,
+        *,
+        subject: str | None = None,
+        token_id: str | None = None,
+        sid: str | None = None,
+        issuer: str | None = None,
+        namespace: str | None = None,
+        reason: str | None = None,
+    ) -> int:
+        """Disconnect clients of this process. They may connect again: see `revoke`.
+
+        Stock clients don't come back by themselves after this.
+
+        Args:
+            subject: all of this subject's connections.
+            token_id: those with this ``jti``.
+            sid: the one with this Socket.IO session id.
+            issuer: with ``subject`` or ``token_id``: only those of this issuer.
+            namespace: only those in this namespace.
+            reason: for the ``detail`` of the canonical line, whose ``reason`` is ``kicked``.
+
+        Returns:
+            How many connections were ended, those that were just being admitted among them.
+
+        Raises:
+            ConfigurationError: not exactly one of ``subject``, ``token_id`` and ``sid`` is given.
+        """
+        selector = {"subject": subject, "token_id": token_id, "sid": sid}
+        if [type(value) for value in selector.values() if value is not None] != [str]:
+            raise ConfigurationError(
+                'disconnect() takes one of subject, token_id and sid, a string; write disconnect(subject="user-1")',
+                option="subject",
+            )
+        chosen = [
+            connection
+            for connection in self._core.everybody()
+            if (sid is None or connection.sid == sid)
+            and (subject is None or connection.identity.subject == subject)
+            and (token_id is None or connection.identity.token_id == token_id)
+            and (issuer is None or connection.identity.issuer == issuer)
+            and (namespace is None or connection.namespace == namespace)
+        ]
+        if reason is not None:
+            for connection in chosen:
+                connection.log_fields = {**connection.log_fields, "detail": neutralise(str(reason), 256)}
+        ended = await self._core.endings.end_all(
+            chosen, "kicked", Rejection(RejectCode.REFUSED_BY_APP, "disconnect_called")
+        )
+        selector |= {"issuer": issuer, "namespace": namespace}
+        self._core.report.selected(events.SUBJECT_DISCONNECTED, selector, ended)
+        return ended
+
+    async def revoke(
+        self,
+        *,
+        token_id: str | None = None,
+        subject: str | None = None,
+        issued_before: float | None = None,
+        issuer: str | None = None,
+        expires_at: float | None = None,
+    ) -> int:
+        """Refuse a token, or all older tokens of a subject, from now on, and disconnect who is connected with one.
+
+        The revocation is kept until the tokens could no longer be valid.
+
+        Args:
+            token_id: the ``jti`` of the token.
+            subject: all tokens of this subject that were issued before ``issued_before``; one without ``iat`` counts as
+                older. Needs ``JWTAuth(max_lifetime=…)``.
+            issued_before: in seconds since the epoch. By default the end of this second, since ``iat`` counts in whole
+                seconds: a token that is issued within the same second is refused too.
+            issuer: whose token; needed where several issuers are configured.
+            expires_at: with ``token_id``: the ``exp`` of the token, in seconds since the epoch. Not needed with
+                ``JWTAuth(max_lifetime=…)``, or while a client is connected with it.
+
+        Returns:
+            How many connections of this process were ended.
+
+        Raises:
+            ConfigurationError: the selector can't work; the text says why.
+            StoreFull: the store is full of live revocations. Connections of this process were ended all the same.
+            SocketGuardError: the store did not answer; likewise.
+        """
+        core = self._core
+        auth = core.settings.auth
+        if auth is None:
+            raise ConfigurationError("auth is None, so that there are no tokens to revoke", option="auth")
+        known = [each.identity for each in core.everybody() if each.identity.token_id == token_id]
+        revocation = revocation_for(
+            token_id=token_id,
+            subject=subject,
+            issued_before=issued_before,
+            issuer=issuer,
+            expires_at=expires_at,
+            issuers=auth.issuers,
+            max_lifetime=auth.max_lifetime_of(issuer),
+            leeway=auth.leeway,
+            now=auth.now(),
+            known_expiry=next((one.expires_at for one in known if token_id and issuer in (None, one.issuer)), None),
+        )
+        if core.settings.store is None:
+            core.warn_once(MEMORY)
+        ended = 0
+        try:
+            await core.revocations.revoke(revocation)
+        finally:
+            # Whatever the store says: nobody goes on here.
+            ended = await core.endings.end_all(
+                [each for each in core.everybody() if revocation.covers(each.identity)],
+                "token_revoked",
+                Rejection(RejectCode.TOKEN_REVOKED, "revoked"),
+            )
+        selector = {"token_id": token_id, "subject": subject, "issuer": issuer}
+        core.report.selected(events.TOKEN_REVOKED, selector, ended, until=math.ceil(revocation.expires_at))
+        return ended
+
+    async def drain(self, over: float = LONGEST) -> int:
+        """Send all clients away, before the process ends; they come back by themselves to whoever takes over.
+
+        From now on new sessions are refused with 503 and ``Retry-After``. There is no way back.
+
+        Args:
+            over: seconds over which the sessions are ended, in random order.
+
+        Returns:
+            How many sessions were ended.
+
+        Raises:
+            ConfigurationError: ``over`` is no number of seconds.
+        """
+        self._core.warn(drain_findings(self._check_over(over)))
+        return await self._core.drain.run(over)
+
+    def drain_on_sigterm(self, over: float = LONGEST) -> None:
+        """Drain when the process is asked to end, then let the ASGI server end as ever.
+
+        The handler of SIGTERM that is there when the application starts (uvicorn's) is called after the drain, or at
+        once at the second SIGTERM. Call it in the main thread, before or while the application starts.
+
+        Args:
+            over: as for `drain`.
+
+        Raises:
+            ConfigurationError: ``over`` is no number of seconds.
+        """
+        self._core.warn(drain_findings(self._check_over(over)))
+        self._core.drain.on_sigterm(over)
+
+    @staticmethod
+    def _check_over(over: float) -> float:
+        return 0.0 if over == 0 else seconds(over, "over", example=LONGEST)
+
+    requires = staticmethod(requires)
+
+    def status(self) -> dict[str, Any]:
+        """How things are in this process, for a health page or a metric; numbers, no secrets.
+
+        Returns:
+            ``sessions`` and ``connections`` (open now), ``accepted`` and ``refused`` (by code, since the start),
+            ``timers``, ``store``, ``keys`` and ``draining``.
+        """
+        core = self._core
+        seam, sessions = core.seam, core.sessions
+        joined = [each for each in seam.connections.values() if each.state is Connection.JOINED]
+        return {
+            "sessions": {
+                "open": len(sessions.open),
+                "without_namespace": sessions.pending,
+                "by_transport": dict(Counter(session.transport for session in sessions.open)),
+            },
+            "connections": {
+                "open": len(joined),
+                "being_admitted": len(seam.pending),
+                "by_namespace": dict(Counter(each.namespace for each in joined)),
+                "by_transport": dict(Counter(each.transport for each in joined)),
+            },
+            "accepted": seam.accepted,
+            "refused": dict(seam.refused),
+            "timers": {
+                "expiry": 0 if core.lifetime is None else len(core.lifetime),
+                "connect": sessions.timers,
+                "ending": core.endings.running,
+            },
+            "store": {"kind": type(core.store).__name__, "available": core.revocations.available},
+            "keys": [] if core.settings.auth is None else core.settings.auth.keys_status(),
+            "draining": core.gate.draining,
+        }
+
     def check(self) -> list[Finding]:
         """Everything in the configuration that a person should look at. It is logged at start too."""
         return self._core.check()
@@ -223,237 +363,3 @@ class SocketGuard:
     def detach(self) -> None:
         """Take the guard off its server again. From then on nobody checks anybody."""
         self._core.detach()
-
-
-class _Core:
-    """The parts of a guard on one server; guards with equal settings share them."""
-
-    def __init__(self, server: Any, settings: _Settings, trusted: TrustedProxies) -> None:
-        self.settings = settings
-        self.log = EventLog(settings.logger)
-        self.report = Report(self.log, RejectionLog(self.log, Suppressor()), settings.log_claims)
-        self.registry = Registry(settings.namespaces)
-        self.guards: list[SocketGuard] = []
-        self.paths: list[str] = []
-        self.mounts: list[Finding] = []
-        self.misspelt = find_misspelt_options(server, known_options())
-        self.started = False
-        self._addressed = False
-        heartbeat = settings.heartbeat
-        timeout = _admission_timeout(
-            settings.admission_timeout, server.eio.ping_timeout if heartbeat is None else heartbeat.timeout
-        )
-        served = ServedNames(server)
-        self.seam = Seam(
-            server,
-            served=served,
-            decide=Admission(self.registry, settings.auth, served, self.paths).decide,
-            report=self.report,
-            admission_timeout=timeout,
-            log_claims=settings.log_claims,
-            debug=settings.debug,
-            owner=self,
-        )
-        endpoint = Endpoint(
-            self.seam,
-            self.report,
-            trusted,
-            connect_packet_bytes=CONNECT_PACKET_BYTES,
-            on_request=self._on_request,
-        )
-        self.seam.attach(endpoint)
-        if heartbeat is not None:
-            self.seam.set_heartbeat(heartbeat.interval, heartbeat.timeout)
-        if settings.allowed_origins is not None:
-            origins = settings.allowed_origins
-            self.seam.set_origins(origins if isinstance(origins, str) else list(origins))
-
-    @staticmethod
-    def on(server: Any, settings: _Settings, trusted: TrustedProxies) -> _Core:
-        """The parts on this server: those that are there, when they were made with equal settings."""
-        seam = Seam.of(server)
-        if seam is None:
-            return _Core(server, settings, trusted)
-        core = _Core.of(seam)
-        if core.settings != settings:
-            raise ConfigurationError(
-                "this server has a guard with other options already: make one guard per server, or call detach() on "
-                "the first",
-                option="server",
-            )
-        return core
-
-    @staticmethod
-    def of(seam: Seam) -> _Core:
-        """The parts that a seam belongs to."""
-        return cast("_Core", seam.owner)
-
-    def learn(self, found: Discovery, guard: SocketGuard) -> None:
-        """Remember a guard that shares these parts, and where the endpoint is mounted for it."""
-        self.guards.append(guard)
-        self.paths += [path for path in found.paths if path not in self.paths]
-        self.mounts += [finding for finding in found.findings if finding not in self.mounts]
-
-    def detach(self) -> None:
-        if self.seam.attached:
-            self.seam.detach()
-            self.report.rejections.close()
-
-    def check(self) -> list[Finding]:
-        settings, facts = self.settings, self.seam.facts()
-        declared = None if settings.namespaces is None else [_name(policy) for policy in settings.namespaces]
-        found = [*self.misspelt, *self.mounts, *check_server(facts, policies=declared)]
-        found += self.registry.findings(self.seam.served)
-        if settings.heartbeat is None:
-            found += findings_for_server(facts.ping_interval, facts.ping_timeout, facts.ping_grace)
-        else:
-            found += settings.heartbeat.findings(transports=facts.transports)
-        if settings.auth is None:
-            found.append(
-                Finding("SG030", "auth=None: everybody may join, without a token", "write auth=JWTAuth(…)"),
-            )
-        else:
-            found += settings.auth.findings()
-        return found
-
-    def start(self) -> None:
-        """Log the configuration and what is wrong with it: once, when handlers and log handlers are there."""
-        if self.started:
-            return
-        self.started = True
-        settings, facts = self.settings, self.seam.facts()
-        configuration = {
-            "auth": None if settings.auth is None else settings.auth.describe(),
-            "namespaces": self.registry.describe() or list(self.seam.served.names()),
-            "heartbeat": {"interval_s": facts.ping_interval, "timeout_s": facts.ping_timeout},
-            "transports": list(facts.transports),
-            "admission_timeout_s": self.seam.admission_timeout,
-            "allowed_origins": settings.allowed_origins or "same origin",
-            "trusted_proxies": [str(network) for network in settings.trusted_proxies],
-            "log_claims": list(settings.log_claims),
-            "debug": settings.debug,
-            "paths": self.paths,
-            "versions": facts.versions,
-        }
-        self.log.emit(events.STARTED, {"schema_version": events.SCHEMA_VERSION, "configuration": configuration})
-        self.warn(self.check())
-
-    def warn(self, found: Iterable[Finding]) -> None:
-        for finding in found:
-            self.log.emit(events.CONFIG_WARNING, {"id": finding.id, "text": finding.text, "fix": finding.fix})
-
-    def _on_request(self, scope: Scope, receive: Receive) -> bool:
-        """The checks that need a request. Returns whether there is nothing more to learn from another one."""
-        self.start()
-        if not self._addressed:
-            self._addressed = True
-            self._check_address(scope)
-        if scope["type"] != "websocket":
-            return False
-        heartbeat = self.settings.heartbeat
-        # uvicorn hands out bound methods of its protocol, which knows the server's settings.
-        config: Any = getattr(getattr(receive, "__self__", None), "config", None)
-        if heartbeat is not None and hasattr(config, "ws_ping_interval"):
-            self.warn(
-                heartbeat.server_ping_findings(
-                    ping_interval=config.ws_ping_interval, ping_timeout=config.ws_ping_timeout
-                )
-            )
-        return True
-
-    def _check_address(self, scope: Scope) -> None:
-        host = (scope.get("server") or ("", None))[0]
-        if self.settings.debug and not _is_loopback(host):
-            self.warn(
-                [
-                    Finding(
-                        "SG031",
-                        f"debug=True on {host!r}: refused clients are told the details and all namespaces",
-                        "leave debug out, or serve on 127.0.0.1",
-                    )
-                ]
-            )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host in ("localhost", "testserver", "")
-
-
-def _name(policy: str | NamespacePolicy) -> str:
-    return policy if isinstance(policy, str) else policy.name
-
-
-def _check_auth(auth: object) -> JWTAuth | None:
-    if auth is None or isinstance(auth, JWTAuth):
-        return auth
-    raise ConfigurationError(
-        f"auth is a {type(auth).__name__}; write auth=JWTAuth(key, algorithms=[…]), or auth=None for no token at all",
-        option="auth",
-    )
-
-
-def _check_namespaces(namespaces: Any) -> tuple[str | NamespacePolicy, ...] | None:
-    if namespaces is None:
-        return None
-    if isinstance(namespaces, str | NamespacePolicy) or not isinstance(namespaces, Iterable):
-        raise ConfigurationError(f"namespaces is a list; write namespaces=[{namespaces!r}]", option="namespaces")
-    return tuple(namespaces)
-
-
-def _check_heartbeat(heartbeat: object) -> Heartbeat | None:
-    if heartbeat is None or isinstance(heartbeat, Heartbeat):
-        return heartbeat
-    raise ConfigurationError(
-        f"heartbeat is {heartbeat!r}; write Heartbeat(interval=25, timeout=20) or Heartbeat.behind('nginx')",
-        option="heartbeat",
-    )
-
-
-def _check_timeout(seconds: object) -> float | None:
-    if seconds is None:
-        return None
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds) or seconds <= 0:
-        raise ConfigurationError(
-            f"admission_timeout is {seconds!r}; write seconds, such as 10", option="admission_timeout"
-        )
-    return float(seconds)
-
-
-def _admission_timeout(seconds: float | None, ping_timeout: Any) -> float:
-    limit = float(ping_timeout) if isinstance(ping_timeout, int | float) and ping_timeout > 0 else math.inf
-    if seconds is None:
-        return min(ADMISSION_TIMEOUT, limit / 2)
-    if seconds >= limit:
-        raise ConfigurationError(
-            f"admission_timeout is {seconds:g} s, the ping timeout {limit:g} s: over WebSocket no pong is read while a "
-            "client is admitted, so write less than the ping timeout",
-            option="admission_timeout",
-        )
-    return seconds
-
-
-def _check_debug(debug: object) -> bool:
-    if isinstance(debug, bool):
-        return debug
-    raise ConfigurationError(f"debug is {debug!r}; write True or False", option="debug")
-
-
-def _check_together(settings: _Settings) -> None:
-    auth, origins = settings.auth, settings.allowed_origins
-    if auth is not None and auth.uses_cookie and (origins is None or origins == "*"):
-        raise ConfigurationError(
-            "a cookie is a source of tokens, so any page could connect as its visitor: list the origins of your pages, "
-            "allowed_origins=['https://…']",
-            option="allowed_origins",
-        )
-    if auth is None:
-        for policy in settings.namespaces or ():
-            if isinstance(policy, NamespacePolicy) and (policy.scopes or policy.claims):
-                raise ConfigurationError(
-                    f"NamespacePolicy({policy.name!r}) asks for scopes or claims, but auth is None; write "
-                    "auth=JWTAuth(…)",
-                    option="auth",
-                )

@@ -62,6 +62,7 @@ class HandshakeRequest(NamedTuple):
             ``ws``/``wss`` (which Traefik sends for upgrades) put back to what an Origin says.
         proxied: whether there was an ``X-Forwarded-Proto``.
         client_address: of the client, behind trusted proxies.
+        forwarded_by: a private address that isn't trusted and yet forwards: most likely a proxy.
     """
 
     websocket: bool
@@ -80,6 +81,7 @@ class HandshakeRequest(NamedTuple):
     content_length: str | None
     client_address: str | None
     user_agent: str | None
+    forwarded_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ class HandshakeRefusal:
         message: for the client; holds nothing of the request.
         hint: for the log: what to do about it.
         retry: advice for the client.
+        retry_after: seconds for which trying again is of no use.
     """
 
     reason: str
@@ -99,6 +102,7 @@ class HandshakeRefusal:
     message: str
     hint: str
     retry: Retry = Retry.NEVER
+    retry_after: int | None = None
 
 
 class TrustedProxies:
@@ -118,6 +122,12 @@ class TrustedProxies:
                 option="trusted_proxies",
             )
         self.networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = tuple(map(self._network, networks))
+
+    def __eq__(self, other: object) -> bool:
+        return self.networks == other.networks if isinstance(other, TrustedProxies) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.networks)
 
     @staticmethod
     def _network(text: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
@@ -153,6 +163,12 @@ class TrustedProxies:
                 break
         return client
 
+    def stranger(self, peer: str | None) -> str | None:
+        """A peer that sends forwarding headers, when it is a private address that isn't trusted."""
+        if peer is None or not _is_private(peer) or (self.networks and self._trusts(peer)):
+            return None
+        return peer
+
     def _trusts(self, peer: str | None) -> bool:
         address = _address(peer or "")
         return address is not None and self._contains(address)
@@ -175,6 +191,12 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
         return address.ipv4_mapped
     return address
+
+
+@functools.lru_cache(maxsize=64)
+def _is_private(text: str) -> bool:
+    address = _address(text)
+    return address is not None and address.is_private
 
 
 _FORWARDED = frozenset({b"x-forwarded-proto"})
@@ -221,7 +243,9 @@ def read(scope: Mapping[str, Any], trusted: TrustedProxies) -> HandshakeRequest:
     websocket = scope["type"] == "websocket"
     scheme = (proto.split(",")[0].strip() if proto else scope.get("scheme", "http")).lower()
     peer = scope.get("client")
-    address = trusted.client(peer[0] if peer else None, forwarded_for)
+    peer_address = peer[0] if peer else None
+    address = trusted.client(peer_address, forwarded_for)
+    forwards = forwarded_for is not None or proto is not None or forwarded_host is not None
     return HandshakeRequest(
         websocket=websocket,
         method="GET" if websocket else scope["method"],
@@ -239,6 +263,7 @@ def read(scope: Mapping[str, Any], trusted: TrustedProxies) -> HandshakeRequest:
         content_length=content_length,
         client_address=None if address is None else neutralise(address, 64),
         user_agent=None if user_agent is None else neutralise(user_agent, 256),
+        forwarded_by=trusted.stranger(peer_address) if forwards else None,
     )
 
 

@@ -70,17 +70,24 @@ class Session:
     """
 
     __slots__ = (
+        "carrier",
         "client_address",
         "connections",
         "connects",
         "digest",
+        "done",
         "eio_sid",
         "ending",
+        "handed",
         "headers",
         "joined",
         "origin",
         "packets_in",
         "query_string",
+        "reading",
+        "refusals",
+        "stuck",
+        "timer",
         "transport",
         "user_agent",
     )
@@ -108,6 +115,16 @@ class Session:
         self.joined = 0
         self.connections: dict[str, Connection] = {}
         self.ending: str | None = None
+        # The WebSocket that carries it; None while it is polled.
+        self.carrier: Any = None
+        # Tasks that read a body of it: a slow client can keep them for as long as it likes.
+        self.reading: set[Any] | None = None
+        # Bytes (characters of text) that were given to python-engineio, and those of them that have left.
+        self.handed = 0
+        self.done = 0
+        self.stuck = 0
+        self.timer: Any = None
+        self.refusals: Any = None
 
 
 class Connection:
@@ -120,21 +137,28 @@ class Connection:
         placeholders: what the ``{placeholders}`` of a pattern matched, such as ``{"tenant": "acme"}``.
         started: when the CONNECT arrived, in seconds of the monotonic clock.
         events_in: events received and dispatched so far.
+        refreshes: how often its token was replaced by a fresh one.
     """
 
     __slots__ = (
         "_packets_before",
+        "budgets",
         "events_in",
+        "held",
         "identity",
         "log_fields",
         "namespace",
         "pending",
         "placeholders",
         "reason",
+        "refreshes",
+        "refreshing",
         "session",
         "sid",
         "started",
         "state",
+        "timer",
+        "verdict",
     )
 
     PENDING = "pending"
@@ -160,6 +184,15 @@ class Connection:
         self.reason: str | None = None
         self.pending: Any = None
         self.log_fields: dict[str, Any] = {}
+        self.refreshes = 0
+        self.refreshing = False
+        self.timer: Any = None
+        # Whether it counts in the ledger, and as whose.
+        self.held: tuple[Any, ...] | None = None
+        # The refusal that somebody has decided on while it was being admitted.
+        self.verdict: Any = None
+        # What is left of its rates, by handler.
+        self.budgets: dict[Any, Any] | None = None
         self._packets_before = session.packets_in
 
     def __repr__(self) -> str:

@@ -1,6 +1,7 @@
-"""Keys that are given at construction, checked and prepared once.
+"""What a key is and which algorithms it fits; keys that are given at construction, checked and prepared once.
 
-Only this module and `socketguard.verifier` import PyJWT.
+Keys that an identity provider publishes are in `socketguard.jwks`. Only this module and `socketguard.verifier` import
+PyJWT.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import binascii
 import hashlib
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from cryptography import x509
@@ -19,10 +20,21 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from jwt.algorithms import get_default_algorithms
 
-from .rejections import ConfigurationError
+from .rejections import ConfigurationError, RejectCode, TokenError
 from .tokens import names
 
-__all__ = ["ALGORITHMS", "Key", "KeySource", "PreparedKey", "PublicKey", "StaticKeys", "check_algorithms"]
+__all__ = [
+    "ALGORITHMS",
+    "RSA_BITS",
+    "Key",
+    "KeySource",
+    "KeysPending",
+    "PreparedKey",
+    "PublicKey",
+    "StaticKeys",
+    "check_algorithms",
+    "fitting",
+]
 
 PublicKey: TypeAlias = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | ed448.Ed448PublicKey
 """A public key of the ``cryptography`` package that a JWS algorithm can use."""
@@ -33,16 +45,25 @@ Key: TypeAlias = str | bytes | PublicKey | x509.Certificate
 _SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 """Smallest secrets: as long as the output of the hash (RFC 7518 section 3.2)."""
 
-_RSA_BITS = 2048
+RSA_BITS = 2048
 """Smallest RSA modulus (RFC 7518 sections 3.3 and 3.5)."""
 
 _RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 _CURVES = {"secp256r1": ("P-256", "ES256"), "secp384r1": ("P-384", "ES384"), "secp521r1": ("P-521", "ES512")}
 
-ALGORITHMS: tuple[str, ...] = (*_SECRET_BYTES, *_RSA, *(algorithm for _, algorithm in _CURVES.values()), "EdDSA")
-"""The algorithms that may be allowed (RFC 7518 section 3.1, RFC 8037): neither ``none`` nor anything experimental."""
+ALGORITHMS: tuple[str, ...] = (
+    *_SECRET_BYTES,
+    *_RSA,
+    *(algorithm for _, algorithm in _CURVES.values()),
+    "EdDSA",
+    "Ed25519",
+)
+"""The algorithms that may be allowed (RFC 7518 section 3.1, RFC 8037, RFC 9864): neither ``none`` nor anything
+experimental. ``EdDSA`` takes Ed25519 and Ed448 keys, ``Ed25519`` takes Ed25519 keys only; each stands for itself in the
+header of a token, so that an issuer that changes from the one to the other needs both."""
 
-_IMPLEMENTATIONS = get_default_algorithms()
+# PyJWT has no Ed25519 of its own name; which keys it takes is decided by `fitting`.
+_IMPLEMENTATIONS = (implementations := get_default_algorithms()) | {"Ed25519": implementations["EdDSA"]}
 _SALT = secrets.token_bytes(32)
 _ADVICE = 'make one with: python -c "import secrets; print(secrets.token_urlsafe(48))"'
 _SSH = (b"ssh-", b"ecdsa-sha2-", b"sk-ssh-", b"sk-ecdsa-")
@@ -68,6 +89,27 @@ class PreparedKey:
         return self._verify(message, self._key, signature)
 
 
+class KeysPending(TokenError):
+    """The keys have to be fetched before the token can be verified.
+
+    Its code is ``keys_unavailable``: so it is a correct refusal too where nobody can wait.
+
+    Args:
+        load: see the attribute.
+        detail: ``keys_pending`` (there are no keys, or they are too old) or ``key_unknown`` (the ``kid`` is not among
+            them).
+        fields: further fields for the log.
+
+    Attributes:
+        load: await what it returns, then verify once more. It never raises; its result says whether keys have been
+            fetched successfully since this exception was made.
+    """
+
+    def __init__(self, load: Callable[[], Awaitable[bool]], detail: str = "keys_pending", **fields: Any) -> None:
+        super().__init__(RejectCode.KEYS_UNAVAILABLE, detail, **fields)
+        self.load = load
+
+
 class KeySource(Protocol):
     """Where keys come from: `StaticKeys`, or anything else that knows which keys may verify a token."""
 
@@ -77,6 +119,10 @@ class KeySource(Protocol):
         Args:
             algorithm: the ``alg`` of its header, already known to be allowed.
             key_id: the ``kid`` of its header.
+
+        Raises:
+            KeysPending: the keys have to be fetched first.
+            TokenError: no key can be had.
         """
         ...
 
@@ -104,7 +150,7 @@ def check_algorithms(algorithms: Any) -> tuple[str, ...]:
             raise ConfigurationError(
                 'algorithms must not hold "none": anybody can write a token that nobody signed', option="algorithms"
             )
-        known = {other.lower(): other for other in ALGORITHMS} | {"ed25519": "EdDSA", "ed448": "EdDSA"}
+        known = {other.lower(): other for other in ALGORITHMS} | {"ed448": "EdDSA"}
         suggestion = known.get(name.lower())
         advice = f"did you mean {suggestion!r}?" if suggestion else f"it may hold {', '.join(ALGORITHMS)}"
         raise ConfigurationError(f"algorithms has the unknown name {name!r}; {advice}", option="algorithms")
@@ -247,24 +293,39 @@ def _is_der(data: bytes) -> bool:
     return False
 
 
+def fitting(key: object) -> tuple[str, tuple[str, ...]] | None:
+    """What a public key is, and the algorithms that it can be used with.
+
+    Args:
+        key: an object of ``cryptography``. The size of an RSA key is not checked.
+
+    Returns:
+        The kind, such as ``RSA 2048`` or ``P-256``, and the names of the algorithms; None for everything else.
+    """
+    if isinstance(key, rsa.RSAPublicKey):
+        return f"RSA {key.key_size}", _RSA
+    if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVES:
+        kind, algorithm = _CURVES[key.curve.name]
+        return kind, (algorithm,)
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return "Ed25519", ("EdDSA", "Ed25519")
+    if isinstance(key, ed448.Ed448PublicKey):
+        return "Ed448", ("EdDSA",)
+    return None
+
+
 def _public(key: Any, label: str) -> tuple[str, tuple[str, ...], PublicKey, bytes]:
-    loaded = _load_pem(key, label) if isinstance(key, str | bytes) else key
+    loaded: Any = _load_pem(key, label) if isinstance(key, str | bytes) else key
     if isinstance(loaded, x509.Certificate):
         loaded = loaded.public_key()
-    fits: tuple[str, ...]
-    if isinstance(loaded, rsa.RSAPublicKey):
-        kind, fits = f"RSA {loaded.key_size}", _RSA
-        if loaded.key_size < _RSA_BITS:
+    if known := fitting(loaded):
+        kind, fits = known
+        if isinstance(loaded, rsa.RSAPublicKey) and loaded.key_size < RSA_BITS:
             raise ConfigurationError(
-                f"{label} is an RSA key of {loaded.key_size} bits; at least {_RSA_BITS} are needed "
+                f"{label} is an RSA key of {loaded.key_size} bits; at least {RSA_BITS} are needed "
                 "(RFC 7518 section 3.3)",
                 option="key",
             )
-    elif isinstance(loaded, ec.EllipticCurvePublicKey) and loaded.curve.name in _CURVES:
-        kind, algorithm = _CURVES[loaded.curve.name]
-        fits = (algorithm,)
-    elif isinstance(loaded, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
-        kind, fits = "Ed25519" if isinstance(loaded, ed25519.Ed25519PublicKey) else "Ed448", ("EdDSA",)
     elif hasattr(loaded, "private_bytes"):
         raise ConfigurationError(
             f"{label} is a private key; only its issuer should have it. Give the public key: key.public_key()",

@@ -19,7 +19,7 @@ from .identity import Connection, Identity
 from .rejections import ConfigurationError, RejectCode, Rejection
 from .text import neutralise
 
-__all__ = ["Known", "NamespacePolicy", "Registry", "Served", "Unknown", "authorise"]
+__all__ = ["Known", "NamespacePolicy", "Registry", "Served", "Unknown", "authorise", "claim_value"]
 
 Authorize = Callable[[Identity, Connection], bool | Awaitable[bool]]
 
@@ -376,14 +376,15 @@ def authorise(known: Known, identity: Identity) -> Rejection | None:
     for claim, wanted in policy.claims.items():
         # One pass: what a client put into a placeholder is never looked at for placeholders again.
         expected = _PLACEHOLDER.sub(lambda match: known.placeholders[match[1]], str(wanted))
-        value = _claim(identity.claims, claim)
+        value = claim_value(identity.claims, claim)
         if _comparable(value) != expected:
             fields = {"claim": claim, "expected": neutralise(expected, 256), "received": _printable(value)}
             return Rejection(RejectCode.INSUFFICIENT_SCOPE, "claim_mismatch", fields)
     return None
 
 
-def _claim(claims: Mapping[str, Any], name: str) -> object:
+def claim_value(claims: Mapping[str, Any], name: str) -> object:
+    """A claim by its name, or by the dotted path to it; None where there is none."""
     if name in claims:
         return claims[name]
     value: object = claims

@@ -12,6 +12,7 @@ A *code* is what the client may know and act on. A *detail* is what only the log
 from __future__ import annotations
 
 import enum
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -26,6 +27,7 @@ __all__ = [
     "Retry",
     "SocketGuardError",
     "TokenError",
+    "new_ref",
 ]
 
 
@@ -139,6 +141,23 @@ class Rejection:
         if "retry_after" in self.fields:
             data["retry_after"] = self.fields["retry_after"]
         return {"message": reply.message, "data": data}
+
+    def acknowledgement(self, ref: str) -> dict[str, Any]:
+        """What an event is acknowledged with that was refused.
+
+        Args:
+            ref: the short random id that stands in the log line too.
+        """
+        reply = REPLIES[self.code]
+        answer = {"ok": False, "code": self.code.value, "message": reply.message, "retry": reply.retry, "ref": ref}
+        if "retry_after" in self.fields:
+            answer["retry_after"] = self.fields["retry_after"]
+        return answer
+
+
+def new_ref() -> str:
+    """A short random id, for the client and for the log line."""
+    return secrets.token_hex(4)
 
 
 class SocketGuardError(Exception):

@@ -10,6 +10,7 @@ from typing import Any
 from . import events
 from .handshake import HandshakeRefusal, HandshakeRequest
 from .identity import Connection, Session
+from .jwks import KeysChange
 from .logs import EventLog
 from .rejections import REPLIES, RejectCode, Rejection
 from .suppression import RejectionLog
@@ -48,6 +49,8 @@ class Report:
             "client_address": request.client_address,
             "transport": neutralise(request.transport, 16),
         }
+        if refusal.retry_after is not None:
+            fields["retry_after"] = refusal.retry_after
         if session is not None and session.digest:
             fields["session"] = session.digest
         _put(fields, "origin", request.origin)
@@ -63,15 +66,10 @@ class Report:
         """A CONNECT was refused."""
         error = rejection.error
         # What a person looks for comes first.
-        fields: dict[str, Any] = {"reason": rejection.code.value, "detail": rejection.detail}
-        fields |= {name: value for name, value in rejection.fields.items() if value is not None}
-        if ref:
-            fields["ref"] = ref
-        fields["message"] = REPLIES[rejection.code].message
+        fields = _why(rejection, ref)
         fields.update(self._fields(connection))
         if error is not None:
             # A defect of the server, not an attempt of a client: with its traceback, and never held back.
-            fields["error"] = type(error).__name__
             self.log.emit(events.REJECTED, fields, exc_info=error)
             return
         key = rejection.code.value
@@ -85,7 +83,45 @@ class Report:
         fields = {"reason": reason, **self._fields(connection)}
         fields["packets_in"] = connection.packets_in
         fields["events_in"] = connection.events_in
+        if connection.refreshes:
+            fields["refreshes"] = connection.refreshes
         self.log.emit(events.CLOSED, fields)
+
+    def session_ended(self, session: Session, reason: str, hint: str | None = None) -> None:
+        """The guard ended a whole session."""
+        fields = {"reason": reason, **_session_fields(session)}
+        if session.origin is not None:
+            fields["origin"] = session.origin
+        if hint is not None:
+            fields["hint"] = hint
+        self.rejections.emit(events.SESSION_ENDED, session.client_address, f"ended:{reason}", fields)
+
+    def expiring(self, connection: Connection, seconds: int) -> None:
+        """The client was told that its token expires."""
+        self.log.emit(events.TOKEN_EXPIRING, {"expires_in_s": seconds, **self._fields(connection)})
+
+    def refreshed(self, connection: Connection, expires_in: int | None, previous: str | None) -> None:
+        """A fresh token took the place of the old one."""
+        fields: dict[str, Any] = {} if expires_in is None else {"expires_in_s": expires_in}
+        if previous is not None:
+            fields["previous"] = neutralise(previous, 128)
+        self.log.emit(events.REFRESHED, {**fields, **self._fields(connection), "refreshes": connection.refreshes})
+
+    def refresh_rejected(self, connection: Connection, rejection: Rejection, ref: str) -> None:
+        """A fresh token was refused."""
+        fields = {**_why(rejection, ref), **self._fields(connection)}
+        if rejection.error is not None:
+            self.log.emit(events.REFRESH_REJECTED, fields, exc_info=rejection.error)
+            return
+        self.rejections.emit(
+            events.REFRESH_REJECTED, connection.client_address, f"refresh:{rejection.code.value}", fields
+        )
+
+    def event_rejected(self, connection: Connection, event: str, rejection: Rejection, ref: str) -> None:
+        """An event of a client was not dispatched."""
+        fields = {**_why(rejection, ref), "event_name": neutralise(event, 64), **self._fields(connection)}
+        key = f"event:{rejection.code.value}"
+        self.rejections.emit(events.EVENT_REJECTED, connection.client_address, key, fields)
 
     def upgraded(self, session: Session) -> None:
         """A session went from polling to WebSocket."""
@@ -113,6 +149,32 @@ class Report:
         fields["error"] = type(error).__name__
         self.log.emit(events.HANDLER_FAILED, fields, exc_info=error)
 
+    def selected(self, event: str, selector: dict[str, Any], ended: int, **more: Any) -> None:
+        """Somebody revoked tokens or disconnected a subject: a line of its own, whatever came of it."""
+        shown = {name: neutralise(str(value), 256) for name, value in selector.items() if value is not None}
+        self.log.emit(event, {"selector": shown, "ended": ended, **more})
+
+    def keys_changed(self, change: KeysChange) -> None:
+        """The keys of an issuer were fetched, or can't be."""
+        event = events.KEYS_REFRESHED if change.kind == "refreshed" else events.KEYS_UNAVAILABLE
+        self.log.emit(event, dict(change.fields))
+
+    def store_changed(self, available: bool, error: BaseException | None, *, fail_open: bool) -> None:
+        """The store of revocations answers again, or doesn't any more."""
+        if available:
+            self.log.emit(events.STORE_RECOVERED, {})
+            return
+        fields = {"error": type(error).__name__, "fail_open": fail_open}
+        self.log.emit(events.STORE_UNAVAILABLE, fields, exc_info=error)
+
+    def drain_started(self, sessions: int, over: float) -> None:
+        """The server sends its clients away."""
+        self.log.emit(events.DRAIN_STARTED, {"sessions": sessions, "over_s": over})
+
+    def drain_finished(self, ended: int, duration: float) -> None:
+        """All clients have been sent away."""
+        self.log.emit(events.DRAIN_FINISHED, {"ended": ended, "duration_s": round(duration, 3)})
+
     def _fields(self, connection: Connection) -> dict[str, Any]:
         if not connection.log_fields:
             connection.bind_log_fields(self.log_claims)
@@ -134,6 +196,17 @@ class Report:
         fields["transport"] = session.transport
         fields["duration_s"] = round(connection.duration, 3)
         return fields
+
+
+def _why(rejection: Rejection, ref: str) -> dict[str, Any]:
+    fields: dict[str, Any] = {"reason": rejection.code.value, "detail": rejection.detail}
+    fields |= {name: value for name, value in rejection.fields.items() if value is not None}
+    if ref:
+        fields["ref"] = ref
+    fields["message"] = REPLIES[rejection.code].message
+    if rejection.error is not None:
+        fields["error"] = type(rejection.error).__name__
+    return fields
 
 
 def _session_fields(session: Session) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import json
 import logging
+import math
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from importlib import metadata
@@ -22,11 +23,15 @@ import socketio
 from .checks import ServerFacts
 from .deadline import Escaped, Overdue, is_ours, run_until
 from .identity import Connection, Session, bound_connection
-from .rejections import ConfigurationError, RejectCode, Rejection
+from .lifetime import Lifetime
+from .limits import AddressBudget, Ledger, Refusals
+from .rejections import ConfigurationError, RejectCode, Rejection, new_ref
 from .report import Report
+from .requires import EventRefused
+from .sessions import Sessions
 from .text import neutralise
 
-__all__ = ["Seam", "ServedNames", "known_options", "require_server"]
+__all__ = ["OWN_EVENTS", "Seam", "ServedNames", "known_options", "require_server"]
 
 Refused = socketio.exceptions.ConnectionRefusedError
 ASGIHandler = Callable[..., Awaitable[Any]]
@@ -43,6 +48,26 @@ _REASONS = frozenset(
 _ENCODE = json.JSONEncoder(separators=(",", ":"), default=str).encode
 _DEFAULT = socketio.packet.Packet
 _RESERVED = frozenset({"connect", "disconnect"})
+OWN_EVENTS = "socketguard:"
+"""How the names of the guard's own events begin; the application never sees such an event from a client."""
+REFRESH = "socketguard:refresh"
+
+# Whose refusal is the client's own doing, and counts against its address. What the service or the application refuses
+# for reasons of its own does not; nor does a limit, which would keep out who is out already.
+_FAILURES = frozenset(
+    {
+        RejectCode.INVALID_NAMESPACE,
+        RejectCode.CONNECT_MALFORMED,
+        RejectCode.TOKEN_MISSING,
+        RejectCode.TOKEN_MALFORMED,
+        RejectCode.TOKEN_EXPIRED,
+        RejectCode.TOKEN_NOT_YET_VALID,
+        RejectCode.TOKEN_INVALID,
+        RejectCode.TOKEN_REVOKED,
+        RejectCode.INSUFFICIENT_SCOPE,
+        RejectCode.ALREADY_CONNECTED,
+    }
+)
 _HEARTBEAT = ("ping_interval", "ping_timeout", "ping_interval_grace_period")
 
 
@@ -52,6 +77,18 @@ class Decide(Protocol):
     async def __call__(
         self, connection: Connection, data: object, deadline: float, alive: Callable[[], bool]
     ) -> Rejection | None: ...
+
+
+class Refresh(Protocol):
+    """What the seam asks when a client sends a fresh token: see `socketguard.refresh.Refreshes.handle`."""
+
+    async def __call__(self, connection: Connection, args: tuple[Any, ...]) -> dict[str, Any]: ...
+
+
+class End(Protocol):
+    """How the seam has a whole session ended: see `socketguard.endings.Endings.session`."""
+
+    def __call__(self, session: Session, reason: str) -> None: ...
 
 
 class _Pending:
@@ -99,6 +136,27 @@ class ServedNames:
     def count(self) -> int:
         """How many names and handlers there are: it grows when handlers come later."""
         return len(self._server.handlers) + len(self._server.namespace_handlers)
+
+
+class _Environments(dict[str, Any]):
+    """Stands in for ``server.environ``, which has an entry for exactly as long as a session is open."""
+
+    def __init__(self, sessions: Sessions, *args: Any) -> None:
+        super().__init__(*args)
+        self._sessions = sessions
+
+    def __setitem__(self, eio_sid: str, environ: Any) -> None:
+        super().__setitem__(eio_sid, environ)
+        session: Session | None = environ["asgi.scope"].get("socketguard")
+        if session is not None:
+            session.eio_sid = eio_sid
+            self._sessions.opened(session)
+
+    def __delitem__(self, eio_sid: str) -> None:
+        session: Session | None = self[eio_sid]["asgi.scope"].get("socketguard")
+        super().__delitem__(eio_sid)
+        if session is not None:
+            self._sessions.closed(session)
 
 
 class _Admitted:
@@ -171,6 +229,10 @@ def _check_parts(server: Any) -> None:
         parameters = tuple(inspect.signature(getattr(type(server), name)).parameters)[1 : 1 + len(expected)]
         if parameters != expected:
             missing.append(f"{name}{parameters}")
+    if not inspect.iscoroutinefunction(getattr(server.eio, "send_packet", None)):
+        missing.append("eio.send_packet")
+    if type(server.environ) is not dict:
+        missing.append("environ")
     missing += [f"eio.handlers[{name!r}]" for name in ("message",) if name not in server.eio.handlers]
     if missing:
         found = ", ".join(f"{name} {version}" for name, version in VERSIONS.items())
@@ -192,6 +254,12 @@ class Seam:
         server: a server that `require_server` let pass.
         served: what python-socketio would admit, read before anything is replaced.
         decide: asked for each CONNECT.
+        refresh: asked for each fresh token.
+        end: ends a session that the seam itself finds fault with.
+        sessions: told which sessions there are.
+        lifetime: told which connections there are; None when their authority never ends.
+        ledger: gets back what admission has taken.
+        budget: told of refusals that count against an address.
         report: told what happened.
         admission_timeout: seconds for everything between a CONNECT and its answer.
         log_claims: claims for log lines.
@@ -205,6 +273,12 @@ class Seam:
         *,
         served: ServedNames,
         decide: Decide,
+        refresh: Refresh,
+        end: End,
+        sessions: Sessions,
+        lifetime: Lifetime | None,
+        ledger: Ledger,
+        budget: AddressBudget,
         report: Report,
         admission_timeout: float,
         log_claims: tuple[str, ...],
@@ -213,13 +287,23 @@ class Seam:
     ) -> None:
         self.server = server
         self.decide = decide
+        self.refresh = refresh
+        self.end = end
+        self.sessions = sessions
+        self.lifetime = lifetime
+        self.ledger = ledger
+        self.budget = budget
         self.report = report
         self.admission_timeout = admission_timeout
         self.log_claims = log_claims
         self.debug = debug
         self.owner = owner
         self.attached = False
+        self.draining = False
         self.connections: dict[str, Connection] = {}
+        self.pending: set[Connection] = set()
+        self.accepted = 0
+        self.refused: dict[str, int] = {}
         self.quarantine: set[asyncio.Task[Any]] = set()
         self.served = served
         # A serializer of one's own may put anything into a text message; python-socketio's default never does.
@@ -231,7 +315,10 @@ class Seam:
         self._original_trigger = server._trigger_event
         self._original_disconnect = server.disconnect
         self._original_message = server.eio.handlers["message"]
+        self._original_send = server.eio.send_packet
         self._original_namespaces = server.namespaces
+        limit = sessions.limits.queue_bytes
+        self._queue_bytes = math.inf if limit is None else limit
         self._shields: list[tuple[Any, Any]] = []
         self._restore: list[tuple[Any, str, Any]] = []
 
@@ -260,6 +347,9 @@ class Seam:
         server._trigger_event = self._trigger_event
         server.disconnect = self._disconnect
         server.eio.on("message", self._handle_message)
+        if self.sessions.limits.queue_bytes is not None or self.sessions.limits.send_timeout is not None:
+            server.eio.send_packet = self._send_packet
+        server.environ = _Environments(self.sessions, server.environ)
         server.namespaces = _Admitted()
         setattr(server, _ATTRIBUTE, self)
         self.attached = True
@@ -277,6 +367,12 @@ class Seam:
             if getattr(server, name) == ours:
                 setattr(server, name, original)
         server.eio.on("message", self._original_message)
+        if server.eio.send_packet == self._send_packet:
+            server.eio.send_packet = self._original_send
+        server.environ = dict(server.environ)
+        self.sessions.clear()
+        if self.lifetime is not None:
+            self.lifetime.close()
         server.namespaces = self._original_namespaces
         for holder, name, value in reversed(self._restore):
             setattr(holder, name, value)
@@ -353,13 +449,6 @@ class Seam:
         found: Session | None = environ["asgi.scope"].get("socketguard")
         return found
 
-    def sid_of(self, session: Session) -> str:
-        """The id of a session whose OPEN packet was never sent. Looks at all of them; for when things go wrong."""
-        for eio_sid, environ in self.server.environ.items():
-            if environ["asgi.scope"].get("socketguard") is session:
-                return str(eio_sid)
-        return ""
-
     def alive(self, eio_sid: str) -> bool:
         """Whether a session exists and isn't about to end."""
         socket = self.server.eio.sockets.get(eio_sid)
@@ -396,6 +485,44 @@ class Seam:
             await socket.close(wait=False, reason=self.server.reason.SERVER_DISCONNECT)
             self.release_poll(eio_sid)
 
+    def drop_queue(self, eio_sid: str) -> None:
+        """Forget what waits for a client that does not read."""
+        socket = self.server.eio.sockets.get(eio_sid)
+        while socket is not None and not socket.queue.empty():
+            socket.queue.get_nowait()
+            socket.queue.task_done()
+
+    def has_queue(self, eio_sid: str) -> bool:
+        """Whether packets wait for the next poll of a client."""
+        socket = self.server.eio.sockets.get(eio_sid)
+        return socket is not None and not socket.queue.empty()
+
+    async def tell(self, session: Session, namespace: str, event: str, data: dict[str, Any]) -> None:
+        """Send an event of the guard's own."""
+        if not self.alive(session.eio_sid):
+            return
+        packet = self.server.packet_class(socketio.packet.EVENT, data=[event, data], namespace=namespace)
+        await self.server.eio.send(session.eio_sid, packet.encode())
+
+    async def leave(self, connection: Connection) -> None:
+        """Disconnect one namespace of a client; stock clients don't undo that."""
+        await self._original_disconnect(connection.sid, connection.namespace, ignore_queue=True)
+
+    def _send_packet(self, eio_sid: str, packet: Any) -> Awaitable[None]:
+        # No coroutine function: it is called for each packet that goes to a client.
+        environ = self.server.environ.get(eio_sid)
+        session: Session | None = None if environ is None else environ["asgi.scope"].get("socketguard")
+        if session is not None:
+            data = packet.data
+            size = len(data) if data.__class__ is str or data.__class__ is bytes else 0
+            session.handed += size
+            if session.handed - session.done > self._queue_bytes and self.sessions.too_much(session, size):
+                self.end(session, "slow_consumer")
+            if session.ending == "slow_consumer":
+                return _nothing()
+        sending: Awaitable[None] = self._original_send(eio_sid, packet)
+        return sending
+
     # CONNECT
 
     async def _handle_connect(self, eio_sid: str, namespace: Any, data: Any) -> None:
@@ -405,7 +532,10 @@ class Seam:
         session = self.session(eio_sid)
         if session is None or not self.alive(eio_sid):
             return  # The session ended before its packet was read: python-socketio would keep such a client for ever.
-        self.identify(session, eio_sid)
+        if self.draining:
+            self.end(session, "draining")
+            return
+        self.identify(session)
         name = namespace or "/"
         if not _is_name(name):
             raise ValueError("a CONNECT whose namespace is no text")
@@ -417,12 +547,14 @@ class Seam:
             data = None
         session.connections[name] = connection
         session.connects += 1
+        self.pending.add(connection)
         try:
             if session.connects > 1:
                 # Sixteen of them fit into one body: the loop gets a turn between two.
                 await asyncio.sleep(0)
             await self._admit(eio_sid, connection, namespace, data)
         finally:
+            self.pending.discard(connection)
             if connection.state is Connection.PENDING:
                 self._forget(connection)
 
@@ -456,7 +588,7 @@ class Seam:
             bound_connection.reset(token)
             connection.pending = None
         if pending.rejection is not None:
-            self.report.rejected(connection, pending.rejection, pending.ref)
+            self._count(connection, pending.rejection, pending.ref)
             if pending.straggler is not None:
                 self._sweep_later(connection, pending.straggler)
         elif failure is None and server.manager.is_connected(connection.sid, connection.namespace):
@@ -477,8 +609,11 @@ class Seam:
 
     async def _joined(self, eio_sid: str, connection: Connection) -> None:
         connection.state = Connection.JOINED
-        connection.session.joined += 1
+        self.accepted += 1
+        self.sessions.joined(connection.session)
         self.report.accepted(connection)
+        if self.lifetime is not None:
+            self.lifetime.begin(connection)
         if not self.alive(eio_sid):
             # It went away while its handler ran, and python-engineio has told everybody else already.
             connection.reason = connection.session.ending or "transport close"
@@ -486,8 +621,12 @@ class Seam:
 
     async def _refuse(self, eio_sid: str, connection: Connection, rejection: Rejection) -> None:
         ref = new_ref()
-        self.report.rejected(connection, rejection, ref)
-        if self.alive(eio_sid):
+        self._count(connection, rejection, ref)
+        session = connection.session
+        if rejection.code is RejectCode.KEYS_UNAVAILABLE and not session.joined:
+            # A CONNECT_ERROR is final to stock clients; from a closed transport they come back by themselves.
+            self.end(session, rejection.code.value)
+        if session.ending is None and self.alive(eio_sid):
             payload = rejection.payload(ref, debug=self.debug)
             if self.strict_text:
                 # What the default serializer makes of it, without looking for binary data in what can have none.
@@ -497,18 +636,36 @@ class Seam:
                 packet = self._connect_error(connection.namespace, payload)
             await self.server.eio.send(eio_sid, packet)
 
+    def _count(self, connection: Connection, rejection: Rejection, ref: str) -> None:
+        """Log a refusal and count it."""
+        self.report.rejected(connection, rejection, ref)
+        code = rejection.code
+        self.refused[code.value] = self.refused.get(code.value, 0) + 1
+        if code not in _FAILURES and not (code is RejectCode.KEYS_UNAVAILABLE and rejection.detail == "key_unknown"):
+            return
+        session = connection.session
+        if session.refusals is None:
+            session.refusals = Refusals()
+        costs, too_many = session.refusals.count(code.value, connection.namespace, self.sessions.limits)
+        if costs:
+            self.budget.fail(session.client_address)
+        if too_many:
+            self.end(session, "too_many_failures")
+
     def _connect_error(self, namespace: str, payload: Any) -> Any:
         packet = self.server.packet_class(socketio.packet.CONNECT_ERROR, data=payload, namespace=namespace)
         return packet.encode()
 
-    def identify(self, session: Session, eio_sid: str) -> None:
+    def identify(self, session: Session) -> None:
         """Give a session the short keyed digest that stands for its secret id in log lines."""
-        if not session.digest:
-            session.eio_sid = eio_sid
-            session.digest = hashlib.blake2b(eio_sid.encode(), key=_KEY, digest_size=6).hexdigest()
+        if not session.digest and session.eio_sid:
+            session.digest = hashlib.blake2b(session.eio_sid.encode(), key=_KEY, digest_size=6).hexdigest()
 
     def _forget(self, connection: Connection) -> None:
         connection.state = Connection.ENDED
+        if connection.held is not None:
+            self.ledger.release(*connection.held)
+            connection.held = None
         if connection.session.connections.get(connection.namespace) is connection:
             del connection.session.connections[connection.namespace]
         self.connections.pop(connection.sid, None)
@@ -527,22 +684,16 @@ class Seam:
             return await self._run_connect(namespace, args) if event == "connect" else self.server.not_handled
         if connection.state is not Connection.JOINED:
             return await self._trigger_pending(event, namespace, args, connection)
-        if type(event) is not str or event in _RESERVED:
-            if event == "disconnect" and self._is_end(namespace, args):
-                connection.state = Connection.LEAVING
-                connection.session.joined -= 1
-                return await self._leave(connection, namespace, args)
-            # python-socketio would run the application's connect or disconnect handler with the client's own data.
-            self.report.packet_rejected(
-                connection.session,
-                "event_name_reserved",
-                "the name of an event is a text other than connect or disconnect",
-            )
-            return self.server.not_handled
+        if type(event) is not str or event in _RESERVED or event.startswith(OWN_EVENTS):
+            return await self._trigger_reserved(event, namespace, args, connection)
+        if connection.reason is not None or (self.lifetime is not None and self.lifetime.is_over(connection)):
+            return self.server.not_handled  # Its authority has ended, and the client is being told so.
         connection.events_in += 1
         token = bound_connection.set(connection)
         try:
             return await self._original_trigger(event, namespace, *args)
+        except EventRefused as exc:
+            return self._refuse_event(connection, event, exc.rejection)
         except Exception as exc:
             if self.server.async_handlers:
                 raise  # The background task of this one event.
@@ -550,6 +701,28 @@ class Seam:
             return self.server.not_handled
         finally:
             bound_connection.reset(token)
+
+    async def _trigger_reserved(self, event: Any, namespace: str, args: tuple[Any, ...], connection: Connection) -> Any:
+        if event == "disconnect" and self._is_end(namespace, args):
+            connection.state = Connection.LEAVING
+            self.sessions.left(connection.session)
+            if self.lifetime is not None:
+                self.lifetime.end(connection)
+            return await self._leave(connection, namespace, args)
+        if event == REFRESH:
+            return self.server.not_handled if connection.reason is not None else await self.refresh(connection, args)
+        # python-socketio would run the application's connect or disconnect handler with the client's own data.
+        self.report.packet_rejected(
+            connection.session,
+            "event_name_reserved",
+            "the name of an event is a text, neither connect nor disconnect, and does not begin with 'socketguard:'",
+        )
+        return self.server.not_handled
+
+    def _refuse_event(self, connection: Connection, event: str, rejection: Rejection) -> dict[str, Any]:
+        ref = new_ref()
+        self.report.event_rejected(connection, event, rejection, ref)
+        return rejection.acknowledgement(ref)
 
     async def _trigger_pending(self, event: Any, namespace: str, args: tuple[Any, ...], connection: Connection) -> Any:
         if event == "disconnect" and connection.pending is not None and self._is_end(namespace, args):
@@ -588,8 +761,12 @@ class Seam:
         except (Escaped, asyncio.CancelledError) as exc:
             # Of this very task too: python-socketio must clean up before it ends.
             return self._fail(pending, RejectCode.INTERNAL_ERROR, "cancelled", exc)
+        except EventRefused as exc:
+            return self._refuse_pending(pending, exc.rejection)
         except Exception as exc:
             return self._fail(pending, RejectCode.INTERNAL_ERROR, "connect_handler", exc)
+        if connection.verdict is not None:
+            return self._refuse_pending(pending, connection.verdict)
         if pending.vanished:
             return False  # python-socketio before 5.18 has run its disconnect handler already.
         if pending.dropped or result is False:
@@ -599,8 +776,11 @@ class Seam:
         return result
 
     def _fail(self, pending: _Pending, code: RejectCode, detail: str, error: BaseException | None = None) -> Any:
+        return self._refuse_pending(pending, Rejection(code, detail, error=error))
+
+    def _refuse_pending(self, pending: _Pending, rejection: Rejection) -> Any:
         """Refuse, by way of python-socketio, so that it answers and cleans up by itself."""
-        pending.rejection = Rejection(code, detail, error=error)
+        pending.rejection = rejection
         pending.ref = new_ref()
         payload = pending.rejection.payload(pending.ref, debug=self.debug)
         raise Refused(payload["message"], payload["data"])
@@ -707,7 +887,7 @@ class Seam:
         return connection is not None and connection.state is Connection.JOINED
 
     async def _packet_failed(self, eio_sid: str, session: Session, error: Exception) -> None:
-        self.identify(session, eio_sid)
+        self.identify(session)
         if callback := _callback_frames(error):
             if callback[1:]:
                 self.report.handler_failed(None, "acknowledgement", error)
@@ -725,14 +905,13 @@ class Seam:
             await self.end_session(eio_sid, "parse error")
 
 
+async def _nothing() -> None:
+    """Sends a packet to a client that is being dropped because it does not read."""
+
+
 def _is_admin(handler: Any) -> bool:
     handler = getattr(handler, "__wrapped__", handler)
     return type(getattr(handler, "__self__", None)).__name__ == "InstrumentedAsyncServer"
-
-
-def new_ref() -> str:
-    """A short random id, for the client and for the log line."""
-    return secrets.token_hex(4)
 
 
 def _is_name(name: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,13 +12,17 @@ from typing import Any
 import socketio
 
 from socketguard import SocketGuard
+from socketguard.identity import Session
+from socketguard.limits import Limits
 from socketguard.seam import Seam
 from socketguard.testing import Wire, make_auth, mint
 
 __all__ = [
+    "UNLIMITED",
     "Answer",
     "Guarded",
     "Polling",
+    "a_session",
     "connect_packet",
     "guarded",
     "held",
@@ -69,6 +74,23 @@ def guarded(
     app = socketio.ASGIApp(server)
     guard = SocketGuard(app, **{"auth": make_auth(), "logger": False, **options})
     return Guarded(server, guard, guard)
+
+
+UNLIMITED = Limits(**dict.fromkeys(field.name for field in dataclasses.fields(Limits)))  # type: ignore[arg-type]
+"""For tests that want to know what happens without limits."""
+
+
+def a_session(**values: Any) -> Session:
+    """The record of a session that nobody has opened."""
+    defaults: dict[str, Any] = {
+        "client_address": "127.0.0.1",
+        "origin": None,
+        "user_agent": None,
+        "transport": "websocket",
+        "headers": [],
+        "query_string": b"",
+    }
+    return Session(**{**defaults, **values})
 
 
 async def _echo(sid: str, *args: Any) -> Any:
@@ -273,6 +295,11 @@ def held(case: Guarded) -> dict[str, Any]:
         "binary": server._binary_packet,
         "connections": dict(seam.connections),
         "quarantine": set(seam.quarantine),
+        "admitting": set(seam.pending),
+        "sessions": set() if server.environ else set(seam.sessions.open),
+        "ledger": 0 if seam.connections else seam.ledger.connections,
+        "expiry": 0 if seam.connections or seam.lifetime is None else len(seam.lifetime),
+        "deadlines": 0 if server.environ else seam.sessions.timers,
     }
     return {name: value for name, value in everything.items() if value}
 

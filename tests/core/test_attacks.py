@@ -14,6 +14,7 @@ import socketio
 from socketguard import NamespacePolicy
 from socketguard.testing import Wire, capture_events, mint
 from tests.core.driver import (
+    UNLIMITED,
     Guarded,
     Polling,
     connect_packet,
@@ -681,7 +682,8 @@ async def test_a_server_wide_wildcard_opens_nothing_without_the_guard() -> None:
 # Many
 
 
-async def test_a_thousand_refused_connects_leave_nothing(case: Guarded) -> None:
+async def test_a_thousand_refused_connects_leave_nothing() -> None:
+    case = guarded(limits=UNLIMITED)
     with capture_events() as events:
         wire = await open_wire(case.app)
         for number in range(1000):
@@ -697,7 +699,7 @@ async def test_a_thousand_namespaces_on_one_session() -> None:
     def prepare(server: Any) -> None:
         server.on("echo", lambda sid: None, namespace="*")
 
-    case = guarded(prepare=prepare, namespaces=["/n-{number}"])
+    case = guarded(prepare=prepare, namespaces=["/n-{number}"], limits=UNLIMITED)
     wire = await open_wire(case.app)
     for number in range(1000):
         await wire.send(connect_packet(f"/n-{number}"))
@@ -707,8 +709,9 @@ async def test_a_thousand_namespaces_on_one_session() -> None:
     nothing_left(case)
 
 
-async def test_a_refused_connect_that_waits_for_its_client_holds_nothing(case: Guarded) -> None:
+async def test_a_refused_connect_that_waits_for_its_client_holds_nothing() -> None:
     """The same over polling: refusals go into the queue of the session, and with it."""
+    case = guarded(limits=UNLIMITED)
     client = await Polling(case.app).open()
     for _ in range(20):
         await client.post(connect_packet(token=None))

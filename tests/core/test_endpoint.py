@@ -15,6 +15,7 @@ from socketguard.asgi import CLOSE_TIMEOUT, _Frames
 from socketguard.testing import Refused, Wire, capture_events, join, make_auth, mint
 from tests.core.driver import (
     Polling,
+    a_session,
     connect_packet,
     guarded,
     held,
@@ -514,7 +515,7 @@ async def test_a_close_frame_that_nobody_reads_holds_nothing_up(monkeypatch: pyt
     frames = _Frames.__new__(_Frames)
     for name in _Frames.__slots__:
         setattr(frames, name, None)
-    frames._closing, frames._accepted, frames._send = False, True, put
+    frames._closing, frames._accepted, frames._send, frames._session = False, True, put, a_session()
     await frames.close(1000)
     assert stuck.is_set()
     released.set()
@@ -528,7 +529,7 @@ async def test_a_close_frame_that_can_not_be_sent_harms_nobody() -> None:
     frames = _Frames.__new__(_Frames)
     for name in _Frames.__slots__:
         setattr(frames, name, None)
-    frames._closing, frames._accepted, frames._send = False, True, send
+    frames._closing, frames._accepted, frames._send, frames._session = False, True, send, a_session()
     await frames.close(1000)
     await frames.close(1000)
 

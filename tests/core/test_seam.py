@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from socketguard import NamespacePolicy
-from socketguard.asgi import _Frames, _sid_of_open_packet
+from socketguard.asgi import _Frames
 from socketguard.identity import Connection
 from socketguard.testing import capture_events, mint
 from tests.core.driver import (
     Polling,
+    a_session,
     connect_packet,
     guarded,
     held,
@@ -178,16 +179,6 @@ async def test_forgetting_and_looking_for_what_is_not_there() -> None:
     case.seam._forget(other)
     assert case.guard.connections() == [connection]
     case.seam.abandon_upgrade("nobody")
-    assert case.seam.sid_of(connection.session) == connection.session.eio_sid
-    second = await open_wire(case.app)
-    (unknown,) = (
-        session
-        for session in map(case.seam.session, case.server.eio.sockets)
-        if session is not None and session is not connection.session
-    )
-    assert case.seam.sid_of(unknown) not in ("", connection.session.eio_sid)
-    await second.close()
-    assert case.seam.sid_of(unknown) == ""
     await wire.close()
     nothing_left(case)
 
@@ -204,6 +195,7 @@ def frames(**values: Any) -> tuple[_Frames, list[Any]]:
     found = _Frames.__new__(_Frames)
     for name in _Frames.__slots__:
         setattr(found, name, values.get(name))
+    found._session = a_session()
     found._send = send
     return found, sent
 
@@ -211,7 +203,7 @@ def frames(**values: Any) -> tuple[_Frames, list[Any]]:
 async def test_a_websocket_that_python_engineio_closes_before_it_says_a_word() -> None:
     found, sent = frames(_accepted=True, _opened=False, _closing=False)
     await found.send({"type": "websocket.close"})
-    assert sent == [{"type": "websocket.close"}]
+    assert sent == [{"type": "websocket.close", "code": 1000}]
 
 
 async def test_nothing_is_sent_after_the_close() -> None:
@@ -223,38 +215,23 @@ async def test_nothing_is_sent_after_the_close() -> None:
 
 
 async def test_a_websocket_that_was_not_accepted_is_not_closed() -> None:
-    found, sent = frames(_accepted=False, _opened=False, _closing=False, eio_sid="")
+    found, sent = frames(_accepted=False, _opened=False, _closing=False)
     await found.close(1000)
-    found._identify()
     assert sent == []
 
 
-@pytest.mark.parametrize(
-    ("message", "sid"),
-    [
-        ({"text": '0{"sid":"abc","upgrades":[]}'}, "abc"),
-        ({"text": "2"}, ""),
-        ({"bytes": b"x"}, ""),
-        ({"text": None}, ""),
-    ],
-)
-def test_the_session_id_of_an_open_packet(message: dict[str, Any], sid: str) -> None:
-    assert _sid_of_open_packet(message) == sid
-
-
-@pytest.mark.parametrize("kind", ["http", "websocket"])
-async def test_a_refused_request_whose_client_has_gone_is_not_answered(kind: str) -> None:
+async def test_a_refused_websocket_whose_client_has_gone_is_not_answered() -> None:
     with capture_events() as events:
         case = guarded()
         sent: list[Any] = []
 
         async def receive() -> dict[str, Any]:
-            return {"type": f"{kind}.disconnect", "code": 1006}
+            return {"type": "websocket.disconnect", "code": 1006}
 
         async def send(message: Any) -> None:
             sent.append(message)
 
-        scope = {"type": kind, "method": "GET", "path": "/socket.io/", "headers": [], "query_string": b"EIO=3"}
+        scope = {"type": "websocket", "path": "/socket.io/", "headers": [], "query_string": b"EIO=3"}
         await case.app(scope, receive, send)
     assert sent == []
     assert [event for event in events if event["event"] == "socketguard.handshake.rejected"] == []

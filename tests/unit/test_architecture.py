@@ -35,11 +35,20 @@ PURE = {
     "records",
     "redact",
     "sources",
+    "claims",
+    "gate",
+    "limits",
+    "lifetime",
+    "presets",
+    "requires",
+    "revocations",
+    "sessions",
+    "timers",
 }
 
 # From the bottom up; nobody imports from a higher row.
 ROWS: list[set[str]] = [
-    {"text", "findings", "records"},
+    {"text", "findings", "records", "timers"},
     {"rejections"},
     {"identity"},
     {
@@ -53,13 +62,19 @@ ROWS: list[set[str]] = [
         "events",
         "deadline",
         "redact",
+        "limits",
+        "lifetime",
+        "revocations",
     },
-    {"namespaces", "heartbeat", "keys"},
-    {"logs", "verifier"},
-    {"suppression", "admission", "env"},
-    {"report"},
-    {"seam"},
+    {"namespaces", "heartbeat", "keys", "claims", "fetch", "backend", "gate", "requires", "sessions", "store"},
+    {"keyset", "presets"},
+    {"jwks", "logs"},
+    {"verifier", "suppression"},
+    {"issuers", "admission", "report"},
+    {"env", "refresh", "endings"},
+    {"options", "seam", "drain"},
     {"asgi"},
+    {"core"},
     {"guard"},
     {"__init__"},
     {"testing", "cli.printer"},
@@ -71,15 +86,15 @@ ROWS: list[set[str]] = [
 KNOWN = {
     "socketio": {"seam", "cli.demo"},
     "engineio": {"seam", "cli.demo"},
-    "jwt": {"verifier", "keys", "testing", "cli.demo"},
-    "cryptography": {"verifier", "keys"},
+    "jwt": {"keys", "testing", "cli.demo"},
+    "cryptography": {"keys", "keyset"},
     "structlog": {"logs"},
-    "starlette": {"asgi", "guard", "env", "verifier"},
+    "starlette": {"asgi", "backend", "core", "env", "guard"},
 }
 
 # What only the extras install: imported by their own modules, when somebody asks for them.
-EXTRAS = {"uvicorn", "websockets", "aiohttp", "fastapi", "redis", "msgpack", "prometheus_client"}
-OF_EXTRAS = {"cli.demo"}
+EXTRAS = {"uvicorn", "websockets", "aiohttp", "fastapi", "redis", "msgpack", "prometheus_client", "httpx2"}
+OF_EXTRAS = {"cli.demo", "fetch"}
 
 
 def imports(module: str, *, top_level: bool = False) -> set[str]:

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa, x25519
 from jwt.algorithms import get_default_algorithms
 
-from socketguard.keys import ALGORITHMS, StaticKeys, check_algorithms
-from socketguard.rejections import ConfigurationError
+from socketguard.keys import ALGORITHMS, KeysPending, StaticKeys, check_algorithms, fitting
+from socketguard.rejections import ConfigurationError, RejectCode, TokenError
 
 SECRET = "k9Zt-4vQ_7mB2xLwR8sYcN1pD6hJ3fGa"  # 32 bytes
 Encoding, Public, Private = serialization.Encoding, serialization.PublicFormat, serialization.PrivateFormat
@@ -72,7 +72,8 @@ def configuration_error(key: Any, *algorithms: str) -> ConfigurationError:
 
 class TestAlgorithms:
     def test_all_that_may_be_allowed_exist_in_pyjwt(self) -> None:
-        assert set(ALGORITHMS) < set(get_default_algorithms())
+        # Ed25519 is EdDSA with a key of that curve (RFC 9864 section 2.2).
+        assert set(ALGORITHMS) - {"Ed25519"} < set(get_default_algorithms())
         assert check_algorithms(["ES256", "RS256", "ES256"]) == ("ES256", "RS256")
         assert check_algorithms({"HS512", "HS256"}) == ("HS256", "HS512")
 
@@ -91,18 +92,40 @@ class TestAlgorithms:
             (["HS256", "noNE"], "nobody signed"),
             (["hs256"], "did you mean 'HS256'"),
             (["eddsa"], "did you mean 'EdDSA'"),
-            (["Ed25519"], "did you mean 'EdDSA'"),
+            (["ed25519"], "did you mean 'Ed25519'"),
+            (["Ed448"], "did you mean 'EdDSA'"),
             (["RS265"], "it may hold HS256"),
             (["ES256K"], "it may hold"),
             (["ES521"], "it may hold"),
             (["HS256", "RS256"], "mixes"),
             (["EdDSA", "HS512"], "mixes"),
+            (["Ed25519", "HS512"], "mixes"),
         ],
     )
     def test_refused(self, algorithms: Any, text: str) -> None:
         with pytest.raises(ConfigurationError, match=text) as caught:
             check_algorithms(algorithms)
         assert caught.value.option == "algorithms"
+
+
+class TestPending:
+    async def test_is_a_refusal_that_can_be_waited_for(self) -> None:
+        async def load() -> bool:
+            return True
+
+        pending = KeysPending(load, "key_unknown", key_id="1", retry_after=1)
+        assert isinstance(pending, TokenError)
+        assert (pending.code, pending.detail) == (RejectCode.KEYS_UNAVAILABLE, "key_unknown")
+        assert pending.rejection.fields == {"key_id": "1", "retry_after": 1}
+        assert await pending.load() is True
+        assert KeysPending(load).detail == "keys_pending"
+
+
+class TestFitting:
+    def test_what_is_no_usable_public_key(self) -> None:
+        assert fitting(private("k256").public_key()) is None
+        assert fitting(private("rsa")) is None
+        assert fitting("key") is None
 
 
 class TestSecrets:
@@ -193,7 +216,7 @@ CASES = [
     ("p256", ("ES256",), "P-256"),
     ("p384", ("ES384",), "P-384"),
     ("p521", ("ES512",), "P-521"),
-    ("ed25519", ("EdDSA",), "Ed25519"),
+    ("ed25519", ("EdDSA", "Ed25519"), "Ed25519"),
     ("ed448", ("EdDSA",), "Ed448"),
 ]
 
@@ -210,7 +233,9 @@ class TestPublicKeys:
         assert len({keys.fingerprints for keys in made}) == 1
         assert all(keys.is_public for keys in made)
         for algorithm in algorithms:
-            signature = get_default_algorithms()[algorithm].sign(b"message", private(kind))
+            signature = get_default_algorithms()["EdDSA" if algorithm == "Ed25519" else algorithm].sign(
+                b"message", private(kind)
+            )
             (candidate,) = made[0].candidates(algorithm, None)
             assert candidate.verify(b"message", signature) is True
             assert candidate.verify(b"messagE", signature) is False
@@ -250,6 +275,7 @@ class TestPublicKeys:
             (lambda: pem("p256"), "ES384", r"key \(P-256\) fits none of the algorithms ES384; it fits ES256"),
             (lambda: pem("p384"), "ES256", "fits none"),
             (lambda: pem("ed25519"), "RS256", "fits none"),
+            (lambda: pem("ed448"), "Ed25519", r"key \(Ed448\) fits none of the algorithms Ed25519; it fits EdDSA"),
             (lambda: [pem("rsa"), pem("p256")], "RS256", r"key 2 of 2 \(P-256\) fits none"),
         ],
     )
@@ -257,6 +283,11 @@ class TestPublicKeys:
         with pytest.raises(ConfigurationError, match=text) as caught:
             StaticKeys(key(), (algorithm,))
         assert caught.value.option == "key"
+
+    def test_ed448_is_no_ed25519(self) -> None:
+        keys = StaticKeys([pem("ed448"), pem("ed25519")], ("EdDSA", "Ed25519"))
+        assert [key.kind for key in keys.candidates("EdDSA", None)] == ["Ed448", "Ed25519"]
+        assert [key.kind for key in keys.candidates("Ed25519", None)] == ["Ed25519"]
 
     def test_an_algorithm_without_a_key(self) -> None:
         error = configuration_error(pem("rsa"), "RS256", "ES256")

@@ -1,0 +1,148 @@
+"""The HTTP side of a verifier: a Starlette authentication backend, and dependencies for FastAPI.
+
+So that the HTTP routes of a service take the same tokens as its Socket.IO namespaces.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
+
+from starlette.authentication import AuthCredentials, AuthenticationBackend, AuthenticationError, BaseUser
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import JSONResponse, Response
+
+from .identity import Identity
+from .rejections import REPLIES, RejectCode, TokenError
+from .tokens import TokenFinder, names
+
+__all__ = ["Backend"]
+
+_SCOPE_TOKEN = re.compile(r"[!#-\[\]-~]+")
+
+
+class Backend(AuthenticationBackend):
+    """What `socketguard.JWTAuth` and `socketguard.issuers.Issuers` do for HTTP requests.
+
+    Args:
+        finder: finds the token of a CONNECT. For a request it looks into the header first, then into the finder's
+            query parameters and cookies.
+    """
+
+    def __init__(self, finder: TokenFinder) -> None:
+        # An HTTP request has no payload: its standard place for a token is the header, whatever Socket.IO uses.
+        others = [source for source in finder.sources if source not in ("payload", "header")]
+        self._http_finder = TokenFinder(("header", *others), finder.payload_keys)
+
+    @abstractmethod
+    async def averify(self, token: str) -> Identity:
+        """Verify a token; fetch keys when they are needed."""
+
+    async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
+        """Authenticate an HTTP or WebSocket request, for Starlette's ``AuthenticationMiddleware``.
+
+        Give it `on_error` as well: ``Middleware(AuthenticationMiddleware, backend=auth, on_error=auth.on_error)``.
+
+        Args:
+            conn: the request.
+
+        Returns:
+            The scopes (with ``authenticated``) and the identity, or None when the request has no token.
+
+        Raises:
+            AuthenticationError: its only argument, and its cause, is the `TokenError`.
+        """
+        try:
+            identity = await self._authenticate(conn)
+        except TokenError as error:
+            raise AuthenticationError(error) from error
+        if identity is None:
+            return None
+        # Identity has what Starlette reads of a user, without inheriting from it.
+        return AuthCredentials([*sorted(identity.scopes), "authenticated"]), cast("BaseUser", identity)
+
+    async def _authenticate(self, conn: HTTPConnection) -> Identity | None:
+        headers = conn.scope["headers"]
+        found = self._http_finder.find(None, headers, conn.scope.get("query_string", b""))
+        if found is None:
+            return None
+        if found.source.startswith("cookie:"):
+            # Here nobody else compares origins, and a form on any page can post with the cookie of its victim.
+            origin = next(value for name, value in headers if name.lower() == b"origin" and value)
+            host = next((value for name, value in headers if name.lower() == b"host"), b"")
+            if not host or origin.partition(b"://")[2].lower() != host.lower():
+                raise TokenError(RejectCode.TOKEN_MISSING, "cookie_cross_origin")
+        return await self.averify(found.token)
+
+    @staticmethod
+    def on_error(conn: HTTPConnection, exc: Exception) -> Response:
+        """Answer a refused request with its code and ``WWW-Authenticate`` (RFC 6750 section 3).
+
+        While keys can't be had, the answer is 503 with ``Retry-After`` (RFC 9110 section 10.2.3).
+
+        Args:
+            conn: the request.
+            exc: what `authenticate` raised.
+        """
+        error = exc.args[0] if exc.args else None
+        if not isinstance(error, TokenError):
+            error = TokenError(RejectCode.TOKEN_INVALID, "unexpected_error")
+        reply = REPLIES[error.code]
+        content = {"code": error.code.value, "message": reply.message, "retry": reply.retry}
+        if "retry_after" in error.fields:
+            content["retry_after"] = error.fields["retry_after"]
+        return JSONResponse(content, reply.http_status, _headers(error))
+
+    def requires(self, *scopes: str) -> Callable[[Request], Coroutine[Any, Any, Identity]]:
+        """Make a dependency for HTTP routes: ``Depends(auth.requires("crm:read"))`` in FastAPI.
+
+        Args:
+            scopes: what the token must grant, all of it; without any, a valid token is enough.
+
+        Returns:
+            An async function from the request to the `Identity`. It raises Starlette's ``HTTPException``: 401 without
+            a valid token, 403 when a scope is missing, with ``WWW-Authenticate``; 503 while keys can't be had.
+
+        Raises:
+            ConfigurationError: a scope is no string, or empty.
+        """
+        needed = frozenset(names(scopes, "scopes", example='auth.requires("crm:read")'))
+
+        async def dependency(request: Request) -> Identity:
+            try:
+                identity = await self._authenticate(request)
+                if identity is None:
+                    raise TokenError(RejectCode.TOKEN_MISSING, "token_missing")
+                if not needed <= identity.scopes:
+                    raise TokenError(
+                        RejectCode.INSUFFICIENT_SCOPE,
+                        "scope_missing",
+                        expected=sorted(needed),
+                        missing=sorted(needed - identity.scopes),
+                    )
+            except TokenError as error:
+                status = REPLIES[error.code].http_status
+                raise HTTPException(status, str(error), _headers(error)) from error
+            return identity
+
+        return dependency
+
+
+def _headers(error: TokenError) -> dict[str, str]:
+    """``WWW-Authenticate`` or ``Retry-After``. A request without credentials gets no error (RFC 6750 section 3.1)."""
+    if error.code is RejectCode.TOKEN_MISSING:
+        return {"WWW-Authenticate": 'Bearer realm="api"'}
+    if REPLIES[error.code].http_status not in (401, 403):
+        # The service has a problem, not the token.
+        return {"Retry-After": str(error.fields["retry_after"])} if "retry_after" in error.fields else {}
+    description = REPLIES[error.code].message
+    if error.code is not RejectCode.INSUFFICIENT_SCOPE:
+        return {"WWW-Authenticate": f'Bearer error="invalid_token", error_description="{description}"'}
+    scopes: list[str] = error.fields.get("expected", [])
+    value = f'Bearer error="insufficient_scope", error_description="{description}"'
+    if scopes and all(_SCOPE_TOKEN.fullmatch(scope) for scope in scopes):
+        value += f', scope="{" ".join(scopes)}"'
+    return {"WWW-Authenticate": value}

@@ -1,0 +1,151 @@
+"""Leaving well: clients are sent away over a few seconds, and come back by themselves to whoever takes over.
+
+A server that just stops drops all clients at the same moment, and they all come back at the same moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import threading
+from typing import TYPE_CHECKING, Any
+
+from .endings import Endings
+from .findings import Finding
+from .gate import Gate
+from .report import Report
+
+if TYPE_CHECKING:
+    from .seam import Seam
+
+__all__ = ["LONGEST", "Drain", "findings"]
+
+LONGEST = 8.0
+"""Seconds. Docker kills a container 10 s after its SIGTERM (docker stop), Kubernetes 30 s."""
+
+_BATCH = 25
+_LAST_WORDS = 0.5
+"""Seconds that the last sessions have to end."""
+
+_FORCE = 0.3
+"""Seconds after the drain that the ASGI server has before it is told not to wait for connections any more."""
+
+
+class Drain:
+    """Empties a server.
+
+    Args:
+        seam: the server.
+        gate: told to let nobody in.
+        endings: ends the sessions.
+        report: told when it begins and ends.
+    """
+
+    def __init__(self, seam: Seam, gate: Gate, endings: Endings, report: Report) -> None:
+        self._seam = seam
+        self._gate = gate
+        self._endings = endings
+        self._report = report
+        self._running: asyncio.Task[int] | None = None
+        self._leaving: asyncio.Task[None] | None = None
+        self._over: float | None = None
+        self._installed = False
+
+    async def run(self, over: float) -> int:
+        """End all sessions in random order; a second call waits for the first.
+
+        Args:
+            over: seconds over which they are spread.
+
+        Returns:
+            How many sessions were ended.
+        """
+        if self._running is None:
+            self._running = asyncio.get_running_loop().create_task(self._run(over))
+        return await asyncio.shield(self._running)
+
+    async def _run(self, over: float) -> int:
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        self._gate.draining = self._seam.draining = True
+        sessions = list(self._seam.sessions.open)
+        random.shuffle(sessions)
+        self._report.drain_started(len(sessions), over)
+        for number, session in enumerate(sessions, 1):
+            wait = begun + over * number / len(sessions) - loop.time()
+            if wait > 0:
+                await asyncio.sleep(wait)
+            elif number % _BATCH == 0:
+                await asyncio.sleep(0)
+            self._endings.session(session, "draining")
+        # Those that were being made when it began.
+        for session in [session for session in self._seam.sessions.open if session.ending is None]:
+            self._endings.session(session, "draining")
+            sessions.append(session)
+        await self._endings.settled(_LAST_WORDS)
+        self._report.drain_finished(len(sessions), loop.time() - begun)
+        return len(sessions)
+
+    # SIGTERM
+
+    def on_sigterm(self, over: float) -> None:
+        """Drain at SIGTERM, before the ASGI server's own handler of it; see `SocketGuard.drain_on_sigterm`."""
+        self._over = over
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return  # When the application starts.
+        self.install()
+
+    def install(self) -> None:
+        """Chain the handler of SIGTERM, where one was asked for and can be."""
+        if self._over is None or self._installed or threading.current_thread() is not threading.main_thread():
+            return
+        self._installed = True
+        loop, over = asyncio.get_running_loop(), self._over
+        previous = signal.getsignal(signal.SIGTERM)
+
+        def handle(number: int, frame: Any) -> None:
+            if self._running is not None or loop.is_closed():
+                _call(previous, number, frame)  # Whoever asks twice doesn't want to wait.
+                return
+            loop.call_soon_threadsafe(begin)
+
+        def begin() -> None:
+            self._leaving = loop.create_task(self._leave(over, previous))
+
+        signal.signal(signal.SIGTERM, handle)
+
+    async def _leave(self, over: float, previous: Any) -> None:
+        try:
+            await self.run(over)
+        finally:
+            _call(previous, signal.SIGTERM, None)
+            server: Any = getattr(previous, "__self__", None)
+            if hasattr(server, "force_exit"):
+                # uvicorn waits for connections whose client reads nothing, or has sent half of a request, for ever.
+                await asyncio.sleep(_FORCE)
+                server.force_exit = True
+
+
+def _call(handler: Any, number: int, frame: Any) -> None:
+    if callable(handler):
+        handler(number, frame)
+    elif handler == signal.SIG_DFL:
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+
+def findings(over: float) -> list[Finding]:
+    """What a person should know about the length of a drain."""
+    if over <= LONGEST:
+        return []
+    return [
+        Finding(
+            "SG052",
+            f"a drain over {over:g} s: container runtimes kill a container 10 s after its SIGTERM",
+            f"write over={LONGEST:g} or less, or give the container more time (stop_grace_period in Compose, "
+            "terminationGracePeriodSeconds in Kubernetes)",
+        )
+    ]

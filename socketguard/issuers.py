@@ -1,0 +1,219 @@
+"""`Issuers`: several `socketguard.JWTAuth` as one verifier; each token goes to the one that knows its issuer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from .backend import Backend
+from .claims import claim_type, invalid, issuer_mismatch
+from .findings import Finding
+from .identity import Identity
+from .jwks import KeysChange
+from .rejections import ConfigurationError
+from .tokens import Found, check_shape, decode_base64url, decode_json_object
+from .verifier import JWTAuth
+
+__all__ = ["Issuers"]
+
+
+class Issuers(Backend):
+    """Verifies tokens of several issuers, each with its own keys and rules. A guard makes it of ``auth=[…, …]``.
+
+    The ``iss`` of a token chooses who verifies it: an exact issuer first, then a template. It is read before the
+    signature is checked, so it decides nothing but that; whoever is chosen checks it once more.
+
+    Args:
+        *auths: the verifiers, in any order.
+
+    Raises:
+        ConfigurationError: one is no `JWTAuth` or has no issuer, two have the same issuer, or they look for tokens in
+            different places.
+    """
+
+    def __init__(self, *auths: JWTAuth) -> None:
+        if not auths:
+            raise ConfigurationError("auth is empty; write auth=[JWTAuth(…), …]", option="auth")
+        self._by_issuer: dict[str, JWTAuth] = {}
+        for auth in auths:
+            if not isinstance(auth, JWTAuth):
+                raise ConfigurationError(
+                    f"auth holds a {type(auth).__name__}; write auth=[JWTAuth(…), …]", option="auth"
+                )
+            if not auth.issuers:
+                raise ConfigurationError(
+                    "auth has several verifiers, and one of them has no issuer, by which tokens are told apart; "
+                    "write JWTAuth(…, issuer=…)",
+                    option="issuer",
+                )
+            for issuer in auth.issuers:
+                if issuer in self._by_issuer:
+                    raise ConfigurationError(
+                        f"two verifiers in auth have the issuer {issuer!r}; make one of them", option="issuer"
+                    )
+                self._by_issuer[issuer] = auth
+            for option in ("sources", "payload_keys"):
+                if getattr(auth.finder, option) != getattr(auths[0].finder, option):
+                    raise ConfigurationError(
+                        f"the verifiers in auth have different {option}, but a token is found before anybody knows "
+                        f"whose it is; give all of them the same {option}",
+                        option=option,
+                    )
+        self._auths = auths
+        self._first = auths[0]
+        # A template is no issuer itself.
+        self._exact = {issuer: auth for issuer, auth in self._by_issuer.items() if "{" not in issuer}
+        self._with_templates = tuple(auth for auth in auths if any("{" in issuer for issuer in auth.issuers))
+        super().__init__(self._first.finder)
+
+    def __eq__(self, other: object) -> bool:
+        return frozenset(self._auths) == frozenset(other._auths) if isinstance(other, Issuers) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._auths))
+
+    def __repr__(self) -> str:
+        return f"<Issuers {', '.join(sorted(self._by_issuer))}>"
+
+    @property
+    def issuers(self) -> frozenset[str]:
+        """The issuers that are accepted, templates as they were written."""
+        return frozenset(self._by_issuer)
+
+    @property
+    def leeway(self) -> float:
+        """How far clocks may differ at most, in seconds."""
+        return max(auth.leeway for auth in self._auths)
+
+    @property
+    def uses_cookie(self) -> bool:
+        """Whether a cookie is among the sources."""
+        return self._first.uses_cookie
+
+    @property
+    def uses_query(self) -> bool:
+        """Whether a query parameter is among the sources."""
+        return self._first.uses_query
+
+    def find(
+        self, payload: Mapping[str, Any] | None, headers: Sequence[tuple[bytes, bytes]], query_string: bytes
+    ) -> Found | None:
+        """Find the token of a CONNECT; see `socketguard.tokens.TokenFinder.find`."""
+        return self._first.find(payload, headers, query_string)
+
+    def describe(self) -> dict[str, Any]:
+        """The effective configuration for a log line, without secrets."""
+        return {"issuers": [auth.describe() for auth in self._auths]}
+
+    def findings(self) -> list[Finding]:
+        """What a person should look at in any of them; the same thing once."""
+        return list(dict.fromkeys(finding for auth in self._auths for finding in auth.findings()))
+
+    def verify(self, token: str) -> Identity:
+        """Verify a token; see `JWTAuth.verify`.
+
+        Raises:
+            KeysPending: (a `TokenError`) when keys have to be fetched first; `averify` does that.
+            TokenError: the token is refused. Nothing else is ever raised.
+        """
+        return self._choose(token).verify(token)
+
+    async def averify(self, token: str) -> Identity:
+        """Verify a token, after fetching keys when that is needed; see `JWTAuth.averify`.
+
+        Raises:
+            TokenError: the token is refused, or (``keys_unavailable``) it can't be verified now.
+        """
+        return await self._choose(token).averify(token)
+
+    def check_time(self, identity: Identity) -> None:
+        """Check once more that a token that was verified has not expired since.
+
+        Raises:
+            TokenError: it has.
+        """
+        self._of(identity).check_time(identity)
+
+    def ends_at(self, identity: Identity) -> float | None:
+        """When a connection must end, in seconds since the epoch; None when its token doesn't end it."""
+        return self._of(identity).ends_at(identity)
+
+    def now(self) -> float:
+        """The time by which tokens are judged, in seconds since the epoch: the clock of the first verifier."""
+        return self._first.now()
+
+    def max_lifetime_of(self, issuer: str | None) -> float | None:
+        """The longest lifetime of an issuer's tokens, in seconds; None when nobody knows.
+
+        Args:
+            issuer: an ``iss``; None asks for the longest of all.
+        """
+        auths = [auth for auth in self._auths if issuer is None or auth.accepts_issuer(issuer)]
+        lifetimes = [auth.max_lifetime_of(issuer) for auth in auths]
+        known = [lifetime for lifetime in lifetimes if lifetime is not None]
+        return max(known) if known and len(known) == len(lifetimes) else None
+
+    def accepts_issuer(self, issuer: str) -> bool:
+        """Whether tokens of an issuer may be accepted; see `JWTAuth.accepts_issuer`."""
+        return any(auth.accepts_issuer(issuer) for auth in self._auths)
+
+    def start(self) -> None:
+        """Begin to fetch the keys of all of them. Needs a running event loop."""
+        for auth in self._auths:
+            auth.start()
+
+    def listen(self, callback: Callable[[KeysChange], None]) -> None:
+        """Be told when the fetched keys of any of them change, or can't be fetched."""
+        for auth in self._auths:
+            auth.listen(callback)
+
+    def outage(self) -> int | None:
+        """Whether no token of any issuer can be verified: the seconds after which to try again, else None."""
+        # Every one is asked, because being asked makes it try again.
+        outages = [auth.outage() for auth in self._auths]
+        waits = [seconds for seconds in outages if seconds is not None]
+        return min(waits) if len(waits) == len(outages) else None
+
+    def keys_status(self) -> list[dict[str, Any]]:
+        """The state of the fetched keys."""
+        return [status for auth in self._auths for status in auth.keys_status()]
+
+    async def close(self) -> None:
+        """Stop fetching keys."""
+        for auth in self._auths:
+            await auth.close()
+
+    def _choose(self, token: str) -> JWTAuth:
+        claims = _unverified(check_shape(token).split(b".")[1])
+        issuer = claims.get("iss")
+        if isinstance(issuer, str):
+            auth = self._matching(issuer, claims)
+            if auth is None:
+                raise issuer_mismatch(sorted(self._by_issuer), issuer)
+            return auth
+        if issuer is None:
+            raise invalid("claim_missing", claim="iss", expected=sorted(self._by_issuer))
+        raise claim_type("iss", "a string", issuer)
+
+    def _matching(self, issuer: str, claims: Mapping[str, Any]) -> JWTAuth | None:
+        auth = self._exact.get(issuer)
+        if auth is None:
+            auth = next((auth for auth in self._with_templates if auth.matches_template(claims)), None)
+        return auth
+
+    def _of(self, identity: Identity) -> JWTAuth:
+        """Whoever verified a token. An anonymous identity ends nowhere, so anybody will do."""
+        if identity.issuer is None:
+            return self._first
+        return self._matching(identity.issuer, identity.claims) or self._first
+
+
+def _unverified(part: bytes) -> dict[str, Any]:
+    """What a payload says, without the checks that a stranger could make dear; whoever verifies it has them."""
+    try:
+        claims = json.loads(decode_base64url(part, "payload").decode())
+    except (ValueError, RecursionError):
+        claims = None
+    # The strict decoder knows what to say about the rest.
+    return claims if isinstance(claims, dict) else decode_json_object(part, "payload")

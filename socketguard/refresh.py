@@ -1,0 +1,154 @@
+"""A fresh token in place of the old one, without a gap: the event ``socketguard:refresh`` of a client."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeAlias
+
+from .deadline import Overdue, is_ours, run_until
+from .identity import Connection, Identity, bound_connection
+from .lifetime import Lifetime
+from .limits import Bucket, Rate
+from .rejections import RejectCode, Rejection, new_ref
+from .report import Report
+
+__all__ = ["OnRefresh", "Refreshes"]
+
+OnRefresh: TypeAlias = Callable[[Connection, Identity, Identity], Awaitable[None] | None]
+"""Called with the connection, the old and the new identity, before the new one counts; what it raises refuses it."""
+
+_BUDGET = "socketguard:refresh"
+
+
+class Decide(Protocol):
+    """See `socketguard.admission.Admission.refresh`."""
+
+    async def __call__(self, connection: Connection, token: object, deadline: float) -> Identity | Rejection: ...
+
+
+class Refreshes:
+    """Answers refreshes.
+
+    Args:
+        decide: decides on the token.
+        report: told what happened.
+        lifetime: told of the new end; None when no connection ends by its token.
+        rate: how many refreshes one connection may ask for.
+        on_refresh: the application's own function.
+        timeout: seconds for one refresh.
+        log_claims: claims for log lines.
+        on_revoked: ends a connection whose client has offered a revoked token.
+    """
+
+    def __init__(
+        self,
+        decide: Decide,
+        report: Report,
+        *,
+        lifetime: Lifetime | None,
+        rate: Rate | None,
+        on_refresh: OnRefresh | None,
+        timeout: float,
+        log_claims: tuple[str, ...],
+        on_revoked: Callable[[Connection], None],
+    ) -> None:
+        self._decide = decide
+        self._report = report
+        self._lifetime = lifetime
+        self._rate = rate
+        self._on_refresh = on_refresh
+        self._timeout = timeout
+        self._log_claims = log_claims
+        self._on_revoked = on_revoked
+
+    async def handle(self, connection: Connection, args: tuple[Any, ...]) -> dict[str, Any]:
+        """Handle the event.
+
+        Args:
+            connection: who sent it.
+            args: the Socket.IO session id, then what the client sent.
+
+        Returns:
+            The acknowledgement: ``{"ok": True, "expires_in": seconds}``, or ``{"ok": False, "code": …, "message": …,
+            "retry": …}``. A refusal leaves the old token as it was.
+        """
+        if connection.refreshing:
+            rejection: Rejection | None = Rejection(RejectCode.RATE_LIMITED, "refresh_running", {"retry_after": 1})
+        else:
+            connection.refreshing = True
+            try:
+                rejection = self._over_budget(connection) or await self._refresh(connection, args[1:])
+            finally:
+                connection.refreshing = False
+        if rejection is None:
+            return {"ok": True, "expires_in": self._seconds_left(connection)}
+        ref = new_ref()
+        self._report.refresh_rejected(connection, rejection, ref)
+        if rejection.code is RejectCode.TOKEN_REVOKED:
+            self._on_revoked(connection)
+        return rejection.acknowledgement(ref)
+
+    def _over_budget(self, connection: Connection) -> Rejection | None:
+        if self._rate is None:
+            return None
+        if connection.budgets is None:
+            connection.budgets = {}
+        wait = connection.budgets.setdefault(_BUDGET, Bucket()).take(self._rate, time.monotonic())
+        if not wait:
+            return None
+        return Rejection(RejectCode.RATE_LIMITED, "refreshes_per_connection", {"retry_after": int(wait) + 1})
+
+    async def _refresh(self, connection: Connection, sent: tuple[Any, ...]) -> Rejection | None:
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        payload = sent[0] if sent else None
+        if payload is not None and not isinstance(payload, dict):
+            return Rejection(RejectCode.TOKEN_MALFORMED, "not_an_object", {"received": type(payload).__name__})
+        found = await self._decide(connection, (payload or {}).get("token"), deadline)
+        if isinstance(found, Rejection):
+            return found
+        rejection = _has_ended(connection) or await self._tell(connection, found, deadline) or _has_ended(connection)
+        if rejection is not None:
+            return rejection
+        previous = connection.identity.token_id
+        connection.identity = found
+        connection.refreshes += 1
+        connection.bind_log_fields(self._log_claims)
+        if self._lifetime is not None:
+            self._lifetime.renew(connection)
+        self._report.refreshed(connection, self._seconds_left(connection), previous)
+        return None
+
+    async def _tell(self, connection: Connection, new: Identity, deadline: float) -> Rejection | None:
+        if self._on_refresh is None:
+            return None
+        token = bound_connection.set(connection)
+        try:
+            answer = self._on_refresh(connection, connection.identity, new)
+            if inspect.isawaitable(answer):
+                await run_until(_as_coroutine(answer), deadline)
+        except Overdue:
+            return Rejection(RejectCode.ADMISSION_TIMEOUT, "on_refresh")
+        except BaseException as exc:
+            if not is_ours(exc):
+                raise
+            return Rejection(RejectCode.INTERNAL_ERROR, "on_refresh", error=exc)
+        finally:
+            bound_connection.reset(token)
+        return None
+
+    def _seconds_left(self, connection: Connection) -> int | None:
+        return None if self._lifetime is None else self._lifetime.seconds_left(connection)
+
+
+def _has_ended(connection: Connection) -> Rejection | None:
+    """Whether the connection was ended while the fresh token was looked at."""
+    if connection.state is Connection.JOINED and connection.reason is None:
+        return None
+    return Rejection(RejectCode.TOKEN_EXPIRED, "connection_ended")
+
+
+async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable

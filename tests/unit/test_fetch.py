@@ -1,0 +1,313 @@
+"""Fetching keys from a real server on this machine that misbehaves in every way there is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import gzip
+import json
+import ssl
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from jwt.algorithms import ECAlgorithm
+
+from socketguard.fetch import FetchError, default_fetch
+from socketguard.jwks import BODY_LIMIT, RemoteKeys
+from socketguard.rejections import ConfigurationError
+
+PRIVATE = ec.generate_private_key(ec.SECP256R1())
+BODY = json.dumps(
+    {"keys": [{"kid": "a", **ECAlgorithm.to_jwk(PRIVATE.public_key(), as_dict=True), "key_ops": ["verify"]}]}
+).encode()
+LONG = 30.0  # seconds, for requests whose deadline must not come
+SHORT = 0.2
+
+Handler = Callable[[bytes, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+@contextlib.asynccontextmanager
+async def served(handler: Handler, context: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+    """The address of a server that gives each request's head to ``handler``."""
+
+    connections: set[asyncio.Task[Any] | None] = set()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.add(asyncio.current_task())
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            await handler(await reader.readuntil(b"\r\n\r\n"), reader, writer)
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=context)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        try:
+            yield f"{'https' if context else 'http'}://127.0.0.1:{port}/jwks"
+        finally:
+            # The clients are gone by now, so that every handler comes to its end.
+            await asyncio.gather(*filter(None, connections))
+
+
+def head(*lines: str, status: str = "200 OK") -> bytes:
+    return "\r\n".join([f"HTTP/1.1 {status}", *lines, "connection: close", "", ""]).encode()
+
+
+def answering(
+    body: bytes = BODY, *lines: str, status: str = "200 OK", kind: str = "application/json", length: int | None = None
+) -> Handler:
+    async def handler(request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        size = len(body) if length is None else length
+        writer.write(head(f"content-type: {kind}", f"content-length: {size}", *lines, status=status) + body)
+        await writer.drain()
+
+    return handler
+
+
+async def silent(request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()  # until the client gives up
+
+
+async def dripping(request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A byte of body every now and then, so that no single read takes long."""
+    writer.write(head("content-type: application/json", "content-length: 100000"))
+    while not reader.at_eof():
+        writer.write(b" ")
+        await writer.drain()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(reader.read(), 0.01)
+
+
+async def dripping_head(request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\n")
+    while not reader.at_eof():
+        writer.write(b"x: y\r\n")
+        await writer.drain()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(reader.read(), 0.01)
+
+
+async def fetched(handler: Handler, *, timeout: float = LONG, limit: int = BODY_LIMIT) -> bytes:
+    async with served(handler) as url:
+        return await default_fetch(timeout=timeout, limit=limit)(url)
+
+
+async def refused(handler: Handler, **options: Any) -> str:
+    with pytest.raises(FetchError) as caught:
+        await fetched(handler, **options)
+    return str(caught.value)
+
+
+class TestAnswers:
+    async def test_the_body_of_a_good_one(self) -> None:
+        heads: list[bytes] = []
+
+        async def handler(request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            heads.append(request.lower())
+            await answering()(request, reader, writer)
+
+        assert await fetched(handler) == BODY
+        assert heads[0].startswith(b"get /jwks http/1.1\r\n")
+        assert b"\r\naccept-encoding: identity\r\n" in heads[0]
+        assert b"\r\naccept: application/jwk-set+json, application/json" in heads[0]
+        assert b"\r\ncookie:" not in heads[0]
+        assert b"\r\nauthorization:" not in heads[0]
+
+    @pytest.mark.parametrize(
+        "kind",
+        ["application/jwk-set+json", "application/json; charset=utf-8", "text/plain", "application/octet-stream"],
+    )
+    async def test_types_that_servers_give_to_json(self, kind: str) -> None:
+        assert await fetched(answering(kind=kind)) == BODY
+
+    async def test_without_a_type_or_a_length(self) -> None:
+        async def handler(request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(head() + BODY)
+
+        assert await fetched(handler) == BODY
+
+    async def test_in_chunks(self) -> None:
+        async def handler(request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(head("transfer-encoding: chunked"))
+            for part in (BODY[:5], BODY[5:]):
+                writer.write(b"%x\r\n%s\r\n" % (len(part), part))
+            writer.write(b"0\r\n\r\n")
+
+        assert await fetched(handler) == BODY
+
+    @pytest.mark.parametrize("status", ["500 Internal Server Error", "503 x", "404 Not Found", "204 No Content"])
+    async def test_of_any_other_status(self, status: str) -> None:
+        assert await refused(answering(b"", status=status)) == f"status {status[:3]}"
+
+    @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"])
+    async def test_redirects_are_not_followed(self, status: str) -> None:
+        asked: list[bytes] = []
+
+        async def elsewhere(request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.append(request)
+
+        async with served(elsewhere) as other:
+            text = await refused(answering(BODY, f"location: {other}", status=status))
+        assert text.startswith(f"status {status[:3]}: redirects are not followed")
+        assert asked == []
+
+    async def test_a_page(self) -> None:
+        text = await refused(answering(b"<html>Sign in</html>", kind="Text/HTML; charset=utf-8"))
+        assert text == "the answer is a page (text/html), not JSON"
+
+    async def test_a_compressed_body_is_never_unpacked(self) -> None:
+        bomb = gzip.compress(b" " * 100_000_000, 9)
+        assert len(bomb) < 200_000
+        text = await refused(answering(bomb, "content-encoding: gzip"))
+        assert text == "the body is compressed (gzip) although that was not asked for"
+        assert await fetched(answering(BODY, "content-encoding: identity")) == BODY
+
+    async def test_the_size_of_a_body(self) -> None:
+        assert await fetched(answering(), limit=len(BODY)) == BODY
+        assert await refused(answering(), limit=len(BODY) - 1) == f"the body is larger than {len(BODY) - 1} bytes"
+
+    async def test_a_body_of_50_megabytes_is_not_read_to_its_end(self) -> None:
+        size = 50_000_000
+        sent = 0
+
+        async def handler(request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal sent
+            writer.write(head("content-type: application/json", f"content-length: {size}"))
+            for _ in range(size // 50_000):
+                writer.write(b" " * 50_000)
+                await writer.drain()
+                sent += 50_000
+
+        assert await refused(handler) == "the body is larger than 1048576 bytes"
+        # What fits into the buffers of the sockets has left the server too.
+        assert BODY_LIMIT <= sent < size
+
+    async def test_a_truncated_body(self) -> None:
+        with pytest.raises(httpx2.RemoteProtocolError):
+            await fetched(answering(length=len(BODY) + 1))
+
+    async def test_no_http_at_all(self) -> None:
+        async def handler(request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"220 smtp.example.com ESMTP\r\n")
+
+        with pytest.raises(httpx2.RemoteProtocolError):
+            await fetched(handler)
+
+    @pytest.mark.parametrize("handler", [silent, dripping, dripping_head])
+    async def test_the_deadline_covers_all_of_it(self, handler: Handler) -> None:
+        with pytest.raises(TimeoutError):
+            await fetched(handler, timeout=SHORT)
+
+    async def test_nobody_there(self) -> None:
+        async with served(silent) as url:
+            pass
+        with pytest.raises(httpx2.ConnectError):
+            await default_fetch(timeout=LONG, limit=BODY_LIMIT)(url)
+
+    async def test_a_certificate_that_nobody_vouches_for(self, tmp_path: Path) -> None:
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+        start = datetime.datetime(2020, 1, 1)
+        builder = x509.CertificateBuilder(name, name, PRIVATE.public_key(), 1, start, start.replace(year=2099))
+        file = tmp_path / "server.pem"
+        file.write_bytes(
+            PRIVATE.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+            + builder.sign(PRIVATE, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        )
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(file)
+        asked: list[bytes] = []
+
+        async def handler(request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.append(request)
+
+        async with served(handler, context) as url:
+            with pytest.raises(httpx2.ConnectError, match=r"(?i)certificate"):
+                await default_fetch(timeout=LONG, limit=BODY_LIMIT)(url)
+        assert asked == []
+
+
+class TestKeys:
+    """The same through the cache, whose state must be right after each."""
+
+    async def test_from_a_good_answer(self) -> None:
+        async with served(answering()) as url:
+            keys = RemoteKeys(url, algorithms=("ES256",), allow_http=True, timeout=LONG)
+            assert await keys.load() is True
+        (key,) = keys.candidates("ES256", "a")
+        algorithm = ECAlgorithm(ECAlgorithm.SHA256)
+        assert key.verify(b"message", algorithm.sign(b"message", PRIVATE)) is True
+
+    async def test_from_a_discovery_document(self) -> None:
+        async def handler(request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if request.startswith(b"GET /.well-known/openid-configuration "):
+                document = json.dumps({"issuer": issuer, "jwks_uri": f"{issuer}/keys"}).encode()
+                await answering(document)(request, reader, writer)
+            elif request.startswith(b"GET /keys "):
+                await answering()(request, reader, writer)
+
+        async with served(handler) as url:
+            issuer = url.removesuffix("/jwks")
+            keys = RemoteKeys(None, algorithms=("ES256",), issuer=issuer, discover=True, allow_http=True, timeout=LONG)
+            assert await keys.load() is True
+        assert keys.status()["key_ids"] == ["a"]
+
+    @pytest.mark.parametrize(
+        ("handler", "timeout", "reason"),
+        [
+            (silent, SHORT, "no complete answer within 0.2 s"),
+            (dripping, SHORT, "no complete answer within 0.2 s"),
+            (answering(status="500 Internal Server Error"), LONG, "FetchError: status 500"),
+            (answering(b"", "location: https://x/", status="302 Found"), LONG, "FetchError: status 302: redirects"),
+            (answering(b" " * 50_000_000), LONG, "FetchError: the body is larger than 1048576 bytes"),
+            (answering(length=len(BODY) + 1), LONG, "RemoteProtocolError: "),
+            (answering(BODY[:-2]), LONG, "the answer is no JSON in UTF-8"),
+            (answering(b"<html>", kind="text/html"), LONG, "FetchError: the answer is a page"),
+            (answering(b"<html>", kind="text/plain"), LONG, "the answer is no JSON in UTF-8"),
+            (answering(gzip.compress(BODY), "content-encoding: gzip"), LONG, "FetchError: the body is compressed"),
+        ],
+        ids=["silent", "dripping", "500", "redirect", "50MB", "truncated", "cut", "page", "type", "gzip"],
+    )
+    async def test_every_bad_answer_is_an_outage(self, handler: Handler, timeout: float, reason: str) -> None:
+        changes: list[Any] = []
+        async with served(handler) as url:
+            keys = RemoteKeys(url, algorithms=("ES256",), allow_http=True, timeout=timeout)
+            keys.listeners.append(changes.append)
+            assert await keys.load() is False
+        assert keys.status()["state"] == "unavailable"
+        assert [change.kind for change in changes] == ["unavailable"]
+        assert changes[0].fields["reason"].startswith(reason)
+
+
+class TestWithoutHttpx2:
+    def test_is_said_at_construction(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "httpx2", None)
+        with pytest.raises(ConfigurationError, match=r"pip install 'socketguard\[jwks\]'") as caught:
+            RemoteKeys("https://login.example.com/jwks", algorithms=("RS256",))
+        assert caught.value.option == "fetch"
+
+    async def test_a_function_of_ones_own_will_do(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "httpx2", None)
+
+        async def fetch(url: str) -> bytes:
+            return BODY
+
+        keys = RemoteKeys("https://login.example.com/jwks", algorithms=("ES256",), fetch=fetch)
+        assert await keys.load() is True

@@ -1,0 +1,1013 @@
+"""The cache of an identity provider's keys: when it fetches, what it serves, and what it does in an outage."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import itertools
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from jwt.algorithms import ECAlgorithm
+
+from socketguard.jwks import BODY_LIMIT, KeysChange, RemoteKeys
+from socketguard.keys import KeysPending
+from socketguard.rejections import ConfigurationError, RejectCode, TokenError
+
+URL = "https://login.example.com/jwks"
+ISSUER = "https://login.example.com/tenant"
+DISCOVERY = f"{ISSUER}/.well-known/openid-configuration"
+LIFETIME, STALE, COOLDOWN = 600.0, 3600.0, 30.0
+Answer = bytes | Exception | Callable[[], Awaitable[Any]] | Any
+
+
+@functools.cache
+def private(key_id: str) -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+@functools.cache
+def jwk(key_id: str) -> str:
+    made: dict[str, Any] = ECAlgorithm.to_jwk(private(key_id).public_key(), as_dict=True)
+    return json.dumps({"kty": "EC", "crv": "P-256", "x": made["x"], "y": made["y"], "kid": key_id, "use": "sig"})
+
+
+def jwks(*key_ids: str) -> bytes:
+    return f'{{"keys": [{", ".join(jwk(key_id) for key_id in key_ids)}]}}'.encode()
+
+
+class Provider:
+    """An identity provider, its clock, and the cache of its keys."""
+
+    def __init__(self, answer: Answer = None, **options: Any) -> None:
+        self.now = 1_000.0
+        self.jitter = 0.0
+        self.answers: dict[str, Answer] = {URL: jwks("a") if answer is None else answer}
+        self.requests: list[str] = []
+        self.changes: list[KeysChange] = []
+        defaults: dict[str, Any] = {
+            "url": URL,
+            "algorithms": ("ES256", "RS256"),
+            "fetch": self.fetch,
+            "clock": lambda: self.now,
+            "jitter": lambda: self.jitter,
+            # The deadline of a request is on the loop's own clock, and here it must never come.
+            "timeout": 60,
+        }
+        self.keys = RemoteKeys(**(defaults | options))
+        self.keys.listeners.append(self.changes.append)
+
+    async def fetch(self, url: str) -> bytes:
+        self.requests.append(url)
+        answer = self.answers[url]
+        if callable(answer):
+            answer = await answer()
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer  # type: ignore[no-any-return]
+
+    @property
+    def answer(self) -> Answer:
+        return self.answers[URL]
+
+    @answer.setter
+    def answer(self, answer: Answer) -> None:
+        self.answers[URL] = answer
+
+    def refused(self, key_id: str | None = "a", algorithm: str = "ES256") -> TokenError:
+        with pytest.raises(TokenError) as caught:
+            self.keys.candidates(algorithm, key_id)
+        return caught.value
+
+    def pending(self, key_id: str | None = "a") -> KeysPending:
+        error = self.refused(key_id)
+        assert isinstance(error, KeysPending)
+        return error
+
+    def serves(self, key_id: str | None = "a") -> bool:
+        (key,) = self.keys.candidates("ES256", key_id)
+        return key.algorithm == "ES256"
+
+    async def settled(self) -> None:
+        """Until the attempt that is under way has ended."""
+        tasks = [task for task in asyncio.all_tasks() if task.get_name() == "socketguard-jwks"]
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+async def loaded(*key_ids: str, **options: Any) -> Provider:
+    provider = Provider(jwks(*(key_ids or ("a",))), **options)
+    assert await provider.keys.load() is True
+    return provider
+
+
+def gate() -> tuple[asyncio.Event, Callable[[], Awaitable[bytes]]]:
+    opened = asyncio.Event()
+
+    async def answer() -> bytes:
+        await opened.wait()
+        return jwks("a")
+
+    return opened, answer
+
+
+class TestFirstFetch:
+    async def test_the_first_token_waits_for_it(self) -> None:
+        provider = Provider()
+        pending = provider.pending()
+        assert (pending.code, pending.detail) == (RejectCode.KEYS_UNAVAILABLE, "keys_pending")
+        assert pending.fields == {"retry_after": 1}
+        assert provider.requests == []
+        assert await pending.load() is True
+        assert provider.serves()
+        assert provider.requests == [URL]
+
+    async def test_all_wait_for_the_same_one(self) -> None:
+        opened, answer = gate()
+        provider = Provider(answer)
+        waiters = [asyncio.ensure_future(provider.pending().load()) for _ in range(50)]
+        provider.keys.start()
+        opened.set()
+        assert await asyncio.gather(*waiters) == [True] * 50
+        assert provider.requests == [URL]
+
+    async def test_begins_when_the_application_starts(self) -> None:
+        provider = Provider()
+        provider.keys.start()
+        provider.keys.start()
+        await provider.settled()
+        assert provider.serves()
+        provider.keys.start()
+        await provider.settled()
+        assert provider.requests == [URL]
+
+    def test_outside_of_a_loop_nothing_is_fetched_and_nothing_breaks(self) -> None:
+        provider = Provider()
+        assert provider.pending().detail == "keys_pending"
+        assert provider.keys.outage() is None
+        provider.keys.start()
+        assert provider.requests == []
+        assert asyncio.run(provider.pending().load()) is True
+        assert provider.serves()
+
+    async def test_a_token_whose_turn_comes_after_the_fetch_needs_no_other(self) -> None:
+        provider = Provider()
+        late = provider.pending()
+        assert await provider.pending().load() is True
+        assert await late.load() is True
+        assert provider.requests == [URL]
+
+    async def test_the_fetch_belongs_to_no_client(self) -> None:
+        client = contextvars.ContextVar("client", default="none")
+        seen: list[str] = []
+
+        async def answer() -> bytes:
+            seen.append(client.get())
+            return jwks("a")
+
+        client.set("somebody")
+        assert await Provider(answer).keys.load() is True
+        assert seen == ["none"]
+
+    async def test_is_told(self) -> None:
+        provider = await loaded("a", "b")
+        (change,) = provider.changes
+        assert change == KeysChange("refreshed", {"url": URL, "keys": 2, "key_ids": ["a", "b"], "ignored": []})
+
+    async def test_ignored_keys_are_told(self) -> None:
+        provider = Provider(b'{"keys": [{"kty": "oct", "kid": "s", "k": "AA"}, %s]}' % jwk("a").encode())
+        assert await provider.keys.load() is True
+        (change,) = provider.changes
+        assert change.fields["ignored"] == ["key s: a shared secret is no secret when it is published"]
+
+
+class TestRefresh:
+    async def test_in_the_background_after_most_of_the_lifetime(self) -> None:
+        provider = await loaded()
+        provider.now += LIFETIME * 0.8 - 0.1
+        assert provider.serves()
+        await provider.settled()
+        assert len(provider.requests) == 1
+        opened, provider.answer = gate()
+        provider.now += 0.1
+        for _ in range(5):
+            assert provider.serves()
+        opened.set()
+        await provider.settled()
+        assert len(provider.requests) == 2
+        provider.now += LIFETIME * 0.8 - 0.1
+        assert provider.serves()
+        await provider.settled()
+        assert len(provider.requests) == 2
+
+    async def test_a_removed_key_is_dead_at_once_and_an_added_one_there(self) -> None:
+        provider = await loaded("a", "b")
+        provider.answer = jwks("b", "c")
+        provider.now += LIFETIME * 0.8
+        assert provider.serves("a")
+        await provider.settled()
+        assert provider.refused("a").detail == "key_unknown"
+        assert provider.serves("b")
+        assert provider.serves("c")
+        assert [change.fields["key_ids"] for change in provider.changes] == [["a", "b"], ["b", "c"]]
+
+    async def test_the_same_keys_again_are_not_told(self) -> None:
+        provider = await loaded("a", "b")
+        provider.answer = jwks("b", "a")
+        provider.now += LIFETIME * 0.8
+        assert provider.serves()
+        await provider.settled()
+        assert (len(provider.requests), len(provider.changes)) == (2, 1)
+
+    async def test_keys_past_their_lifetime_are_fetched_first(self) -> None:
+        provider = await loaded("a")
+        provider.answer = jwks("b")
+        provider.now += LIFETIME
+        pending = provider.pending("a")
+        assert pending.detail == "keys_pending"
+        assert await pending.load() is True
+        assert provider.refused("a").detail == "key_unknown"
+        assert provider.serves("b")
+
+    async def test_nor_do_they_serve_while_a_refresh_is_under_way(self) -> None:
+        provider = await loaded("a")
+        opened, provider.answer = gate()
+        provider.now += LIFETIME - 1
+        assert provider.serves()
+        provider.now += 1
+        pending = provider.pending()
+        opened.set()
+        assert await pending.load() is True
+        assert len(provider.requests) == 2
+
+
+class TestUnknownKey:
+    async def test_is_looked_for_once_in_a_cool_down_whoever_asks(self) -> None:
+        provider = await loaded("a")
+        error = provider.refused("b\n")
+        assert type(error) is TokenError
+        assert (error.code, error.detail) == (RejectCode.KEYS_UNAVAILABLE, "key_unknown")
+        assert error.fields == {"key_id": "b\\u000a", "retry_after": 30}
+        provider.now += COOLDOWN - 0.5
+        assert provider.refused("b").fields["retry_after"] == 1
+        provider.now += 0.5
+        pending = provider.pending("b")
+        assert (pending.detail, pending.fields) == ("key_unknown", {"key_id": "b", "retry_after": 1})
+        assert await pending.load() is True
+        for number in range(20):
+            error = provider.refused(str(number))
+            assert not isinstance(error, KeysPending)
+        assert await provider.keys.load() is False
+        assert len(provider.requests) == 2
+
+    async def test_is_found_when_it_was_added(self) -> None:
+        provider = await loaded("a")
+        provider.answer = jwks("a", "b")
+        provider.now += COOLDOWN
+        assert await provider.pending("b").load() is True
+        assert provider.serves("b")
+
+    async def test_joins_the_attempt_that_is_under_way(self) -> None:
+        provider = await loaded("a")
+        provider.now += COOLDOWN
+        opened, provider.answer = gate()
+        waiting = [asyncio.ensure_future(provider.pending(key_id).load()) for key_id in ("b", "c", "d")]
+        opened.set()
+        assert await asyncio.gather(*waiting) == [True] * 3
+        assert len(provider.requests) == 2
+
+    async def test_when_it_can_not_be_looked_for(self) -> None:
+        provider = await loaded("a")
+        provider.now += COOLDOWN
+        provider.answer = OSError("down")
+        assert await provider.pending("b").load() is False
+        assert provider.refused("b").detail == "key_unknown"
+        assert provider.serves("a")
+
+    async def test_a_token_without_id_and_no_key_for_its_algorithm(self) -> None:
+        provider = await loaded("a")
+        assert provider.serves(None)
+        error = provider.refused(None, "RS256")
+        assert (error.detail, error.fields) == ("key_unknown", {"retry_after": 30})
+
+    async def test_a_key_for_another_algorithm_is_not_looked_for(self) -> None:
+        provider = await loaded("a")
+        provider.now += COOLDOWN
+        error = provider.refused("a", "RS256")
+        assert (error.code, error.detail) == (RejectCode.TOKEN_INVALID, "algorithm_not_allowed")
+
+
+class TestCoolDown:
+    async def test_counts_failed_attempts_too(self) -> None:
+        provider = Provider(OSError("down"))
+        assert await provider.pending().load() is False
+        error = provider.refused()
+        assert type(error) is TokenError
+        assert (error.code, error.detail) == (RejectCode.KEYS_UNAVAILABLE, "keys_unavailable")
+        assert error.fields == {"retry_after": 30}
+        assert await provider.keys.load() is False
+        provider.keys.start()
+        await provider.settled()
+        assert len(provider.requests) == 1
+        provider.now += COOLDOWN
+        assert await provider.pending().load() is False
+        assert len(provider.requests) == 2
+
+    async def test_is_longer_at_random(self) -> None:
+        provider = Provider(OSError("down"))
+        provider.jitter = 1.0
+        assert await provider.keys.load() is False
+        assert provider.refused().fields["retry_after"] == 36
+        provider.now += 35.9
+        assert await provider.keys.load() is False
+        assert len(provider.requests) == 1
+        provider.now += 0.1
+        assert await provider.keys.load() is False
+        assert len(provider.requests) == 2
+
+    async def test_begins_when_the_attempt_ends(self) -> None:
+        opened, answer = gate()
+        provider = Provider(answer)
+        first = asyncio.ensure_future(provider.keys.load())
+        await asyncio.sleep(0)
+        provider.now += COOLDOWN * 2
+        second = asyncio.ensure_future(provider.keys.load())
+        await asyncio.sleep(0)
+        opened.set()
+        assert await asyncio.gather(first, second) == [True, True]
+        provider.now += COOLDOWN - 0.1
+        assert provider.refused("b").fields["retry_after"] == 1
+        assert provider.requests == [URL]
+
+
+class TestOutage:
+    async def test_stale_keys_serve_and_then_no_more(self) -> None:
+        provider = await loaded()
+        start = provider.now
+        provider.answer = OSError("Name or service not known")
+        provider.now = start + LIFETIME * 0.8
+        while provider.now < start + LIFETIME + STALE:
+            # In a known outage nobody waits for an attempt.
+            assert provider.serves(), provider.now - start
+            await provider.settled()
+            assert provider.keys.outage() is None
+            provider.now += 10
+        assert provider.now == start + LIFETIME + STALE
+        attempts = len(provider.requests) - 1
+        assert attempts == (LIFETIME * 0.2 + STALE) / COOLDOWN
+        assert provider.refused().detail in ("keys_pending", "keys_unavailable")
+        provider.now += COOLDOWN
+        assert await provider.pending().load() is False
+        assert provider.refused().fields == {"retry_after": 30}
+        told = [change.fields for change in provider.changes if change.kind == "unavailable"]
+        reason = "OSError: Name or service not known"
+        assert told == [
+            {"url": URL, "reason": reason, "serving": "stale", "serving_s": 3720},
+            {"url": URL, "reason": reason, "serving": "none", "serving_s": 0},
+        ]
+
+    async def test_is_told_once_and_its_end_too(self) -> None:
+        provider = await loaded()
+        good, provider.answer = provider.answer, OSError("down")
+        for _ in range(3):
+            provider.now += LIFETIME * 0.8
+            assert await provider.keys.load() is False
+        assert [change.kind for change in provider.changes] == ["refreshed", "unavailable"]
+        provider.answer = good
+        provider.now += COOLDOWN
+        assert await provider.keys.load() is True
+        assert [change.kind for change in provider.changes] == ["refreshed", "unavailable", "refreshed"]
+
+    async def test_expired_keys_serve_after_the_attempt_has_failed(self) -> None:
+        provider = await loaded()
+        provider.answer = OSError("down")
+        provider.now += LIFETIME
+        assert await provider.pending().load() is False
+        assert provider.serves()
+        assert provider.keys.status()["state"] == "stale"
+        assert len(provider.requests) == 2
+
+    async def test_an_outage_of_long_ago_says_nothing_about_now(self) -> None:
+        provider = await loaded()
+        provider.answer = OSError("down")
+        provider.now += LIFETIME * 0.8
+        assert await provider.keys.load() is False
+        provider.now += LIFETIME
+        provider.answer = jwks("b")
+        assert await provider.pending("a").load() is True
+        assert provider.serves("b")
+
+    async def test_none_as_long_as_nothing_failed(self) -> None:
+        opened, answer = gate()
+        provider = Provider(answer)
+        assert provider.keys.outage() is None
+        await asyncio.sleep(0)
+        assert provider.keys.outage() is None
+        opened.set()
+        await provider.settled()
+        assert provider.serves()
+        assert provider.keys.outage() is None
+
+    async def test_tries_again_by_itself(self) -> None:
+        provider = Provider(OSError("down"), timeout=5)
+        assert await provider.keys.load() is False
+        assert provider.keys.outage() == 30
+        provider.now += 29.5
+        assert provider.keys.outage() == 1
+        opened, provider.answer = gate()
+        provider.now += 0.5
+        assert provider.keys.outage() == 5
+        assert provider.keys.outage() == 5
+        assert provider.pending().fields == {"retry_after": 1}
+        opened.set()
+        await provider.settled()
+        assert provider.keys.outage() is None
+        assert len(provider.requests) == 2
+
+    async def test_keys_that_died_of_idleness_are_no_outage(self) -> None:
+        provider = await loaded()
+        provider.now += LIFETIME + STALE
+        assert provider.keys.status()["state"] == "empty"
+        assert provider.pending().detail == "keys_pending"
+        assert provider.keys.outage() is None
+        await provider.settled()
+        assert provider.serves()
+
+    def test_outside_of_a_loop(self) -> None:
+        provider = Provider(OSError("down"))
+        assert asyncio.run(provider.keys.load()) is False
+        provider.now += COOLDOWN
+        assert provider.keys.outage() == 1
+
+
+class TestAnswers:
+    @pytest.mark.parametrize(
+        ("answer", "reason"),
+        [
+            (b"", "the answer is no JSON in UTF-8"),
+            (b"<html>", "the answer is no JSON in UTF-8"),
+            (jwks("a")[:-1], "the answer is no JSON in UTF-8"),
+            (jwks("a").decode().encode("utf-16"), "the answer is no JSON in UTF-8"),
+            (b"[" * 200_000, "the answer is no JSON in UTF-8"),
+            (b'{"keys": [1' + b"0" * 5000 + b"]}", "the answer is no JSON in UTF-8"),
+            (b"[]", "the answer must be a JSON object, not list"),
+            (b"{}", 'the answer has no list "keys"'),
+            (b'{"keys": []}', "no key of the set can be used"),
+            (b'{"keys": [{"kty": "oct"}]}', "no key of the set can be used; key 1: a shared secret is no secret"),
+            (jwks("a").decode(), "fetch must return bytes, not str"),
+            (None, "fetch must return bytes, not NoneType"),
+            (b" " * BODY_LIMIT + jwks("a"), "the body is larger than 1048576 bytes"),
+            (ValueError(), "ValueError"),
+            (ValueError("a\nb\x1b" + "c" * 1000), "ValueError: a\\u000ab\\u001bccc"),
+            (TimeoutError(), "no complete answer within 60 s"),
+            (asyncio.CancelledError(), "Escaped: CancelledError"),
+        ],
+    )
+    async def test_that_can_not_be_used_leave_the_old_keys(self, answer: Any, reason: str) -> None:
+        async def give() -> Any:
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer
+
+        provider = await loaded()
+        provider.answer = give
+        provider.now += COOLDOWN
+        assert await provider.keys.load() is False
+        told = provider.changes[-1].fields["reason"]
+        assert told.startswith(reason)
+        assert len(told) <= 520
+        assert provider.serves()
+
+    async def test_exactly_as_large_as_is_allowed(self) -> None:
+        body = jwks("a")
+        assert await Provider(body + b" " * (BODY_LIMIT - len(body))).keys.load() is True
+
+    async def test_that_never_come(self) -> None:
+        never = asyncio.Event()
+        provider = Provider(never.wait, timeout=0.01)
+        assert await provider.keys.load() is False
+        assert provider.changes[-1].fields["reason"] == "no complete answer within 0.01 s"
+
+    async def test_a_function_that_is_not_async(self) -> None:
+        provider = Provider(fetch=lambda url: jwks("a"))
+        assert await provider.keys.load() is False
+        assert provider.changes[-1].fields["reason"].startswith("TypeError: ")
+
+
+class TestCancellation:
+    async def test_of_one_that_waits_leaves_the_others(self) -> None:
+        opened, answer = gate()
+        provider = Provider(answer)
+        waiters = [asyncio.ensure_future(provider.pending().load()) for _ in range(3)]
+        await asyncio.sleep(0)
+        waiters[0].cancel()
+        await asyncio.wait(waiters[:1])
+        opened.set()
+        assert await asyncio.gather(*waiters[1:]) == [True, True]
+        assert waiters[0].cancelled()
+        assert provider.requests == [URL]
+
+    async def test_close_ends_the_attempt_and_those_who_wait(self) -> None:
+        _, answer = gate()
+        provider = Provider(answer)
+        waiting = asyncio.ensure_future(provider.keys.load())
+        await asyncio.sleep(0)
+        await provider.keys.close()
+        assert await waiting is False
+        provider.answer = jwks("a")
+        assert await provider.keys.load() is True
+        await provider.keys.close()
+        assert provider.serves()
+        assert [change.kind for change in provider.changes] == ["refreshed"]
+
+    async def test_close_of_one_that_was_never_used(self) -> None:
+        provider = Provider()
+        await provider.keys.close()
+        assert provider.requests == []
+
+
+class TestLoops:
+    def test_one_after_the_other(self) -> None:
+        async def begin() -> None:
+            provider.keys.start()
+            await asyncio.sleep(0)
+
+        async def never() -> bytes:
+            return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+
+        provider = Provider(never)
+        asyncio.run(begin())  # it cancels what is left over
+        provider.answer = jwks("a")
+        assert asyncio.run(provider.keys.load()) is True
+        assert provider.serves()
+
+    def test_one_that_ended_without_cancelling(self) -> None:
+        opened: list[asyncio.Future[bytes]] = []
+
+        async def never() -> bytes:
+            opened.append(asyncio.get_running_loop().create_future())
+            return await opened[0]
+
+        provider = Provider(never)
+        dead = asyncio.new_event_loop()
+        try:
+            task = dead.create_task(provider.keys.load())
+            while not opened:
+                dead.run_until_complete(asyncio.sleep(0))
+            provider.answer = jwks("a")
+            assert provider.pending().detail == "keys_pending"
+            assert asyncio.run(provider.keys.load()) is True
+            assert provider.serves()
+            # What arrives there later replaces nothing that is newer.
+            opened[0].set_result(jwks("b"))
+            dead.run_until_complete(task)
+        finally:
+            dead.close()
+
+
+class TestListeners:
+    async def test_one_that_fails_is_reported_and_stops_nobody(self) -> None:
+        reported: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context))
+        provider = Provider()
+        failure = RuntimeError("defect")
+
+        def fail(change: KeysChange) -> None:
+            raise failure
+
+        provider.keys.listeners.insert(0, fail)
+        assert await provider.keys.load() is True
+        assert [context["exception"] for context in reported] == [failure]
+        assert len(provider.changes) == 1
+
+
+class TestStatus:
+    async def test_in_every_state(self) -> None:
+        nothing = {"url": URL, "age_s": None, "keys": 0, "key_ids": []}
+        provider = Provider()
+        assert provider.keys.status() == nothing | {"state": "empty"}
+        assert await provider.keys.load() is True
+        provider.answer = OSError("down")
+        provider.now += 100.04
+        fresh = {"url": URL, "state": "fresh", "age_s": 100.0, "keys": 1, "key_ids": ["a"]}
+        assert provider.keys.status() == fresh
+        provider.now += LIFETIME
+        assert await provider.keys.load() is False
+        assert provider.keys.status() == fresh | {"state": "stale", "age_s": 700.0}
+        provider.now += STALE
+        assert provider.keys.status() == nothing | {"state": "unavailable"}
+
+
+class TestDiscovery:
+    @staticmethod
+    def provider(document: Any, **options: Any) -> Provider:
+        provider = Provider(**({"url": None, "issuer": ISSUER, "discover": True} | options))
+        provider.answers[DISCOVERY] = json.dumps(document).encode()
+        return provider
+
+    async def test_asks_the_issuer_for_the_address(self) -> None:
+        provider = self.provider(
+            {"issuer": ISSUER, "jwks_uri": URL, "id_token_signing_alg_values_supported": ["none", "HS256"]}
+        )
+        assert await provider.keys.load() is True
+        assert provider.requests == [DISCOVERY, URL]
+        assert provider.serves()
+        assert provider.keys.status()["url"] == DISCOVERY
+        assert provider.keys.kinds == (f"discovery {DISCOVERY}",)
+        provider.answers[DISCOVERY] = json.dumps({"issuer": ISSUER, "jwks_uri": f"{URL}2"}).encode()
+        provider.answers[f"{URL}2"] = jwks("b")
+        provider.now += COOLDOWN
+        assert await provider.keys.load() is True
+        assert provider.serves("b")
+
+    async def test_a_slash_at_the_end_of_the_issuer(self) -> None:
+        provider = self.provider({"issuer": f"{ISSUER}/", "jwks_uri": URL}, issuer=f"{ISSUER}/")
+        assert await provider.keys.load() is True
+        assert provider.requests == [DISCOVERY, URL]
+
+    @pytest.mark.parametrize(
+        ("document", "reason"),
+        [
+            ({"jwks_uri": URL}, "the discovery document is of another issuer: None"),
+            ({"issuer": f"{ISSUER}/", "jwks_uri": URL}, f"the discovery document is of another issuer: {ISSUER}/"),
+            ({"issuer": ISSUER}, "jwks_uri in the discovery document must be a URL"),
+            ({"issuer": ISSUER, "jwks_uri": [URL]}, "jwks_uri in the discovery document must be a URL"),
+            ({"issuer": ISSUER, "jwks_uri": "http://x/"}, "jwks_uri in the discovery document must begin with https"),
+            ({"issuer": ISSUER, "jwks_uri": "file:///etc/passwd"}, "jwks_uri in the discovery document must begin"),
+            ({"issuer": ISSUER, "jwks_uri": "http://localhost/"}, "jwks_uri in the discovery document must begin"),
+            ([ISSUER], "the answer must be a JSON object, not list"),
+        ],
+    )
+    async def test_documents_that_are_not_followed(self, document: Any, reason: str) -> None:
+        provider = self.provider(document)
+        assert await provider.keys.load() is False
+        assert provider.changes[-1].fields["reason"].startswith(reason)
+        assert provider.requests == [DISCOVERY]
+
+
+class TestConfiguration:
+    @pytest.mark.parametrize(
+        ("options", "option", "text"),
+        [
+            ({"algorithms": ("HS256",)}, "algorithms", "can't be a shared secret"),
+            ({"url": None}, "jwks_url", "must be a URL"),
+            ({"url": 5}, "jwks_url", "must be a URL"),
+            ({"url": ""}, "jwks_url", "must begin with https"),
+            ({"url": "login.example.com/jwks"}, "jwks_url", "must begin with https"),
+            ({"url": "https:///jwks"}, "jwks_url", "name a host"),
+            ({"url": "https://[::1"}, "jwks_url", "can't be read"),
+            ({"url": "https://x:99999/"}, "jwks_url", "can't be read"),
+            ({"url": "https://x/a b"}, "jwks_url", "without spaces"),
+            ({"url": "https://x/\n"}, "jwks_url", "without spaces"),
+            ({"url": "https://éx/"}, "jwks_url", "ASCII"),
+            ({"url": "https://x/#"}, "jwks_url", "no fragment"),
+            ({"url": "https://user:hunter2@x/"}, "jwks_url", "no credentials"),
+            ({"url": "https://user@x/"}, "jwks_url", "no credentials"),
+            ({"url": "https://:hunter2@x/"}, "jwks_url", "no credentials"),
+            ({"url": "http://x/"}, "jwks_url", "https"),
+            ({"url": "http://localhost/"}, "jwks_url", "allow_http=True"),
+            ({"url": "http://10.0.0.1/", "allow_http": True}, "jwks_url", "could sign every token"),
+            ({"url": "http://localhost.example.com/", "allow_http": True}, "jwks_url", "could sign every token"),
+            ({"url": "http://127.0.0.1.example.com/", "allow_http": True}, "jwks_url", "could sign every token"),
+            ({"url": "ftp://localhost/", "allow_http": True}, "jwks_url", "must begin with https"),
+            ({"discover": True, "issuer": ISSUER}, "jwks_url", "leave it out"),
+            ({"discover": True, "url": None}, "issuer", "must be a URL"),
+            ({"discover": True, "url": None, "issuer": "http://x/"}, "issuer", "https"),
+            ({"discover": True, "url": None, "issuer": "https://x/?a=b"}, "issuer", "no query"),
+            ({"fetch": "https"}, "fetch", "async function"),
+            ({"lifetime": 0}, "jwks_lifetime", "from 1 to 86,400"),
+            ({"lifetime": "600"}, "jwks_lifetime", "number of seconds"),
+            ({"lifetime": True}, "jwks_lifetime", "number of seconds"),
+            ({"lifetime": float("nan")}, "jwks_lifetime", "number of seconds"),
+            ({"lifetime": float("inf")}, "jwks_lifetime", "number of seconds"),
+            ({"stale_if_error": -1}, "stale_if_error", "from 0"),
+            ({"cooldown": 0}, "jwks_cooldown", "from 0.1"),
+            ({"cooldown": 30, "lifetime": 35}, "jwks_cooldown", r"write jwks_cooldown=17\.5 or less"),
+            ({"timeout": 0}, "jwks_timeout", r"from 0\.01 to 60"),
+            ({"timeout": None}, "jwks_timeout", "number of seconds"),
+        ],
+    )
+    def test_refused(self, options: dict[str, Any], option: str, text: str) -> None:
+        with pytest.raises(ConfigurationError, match=text) as caught:
+            Provider(**options)
+        assert caught.value.option == option
+        assert "hunter2" not in str(caught.value)
+
+    @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.1.2.3:8080", "[::1]", "LOCALHOST"])
+    async def test_http_for_this_machine(self, host: str) -> None:
+        provider = Provider(url=f"http://{host}/jwks", allow_http=True)
+        provider.answers[f"http://{host}/jwks"] = jwks("a")
+        assert await provider.keys.load() is True
+
+    def test_the_shortest_times(self) -> None:
+        keys = Provider(lifetime=36, cooldown=30, stale_if_error=0, timeout=0.01).keys
+        assert keys.status()["state"] == "empty"
+
+    async def test_without_stale_keys(self) -> None:
+        provider = await loaded(stale_if_error=0)
+        provider.answer = OSError("down")
+        provider.now += LIFETIME
+        assert await provider.pending().load() is False
+        assert provider.refused().detail == "keys_unavailable"
+
+    def test_equal_configurations(self) -> None:
+        provider = Provider()
+        options: dict[str, Any] = {"fetch": provider.fetch, "clock": print, "jitter": print}
+        one = RemoteKeys(URL, algorithms=("ES256", "RS256"), **options).fingerprint
+        assert one == RemoteKeys(URL, algorithms=("RS256", "ES256"), **options).fingerprint
+        assert hash(one) is not None
+        others = [
+            RemoteKeys(f"{URL}2", algorithms=("ES256", "RS256"), **options),
+            RemoteKeys(URL, algorithms=("ES256",), **options),
+            RemoteKeys(URL, algorithms=("ES256", "RS256"), lifetime=60, **options),
+            RemoteKeys(URL, algorithms=("ES256", "RS256"), **(options | {"fetch": print})),
+        ]
+        assert one not in {other.fingerprint for other in others}
+
+    async def test_a_query_is_not_shown(self) -> None:
+        provider = Provider(url=f"{URL}?apikey=hunter2")
+        provider.answers[f"{URL}?apikey=hunter2"] = OSError("down")
+        assert await provider.keys.load() is False
+        shown = repr(provider.keys), provider.keys.kinds, provider.keys.status(), provider.changes
+        assert "hunter2" not in str(shown)
+        assert repr(provider.keys) == f"<RemoteKeys {URL}>"
+        assert provider.keys.kinds == (f"JWKS {URL}",)
+
+
+IDS = ("a", "b", "c", "d", "e")
+TURNS = 30  # of the loop, in which everything that waits for nobody else comes to its end
+
+
+class CacheMachine(RuleBasedStateMachine):
+    """The cache against a model of it, whatever the clients, the provider and the clock do.
+
+    The model knows what the provider delivered last and when, when an attempt ended last, and whether it failed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.reported: list[dict[str, Any]] = []
+        self.watch(self.loop)
+        self.now = 0.0
+        self.published: set[str] = set()
+        self.mode = "up"
+        self.flying: list[asyncio.Future[None]] = []
+        self.most_flying = 0
+        self.too_early: list[float] = []
+        # The model.
+        self.delivered: set[str] | None = None
+        self.delivered_at = 0.0
+        self.ended_at = float("-inf")
+        self.failing = False
+        self.waiters: list[tuple[str, int, asyncio.Task[bool]]] = []
+        self.successes = 0
+        self.changes: list[KeysChange] = []
+        self.keys = RemoteKeys(
+            URL,
+            algorithms=("ES256",),
+            fetch=self.fetch,
+            timeout=60,
+            clock=lambda: self.now,
+            jitter=lambda: 0.0,
+        )
+        self.keys.listeners.append(self.changes.append)
+
+    def watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.set_exception_handler(lambda loop, context: self.reported.append(context))
+
+    async def fetch(self, url: str) -> bytes:
+        if self.now < self.ended_at + COOLDOWN:
+            self.too_early.append(self.now)
+        done = asyncio.get_running_loop().create_future()
+        self.flying.append(done)
+        self.most_flying = max(self.most_flying, len(self.flying))
+        try:
+            if self.mode == "slow":
+                await done
+        finally:
+            self.flying.remove(done)
+        self.ended_at = self.now
+        self.failing = self.mode not in ("up", "slow") or not self.published
+        if self.mode == "down":
+            raise OSError("down")
+        if self.mode == "garbage":
+            return b"<html>"
+        if self.published:
+            self.successes += 1
+            self.delivered, self.delivered_at = set(self.published), self.now
+        return jwks(*sorted(self.published))
+
+    def turn(self) -> None:
+        async def turns() -> None:
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+
+        self.loop.run_until_complete(turns())
+
+    def inside(self, call: Callable[[], Any]) -> Any:
+        """Call it in the loop, as the guard does."""
+
+        async def run() -> Any:
+            return call()
+
+        return self.loop.run_until_complete(run())
+
+    @property
+    def age(self) -> float:
+        return self.now - self.delivered_at
+
+    @property
+    def usable(self) -> bool:
+        return self.delivered is not None and self.age < LIFETIME + STALE
+
+    @property
+    def may_wait(self) -> bool:
+        return bool(self.flying) or self.now >= self.ended_at + COOLDOWN
+
+    def expected(self, key_id: str) -> str:
+        """What becomes of a token: found, pending or refused."""
+        waits = "pending" if self.may_wait else "refused"
+        if not self.usable:
+            return waits
+        known_outage = self.failing and self.now < self.ended_at + 2 * COOLDOWN
+        if self.age >= LIFETIME and not known_outage and self.may_wait:
+            return "pending"
+        return "found" if self.delivered is not None and key_id in self.delivered else waits
+
+    def look_up(self, key_id: str) -> KeysPending | None:
+        expected = self.expected(key_id)
+        try:
+            found = self.inside(lambda: self.keys.candidates("ES256", key_id))
+        except KeysPending as pending:
+            assert expected == "pending"
+            return pending
+        except TokenError as error:
+            refusal = error
+        else:
+            refusal = None
+        if refusal is not None:
+            assert expected == "refused"
+            assert refusal.code is RejectCode.KEYS_UNAVAILABLE
+            assert refusal.detail == ("key_unknown" if self.usable else "keys_unavailable")
+            assert 1 <= refusal.fields["retry_after"] <= COOLDOWN
+            return None
+        assert expected == "found"
+        # Written out once more, since these are what matters: never a removed key, never one that is too old.
+        assert self.delivered is not None
+        assert key_id in self.delivered
+        assert self.now - self.delivered_at < LIFETIME + STALE
+        (key,) = found
+        assert key.verify(b"message", signature(key_id))
+        return None
+
+    @initialize(published=st.sets(st.sampled_from(IDS)))
+    def publish_first(self, published: set[str]) -> None:
+        self.published = published
+
+    @rule(seconds=st.sampled_from([0.5, 5.0, 29.5, 30.0, 31.0, 119.0, 480.0, 600.0, 3600.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(key_id=st.sampled_from(IDS))
+    def key_is_added(self, key_id: str) -> None:
+        self.published.add(key_id)
+
+    @rule(key_id=st.sampled_from(IDS))
+    def key_is_removed(self, key_id: str) -> None:
+        self.published.discard(key_id)
+
+    @rule(mode=st.sampled_from(["up", "slow", "down", "garbage"]))
+    def provider_changes(self, mode: str) -> None:
+        self.mode = mode
+
+    @precondition(lambda self: self.flying)
+    @rule()
+    def answer_comes(self) -> None:
+        self.flying[0].set_result(None)
+        self.turn()
+
+    @rule(key_id=st.sampled_from([*IDS, "unknown"]))
+    def token_that_waits(self, key_id: str) -> None:
+        pending = self.look_up(key_id)
+        if pending is not None:
+            before = self.successes
+
+            async def load() -> bool:
+                return await pending.load()
+
+            self.waiters.append((key_id, before, self.loop.create_task(load())))
+        self.turn()
+
+    @rule(key_id=st.sampled_from([*IDS, "unknown"]))
+    def token_that_does_not_wait(self, key_id: str) -> None:
+        self.look_up(key_id)
+        self.turn()
+
+    @precondition(lambda self: self.waiters)
+    @rule(data=st.data())
+    def client_leaves(self, data: st.DataObject) -> None:
+        self.waiters.pop(data.draw(st.integers(0, len(self.waiters) - 1)))[2].cancel()
+        self.turn()
+
+    @rule()
+    def start(self) -> None:
+        self.inside(self.keys.start)
+        self.turn()
+
+    @rule()
+    def outage(self) -> None:
+        usable, failing = self.usable, self.failing
+        seconds = self.inside(self.keys.outage)
+        if usable or not failing:
+            assert seconds is None
+        else:
+            assert 1 <= seconds <= 60
+        self.turn()
+
+    @rule()
+    def close(self) -> None:
+        self.loop.run_until_complete(self.keys.close())
+        self.turn()
+
+    @rule()
+    def loop_changes(self) -> None:
+        self.end_loop()
+        self.loop = asyncio.new_event_loop()
+        self.watch(self.loop)
+
+    @invariant()
+    def one_at_a_time(self) -> None:
+        assert self.most_flying <= 1
+
+    @invariant()
+    def pauses_between_attempts(self) -> None:
+        # One that was ended from outside had no answer, so that the next need not wait for it.
+        assert self.too_early == []
+
+    @invariant()
+    def whoever_waited_is_told_whether_keys_came(self) -> None:
+        for waiter in [waiter for waiter in self.waiters if waiter[2].done()]:
+            self.waiters.remove(waiter)
+            assert waiter[2].result() is (self.successes > waiter[1])
+
+    @invariant()
+    def nobody_waits_for_nothing(self) -> None:
+        assert self.flying or all(waiter.done() for _, _, waiter in self.waiters)
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        assert self.reported == []
+
+    @invariant()
+    def changes_are_told_once(self) -> None:
+        told = [(change.kind, change.fields.get("serving")) for change in self.changes]
+        for earlier, later in itertools.pairwise(told):
+            assert later[0] == "refreshed" or later != earlier
+            assert (earlier, later) != (("unavailable", "none"), ("unavailable", "stale"))
+        if told:
+            assert (told[-1][0] == "unavailable") is self.failing
+
+    @invariant()
+    def status_agrees(self) -> None:
+        status = self.keys.status()
+        if self.usable:
+            assert status["state"] == ("fresh" if self.age < LIFETIME else "stale")
+            assert set(status["key_ids"]) == self.delivered
+        else:
+            assert status["state"] == ("unavailable" if self.failing else "empty")
+            assert status["keys"] == 0
+
+    def end_loop(self) -> None:
+        async def end() -> None:
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)
+
+        self.loop.run_until_complete(end())
+        self.loop.close()
+        self.waiters.clear()
+
+    def teardown(self) -> None:
+        self.end_loop()
+        assert self.reported == []
+        assert self.flying == []
+
+
+@functools.cache
+def signature(key_id: str) -> bytes:
+    algorithm = ECAlgorithm(ECAlgorithm.SHA256)
+    return algorithm.sign(b"message", private(key_id))
+
+
+TestCacheMachine = CacheMachine.TestCase
+TestCacheMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
