@@ -147,6 +147,7 @@ class RemoteKeys:
         self._keys: KeySet | None = None
         self._loaded_at = -math.inf
         self._next = -math.inf  # before this no attempt is made
+        self._attempts = 0
         self._successes = 0
         self._failing: Literal["stale", "none"] | None = None  # what served at the last attempt, if that failed
         self._task: asyncio.Task[None] | None = None
@@ -287,16 +288,23 @@ class RemoteKeys:
         except RuntimeError:  # a token is verified outside of any loop; whoever can wait will fetch
             return None
         # In a context of its own: what is logged in it belongs to no client.
-        self._task = loop.create_task(self._attempt(), name="socketguard-jwks", context=contextvars.Context())
+        self._attempts += 1
+        attempt = self._attempt(self._attempts)
+        self._task = loop.create_task(attempt, name="socketguard-jwks", context=contextvars.Context())
         return self._task
 
-    async def _attempt(self) -> None:
+    async def _attempt(self, number: int) -> None:
+        keys: KeySet | Exception
         try:
             keys = await self._fetch_keys()
         except Exception as exc:
-            self._failed(exc)
-        else:
+            keys = exc
+        if number != self._attempts:
+            return  # an attempt of another loop, overtaken by one of this
+        if isinstance(keys, KeySet):
             self._succeeded(keys)
+        else:
+            self._failed(keys)
 
     def _succeeded(self, keys: KeySet) -> None:
         before, self._keys = self._keys, keys

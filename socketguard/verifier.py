@@ -190,6 +190,7 @@ class JWTAuth(Presets, Backend):
                 allow_http=allow_http,
             )
             self._kinds, fingerprint = remote.kinds, remote.fingerprint
+        self._identity = rules.identity
         self._finder = TokenFinder(sources, payload_keys)
         Backend.__init__(self, self._finder)
         # Only headers of tokens whose signature held get in here, so that a stranger can't fill it.
@@ -447,7 +448,7 @@ class JWTAuth(Presets, Backend):
             if len(self._headers) >= _CACHED_HEADERS:
                 self._headers.clear()
             self._headers[header_part] = algorithm, key_id
-        return self._rules.identity(decode_json_object(payload_part, "payload"), key_id)
+        return self._identity(decode_json_object(payload_part, "payload"), key_id)
 
     def _read_header(self, part: bytes) -> tuple[str, str | None]:
         """Check a header (RFC 7515 section 4.1). What could name a key (jku, jwk, x5u, x5c) is never looked at."""

@@ -72,7 +72,8 @@ ROWS: list[set[str]] = [
     {"verifier", "suppression"},
     {"issuers", "admission", "report"},
     {"env", "refresh", "endings"},
-    {"options", "seam", "drain"},
+    {"options", "seam.server", "seam.handlers", "seam.stand_ins"},
+    {"seam", "drain"},
     {"asgi"},
     {"core"},
     {"guard"},
@@ -84,8 +85,8 @@ ROWS: list[set[str]] = [
 
 # Libraries, and who may import them at the top of the module.
 KNOWN = {
-    "socketio": {"seam", "cli.demo"},
-    "engineio": {"seam", "cli.demo"},
+    "socketio": {"seam", "seam.server", "cli.demo"},
+    "engineio": {"seam.server", "cli.demo"},
     "jwt": {"keys", "testing", "cli.demo"},
     "cryptography": {"keys", "keyset"},
     "structlog": {"logs"},
@@ -122,6 +123,8 @@ def imports(module: str, *, top_level: bool = False) -> set[str]:
                 prefix = module.split(".")[:depth] if depth > 0 else []
                 names = [node.module] if node.module else [alias.name for alias in node.names]
                 found |= {"." + ".".join([*prefix, name]) for name in names}
+            elif (node.module or "").startswith("socketguard."):
+                found.add("." + str(node.module).removeprefix("socketguard."))
             else:
                 found.add((node.module or "").partition(".")[0])
         else:

@@ -1,4 +1,4 @@
-"""The only module that touches python-socketio and python-engineio.
+"""The only package that touches python-socketio and python-engineio.
 
 It replaces, on one server object, what is named in `Seam.attach`. Decisions are taken on decoded packets, before
 python-socketio admits anybody; what python-socketio then does is done by python-socketio.
@@ -10,37 +10,42 @@ import asyncio
 import hashlib
 import inspect
 import json
-import logging
 import math
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from importlib import metadata
 from typing import Any, Protocol
 
-import engineio
 import socketio
 
-from .checks import ServerFacts
-from .deadline import Escaped, Overdue, is_ours, run_until
-from .identity import Connection, Session, bound_connection
-from .lifetime import Lifetime
-from .limits import AddressBudget, Ledger, Refusals
-from .rejections import ConfigurationError, RejectCode, Rejection, new_ref
-from .report import Report
-from .requires import EventRefused
-from .sessions import Sessions
-from .text import neutralise
+from socketguard.checks import ServerFacts
+from socketguard.deadline import Escaped, Overdue, is_ours, run_until
+from socketguard.identity import Connection, Session, bound_connection
+from socketguard.lifetime import Lifetime
+from socketguard.limits import AddressBudget, Ledger, Refusals
+from socketguard.rejections import ConfigurationError, RejectCode, Rejection, new_ref
+from socketguard.report import Report
+from socketguard.requires import EventRefused
+from socketguard.sessions import Sessions
+
+from .handlers import (
+    app_message,
+    callback_frames,
+    cancellation_proof,
+    connect_handler,
+    connect_holders,
+    is_shielded,
+    put_connect_handler,
+    raised_by_the_call,
+)
+from .server import ATTRIBUTE, ServedNames, facts, known_options, require_server
+from .stand_ins import Admitted, Environments
 
 __all__ = ["OWN_EVENTS", "Seam", "ServedNames", "known_options", "require_server"]
 
 Refused = socketio.exceptions.ConnectionRefusedError
 ASGIHandler = Callable[..., Awaitable[Any]]
 
-_ATTRIBUTE = "_socketguard"
 _KEY = secrets.token_bytes(16)
-
-# The two private names, with the parameters they had in every release from 5.8 to 5.18.1.
-_SIGNATURES = {"_handle_connect": ("eio_sid", "namespace", "data"), "_trigger_event": ("event", "namespace")}
 
 _REASONS = frozenset(
     value for name, value in vars(socketio.AsyncServer.reason).items() if name.isupper() and isinstance(value, str)
@@ -103,148 +108,6 @@ class _Pending:
         self.ref = ""
         self.rejection: Rejection | None = None
         self.straggler: asyncio.Task[Any] | None = None
-
-
-class ServedNames:
-    """What python-socketio would admit, looked up live: see `socketguard.namespaces.Served`."""
-
-    def __init__(self, server: Any) -> None:
-        self._server = server
-        declared = server.namespaces
-        # A string would be searched for substrings by python-socketio; here it is the one name it was meant to be.
-        self.is_text = isinstance(declared, str) and declared != "*"
-        self.wildcard: bool = declared == "*"
-        self._listed = frozenset([declared] if isinstance(declared, str) else declared) - {"*"}
-
-    def serves(self, name: str) -> bool:
-        """Whether there are handlers for exactly this name, or the server was made with it."""
-        server = self._server
-        return name != "*" and (name in server.handlers or name in server.namespace_handlers or name in self._listed)
-
-    @property
-    def catch_all(self) -> bool:
-        """Whether there are handlers for ``namespace="*"``."""
-        return "*" in self._server.handlers or "*" in self._server.namespace_handlers
-
-    def names(self) -> tuple[str, ...]:
-        """All exact names that somebody chose: python-socketio lists ``/`` by itself when nothing else is listed."""
-        server = self._server
-        chosen = frozenset() if self._listed == {"/"} else self._listed
-        return tuple(sorted({*server.handlers, *server.namespace_handlers, *chosen} - {"*"}))
-
-    @property
-    def count(self) -> int:
-        """How many names and handlers there are: it grows when handlers come later."""
-        return len(self._server.handlers) + len(self._server.namespace_handlers)
-
-
-class _Environments(dict[str, Any]):
-    """Stands in for ``server.environ``, which has an entry for exactly as long as a session is open."""
-
-    def __init__(self, sessions: Sessions, *args: Any) -> None:
-        super().__init__(*args)
-        self._sessions = sessions
-
-    def __setitem__(self, eio_sid: str, environ: Any) -> None:
-        super().__setitem__(eio_sid, environ)
-        session: Session | None = environ["asgi.scope"].get("socketguard")
-        if session is not None:
-            session.eio_sid = eio_sid
-            self._sessions.opened(session)
-
-    def __delitem__(self, eio_sid: str) -> None:
-        session: Session | None = self[eio_sid]["asgi.scope"].get("socketguard")
-        super().__delitem__(eio_sid)
-        if session is not None:
-            self._sessions.closed(session)
-
-
-class _Admitted:
-    """Stands in for ``server.namespaces``: python-socketio admits what is being admitted by the guard right now.
-
-    It is not ``"*"``: were the guard's wrapper ever lost, that would open every name to everybody.
-    """
-
-    def __contains__(self, name: object) -> bool:
-        connection = bound_connection.get()
-        return connection is not None and connection.pending is not None and connection.namespace == name
-
-
-# Read when the module is: the metadata is on disk, and nothing may wait for a disk while the loop runs.
-VERSIONS = {name: metadata.version(name) for name in ("python-socketio", "python-engineio")}
-
-
-def known_options() -> frozenset[str]:
-    """The options that a socketio.AsyncServer takes."""
-    classes = [*socketio.AsyncServer.__mro__, *engineio.AsyncServer.__mro__]
-    found = {name for each in classes for name in inspect.signature(each.__init__).parameters}
-    # Handed on by name: python-socketio's word for python-engineio's logger.
-    return frozenset(found - {"self", "args", "kwargs"} | {"engineio_logger"})
-
-
-def require_server(server: object) -> Any:
-    """Check that a server can be guarded.
-
-    Raises:
-        ConfigurationError: it isn't a `socketio.AsyncServer` for ASGI whose parts are as this release knows them.
-    """
-    if isinstance(server, socketio.Server):
-        raise ConfigurationError(
-            "found a synchronous socketio.Server; socketguard guards asynchronous ones: write "
-            "socketio.AsyncServer(async_mode='asgi') and serve it with socketio.ASGIApp",
-            option="server",
-        )
-    if isinstance(server, engineio.AsyncServer):
-        raise ConfigurationError(
-            "found an engineio.AsyncServer without Socket.IO; write socketio.AsyncServer(async_mode='asgi')",
-            option="server",
-        )
-    if not isinstance(server, socketio.AsyncServer):
-        raise ConfigurationError(
-            f"server is a {type(server).__name__}; pass the socketio.AsyncServer of your application", option="server"
-        )
-    if server.async_mode != "asgi":
-        raise ConfigurationError(
-            f"the server runs in async_mode {server.async_mode!r} (python-socketio chooses it when the package is "
-            "installed); write socketio.AsyncServer(async_mode='asgi')",
-            option="server",
-        )
-    if server.always_connect:
-        raise ConfigurationError(
-            "the server was made with always_connect=True: it accepts clients before they are checked, and JavaScript "
-            "clients that are refused afterwards reconnect for ever; leave always_connect out",
-            option="server",
-        )
-    if Seam.of(server) is None:
-        _check_parts(server)
-    return server
-
-
-def _check_parts(server: Any) -> None:
-    missing = [name for name in ("handle_request", "disconnect") if not _is_async(server, name)]
-    for name, expected in _SIGNATURES.items():
-        if not _is_async(server, name):
-            missing.append(name)
-            continue
-        parameters = tuple(inspect.signature(getattr(type(server), name)).parameters)[1 : 1 + len(expected)]
-        if parameters != expected:
-            missing.append(f"{name}{parameters}")
-    if not inspect.iscoroutinefunction(getattr(server.eio, "send_packet", None)):
-        missing.append("eio.send_packet")
-    if type(server.environ) is not dict:
-        missing.append("environ")
-    missing += [f"eio.handlers[{name!r}]" for name in ("message",) if name not in server.eio.handlers]
-    if missing:
-        found = ", ".join(f"{name} {version}" for name, version in VERSIONS.items())
-        raise ConfigurationError(
-            f"this release of socketguard does not know this python-socketio: {', '.join(missing)} not as expected in "
-            f"{found}; upgrade socketguard, or install a version that it supports",
-            option="server",
-        )
-
-
-def _is_async(server: Any, name: str) -> bool:
-    return inspect.iscoroutinefunction(getattr(server, name, None))
 
 
 class Seam:
@@ -327,7 +190,7 @@ class Seam:
     @staticmethod
     def of(server: Any) -> Seam | None:
         """The seam of a server that is guarded."""
-        found: Seam | None = getattr(server, _ATTRIBUTE, None)
+        found: Seam | None = getattr(server, ATTRIBUTE, None)
         return found
 
     def attach(self, endpoint: ASGIHandler) -> None:
@@ -349,9 +212,9 @@ class Seam:
         server.eio.on("message", self._handle_message)
         if self.sessions.limits.queue_bytes is not None or self.sessions.limits.send_timeout is not None:
             server.eio.send_packet = self._send_packet
-        server.environ = _Environments(self.sessions, server.environ)
-        server.namespaces = _Admitted()
-        setattr(server, _ATTRIBUTE, self)
+        server.environ = Environments(self.sessions, server.environ)
+        server.namespaces = Admitted()
+        setattr(server, ATTRIBUTE, self)
         self.attached = True
 
     def detach(self) -> None:
@@ -378,10 +241,10 @@ class Seam:
             setattr(holder, name, value)
         self._restore.clear()
         for holder, handler in self._shields:
-            if _is_shielded(_connect_handler(holder)):
-                _put_connect_handler(holder, handler)
+            if is_shielded(connect_handler(holder)):
+                put_connect_handler(holder, handler)
         self._shields.clear()
-        delattr(server, _ATTRIBUTE)
+        delattr(server, ATTRIBUTE)
 
     def set_heartbeat(self, interval: int, timeout: int) -> None:
         """Set the heartbeat, in seconds; python-engineio reads it live."""
@@ -397,25 +260,7 @@ class Seam:
 
     def facts(self) -> ServerFacts:
         """What the start-up checks look at."""
-        server, eio = self.server, self.server.eio
-        functions = server.handlers.get("*", {})
-        return ServerFacts(
-            versions=VERSIONS,
-            ping_interval=eio.ping_interval,
-            ping_timeout=eio.ping_timeout,
-            ping_grace=eio.ping_interval_grace_period,
-            transports=tuple(eio.transports),
-            cors_allowed_origins=eio.cors_allowed_origins,
-            cors_credentials=bool(eio.cors_credentials),
-            cookie=eio.cookie is not None,
-            namespaces_text=self._original_namespaces if self.served.is_text else None,
-            catch_all_events=tuple(sorted(functions)) if server.namespace_handlers else (),
-            class_namespaces=tuple(sorted(set(server.namespace_handlers) - {"*"})),
-            admin_namespaces=tuple(
-                name for name, handlers in server.handlers.items() if _is_admin(handlers.get("connect"))
-            ),
-            packets_logged=eio.logger.isEnabledFor(logging.INFO),
-        )
+        return facts(self.server, self.served)
 
     # What the endpoint needs to know
 
@@ -749,7 +594,7 @@ class Seam:
         except (Refused, ConnectionRefusedError) as exc:
             if not self._answerable(exc, namespace):
                 return self._fail(pending, RejectCode.INTERNAL_ERROR, "refusal_not_serializable", exc)
-            pending.rejection = Rejection(RejectCode.REFUSED_BY_APP, "raised", {"app_message": _app_message(exc)})
+            pending.rejection = Rejection(RejectCode.REFUSED_BY_APP, "raised", {"app_message": app_message(exc)})
             if isinstance(exc, Refused):
                 raise
             # python-socketio before 5.13 knows no other; the text is that of later ones.
@@ -789,7 +634,7 @@ class Seam:
         try:
             return await self._original_trigger("connect", namespace, *args)
         except TypeError as exc:
-            if not _raised_by_the_call(exc):
+            if not raised_by_the_call(exc):
                 raise
         # A handler of the older kind, connect(sid, environ). python-socketio would try this only for clients that
         # send no auth payload, and would run a handler twice that raised a TypeError of its own.
@@ -804,10 +649,10 @@ class Seam:
 
     def _shield(self, namespace: str) -> None:
         """Keep python-socketio from taking a CancelledError out of a connect handler for an acceptance."""
-        for holder in _connect_holders(self.server, namespace):
-            handler = _connect_handler(holder)
-            if not _is_shielded(handler) and inspect.iscoroutinefunction(handler):
-                _put_connect_handler(holder, _cancellation_proof(handler))
+        for holder in connect_holders(self.server, namespace):
+            handler = connect_handler(holder)
+            if not is_shielded(handler) and inspect.iscoroutinefunction(handler):
+                put_connect_handler(holder, cancellation_proof(handler))
                 self._shields.append((holder, handler))
 
     async def _leave(self, connection: Connection, namespace: str, args: tuple[Any, ...]) -> Any:
@@ -888,7 +733,7 @@ class Seam:
 
     async def _packet_failed(self, eio_sid: str, session: Session, error: Exception) -> None:
         self.identify(session)
-        if callback := _callback_frames(error):
+        if callback := callback_frames(error):
             if callback[1:]:
                 self.report.handler_failed(None, "acknowledgement", error)
             else:
@@ -909,11 +754,6 @@ async def _nothing() -> None:
     """Sends a packet to a client that is being dropped because it does not read."""
 
 
-def _is_admin(handler: Any) -> bool:
-    handler = getattr(handler, "__wrapped__", handler)
-    return type(getattr(handler, "__self__", None)).__name__ == "InstrumentedAsyncServer"
-
-
 def _is_name(name: Any) -> bool:
     try:
         return isinstance(name, str) and name.encode() is not None
@@ -929,76 +769,3 @@ def _is_undefined(data: Any) -> bool:
 def _is_cancelled() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def _frames(error: BaseException) -> list[Any]:
-    frames = []
-    traceback = error.__traceback__
-    while traceback is not None:
-        frames.append(traceback.tb_frame)
-        traceback = traceback.tb_next
-    return frames
-
-
-def _in_socketio(frame: Any) -> bool:
-    return str(frame.f_globals.get("__name__", "")).partition(".")[0] == "socketio"
-
-
-def _raised_by_the_call(error: TypeError) -> bool:
-    """Whether a TypeError says that the handler takes other arguments: then no frame of the handler was entered."""
-    frame = _frames(error)[-1]
-    return _in_socketio(frame) or frame.f_code is _SHIELD_CODE
-
-
-def _callback_frames(error: Exception) -> list[Any]:
-    """The frames from python-socketio's call of an acknowledgement's callback on; none when it called none."""
-    frames = _frames(error)
-    for place, frame in enumerate(frames):
-        if frame.f_code.co_name == "trigger_callback" and _in_socketio(frame):
-            # Where it has found no callback, the packet itself was wrong.
-            return frames[place:] if frame.f_locals.get("callback") is not None else []
-    return []
-
-
-def _app_message(refusal: BaseException) -> str | None:
-    arguments = getattr(refusal, "error_args", None)
-    message = arguments.get("message") if isinstance(arguments, dict) else None
-    return None if message is None else neutralise(str(message), 256)
-
-
-# A connect handler stands in a dictionary of functions, or is a method of a class-based namespace.
-
-
-def _connect_holders(server: Any, namespace: str) -> list[Any]:
-    holders = [server.handlers.get(namespace), server.handlers.get("*")]
-    holders += [server.namespace_handlers.get(namespace), server.namespace_handlers.get("*")]
-    return [holder for holder in holders if holder is not None]
-
-
-def _connect_handler(holder: Any) -> Any:
-    return holder.get("connect") if isinstance(holder, dict) else getattr(holder, "on_connect", None)
-
-
-def _put_connect_handler(holder: Any, handler: Any) -> None:
-    if isinstance(holder, dict):
-        holder["connect"] = handler
-    else:
-        holder.on_connect = handler
-
-
-def _cancellation_proof(handler: Any) -> Any:
-    async def connect(*args: Any) -> Any:
-        try:
-            return await handler(*args)
-        except asyncio.CancelledError as exc:
-            raise Escaped("CancelledError") from exc
-
-    connect.__wrapped__ = handler  # type: ignore[attr-defined]
-    return connect
-
-
-_SHIELD_CODE = _cancellation_proof(None).__code__
-
-
-def _is_shielded(handler: Any) -> bool:
-    return getattr(handler, "__code__", None) is _SHIELD_CODE
