@@ -263,7 +263,7 @@ class Core:
         # Where a namespace can be joined without a token, a session is of use without keys.
         if auth is None or any(policy.token != "required" for policy in self.registry.policies or ()):
             return None
-        return auth.outage()
+        return auth.outage() or self.revocations.outage()
 
     def _store_changed(self, available: bool, error: BaseException | None) -> None:
         self.report.store_changed(available, error, fail_open=self.settings.fail_open)

@@ -68,7 +68,7 @@ class Gate:
             )
         outage = self._outage()
         if outage is not None:
-            hint = "no keys to verify tokens with: see socketguard.keys.unavailable"
+            hint = "tokens can't be checked now: see socketguard.keys.unavailable and socketguard.store.unavailable"
             return busy(RejectCode.KEYS_UNAVAILABLE, _UNAVAILABLE, outage, hint)
         full = self._ledger.session_problem(address, self._pending())
         if full is None:

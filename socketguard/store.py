@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import inspect
+import math
 import itertools
 import time
 from collections.abc import Awaitable, Callable
@@ -198,6 +199,7 @@ class Revocations:
         fail_open: whether a token is let through when the store gives no answer.
         on_change: called with ``(False, the error)`` when the store stops answering, and with ``(True, None)`` when it
             answers again; once for each change.
+        clock: seconds, monotonic.
 
     Attributes:
         store: the store.
@@ -207,7 +209,7 @@ class Revocations:
         ConfigurationError: an option is wrong; the text names it.
     """
 
-    __slots__ = ("_fail_open", "_failures", "_on_change", "_timeout", "available", "store")
+    __slots__ = ("_clock", "_fail_open", "_failed_at", "_failures", "_on_change", "_timeout", "available", "store")
 
     def __init__(
         self,
@@ -216,6 +218,7 @@ class Revocations:
         timeout: float,
         fail_open: bool,
         on_change: Callable[[bool, BaseException | None], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if isinstance(store, type) or not isinstance(store, Store):
             raise ConfigurationError(
@@ -235,7 +238,9 @@ class Revocations:
         self._timeout = timeout
         self._fail_open = fail_open
         self._on_change = on_change
+        self._clock = clock
         self._failures = 0
+        self._failed_at = 0.0
 
     def check(self, identity: Identity) -> Rejection | Awaitable[Rejection | None] | None:
         """Check a token that was verified.
@@ -305,8 +310,20 @@ class Revocations:
             self._on_change(True, None)
         return Rejection(RejectCode.TOKEN_REVOKED, "revoked") if answer else None
 
+    def outage(self) -> int | None:
+        """Whether it is of use to let anybody in who would have to be checked.
+
+        Returns:
+            None when the store answers, or when it is time to ask it again. Else the whole seconds until then.
+        """
+        if self.available or self._fail_open:
+            return None
+        left = math.ceil(self._failed_at + RETRY_AFTER - self._clock())
+        return left if left > 0 else None
+
     def _failed(self, error: BaseException) -> Rejection | None:
         self._failures += 1
+        self._failed_at = self._clock()
         if self.available:
             self.available = False
             self._on_change(False, error)

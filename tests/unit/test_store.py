@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from socketguard.identity import ANONYMOUS, Identity
 from socketguard.rejections import ConfigurationError, RejectCode, Rejection, SocketGuardError
 from socketguard.store import (
+    RETRY_AFTER,
     MemoryStore,
     Revocation,
     Revocations,
@@ -745,3 +746,20 @@ def test_no_token_outlives_its_revocation(
     store.revoke(made(**selector, leeway=leeway, max_lifetime=lifetime))
     clock.now = NOW + wait
     assert store.is_revoked(who) or clock.now >= expires_at + leeway
+
+
+@pytest.mark.parametrize("fail_open", [False, True])
+def test_an_outage_lasts_until_it_is_time_to_ask_again(fail_open: bool) -> None:
+    clock = Clock(100.0)
+    store = Answers(raising(OSError("down")))
+    revocations = Revocations(store, timeout=1, fail_open=fail_open, on_change=lambda *_: None, clock=clock)
+    assert revocations.outage() is None
+    revocations.check(identity())
+    assert revocations.outage() == (None if fail_open else RETRY_AFTER)
+    clock.now += RETRY_AFTER - 0.5
+    assert revocations.outage() == (None if fail_open else 1)
+    clock.now += 0.5
+    assert revocations.outage() is None, "somebody must ask, or nobody ever knows"
+    store.answer = lambda: False
+    revocations.check(identity())
+    assert revocations.outage() is None
