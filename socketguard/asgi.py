@@ -136,7 +136,7 @@ class Endpoint:
     ) -> None:
         # Over HTTP the first message may be a body, for which nobody waits here.
         if scope["type"] != "websocket" or not _is_gone(await receive()):
-            await self._refuse(scope, request, refusal, send, session)
+            await self._refuse(scope, request, refusal, send, session, quietly=self.seam.was_let_go(request.sid))
 
     # HTTP
 
@@ -251,12 +251,20 @@ class Endpoint:
     # Answers of our own
 
     async def _refuse(
-        self, scope: Scope, request: HandshakeRequest, refusal: HandshakeRefusal, send: Send, session: Session | None
+        self,
+        scope: Scope,
+        request: HandshakeRequest,
+        refusal: HandshakeRefusal,
+        send: Send,
+        session: Session | None,
+        *,
+        quietly: bool = False,
     ) -> None:
         ref = new_ref()
         if session is not None:
             self.seam.identify(session)
-        written = self.report.handshake_rejected(request, refusal, ref, session)
+        # The end of a session has a line already; that its client notices is no news.
+        written = not quietly and self.report.handshake_rejected(request, refusal, ref, session)
         allowed = self.seam.allowed_origins
         # Where python-engineio decides by itself (a callable), the guard can't tell who is entitled.
         entitled = not callable(allowed) and allowed != [] and origin_is_allowed(request, _policy(allowed))

@@ -207,7 +207,7 @@ class Endings:
             task.cancel()
         carrier = session.carrier
         if carrier is None:
-            await self.seam.end_session(session.eio_sid, reason)
+            await self.seam.let_go(session.eio_sid)
         else:
             await carrier.end(at_once=reason == "slow_consumer")
 

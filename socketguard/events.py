@@ -1,4 +1,4 @@
-"""The vocabulary of the log: event names, levels, field names, and one English sentence per event. This module is pure.
+"""The vocabulary of the log: event names, levels and field names. This module is pure.
 
 Event names have no dynamic parts, so that they can be counted and searched (OpenTelemetry, "Events": an event name
 must not hold dynamic values). What varies is in the fields.
@@ -7,12 +7,11 @@ must not hold dynamic values). What varies is in the fields.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from .rejections import REPLIES, ConfigurationError, RejectCode
-from .text import neutralise
+from .rejections import ConfigurationError
 
 __all__ = [
     "ACCEPTED",
@@ -42,7 +41,6 @@ __all__ = [
     "UPGRADED",
     "UPGRADE_FAILED",
     "check_log_claims",
-    "sentence",
 ]
 
 SCHEMA_VERSION = 1
@@ -111,8 +109,7 @@ _OWN_FIELDS = """
     transport duration_s packets_in events_in suppressed summary hint message requested registered suggestion cause
     expected received claim error id text fix configuration schema_version status host handler part source limit limit_s
     lifetime_s expired_s valid_in_s required missing hidden_reason hidden_detail retry_after refreshes expires_in_s
-    selector issued_before until ended sessions connections over_s url keys key_ids serving age_s event_name queued
-    fail_open previous
+    selector until ended sessions over_s url keys key_ids serving event_name fail_open previous ignored serving_s
 """
 # What structlog and its processors give a meaning of their own, and the parameter names of its logging methods (a
 # keyword of that name would be a TypeError there).
@@ -158,280 +155,3 @@ def check_log_claims(names: Iterable[str]) -> tuple[str, ...]:
                 option="log_claims",
             )
     return tuple(dict.fromkeys(checked))
-
-
-_Fields = Mapping[str, Any]
-_MESSAGES: Mapping[str, str] = {code.value: reply.message for code, reply in REPLIES.items()}
-_NAMES_SHOWN = 10
-
-
-def _text(value: Any, limit: int = 256) -> str:
-    return neutralise(str(value), limit)
-
-
-def _quoted(value: Any) -> str:
-    # The quote is escaped, so that a client can't end the quotation and go on in the words of the log.
-    return "'" + _text(value).replace("'", "\\'") + "'"
-
-
-def _quoted_list(values: Any) -> str:
-    names = [values] if isinstance(values, str) else list(values or ())
-    if not names:
-        return "none"
-    shown = ", ".join(_quoted(name) for name in names[:_NAMES_SHOWN])
-    return shown + (f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else "")
-
-
-def _counted(count: Any, noun: str) -> str:
-    return f"{_text(count)} {noun}" + ("" if count == 1 else "s")
-
-
-def _details(fields: _Fields) -> list[str]:
-    found = []
-    if fields.get("expired_s") is not None:
-        found.append(f"expired {_text(fields['expired_s'])} s ago")
-    elif fields.get("valid_in_s") is not None:
-        found.append(f"valid in {_text(fields['valid_in_s'])} s")
-    elif fields.get("detail") is not None:
-        found.append(_text(fields["detail"]))
-    for key in ("claim", "part", "source", "limit", "expected", "received", "required", "missing", "handler"):
-        value = fields.get(key)
-        if value is not None:
-            found.append(f"{key} {_quoted_list(value) if isinstance(value, list | tuple) else _quoted(value)}")
-    if fields.get("error") is not None:
-        found.append(_text(fields["error"]))
-    return found
-
-
-def _whose(fields: _Fields, *keys: str) -> str:
-    """Who it was, as a list that begins with a comma: for the end of a sentence."""
-    labels = {"client_address": "client", "status": "HTTP status"}
-    plain = {"client_address", "ref", "status", "session"}
-    found = [
-        f"{labels.get(key, key)} {_text(fields[key]) if key in plain else _quoted(fields[key])}"
-        for key in keys
-        if fields.get(key) is not None
-    ]
-    return "".join(f", {one}" for one in found)
-
-
-def _subject(fields: _Fields) -> str:
-    return "anonymous" if fields.get("subject") is None else f"subject {_quoted(fields['subject'])}"
-
-
-def _why(fields: _Fields) -> str:
-    """The public text of the reason, then the reason and its details in brackets."""
-    reason = fields.get("reason")
-    reason_text = "unknown reason" if reason is None else _text(reason)
-    message = _text(fields.get("message") or _MESSAGES.get(reason_text, reason_text))
-    details = _details(fields)
-    if message == reason_text:
-        return message + (f" ({', '.join(details)})" if details else "")
-    return f"{message} ({': '.join([reason_text, ', '.join(details)]) if details else reason_text})"
-
-
-def _hint(fields: _Fields) -> str:
-    return "" if fields.get("hint") is None else ". " + _text(fields["hint"], 1024)
-
-
-def _started(fields: _Fields) -> str:
-    configuration = fields.get("configuration")
-    if not isinstance(configuration, Mapping):
-        return "socketguard has started"
-    settings = "; ".join(f"{_text(name)}: {_text(value, 512)}" for name, value in configuration.items())
-    return f"socketguard has started with {settings}"
-
-
-def _config_warning(fields: _Fields) -> str:
-    text = _text(fields.get("text", "something in the configuration needs a look"), 1024).rstrip(".")
-    fix = "" if fields.get("fix") is None else ". " + _text(fields["fix"], 1024)
-    return f"{_text(fields.get('id', 'SG000'))}: {text}{fix}"
-
-
-def _handshake_rejected(fields: _Fields) -> str:
-    whose = _whose(fields, "origin", "client_address", "status", "ref")
-    return f"Refused a handshake: {_why(fields)}{whose}{_hint(fields)}"
-
-
-def _accepted(fields: _Fields) -> str:
-    client = f" from {_text(fields['client_address'])}" if fields.get("client_address") is not None else ""
-    transport = f" over {_text(fields['transport'])}" if fields.get("transport") is not None else ""
-    return f"Joined {_quoted(fields.get('namespace', '/'))}: {_subject(fields)}{client}{transport}"
-
-
-def _invalid_namespace(fields: _Fields) -> str:
-    text = _text(fields.get("message") or _MESSAGES[RejectCode.INVALID_NAMESPACE.value])
-    text += f": asked {_quoted(fields['requested'])}, registered {_quoted_list(fields.get('registered'))}"
-    if fields.get("suggestion") is not None:
-        text += f"; did you mean {_quoted(fields['suggestion'])}?"
-        text += "" if fields.get("hint") is None else " " + _text(fields["hint"], 1024)
-    else:
-        text += _hint(fields) or (f" ({_text(fields['cause'])})" if fields.get("cause") is not None else "")
-    whose = _whose(fields, "client_address", "ref")
-    return text + (f" ({whose[2:]})" if whose else "")
-
-
-def _rejected(fields: _Fields) -> str:
-    if fields.get("reason") == RejectCode.INVALID_NAMESPACE and fields.get("requested") is not None:
-        return _invalid_namespace(fields)
-    whose = _whose(fields, "subject", "client_address", "ref")
-    return f"Refused {_quoted(fields.get('namespace', '/'))}: {_why(fields)}{whose}{_hint(fields)}"
-
-
-def _upgraded(fields: _Fields) -> str:
-    return f"Upgraded to {_text(fields.get('transport', 'websocket'))}{_whose(fields, 'session', 'client_address')}"
-
-
-def _upgrade_failed(fields: _Fields) -> str:
-    why = _why(fields) if fields.get("reason") is not None else ", ".join(_details(fields)) or "no reason known"
-    return f"The upgrade to WebSocket failed: {why}{_whose(fields, 'session', 'client_address')}{_hint(fields)}"
-
-
-def _closed(fields: _Fields) -> str:
-    duration = fields.get("duration_s")
-    text = f"Left {_quoted(fields.get('namespace', '/'))}: {_subject(fields)}"
-    text += "" if duration is None else f" after {float(duration):.1f} s"
-    text += f" over {_text(fields['transport'])}" if fields.get("transport") is not None else ""
-    text += f", reason {_quoted(fields['reason'])}" if fields.get("reason") is not None else ""
-    packets, events = fields.get("packets_in"), fields.get("events_in")
-    if packets is not None and events is not None:
-        text += f", {_counted(packets, 'packet')} and {_counted(events, 'event')} in"
-    return text
-
-
-def _packet_rejected(fields: _Fields) -> str:
-    why = ", ".join(_details(fields)) or _text(fields.get("reason", "no reason known"))
-    whose = _whose(fields, "namespace", "subject", "client_address", "session", "ref")
-    return f"Ended a session that sent a packet which can't be processed: {why}{whose}{_hint(fields)}"
-
-
-def _event_rejected(fields: _Fields) -> str:
-    whose = _whose(fields, "subject", "client_address")
-    where = f"{_quoted(fields.get('event_name'))} in {_quoted(fields.get('namespace', '/'))}"
-    return f"Refused the event {where}: {_why(fields)}{whose}{_hint(fields)}"
-
-
-def _session_ended(fields: _Fields) -> str:
-    whose = _whose(fields, "client_address", "session")
-    reason = _text(fields.get("reason", "no reason known"))
-    return f"Ended a session: {reason}{whose}{_hint(fields)}"
-
-
-def _token_expiring(fields: _Fields) -> str:
-    seconds = _text(fields.get("expires_in_s"))
-    return f"Token expires in {seconds} s in {_quoted(fields.get('namespace', '/'))}: {_subject(fields)}"
-
-
-def _refreshed(fields: _Fields) -> str:
-    seconds = fields.get("expires_in_s")
-    until = "" if seconds is None else f", now for {_text(seconds)} s"
-    return f"Refreshed the token in {_quoted(fields.get('namespace', '/'))}: {_subject(fields)}{until}"
-
-
-def _refresh_rejected(fields: _Fields) -> str:
-    whose = _whose(fields, "subject", "client_address", "ref")
-    return f"Refused to refresh the token in {_quoted(fields.get('namespace', '/'))}: {_why(fields)}{whose}"
-
-
-def _selected(done: str) -> Callable[[_Fields], str]:
-    def build(fields: _Fields) -> str:
-        whom = ", ".join(f"{_text(name)} {_quoted(value)}" for name, value in dict(fields["selector"]).items())
-        until = "" if fields.get("until") is None else f", kept until {_text(fields['until'])}"
-        return f"{done} {whom}: {_counted(fields.get('ended', 0), 'connection')} ended{until}{_hint(fields)}"
-
-    return build
-
-
-def _keys_refreshed(fields: _Fields) -> str:
-    return f"Fetched keys from {_text(fields.get('url'))}: {_quoted_list(fields.get('key_ids'))}"
-
-
-def _keys_unavailable(fields: _Fields) -> str:
-    serving = "the old keys serve on" if fields.get("serving") == "stale" else "nobody can be verified"
-    why = ", ".join(_details(fields)) or "no reason known"
-    return f"Can't fetch keys from {_text(fields.get('url'))}, {serving}: {why}{_hint(fields)}"
-
-
-def _store_unavailable(fields: _Fields) -> str:
-    effect = "tokens are accepted unchecked" if fields.get("fail_open") else "clients are refused"
-    why = ", ".join(_details(fields)) or "no reason known"
-    return f"The store of revocations does not answer, {effect}: {why}"
-
-
-def _store_recovered(fields: _Fields) -> str:
-    return "The store of revocations answers again"
-
-
-def _drain_started(fields: _Fields) -> str:
-    return f"Draining {_counted(fields.get('sessions', 0), 'session')} over {_text(fields.get('over_s', 0))} s"
-
-
-def _drain_finished(fields: _Fields) -> str:
-    return f"Drained {_counted(fields.get('ended', 0), 'session')} in {_text(fields.get('duration_s', 0))} s"
-
-
-def _handler_failed(fields: _Fields) -> str:
-    why = ", ".join(_details(fields)) or "an exception"
-    whose = _whose(fields, "subject", "client_address", "ref")
-    return (
-        f"A handler of the application failed in {_quoted(fields.get('namespace', '/'))}: {why}{whose}{_hint(fields)}"
-    )
-
-
-_SENTENCES: Mapping[str, Callable[[_Fields], str]] = {
-    STARTED: _started,
-    CONFIG_WARNING: _config_warning,
-    HANDSHAKE_REJECTED: _handshake_rejected,
-    ACCEPTED: _accepted,
-    REJECTED: _rejected,
-    UPGRADED: _upgraded,
-    UPGRADE_FAILED: _upgrade_failed,
-    CLOSED: _closed,
-    PACKET_REJECTED: _packet_rejected,
-    HANDLER_FAILED: _handler_failed,
-    EVENT_REJECTED: _event_rejected,
-    SESSION_ENDED: _session_ended,
-    TOKEN_EXPIRING: _token_expiring,
-    REFRESHED: _refreshed,
-    REFRESH_REJECTED: _refresh_rejected,
-    TOKEN_REVOKED: _selected("Revoked"),
-    SUBJECT_DISCONNECTED: _selected("Disconnected"),
-    KEYS_REFRESHED: _keys_refreshed,
-    KEYS_UNAVAILABLE: _keys_unavailable,
-    STORE_UNAVAILABLE: _store_unavailable,
-    STORE_RECOVERED: _store_recovered,
-    DRAIN_STARTED: _drain_started,
-    DRAIN_FINISHED: _drain_finished,
-}
-
-
-def _suppressed(fields: _Fields) -> str:
-    count = fields.get("suppressed")
-    if not count:
-        return ""
-    were = "was" if count == 1 else "were"
-    if fields.get("summary"):
-        return f"; {_text(count)} like this {were} not logged, this one being the last"
-    return f"; {_text(count)} more like this {were} not logged"
-
-
-def sentence(event: str, fields: Mapping[str, Any]) -> str:
-    """An event as an English sentence, for hosts whose log shows nothing but a message (``logging.basicConfig``).
-
-    Args:
-        event: one of the names of this module; of any other, name and fields are listed.
-        fields: the fields of the event. Fields that are absent or None are left out.
-
-    Returns:
-        One line. When the fields can't be shown, the event name alone: it never raises.
-    """
-    try:
-        build = _SENTENCES.get(event)
-        if build is not None:
-            text = build(fields)
-        else:
-            listed = ", ".join(f"{_text(name)} {_quoted(value)}" for name, value in fields.items())
-            text = f"{_text(event)}: {listed}" if listed else _text(event)
-        return text + _suppressed(fields)
-    except Exception:  # whatever a field's own __str__ does, the line must come out
-        return event

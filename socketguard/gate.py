@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 
 from .handshake import HandshakeRefusal, HandshakeRequest
-from .limits import AddressBudget, Ledger
+from .limits import AddressBudget, Ledger, address_key
 from .rejections import REPLIES, RejectCode
 
 __all__ = ["Gate", "busy"]
@@ -55,7 +55,7 @@ class Gate:
         address = request.client_address
         if request.forwarded_by is not None and self._budget.exempt(request.forwarded_by):
             # Everybody behind it would share one budget, and one client could lock out all the others.
-            self._ledger.exempt.add(request.forwarded_by)
+            self._ledger.exempt.add(address_key(request.forwarded_by))
             self._on_proxy(request.forwarded_by)
         wait = self._budget.wait(address)
         if wait:

@@ -193,10 +193,18 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return address
 
 
+# RFC 1918, RFC 6598 (carrier-grade NAT, also used by clouds), RFC 4193, link-local and loopback addresses.
+_PRIVATE_BLOCKS = (
+    *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16", "127.0.0.0/8"),
+    *("fc00::/7", "fe80::/10", "::1/128"),
+)
+_PRIVATE = tuple(map(ipaddress.ip_network, _PRIVATE_BLOCKS))
+
+
 @functools.lru_cache(maxsize=64)
 def _is_private(text: str) -> bool:
     address = _address(text)
-    return address is not None and address.is_private
+    return address is not None and any(address in network for network in _PRIVATE)
 
 
 _FORWARDED = frozenset({b"x-forwarded-proto"})

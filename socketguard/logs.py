@@ -22,11 +22,12 @@ from typing import Any, Literal
 
 import structlog
 
-from .events import LEVELS, check_log_claims, sentence
+from .events import LEVELS, check_log_claims
 from .identity import bound_connection
 from .records import RECORD_ATTRIBUTES, traceback_text
 from .redact import RedactFilter
 from .rejections import ConfigurationError
+from .sentences import sentence
 from .text import neutralise
 
 __all__ = [

@@ -1,6 +1,6 @@
 """Options of `socketguard.JWTAuth` for well-known identity providers, as their documentation has them. Pure.
 
-Read in November 2026. Each preset names the pages that say so, and what none of them says.
+Each preset names the pages that say so, and what none of them says.
 """
 
 from __future__ import annotations
@@ -243,13 +243,13 @@ class Presets:
         (https://docs.aws.amazon.com/cognito/latest/developerguide/amazon-cognito-user-pools-using-the-access-token.html);
         "Verifying JSON web tokens" for ``token_use`` and the address of the keys
         (https://docs.aws.amazon.com/cognito/latest/developerguide/amazon-cognito-user-pools-using-tokens-verifying-a-jwt.html).
-        Regions in China have other hosts: give ``issuer`` and ``jwks_url``.
+        For a region with another host give ``issuer`` and ``jwks_url``.
 
         Args:
             region: the AWS region, such as ``eu-central-1``.
             user_pool_id: the id of the user pool, such as ``eu-central-1_Ab12Cd34E``.
             client_id: the app clients whose tokens are taken.
-            audience: the identifier of this service, where clients ask for tokens that are bound to it.
+            audience: for tokens that do have an ``aud``. Not checked by default.
             **options: as for `JWTAuth`.
 
         Raises:
@@ -282,10 +282,10 @@ class Presets:
         Custom tokens, and session cookies, have other issuers and are refused. There is no claim with scopes; name a
         custom claim of yours with ``scope_claim``. There is no ``jti``, so that only subjects can be revoked.
 
-        Sources: "Verify ID Tokens", section "Verify ID tokens using a third-party JWT library", for ``iss``, ``aud``,
-        ``sub``, ``iat`` and RS256 (https://firebase.google.com/docs/auth/admin/verify-id-tokens). That page names the
-        keys as certificates only; the address of the same keys as a JWK Set is the ``jwks_uri`` of
-        https://securetoken.google.com/PROJECT/.well-known/openid-configuration.
+        Sources: the Admin SDK's verifier for ``iss``, ``aud``, ``sub`` and RS256 (firebase-admin-node,
+        src/auth/token-verifier.ts), which follows "Verify ID Tokens"
+        (https://firebase.google.com/docs/auth/admin/verify-id-tokens). Both name the keys as certificates only. The
+        address of the same keys as a JWK Set is in no page of Firebase; it is what other verifiers use.
 
         Args:
             project_id: the id of the Firebase project (not its number).

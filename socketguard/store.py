@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 import inspect
-import math
 import itertools
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeAlias, runtime_checkable

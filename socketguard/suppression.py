@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import functools
-import ipaddress
 import time
 from collections.abc import Callable
 from typing import Any
 
 from .events import REJECTED
+from .limits import address_key
 from .logs import EventLog
 from .rejections import ConfigurationError
 
@@ -33,18 +32,8 @@ class _Window:
         self.suppressed = 0
 
 
-@functools.lru_cache(maxsize=1024)
 def _group(source: str | None) -> str | None:
-    """An IPv6 source as its /64, which is what one subscriber gets (RFC 6177): all of it is one source."""
-    if source is None or ":" not in source:
-        return source
-    try:
-        address = ipaddress.IPv6Address(source.partition("%")[0])
-    except ValueError:
-        return source
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return f"{ipaddress.IPv6Address(int(address) >> 64 << 64)}/64"
+    return None if source is None else address_key(source)
 
 
 class Suppressor:

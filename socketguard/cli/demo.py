@@ -24,6 +24,7 @@ from socketguard.guard import SocketGuard
 from socketguard.identity import Identity, current_connection
 from socketguard.namespaces import NamespacePolicy
 from socketguard.rejections import REPLIES, RejectCode
+from socketguard.sentences import sentence
 from socketguard.testing import capture_events, mint
 from socketguard.verifier import JWTAuth
 
@@ -79,7 +80,7 @@ class Outcome:
         """Show lines of the log: level, event, and the sentence that a plain log would have."""
         for line in lines:
             self.seen.append(("log", f"{line['level'].upper()} {line['event']}"))
-            self.seen.append(("", events.sentence(line["event"], line)))
+            self.seen.append(("", sentence(line["event"], line)))
 
 
 def main(arguments: list[str]) -> int:

@@ -15,6 +15,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
+import engineio
 import socketio
 
 from socketguard.checks import ServerFacts
@@ -73,6 +74,8 @@ _FAILURES = frozenset(
         RejectCode.ALREADY_CONNECTED,
     }
 )
+# How many sessions that were let go are remembered; their clients ask once more within a second or two.
+_REMEMBERED = 4096
 _HEARTBEAT = ("ping_interval", "ping_timeout", "ping_interval_grace_period")
 
 
@@ -168,6 +171,7 @@ class Seam:
         self.accepted = 0
         self.refused: dict[str, int] = {}
         self.quarantine: set[asyncio.Task[Any]] = set()
+        self._gone: dict[str, None] = {}
         self.served = served
         # A serializer of one's own may put anything into a text message; python-socketio's default never does.
         packet_class = server.packet_class
@@ -317,6 +321,8 @@ class Seam:
         """
         socket = self.server.eio.sockets.get(eio_sid)
         if socket is not None and socket.closed and not socket.upgraded:
+            # No client expects an empty answer.
+            socket.queue.put_nowait(engineio.packet.Packet(engineio.packet.NOOP))
             socket.queue.put_nowait(None)
             del self.server.eio.sockets[eio_sid]
 
@@ -329,6 +335,24 @@ class Seam:
         if socket is not None:
             await socket.close(wait=False, reason=self.server.reason.SERVER_DISCONNECT)
             self.release_poll(eio_sid)
+
+    async def let_go(self, eio_sid: str) -> None:
+        """End a polled session so that its client comes back by itself.
+
+        After Engine.IO's CLOSE packet python-socketio's client does not, and JavaScript's hears what else is in the
+        answer only at its next connection. So the poll is answered without it, and the next one finds no session.
+        """
+        socket = self.server.eio.sockets.get(eio_sid)
+        if socket is not None:
+            self._gone[eio_sid] = None
+            if len(self._gone) > _REMEMBERED:
+                del self._gone[next(iter(self._gone))]
+            await socket.close(wait=False, abort=True, reason=self.server.reason.SERVER_DISCONNECT)
+            self.release_poll(eio_sid)
+
+    def was_let_go(self, eio_sid: str | None) -> bool:
+        """Whether `let_go` has ended this session not long ago: then its client is about to find that out."""
+        return eio_sid in self._gone
 
     def drop_queue(self, eio_sid: str) -> None:
         """Forget what waits for a client that does not read."""
@@ -486,13 +510,12 @@ class Seam:
         self.report.rejected(connection, rejection, ref)
         code = rejection.code
         self.refused[code.value] = self.refused.get(code.value, 0) + 1
-        if code not in _FAILURES and not (code is RejectCode.KEYS_UNAVAILABLE and rejection.detail == "key_unknown"):
-            return
         session = connection.session
         if session.refusals is None:
             session.refusals = Refusals()
         costs, too_many = session.refusals.count(code.value, connection.namespace, self.sessions.limits)
-        if costs:
+        # Anybody can make up an unknown key.
+        if costs and (code in _FAILURES or rejection.detail == "key_unknown"):
             self.budget.fail(session.client_address)
         if too_many:
             self.end(session, "too_many_failures")

@@ -85,3 +85,58 @@ def outcome(auth: JWTAuth, token: str) -> Identity | TokenError:
         return auth.verify(token)
     except TokenError as error:
         return error
+
+
+def jwk(key: Any, key_id: str, **members: Any) -> dict[str, Any]:
+    """The public half of a key as an identity provider publishes it."""
+    implementation = ALGORITHMS["RS256" if isinstance(key, rsa.RSAPrivateKey) else "ES256"]
+    published: dict[str, Any] = implementation.to_jwk(key.public_key(), as_dict=True)
+    return {**published, "kid": key_id, "use": "sig", **members}
+
+
+class KeyServer:
+    """Serves a JWK Set and, where asked, an OpenID Connect configuration, as a ``fetch`` function.
+
+    Attributes:
+        keys: what it publishes now.
+        asked: the URLs that were fetched.
+        down: whether every fetch fails.
+    """
+
+    def __init__(self, *keys: dict[str, Any], issuer: str = ISSUER) -> None:
+        self.keys = list(keys) or [jwk(RSA, "one")]
+        self.issuer = issuer
+        self.asked: list[str] = []
+        self.down = False
+
+    async def __call__(self, url: str) -> bytes:
+        self.asked.append(url)
+        if self.down:
+            raise OSError("connection refused")
+        if url.endswith("/.well-known/openid-configuration"):
+            return json.dumps({"issuer": self.issuer, "jwks_uri": "https://keys.example.com/jwks"}).encode()
+        return json.dumps({"keys": self.keys}).encode()
+
+
+def publish(server: KeyServer, **options: Any) -> JWTAuth:
+    """A verifier with the keys of a server."""
+    good = {
+        "algorithms": ["RS256"],
+        "jwks_url": "https://keys.example.com/jwks",
+        "issuer": ISSUER,
+        "audience": "crm",
+        "clock": lambda: NOW,
+    }
+    return JWTAuth(**{**good, "fetch": server, **options})
+
+
+def signed(key: Any = RSA, key_id: str | None = "one", algorithm: str = "RS256", **changes: Any) -> str:
+    """A token by an issuer that publishes its keys."""
+    headers = {} if key_id is None else {"kid": key_id}
+    return jwt.encode(claims(**{"iss": ISSUER, "aud": "crm", **changes}), key, algorithm, headers=headers)
+
+
+async def arefused(auth: Any, token: str) -> TokenError:
+    with pytest.raises(TokenError) as caught:
+        await auth.averify(token)
+    return caught.value

@@ -40,6 +40,7 @@ PURE = {
     "limits",
     "lifetime",
     "presets",
+    "sentences",
     "requires",
     "revocations",
     "sessions",
@@ -67,7 +68,7 @@ ROWS: list[set[str]] = [
         "revocations",
     },
     {"namespaces", "heartbeat", "keys", "claims", "fetch", "backend", "gate", "requires", "sessions", "store"},
-    {"keyset", "presets"},
+    {"keyset", "presets", "sentences"},
     {"jwks", "logs"},
     {"verifier", "suppression"},
     {"issuers", "admission", "report"},
@@ -86,7 +87,7 @@ ROWS: list[set[str]] = [
 # Libraries, and who may import them at the top of the module.
 KNOWN = {
     "socketio": {"seam", "seam.server", "cli.demo"},
-    "engineio": {"seam.server", "cli.demo"},
+    "engineio": {"seam", "seam.server", "cli.demo"},
     "jwt": {"keys", "testing", "cli.demo"},
     "cryptography": {"keys", "keyset"},
     "structlog": {"logs"},

@@ -24,9 +24,13 @@ from socketguard.verifier import JWTAuth
 from tests.unit.minting import (
     NOW,
     OTHER_SECRET,
+    RSA_NEXT,
+    KeyServer,
     claims,
     make,
     mint,
+    publish,
+    signed,
 )
 
 
@@ -124,6 +128,37 @@ class TestStarlette:
         error = TokenError(RejectCode.INTERNAL_ERROR, "unexpected_error")
         response = JWTAuth.on_error(HTTPConnection({"type": "http", "headers": []}), AuthenticationError(error))
         assert (response.status_code, "www-authenticate" in response.headers) == (500, False)
+
+
+class TestPublishedKeys:
+    def test_they_are_fetched(self) -> None:
+        server = KeyServer()
+        for client in (starlette_client(publish(server)), fastapi_client(publish(server))):
+            assert client.get("/", headers=bearer(signed())).json()["user"] == "ann"
+        assert len(server.asked) == 2
+
+    def test_an_outage_is_no_fault_of_the_client(self) -> None:
+        server = KeyServer()
+        server.down = True
+        response = starlette_client(publish(server)).get("/", headers=bearer(signed()))
+        assert response.status_code == 503
+        retry_after = response.json().pop("retry_after")
+        assert response.json() | {"retry_after": 0} == {
+            "code": "keys_unavailable",
+            "message": "Authentication is temporarily unavailable",
+            "retry": "backoff",
+            "retry_after": 0,
+        }
+        assert retry_after >= 1
+        assert response.headers["retry-after"] == str(retry_after)
+        assert "www-authenticate" not in response.headers
+        response = fastapi_client(publish(server)).get("/", headers=bearer(signed()))
+        assert (response.status_code, int(response.headers["retry-after"]) >= 1) == (503, True)
+
+    def test_a_key_that_nobody_published(self) -> None:
+        response = starlette_client(publish(KeyServer())).get("/", headers=bearer(signed(RSA_NEXT, "two")))
+        assert (response.status_code, response.json()["code"]) == (401, "token_invalid")
+        assert "retry_after" not in response.json()
 
 
 def fastapi_client(auth: JWTAuth, *scopes: str) -> TestClient:

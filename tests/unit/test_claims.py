@@ -8,9 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from socketguard.claims import ANY, ClaimRules
 from socketguard.identity import Identity
-from socketguard.rejections import RejectCode
+from socketguard.rejections import ConfigurationError, RejectCode, TokenError
 from socketguard.verifier import JWTAuth
 from tests.unit.minting import (
     ISSUER,
@@ -24,6 +27,21 @@ from tests.unit.minting import (
     refused,
     sign,
 )
+
+
+def rules(issuer: Any) -> ClaimRules:
+    return ClaimRules(
+        issuer=issuer,
+        audience=None,
+        leeway=10,
+        require=("exp", "sub"),
+        subject_claim="sub",
+        scope_claim="scope",
+        max_lifetime=None,
+        claims=None,
+        templates=True,
+        clock=lambda: NOW,
+    )
 
 
 class TestDates:
@@ -291,3 +309,144 @@ class TestScopes:
         )
         assert refused(make(scope_claim=lambda claims: [1]), mint()).detail == "claim_type"
         assert refused(make(scope_claim=lambda claims: 5), mint()).fields == {"exception": "TypeError"}
+
+
+class TestAny:
+    def test_nothing_is_checked_but_the_type(self) -> None:
+        auth = make(issuer=ANY, audience=ANY)
+        for changes in ({}, {"iss": "anybody"}, {"aud": "mail"}, {"aud": ["a", "b"]}, {"aud": []}):
+            assert auth.verify(mint(**changes)).issuer == changes.get("iss")
+        assert refused(auth, sign({"alg": "HS256"}, claims(iss=5))).fields["claim"] == "iss"
+        assert refused(auth, mint(aud=[5])).fields["claim"] == "aud"
+        assert refused(auth, mint(aud=5)).fields["claim"] == "aud"
+
+    def test_it_shows_its_name(self) -> None:
+        assert repr(ANY) == "ANY"
+
+
+class TestTemplate:
+    TEMPLATE = "https://login.example.com/{tid}/v2.0"
+
+    def identity(self, template: Any = TEMPLATE, **said: Any) -> Identity:
+        return rules(template).identity(claims(**said), None)
+
+    @pytest.mark.parametrize("template", [TEMPLATE, [TEMPLATE, "https://other.example.com/"]])
+    def test_with_the_claim_of_the_token(self, template: Any) -> None:
+        issuer = "https://login.example.com/acme/v2.0"
+        assert self.identity(template, iss=issuer, tid="acme").issuer == issuer
+
+    def test_several_claims(self) -> None:
+        template = "https://login.example.com/{region}/{tid}-{region}"
+        issuer = "https://login.example.com/eu/acme-eu"
+        assert self.identity(template, iss=issuer, tid="acme", region="eu").issuer == issuer
+        with pytest.raises(TokenError, match="Invalid token"):
+            self.identity(template, iss=issuer, tid="acme-eu", region="")
+
+    @pytest.mark.parametrize(
+        ("issuer", "tid"),
+        [
+            ("https://login.example.com/acme/v2.0", "other"),
+            ("https://login.example.com/acme/v2.0", ...),
+            ("https://login.example.com/None/v2.0", None),
+            ("https://login.example.com/5/v2.0", 5),
+            ("https://login.example.com/True/v2.0", True),
+            ("https://login.example.com//v2.0", ""),
+            ("https://login.example.com/a/b/v2.0", "a/b"),
+            ("https://login.example.com/acme/v2.0/", "acme"),
+            ("https://login.example.com/acme/v1.0", "acme"),
+            ("https://evil.example.com/acme/v2.0", "acme"),
+            (TEMPLATE, "acme"),
+            (TEMPLATE, ...),
+            ("https://login.example.com/{tid}/v2.0", ["{tid}"]),
+        ],
+    )
+    def test_anything_else(self, issuer: str, tid: Any) -> None:
+        with pytest.raises(TokenError) as caught:
+            self.identity(iss=issuer, tid=tid)
+        assert caught.value.detail == "issuer_mismatch"
+        assert caught.value.fields["expected"] == [self.TEMPLATE]
+
+    def test_missing(self) -> None:
+        with pytest.raises(TokenError) as caught:
+            self.identity(tid="acme")
+        assert caught.value.fields == {"claim": "iss", "expected": [self.TEMPLATE]}
+
+    @given(tid=st.text(max_size=6) | st.none() | st.integers() | st.booleans(), issuer=st.none() | st.text(max_size=6))
+    def test_it_is_taken_exactly_when_it_should_be(self, tid: Any, issuer: str | None) -> None:
+        iss = f"https://login.example.com/{tid if issuer is None else issuer}/v2.0"
+        good = isinstance(tid, str) and tid != "" and "/" not in tid and iss == f"https://login.example.com/{tid}/v2.0"
+        try:
+            self.identity(iss=iss, tid=tid)
+        except TokenError:
+            assert not good
+        else:
+            assert good
+
+    @pytest.mark.parametrize(
+        "template",
+        [
+            "https://{tid}/v2.0",
+            "https://{tid}.example.com/v2.0",
+            "https://example.com{tid}/v2.0",
+            "{tid}",
+            "example.com/{tid}",
+            "https://example.com/{}",
+            "https://example.com/{iss}",
+            "https://example.com/{tid",
+            "https://example.com/tid}",
+            "https://example.com/{{tid}}",
+        ],
+    )
+    def test_templates_that_mean_nothing_or_everything(self, template: str) -> None:
+        with pytest.raises(ConfigurationError, match="placeholder") as caught:
+            rules(template)
+        assert caught.value.option == "issuer"
+
+    def test_the_form_of_an_issuer(self) -> None:
+        some = rules([self.TEMPLATE, "https://b.example.com/"])
+        assert some.accepts_issuer("https://b.example.com/")
+        assert some.accepts_issuer("https://login.example.com/acme/v2.0")
+        assert not some.accepts_issuer("https://login.example.com/a/b/v2.0")
+        assert not some.accepts_issuer("https://loginXexample.com/acme/v2.0")
+        assert rules(ANY).accepts_issuer("anybody")
+
+
+class TestOtherClaims:
+    @pytest.mark.parametrize("value", ["Bearer", "DPoP"])
+    def test_as_expected(self, value: str) -> None:
+        auth = make(claims={"typ": ["Bearer", "DPoP"], "level": 1, "member": True})
+        assert auth.verify(mint(typ=value, level=1, member=True)).subject == "ann"
+
+    @pytest.mark.parametrize(
+        ("expected", "value"),
+        [
+            ("Bearer", "ID"),
+            ("Bearer", "bearer"),
+            ("Bearer", "Bearer "),
+            ("Bearer", ["Bearer"]),
+            ("Bearer", {"Bearer": 1}),
+            ("Bearer", True),
+            (1, True),
+            (1, 1.0),
+            (1, "1"),
+            (True, 1),
+            (True, "true"),
+            (False, 0),
+        ],
+    )
+    def test_anything_else(self, expected: Any, value: Any) -> None:
+        error = refused(make(claims={"typ": expected}), mint(typ=value))
+        assert (error.code, error.detail, error.fields["claim"]) == (RejectCode.TOKEN_INVALID, "claim_mismatch", "typ")
+        assert error.fields["expected"] == [expected]
+
+    def test_what_was_received_is_harmless_in_a_log(self) -> None:
+        error = refused(make(claims={"typ": {"Bearer"}}), mint(typ="I\nD"))
+        assert error.fields == {"claim": "typ", "expected": ["Bearer"], "received": "I\\u000aD"}
+
+    @pytest.mark.parametrize("value", [..., None])
+    def test_missing(self, value: Any) -> None:
+        error = refused(make(claims={"typ": "Bearer"}), mint(typ=value))
+        assert (error.detail, error.fields) == ("claim_missing", {"claim": "typ", "expected": ["Bearer"]})
+
+    def test_described(self) -> None:
+        assert make(claims={"typ": {"b", "a"}}).describe()["claims"] == {"typ": ["a", "b"]}

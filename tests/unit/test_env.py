@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from socketguard import ConfigurationError, Heartbeat
+from socketguard import ConfigurationError, Heartbeat, JWTAuth
 from socketguard.env import VARIABLES, options_from_env
 from socketguard.testing import mint
 
@@ -83,6 +83,67 @@ def test_a_key_file(pair: tuple[Any, str], tmp_path: Path) -> None:
     assert auth.verify(mint("ann", key=SECRET)).subject == "ann"
 
 
+class TestPublishedKeys:
+    URL = "https://id.example/jwks"
+    ISSUER = "https://id.example"
+
+    def test_by_their_address(self) -> None:
+        options = read(JWKS_URL=self.URL, JWT_ISSUER=self.ISSUER, JWT_AUDIENCE="crm, api", JWT_ALGORITHMS="RS256,ES256")
+        expected = JWTAuth(
+            jwks_url=self.URL, issuer=self.ISSUER, audience=["crm", "api"], algorithms=["RS256", "ES256"]
+        )
+        assert described(options["auth"]) == described(expected)
+
+    def test_by_their_issuer(self) -> None:
+        options = read(OIDC_ISSUER=self.ISSUER, JWT_AUDIENCE="crm")
+        assert described(options["auth"]) == described(JWTAuth.discover(self.ISSUER, audience="crm"))
+        options = read(OIDC_ISSUER=self.ISSUER, JWT_AUDIENCE="crm", JWT_ALGORITHMS="ES256")
+        assert options["auth"].describe()["algorithms"] == ["ES256"]
+
+    def test_without_a_check_when_that_is_written(self) -> None:
+        auth = read(JWKS_URL=self.URL, JWT_ISSUER="*", JWT_AUDIENCE="*", JWT_ALGORITHMS="RS256")["auth"]
+        assert (auth.describe()["issuer"], auth.describe()["audience"]) == ("ANY", "ANY")
+        auth = read(JWT_SECRET=SECRET, JWT_AUDIENCE="*")["auth"]
+        assert auth.verify(mint("ann", key=SECRET, aud="anything")).subject == "ann"
+
+    @pytest.mark.parametrize(
+        ("variables", "option", "text"),
+        [
+            ({"JWKS_URL": URL, "JWT_AUDIENCE": "crm", "JWT_ALGORITHMS": "RS256"}, "JWT_ISSUER", "SOCKETGUARD_JWKS_URL"),
+            ({"JWKS_URL": URL, "JWT_ISSUER": ISSUER, "JWT_ALGORITHMS": "RS256"}, "JWT_AUDIENCE", "comma-separated"),
+            ({"OIDC_ISSUER": ISSUER}, "JWT_AUDIENCE", "SOCKETGUARD_OIDC_ISSUER"),
+            ({"OIDC_ISSUER": ISSUER, "JWT_AUDIENCE": "crm", "JWT_ISSUER": ISSUER}, "JWT_ISSUER", "leave"),
+            ({"JWKS_URL": URL, "JWT_ISSUER": ISSUER, "JWT_AUDIENCE": "crm"}, "JWT_ALGORITHMS", "missing"),
+            ({"JWKS_URL": URL, "OIDC_ISSUER": ISSUER}, "JWT_SECRET", "SOCKETGUARD_JWKS_URL and SOCKETGUARD_OIDC"),
+            ({"JWKS_URL": URL, "JWT_SECRET": SECRET}, "JWT_SECRET", "exactly one of"),
+            ({"AUTH": "none", "OIDC_ISSUER": ISSUER}, "AUTH", "leave it out"),
+        ],
+    )
+    def test_what_can_not_work_is_named(self, variables: dict[str, str], option: str, text: str) -> None:
+        with pytest.raises(ConfigurationError, match=text) as found:
+            read(**variables)
+        assert found.value.option == f"SOCKETGUARD_{option}"
+
+
+def described(auth: JWTAuth) -> tuple[Any, ...]:
+    """What two verifiers with equal configurations have in common; each fetches with a function of its own."""
+    return auth.describe(), auth.issuers, auth.keys_status()
+
+
+def test_the_end_of_a_token() -> None:
+    auth = read(JWT_SECRET=SECRET, JWT_MAX_LIFETIME="3600", JWT_EXPIRY="Ignore")["auth"]
+    assert auth.max_lifetime_of(None) == 3600
+    identity = auth.verify(mint("ann", key=SECRET))
+    assert auth.ends_at(identity) is None
+    with pytest.raises(ConfigurationError, match="expiry"):
+        read(JWT_SECRET=SECRET, JWT_EXPIRY="never")
+
+
+def test_an_empty_list_of_algorithms_is_no_default() -> None:
+    with pytest.raises(ConfigurationError, match="algorithms is empty"):
+        read(JWT_SECRET=SECRET, JWT_ALGORITHMS=",")
+
+
 @pytest.mark.parametrize("mode", ["none", "NONE"])
 def test_no_token_at_all_must_be_written(mode: str) -> None:
     assert read(AUTH=mode) == {"auth": None}
@@ -120,6 +181,7 @@ def test_the_environment_of_the_process_is_the_default(monkeypatch: pytest.Monke
         ({"AUTH": "none", "JWT_SECRET": SECRET}, "AUTH", "leave it out"),
         ({"JWT_PUBLIC_KEY": "x"}, "JWT_ALGORITHMS", "missing"),
         ({"JWT_KEY_FILE": "/nowhere/at/all", "JWT_ALGORITHMS": "ES256"}, "JWT_KEY_FILE", "No such file"),
+        ({"JWT_SECRET": SECRET, "JWT_MAX_LIFETIME": "soon"}, "JWT_MAX_LIFETIME", "expected: seconds"),
         ({"JWT_SECRET": SECRET, "JWT_LEEWAY": "soon"}, "JWT_LEEWAY", "expected: seconds"),
         ({"JWT_SECRET": SECRET, "PING_INTERVAL": "2.5"}, "PING_INTERVAL", "whole seconds"),
         ({"JWT_SECRET": SECRET, "ADMISSION_TIMEOUT": "x"}, "ADMISSION_TIMEOUT", "seconds"),

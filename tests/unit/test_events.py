@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socketguard import events
-from socketguard.events import LEVELS, RESERVED_FIELDS, check_log_claims, sentence
+from socketguard.events import LEVELS, RESERVED_FIELDS, check_log_claims
 from socketguard.rejections import ConfigurationError
+from socketguard.sentences import sentence
 
 NAMES = {name: value for name, value in vars(events).items() if name.isupper() and isinstance(value, str)}
 
@@ -29,16 +30,31 @@ def test_every_name_is_public_dotted_lower_case_and_has_a_level() -> None:
 def test_levels() -> None:
     by_level = {level: {e for e, at in LEVELS.items() if at == level} for level in set(LEVELS.values())}
     assert by_level == {
-        logging.ERROR: {"socketguard.handler.failed"},
+        logging.ERROR: {
+            "socketguard.handler.failed",
+            "socketguard.keys.unavailable",
+            "socketguard.store.unavailable",
+        },
         logging.WARNING: {
             "socketguard.config.warning",
             "socketguard.handshake.rejected",
             "socketguard.connection.rejected",
             "socketguard.transport.upgrade_failed",
             "socketguard.packet.rejected",
+            "socketguard.event.rejected",
+            "socketguard.session.ended",
+            "socketguard.token.refresh_rejected",
         },
+        logging.DEBUG: {"socketguard.token.expiring"},
         logging.INFO: {
             "socketguard.started",
+            "socketguard.token.refreshed",
+            "socketguard.token.revoked",
+            "socketguard.subject.disconnected",
+            "socketguard.keys.refreshed",
+            "socketguard.store.recovered",
+            "socketguard.drain.started",
+            "socketguard.drain.finished",
             "socketguard.connection.accepted",
             "socketguard.transport.upgraded",
             "socketguard.connection.closed",
@@ -236,6 +252,71 @@ NAMESPACE = {
             {"suppressed": 7, "summary": True},
             "Joined '/': anonymous; 7 like this were not logged, this one being the last",
         ),
+        (
+            events.EVENT_REJECTED,
+            {"event_name": "send", "namespace": "/a", "reason": "rate_limited", "detail": "rate", "limit": "1/second"},
+            "Refused the event 'send' in '/a': Too many attempts (rate_limited: rate, limit '1/second')",
+        ),
+        (
+            events.SESSION_ENDED,
+            {"reason": "connect_timeout", "session": "ab", "hint": "Nothing was joined."},
+            "Ended a session: connect_timeout, session ab. Nothing was joined.",
+        ),
+        (events.SESSION_ENDED, {}, "Ended a session: no reason known"),
+        (
+            events.TOKEN_EXPIRING,
+            {"namespace": "/a", "subject": "u", "expires_in_s": 30},
+            "Token expires in 30 s in '/a': subject 'u'",
+        ),
+        (
+            events.REFRESHED,
+            {"namespace": "/a", "subject": "u", "expires_in_s": 60},
+            "Refreshed the token in '/a': subject 'u', now for 60 s",
+        ),
+        (events.REFRESHED, {"subject": "u"}, "Refreshed the token in '/': subject 'u'"),
+        (
+            events.REFRESH_REJECTED,
+            {"namespace": "/a", "reason": "subject_mismatch", "detail": "issuer", "ref": "ab"},
+            "Refused to refresh the token in '/a': Token belongs to someone else (subject_mismatch: issuer), ref ab",
+        ),
+        (
+            events.TOKEN_REVOKED,
+            {"selector": {"subject": "u"}, "ended": 2, "until": 1_900_000_000},
+            "Revoked subject 'u': 2 connections ended, kept until 1900000000",
+        ),
+        (
+            events.SUBJECT_DISCONNECTED,
+            {"selector": {"sid": "x", "namespace": "/a"}, "ended": 1},
+            "Disconnected sid 'x', namespace '/a': 1 connection ended",
+        ),
+        (
+            events.KEYS_REFRESHED,
+            {"url": "https://idp.example/jwks", "key_ids": ["a", "b"]},
+            "Fetched keys from https://idp.example/jwks: 'a', 'b'",
+        ),
+        (
+            events.KEYS_UNAVAILABLE,
+            {"url": "https://idp.example/jwks", "serving": "stale", "reason": "status 500"},
+            "Can't fetch keys from https://idp.example/jwks, the old keys serve on: status 500",
+        ),
+        (
+            events.KEYS_UNAVAILABLE,
+            {"url": "https://idp.example/jwks", "serving": "none"},
+            "Can't fetch keys from https://idp.example/jwks, nobody can be verified: no reason known",
+        ),
+        (
+            events.STORE_UNAVAILABLE,
+            {"error": "TimeoutError", "fail_open": False},
+            "The store of revocations does not answer, clients are refused: TimeoutError",
+        ),
+        (
+            events.STORE_UNAVAILABLE,
+            {"fail_open": True},
+            "The store of revocations does not answer, tokens are accepted unchecked: no reason known",
+        ),
+        (events.STORE_RECOVERED, {}, "The store of revocations answers again"),
+        (events.DRAIN_STARTED, {"sessions": 3, "over_s": 8.0}, "Draining 3 sessions over 8.0 s"),
+        (events.DRAIN_FINISHED, {"ended": 1, "duration_s": 0.5}, "Drained 1 session in 0.5 s"),
     ],
 )
 def test_sentences(event: str, fields: dict[str, Any], expected: str) -> None:

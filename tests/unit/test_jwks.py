@@ -562,12 +562,15 @@ class TestLoops:
             while not opened:
                 dead.run_until_complete(asyncio.sleep(0))
             provider.answer = jwks("a")
+            assert provider.keys.outage() is None
             assert provider.pending().detail == "keys_pending"
             assert asyncio.run(provider.keys.load()) is True
             assert provider.serves()
             # What arrives there later replaces nothing that is newer.
             opened[0].set_result(jwks("b"))
-            dead.run_until_complete(task)
+            assert dead.run_until_complete(task) is True
+            assert provider.serves("a")
+            assert len(provider.changes) == 1
         finally:
             dead.close()
 

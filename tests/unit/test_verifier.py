@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import json
 import math
@@ -19,8 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from socketguard.identity import Identity
+from socketguard.keys import KeysPending
 from socketguard.rejections import ConfigurationError, RejectCode, TokenError
-from socketguard.verifier import JWTAuth
+from socketguard.verifier import ANY, JWTAuth, Verifier
 from tests.unit.minting import (
     ALGORITHMS,
     ISSUER,
@@ -33,14 +35,19 @@ from tests.unit.minting import (
     RSA_NEXT,
     RSA_PEM,
     SECRET,
+    KeyServer,
+    arefused,
     b64,
     claims,
+    jwk,
     make,
     mint,
     outcome,
+    publish,
     raw_claims,
     refused,
     sign,
+    signed,
 )
 
 
@@ -419,6 +426,24 @@ class TestConfiguration:
             ("types", (5,)),
             ("clock", None),
             ("clock", NOW),
+            ("claims", "token_use"),
+            ("claims", {"": "x"}),
+            ("claims", {5: "x"}),
+            ("claims", {"token_use": None}),
+            ("claims", {"token_use": ""}),
+            ("claims", {"token_use": []}),
+            ("claims", {"token_use": ["access", 1.5]}),
+            ("claims", {"token_use": {"access": 1}}),
+            ("claims", {"iss": "x"}),
+            ("claims", {"aud": "x"}),
+            ("claims", {"exp": 1}),
+            ("claims", {"nbf": 1}),
+            ("claims", {"iat": 1}),
+            ("expiry", "never"),
+            ("expiry", None),
+            ("profile", "strict"),
+            ("fetch", KeyServer()),
+            ("issuer", "https://login.example.com/{tid}"),
         ],
     )
     def test_refused(self, option: str, value: Any) -> None:
@@ -456,7 +481,9 @@ class TestConfiguration:
             "sources": ["payload", "header"],
             "payload_keys": ["token", "access_token", "authorization"],
             "max_lifetime": 60,
+            "claims": {},
             "types": [None, "at+jwt", "jwt"],
+            "expiry": "disconnect",
         }
         json.dumps(auth.describe())
         assert repr(auth) == "<JWTAuth HS256 (shared secret)>"
@@ -482,6 +509,7 @@ class TestConfiguration:
         public = {"key": RSA_PEM, "algorithms": ["RS256"]}
         assert ids(**public) == ["SG033"]
         assert ids(**public, issuer=ISSUER, audience="crm") == []
+        assert ids(**public, issuer=ANY, audience=ANY) == []
         (finding,) = make(**public, issuer=ISSUER).findings()
         assert ("no audience" in finding.text, finding.fix) == (True, "add audience=… to JWTAuth")
         assert "no issuer and no audience" in make(**public).findings()[0].text
@@ -508,6 +536,11 @@ class TestConfiguration:
             {"payload_keys": ("jwt",)},
             {"max_lifetime": 60},
             {"types": ("at+jwt",)},
+            {"claims": {"level": 1}},
+            {"claims": {"level": True}},
+            {"expiry": "ignore"},
+            {"issuer": ANY},
+            {"audience": ANY},
             {"clock": lambda: NOW},
         ]
         for change in changes:
@@ -520,6 +553,269 @@ class TestConfiguration:
         assert found is not None
         assert (found.token, found.source) == ("a.b.c", "payload")
         assert make().find(None, [], b"token=a.b.c") is None
+
+
+class TestPublishedKeys:
+    async def test_fetched_when_the_first_token_comes(self) -> None:
+        server = KeyServer()
+        auth = publish(server)
+        token = signed()
+        with pytest.raises(KeysPending) as caught:
+            auth.verify(token)
+        assert caught.value.code is RejectCode.KEYS_UNAVAILABLE
+        assert server.asked == []
+        identity = await auth.averify(token)
+        assert (identity.subject, identity.issuer, identity.key_id) == ("ann", ISSUER, "one")
+        assert auth.verify(token) == identity == await auth.averify(token)
+        assert server.asked == ["https://keys.example.com/jwks"]
+
+    async def test_many_at_once_make_one_fetch(self) -> None:
+        server = KeyServer()
+        auth = publish(server)
+        found = await asyncio.gather(*(auth.averify(signed(sub=f"u{number}")) for number in range(20)))
+        assert [identity.subject for identity in found] == [f"u{number}" for number in range(20)]
+        assert len(server.asked) == 1
+
+    @pytest.mark.parametrize(
+        ("token", "code", "detail"),
+        [
+            ("rubbish", RejectCode.TOKEN_MALFORMED, "not_three_parts"),
+            (jwt.encode(claims(), SECRET, "HS256"), RejectCode.TOKEN_INVALID, "algorithm_not_allowed"),
+            (signed(algorithm="PS256"), RejectCode.TOKEN_INVALID, "algorithm_not_allowed"),
+            (sign({"alg": "none"}, claims()), RejectCode.TOKEN_INVALID, "algorithm_not_allowed"),
+        ],
+    )
+    async def test_what_can_not_be_right_causes_no_fetch(self, token: str, code: RejectCode, detail: str) -> None:
+        server = KeyServer()
+        error = await arefused(publish(server), token)
+        assert (error.code, error.detail, server.asked) == (code, detail, [])
+
+    async def test_a_key_that_nobody_published(self) -> None:
+        server = KeyServer()
+        auth = publish(server)
+        error = await arefused(auth, signed(RSA_NEXT, "k\n2"))
+        assert (error.code, error.detail, error.fields) == (
+            RejectCode.TOKEN_INVALID,
+            "key_unknown",
+            {"key_id": "k\\u000a2"},
+        )
+        # From now on the keys may be older than the key of the token; but nobody is asked again so soon.
+        error = await arefused(auth, signed(RSA_NEXT, "two"))
+        assert (error.code, error.detail) == (RejectCode.KEYS_UNAVAILABLE, "key_unknown")
+        assert error.fields["retry_after"] >= 1
+        assert len(server.asked) == 1
+
+    async def test_the_wrong_key_under_a_known_id(self) -> None:
+        error = await arefused(publish(KeyServer()), signed(RSA_NEXT, "one"))
+        assert (error.code, error.detail) == (RejectCode.TOKEN_INVALID, "signature_mismatch")
+
+    async def test_several_algorithms(self) -> None:
+        auth = publish(KeyServer(jwk(RSA, "r"), jwk(P256, "e")), algorithms=["RS256", "ES256"])
+        assert (await auth.averify(signed(RSA, "r"))).key_id == "r"
+        assert (await auth.averify(signed(P256, "e", "ES256"))).key_id == "e"
+
+    async def test_an_outage(self) -> None:
+        server = KeyServer()
+        server.down = True
+        auth = publish(server)
+        assert auth.outage() is None
+        for _ in range(2):
+            error = await arefused(auth, signed())
+            assert (error.code, error.detail) == (RejectCode.KEYS_UNAVAILABLE, "keys_unavailable")
+            assert error.fields["retry_after"] >= 1
+        outage = auth.outage()
+        assert outage is not None
+        assert outage >= 1
+        assert auth.keys_status()[0]["state"] == "unavailable"
+        assert len(server.asked) == 1
+
+    async def test_keys_that_stay_away_are_a_refusal(self) -> None:
+        """A source of keys that never has any, whatever is awaited."""
+        auth = publish(KeyServer())
+
+        async def load() -> bool:
+            return False
+
+        with mock.patch.object(auth, "_keys") as keys:
+            keys.candidates.side_effect = KeysPending(load)
+            error = await arefused(auth, signed())
+        assert error.code is RejectCode.KEYS_UNAVAILABLE
+        assert keys.candidates.call_count == 2
+
+    async def test_claims_are_checked_after_a_fetch_too(self) -> None:
+        error = await arefused(publish(KeyServer()), signed(exp=NOW - 60))
+        assert error.code is RejectCode.TOKEN_EXPIRED
+        assert (await arefused(publish(KeyServer()), signed(iss="x"))).detail == "issuer_mismatch"
+        assert (await arefused(publish(KeyServer()), signed(aud="x"))).detail == "audience_mismatch"
+
+    async def test_it_starts_tells_and_ends(self) -> None:
+        server = KeyServer()
+        auth = publish(server)
+        told: list[Any] = []
+        done = asyncio.Event()
+
+        def hear(change: Any) -> None:
+            told.append((change.kind, change.fields["key_ids"]))
+            done.set()
+
+        auth.listen(hear)
+        assert auth.keys_status()[0]["state"] == "empty"
+        auth.start()
+        async with asyncio.timeout(10):
+            await done.wait()
+        assert told == [("refreshed", ["one"])]
+        assert auth.keys_status()[0]["state"] == "fresh"
+        assert auth.outage() is None
+        await auth.close()
+        assert auth.verify(signed()).subject == "ann"
+
+    async def test_discovery(self) -> None:
+        server = KeyServer(issuer="https://id.example.com")
+        auth = JWTAuth.discover("https://id.example.com", audience="crm", fetch=server, clock=lambda: NOW)
+        assert (await auth.averify(signed(iss="https://id.example.com"))).subject == "ann"
+        assert server.asked == [
+            "https://id.example.com/.well-known/openid-configuration",
+            "https://keys.example.com/jwks",
+        ]
+        assert auth.issuers == {"https://id.example.com"}
+        assert (await arefused(auth, signed(P256, "one", "ES256"))).fields["expected"] == ["RS256"]
+
+    async def test_discovery_of_somebody_else(self) -> None:
+        server = KeyServer(issuer="https://evil.example.com")
+        auth = JWTAuth.discover("https://id.example.com", audience="crm", fetch=server, clock=lambda: NOW)
+        error = await arefused(auth, signed(iss="https://id.example.com"))
+        assert error.code is RejectCode.KEYS_UNAVAILABLE
+
+    @pytest.mark.parametrize(
+        "issuer", [None, ANY, ["https://a.example", "https://b.example"], "", "a", "https://a/{b}"]
+    )
+    def test_discovery_needs_one_issuer(self, issuer: Any) -> None:
+        with pytest.raises(ConfigurationError) as caught:
+            JWTAuth.discover(issuer, audience="crm", fetch=KeyServer())
+        assert caught.value.option == "issuer"
+
+    @pytest.mark.parametrize(
+        ("option", "changes", "text"),
+        [
+            ("issuer", {"issuer": None}, "or issuer=ANY"),
+            ("audience", {"audience": None}, "or audience=ANY"),
+            ("issuer", {"issuer": ANY, "profile": "rfc9068"}, "write issuer=…$"),
+            ("audience", {"audience": ANY, "profile": "rfc9068"}, "write audience=…$"),
+            ("key", {"key": RSA_PEM}, "exclude each other"),
+            ("algorithms", {"algorithms": ["HS256"]}, "HS256"),
+            ("jwks_url", {"jwks_url": "http://keys.example.com/jwks"}, "https"),
+            ("jwks_url", {"jwks_url": ""}, "jwks_url"),
+            ("jwks_lifetime", {"jwks_lifetime": 0}, "jwks_lifetime"),
+            ("stale_if_error", {"stale_if_error": -1}, "stale_if_error"),
+            ("jwks_cooldown", {"jwks_cooldown": "30"}, "jwks_cooldown"),
+            ("jwks_timeout", {"jwks_timeout": 0}, "jwks_timeout"),
+            ("fetch", {"fetch": 5}, "fetch"),
+        ],
+    )
+    def test_configuration(self, option: str, changes: dict[str, Any], text: str) -> None:
+        with pytest.raises(ConfigurationError, match=text) as caught:
+            publish(KeyServer(), **changes)
+        assert caught.value.option == option
+
+    def test_without_a_check_when_that_is_written_out(self) -> None:
+        auth = publish(KeyServer(), issuer=ANY, audience=ANY)
+        assert auth.issuers == frozenset()
+        assert (auth.describe()["issuer"], auth.describe()["audience"]) == ("ANY", "ANY")
+        assert auth.findings() == []
+
+    def test_http_for_this_machine_only_when_asked(self) -> None:
+        url = "http://127.0.0.1:8080/jwks"
+        assert publish(KeyServer(), jwks_url=url, allow_http=True).describe()["keys"] == [f"JWKS {url}"]
+        with pytest.raises(ConfigurationError, match="allow_http"):
+            publish(KeyServer(), jwks_url=url)
+
+    def test_equal_by_configuration(self) -> None:
+        server = KeyServer()
+        same: dict[str, Any] = {"clock": int}
+        auth = publish(server, **same)
+        assert auth == publish(server, **same)
+        assert hash(auth) == hash(publish(server, **same))
+        for change in (
+            {"jwks_url": "https://keys.example.com/other"},
+            {"fetch": KeyServer()},
+            {"jwks_lifetime": 700},
+            {"stale_if_error": 0},
+            {"jwks_cooldown": 20},
+            {"jwks_timeout": 3},
+            {"allow_http": True},
+        ):
+            assert auth != publish(server, **{**same, **change}), change
+        assert repr(auth) == "<JWTAuth RS256 (JWKS https://keys.example.com/jwks)>"
+
+    async def test_keys_that_are_given_are_never_fetched(self) -> None:
+        auth = make()
+        auth.start()
+        auth.listen(lambda change: None)
+        assert (auth.outage(), auth.keys_status()) == (None, [])
+        assert (await auth.averify(mint())).subject == "ann"
+        assert (await arefused(auth, mint(exp=1))).code is RejectCode.TOKEN_EXPIRED
+        await auth.close()
+
+
+class TestProfile:
+    GOOD: Mapping[str, Any] = {"iss": ISSUER, "aud": "crm", "client_id": "spa", "iat": NOW, "jti": "1"}
+
+    def auth(self, **options: Any) -> JWTAuth:
+        return make(**{"profile": "rfc9068", "issuer": ISSUER, "audience": "crm", **options})
+
+    @pytest.mark.parametrize("type_", ["at+jwt", "application/AT+JWT"])
+    def test_an_access_token(self, type_: str) -> None:
+        assert self.auth().verify(mint({"typ": type_}, **self.GOOD)).subject == "ann"
+
+    @pytest.mark.parametrize("claim", ["iss", "exp", "aud", "sub", "client_id", "iat", "jti"])
+    def test_every_claim_must_be_there(self, claim: str) -> None:
+        error = refused(self.auth(), mint({"typ": "at+jwt"}, **{**self.GOOD, claim: ...}))
+        assert (error.detail, error.fields["claim"]) == ("claim_missing", claim)
+
+    @pytest.mark.parametrize("header", [{"typ": "JWT"}, {"typ": None}])
+    def test_other_types(self, header: dict[str, Any]) -> None:
+        assert refused(self.auth(), mint(header, **self.GOOD)).detail == "type_not_allowed"
+
+    def test_more_may_be_required(self) -> None:
+        auth = self.auth(require=["exp", "tenant"], types={"at+jwt"})
+        assert refused(auth, mint({"typ": "at+jwt"}, **self.GOOD)).fields == {"claim": "tenant"}
+        assert auth.describe()["require"] == ["iss", "exp", "aud", "sub", "client_id", "iat", "jti", "tenant"]
+
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [("types", ("JWT",)), ("types", ("at+jwt", "x")), ("require", "exp"), ("issuer", None), ("audience", None)],
+    )
+    def test_what_goes_against_it(self, option: str, value: Any) -> None:
+        with pytest.raises(ConfigurationError) as caught:
+            self.auth(**{option: value})
+        assert caught.value.option == option
+
+
+class TestEnd:
+    def test_with_the_leeway(self) -> None:
+        auth: Verifier = make(leeway=7, max_lifetime=60)
+        identity = auth.verify(mint())
+        assert auth.ends_at(identity) == NOW + 67
+        assert (auth.now(), auth.max_lifetime_of(None), auth.max_lifetime_of("x")) == (NOW, 60, 60)
+
+    def test_it_is_the_moment_from_which_it_is_refused(self) -> None:
+        now = [float(NOW)]
+        auth = make(clock=lambda: now[0])
+        identity = auth.verify(mint())
+        end = auth.ends_at(identity)
+        assert end is not None
+        now[0] = math.nextafter(end, 0)
+        auth.check_time(identity)
+        now[0] = end
+        with pytest.raises(TokenError):
+            auth.check_time(identity)
+
+    def test_never(self) -> None:
+        assert make(require=()).ends_at(make(require=()).verify(mint(exp=...))) is None
+        ignoring = make(expiry="ignore")
+        assert ignoring.ends_at(ignoring.verify(mint())) is None
+        assert refused(ignoring, mint(exp=NOW - 60)).code is RejectCode.TOKEN_EXPIRED
+        assert make().ends_at(Identity(subject=None)) is None
 
 
 class TestErrors:
