@@ -24,6 +24,9 @@ _DEAD: Any = object()
 # A clock that stands still just before a moment (a coarse one, or one under test) must not make the loop spin.
 _SHORTEST = 0.001
 
+# So many dead entries are left where they are until they are due: to sort a small heap again and again costs more.
+_FEW = 64
+
 
 class Timers:
     """Calls ``fire(item)`` once the clock has reached the moment of an entry.
@@ -120,14 +123,17 @@ class Timers:
 
     def _compact(self) -> None:
         heap = self._heap
-        if self._dead * 2 <= len(heap):
+        if self._dead == len(heap):
+            # The call of the loop stays: to take it back and ask for it anew costs more than one that finds nothing.
+            heap.clear()
+            self._dead = 0
+            return
+        if self._dead * 2 <= len(heap) or self._dead <= _FEW:
             return
         # In place, since _turn() holds on to the list while a fire() cancels.
         heap[:] = [entry for entry in heap if entry[_ITEM] is not _DEAD]
         heapify(heap)
         self._dead = 0
-        if not heap:
-            self._disarm()
 
     def _arm(self, loop: asyncio.AbstractEventLoop) -> None:
         """Have `_turn` called when the first entry is due, or after ``recheck`` seconds; never later than it is now."""

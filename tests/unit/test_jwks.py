@@ -161,6 +161,7 @@ class TestFirstFetch:
         provider = Provider()
         late = provider.pending()
         assert await provider.pending().load() is True
+        provider.now += COOLDOWN
         assert await late.load() is True
         assert provider.requests == [URL]
 

@@ -146,7 +146,7 @@ def test_a_disconnect_handler_always_runs(connection: Connection, state: str, as
 
 
 def test_outside_a_handler_there_is_nobody_to_ask() -> None:
-    with pytest.raises(LookupError, match="outside a Socket.IO handler"):
+    with pytest.raises(LookupError, match=r"outside a Socket\.IO handler"):
         requires("messages:write")(handler)("s")
 
 

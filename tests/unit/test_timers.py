@@ -15,6 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from socketguard.timers import _FEW as FEW
 from socketguard.timers import Timers
 
 START = 1_700_000_000.0
@@ -389,20 +390,25 @@ def test_a_cancelled_entry_lets_go_of_its_item_at_once(rig: Rig) -> None:
     assert not any(isinstance(part, Item) for part in entry)
 
 
-def test_cancelling_the_last_entry_takes_back_the_call_of_the_loop(rig: Rig) -> None:
-    rig.timers.cancel(rig.timers.set(START + 1, "item"))
+def test_cancelling_the_last_entry_forgets_it_and_the_call_of_the_loop_is_used_again(rig: Rig) -> None:
+    for _ in range(3):
+        rig.timers.cancel(rig.timers.set(START + 1, "item"))
+        assert rig.timers._heap == []
+        assert len(rig.loop.alarms) == 1
+    rig.advance(2)
+    assert rig.fired == []
     assert rig.loop.alarms == []
 
 
-def test_the_heap_stays_within_twice_the_live_entries(rig: Rig) -> None:
+def test_the_heap_stays_within_twice_the_live_entries_and_a_few(rig: Rig) -> None:
     live = [rig.timers.set(START + 1 + number, number) for number in range(50)]
     for _ in range(2000):
         rig.timers.cancel(rig.timers.set(START + 1e6, "gone"))
-        assert len(rig.timers._heap) <= 102
+        assert len(rig.timers._heap) <= 50 + FEW + 2
     assert len(rig.timers) == 50
     for entry in live[:40]:
         rig.timers.cancel(entry)
-    assert len(rig.timers._heap) <= 20
+    assert len(rig.timers._heap) <= 10 + FEW + 1
     rig.advance(100)
     assert rig.fired == list(range(40, 50))
 
@@ -687,11 +693,11 @@ class TimersMachine(RuleBasedStateMachine):
             assert len(self.loop.alarms) == 1
             assert self.loop.delays[0] <= self.RECHECK
         else:
-            assert self.loop.alarms == []
+            assert len(self.loop.alarms) <= 1
 
     @invariant()
     def the_heap_is_bounded(self) -> None:
-        assert len(self.timers._heap) <= 2 * len(self.model)
+        assert len(self.timers._heap) <= max(2 * len(self.model), len(self.model) + FEW)
 
 
 TestTimersMachine = TimersMachine.TestCase
