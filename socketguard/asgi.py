@@ -324,6 +324,7 @@ class _Frames:
         "_scope",
         "_send",
         "_session",
+        "_stopped",
         "_writer",
         "upgrading",
     )
@@ -349,6 +350,7 @@ class _Frames:
         self._reader: asyncio.Task[Any] | None = None
         self._writer: asyncio.Task[Any] | None = None
         self._gone: asyncio.Future[None] | None = None
+        self._stopped = False
         self.upgrading = request.sid is not None
         self._opened = self.upgrading
         # Needed until the WebSocket is accepted.
@@ -373,7 +375,7 @@ class _Frames:
         if self._first is not None:
             first, self._first = self._first, None
             return first
-        if session.ending in CLOSE_CODES and not self.upgrading:
+        if session.ending in CLOSE_CODES and not self.upgrading and not self._stopped:
             # What the client is to be told must get into the queue before the writer leaves: `end` interrupts this.
             self._reader = asyncio.current_task()
             await asyncio.sleep(CLOSE_TIMEOUT)
@@ -491,6 +493,7 @@ class _Frames:
         Args:
             at_once: don't wait for what is still to be sent: the client does not read.
         """
+        self._stopped = True
         if self._reader is not None:
             # python-engineio sends what waits, closes, and tells everybody.
             self._reader.cancel()

@@ -181,7 +181,7 @@ class Endings:
         told = tuple(told)
         for connection in told:
             connection.reason = connection.reason or reason
-        if not told:
+        if not any(connection.state is Connection.JOINED for connection in told):
             self.seam.identify(session)
             self._report.session_ended(session, reason, _HINTS.get(reason))
         self.spawn(self.close(session, reason, told))
@@ -198,7 +198,7 @@ class Endings:
             self.seam.drop_queue(session.eio_sid)
         else:
             closing = _closing_of(reason)
-            namespaces = [connection.namespace for connection in told]
+            namespaces = [each.namespace for each in told if each.state is Connection.JOINED]
             if not namespaces and reason == "connect_timeout":
                 namespaces = ["/"]  # Where no client listens, a person who looks at the wire does.
             for namespace in namespaces:

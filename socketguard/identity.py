@@ -81,15 +81,16 @@ class Session:
         "handed",
         "headers",
         "joined",
+        "largest",
         "origin",
         "packets_in",
         "query_string",
         "reading",
         "refusals",
-        "stuck",
         "timer",
         "transport",
         "user_agent",
+        "watched",
     )
 
     def __init__(
@@ -122,7 +123,8 @@ class Session:
         # Bytes (characters of text) that were given to python-engineio, and those of them that have left.
         self.handed = 0
         self.done = 0
-        self.stuck = 0
+        self.largest = 0
+        self.watched = False
         self.timer: Any = None
         self.refusals: Any = None
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +18,9 @@ from .timers import Timers
 
 __all__ = ["GRACE", "Sessions"]
 
-GRACE = 1.0
-"""Seconds for which a client may take nothing while more than ``queue_bytes`` wait for it."""
+GRACE = 5.0
+"""Seconds for which a client may take nothing while more than ``queue_bytes`` wait for it: the time of some megabytes
+on a slow line, during which a packet is not done."""
 
 BURST = 4
 """So many times ``queue_bytes`` are too much at once, whether the client reads or not."""
@@ -56,6 +58,7 @@ class Sessions:
         self._slow = slow
         self._timers = Timers(self._expire, clock=time.monotonic)
         self._sweeper: asyncio.TimerHandle | None = None
+        self._queue_bytes = math.inf if limits.queue_bytes is None else limits.queue_bytes
 
     @property
     def timers(self) -> int:
@@ -121,33 +124,30 @@ class Sessions:
     # Clients that don't read
 
     def too_much(self, session: Session, size: int) -> bool:
-        """Whether a session holds too much, with the packet that was just handed over.
+        """Whether a session that holds more than ``queue_bytes`` holds too much.
+
+        The largest packet that waits does not count: alone, a packet may be as large as it likes, and the header of
+        a binary event goes before its attachment.
 
         Args:
             session: the session; its ``handed`` holds the packet already.
-            size: of that packet, in bytes.
+            size: of the packet that was just handed over, in bytes.
 
         Returns:
             True when it is to be ended at once. Otherwise it has `GRACE` seconds to take something.
         """
-        limit = self.limits.queue_bytes
-        waiting = session.handed - session.done
-        if limit is None or waiting <= size:
-            return False  # Alone in the queue, a packet may be as large as it likes.
-        if waiting > limit * BURST:
-            return True
-        if session.stuck >= 0:
-            session.stuck = -1  # Watched already.
+        if not session.watched:
+            session.watched = True
+            session.largest = 0
             self._later(GRACE, self._look_again, session, session.done)
-        return False
+        session.largest = max(session.largest, size)
+        return session.handed - session.done - session.largest > self._queue_bytes * BURST
 
     def _look_again(self, session: Session, done: int) -> None:
-        limit = self.limits.queue_bytes
-        if limit is None or session.ending is not None or session not in self.open:
-            return
-        if session.handed - session.done <= limit:
-            session.stuck = 0
-        elif session.done == done:
+        waiting = session.handed - session.done
+        if session.ending is not None or session not in self.open or waiting <= self._queue_bytes:
+            session.watched = False
+        elif session.done == done and waiting - session.largest > self._queue_bytes:
             self._slow(session)
         else:
             self._later(GRACE, self._look_again, session, session.done)
