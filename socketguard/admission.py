@@ -125,7 +125,9 @@ class Admission:
         connection.placeholders = known.placeholders
         most = self.limits.namespaces_per_session
         if most is not None and len(connection.session.connections) > most:
-            return Rejection(RejectCode.CONNECTION_LIMIT, "namespaces_per_session", {"limit": most})
+            return Rejection(
+                RejectCode.CONNECTION_LIMIT, "namespaces_per_session", {"limit": most, "retry_after": RETRY_AFTER}
+            )
         found = self._find(connection, known, data)
         if isinstance(found, Rejection):
             return found

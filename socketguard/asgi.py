@@ -375,10 +375,12 @@ class _Frames:
         if self._first is not None:
             first, self._first = self._first, None
             return first
-        if session.ending in CLOSE_CODES and not self.upgrading and not self._stopped:
-            # What the client is to be told must get into the queue before the writer leaves: `end` interrupts this.
-            self._reader = asyncio.current_task()
-            await asyncio.sleep(CLOSE_TIMEOUT)
+        if session.ending in CLOSE_CODES and not self.upgrading:
+            if not self._stopped:
+                # What the client is to be told must be in the queue before the writer leaves: `end` interrupts this.
+                self._reader = asyncio.current_task()
+                await asyncio.sleep(CLOSE_TIMEOUT)
+            return {"type": "websocket.disconnect", "code": NORMAL}  # python-engineio sends what waits, and closes.
         if session.ending is not None:
             return await self._end(UNSUPPORTED_DATA)
         if self._endpoint.seam.upgraded(session.eio_sid):

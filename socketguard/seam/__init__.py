@@ -477,6 +477,9 @@ class Seam:
             raise asyncio.CancelledError
 
     async def _joined(self, eio_sid: str, connection: Connection) -> None:
+        if not self.attached:
+            self._forget(connection)  # Detached meanwhile: python-socketio keeps the client, nobody guards it.
+            return
         connection.state = Connection.JOINED
         self.accepted += 1
         self.sessions.joined(connection.session)
@@ -514,8 +517,10 @@ class Seam:
         if session.refusals is None:
             session.refusals = Refusals()
         costs, too_many = session.refusals.count(code.value, connection.namespace, self.sessions.limits)
-        # Anybody can make up an unknown key.
-        if costs and (code in _FAILURES or rejection.detail == "key_unknown"):
+        # A namespace may be hidden because of a limit. And anybody can make up an unknown key.
+        real = rejection.fields.get("hidden_reason", code)
+        unknown_key = "key_unknown" in (rejection.detail, rejection.fields.get("hidden_detail"))
+        if costs and (real in _FAILURES or unknown_key):
             self.budget.fail(session.client_address)
         if too_many:
             self.end(session, "too_many_failures")
