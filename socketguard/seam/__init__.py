@@ -321,8 +321,9 @@ class Seam:
         """
         socket = self.server.eio.sockets.get(eio_sid)
         if socket is not None and socket.closed and not socket.upgraded:
-            # No client expects an empty answer.
-            socket.queue.put_nowait(engineio.packet.Packet(engineio.packet.NOOP))
+            if socket.queue.empty():
+                # No client expects an empty answer.
+                socket.queue.put_nowait(engineio.packet.Packet(engineio.packet.NOOP))
             socket.queue.put_nowait(None)
             del self.server.eio.sockets[eio_sid]
 
