@@ -215,7 +215,8 @@ class Admission:
             return Rejection(RejectCode.TOKEN_MALFORMED, "not_a_string", {"received": type(token).__name__})
         if self.auth is None:
             return Rejection(RejectCode.SUBJECT_MISMATCH, "no_auth")
-        old, new = connection.identity, await self._verify(token, deadline)
+        old = connection.identity
+        new = connection.offered = await self._verify(token, deadline)
         rejection = (
             await self._revoked(new)
             or _someone_else(old, new, (*known.policy.claims, *self.stable_claims))

@@ -64,7 +64,10 @@ class Core:
             settings.admission_timeout,
             server.eio.ping_timeout if settings.heartbeat is None else settings.heartbeat.timeout,
         )
-        self.store = settings.store if settings.store is not None else MemoryStore()
+        self.store = settings.store
+        if self.store is None:
+            # By the same clock as the tokens.
+            self.store = MemoryStore() if auth is None else MemoryStore(clock=auth.now)
         self.revocations = Revocations(
             self.store, timeout=settings.store_timeout, fail_open=settings.fail_open, on_change=self._store_changed
         )

@@ -130,13 +130,16 @@ class Endings:
 
     # Several connections
 
-    async def end_all(self, chosen: Iterable[Connection], reason: str, verdict: Rejection) -> int:
+    async def end_all(
+        self, chosen: Iterable[Connection], reason: str, verdict: Rejection, detail: str | None = None
+    ) -> int:
         """Disconnect connections, and refuse those that are being admitted.
 
         Args:
             chosen: which ones.
             reason: for the canonical line.
             verdict: for those that are being admitted.
+            detail: the reason in other words.
 
         Returns:
             How many there were. Handlers of the application that take longer than `PATIENCE` are not waited for.
@@ -145,11 +148,12 @@ class Endings:
         count = 0
         # First of all nobody may go on, then one after the other is told.
         for connection in chosen:
-            if connection.state is Connection.PENDING and connection.verdict is None:
-                connection.verdict = verdict
-                count += 1
+            if connection.state is Connection.PENDING:
+                count += connection.verdict is None
+                if connection.verdict is None or verdict.code is RejectCode.TOKEN_REVOKED:
+                    connection.verdict = verdict
             elif _lives(connection):
-                connection.reason = reason
+                connection.reason, connection.detail = reason, detail
                 joined.append(connection)
         code = verdict.code if verdict.code is RejectCode.TOKEN_REVOKED else None
         tasks = []

@@ -21,7 +21,7 @@ from .identity import Connection, Identity
 from .options import Auth, Options, read_options, seconds
 from .rejections import ConfigurationError, RejectCode, Rejection
 from .requires import requires
-from .revocations import revocation_for
+from .revocations import Revocation, revocation_for
 from .seam import Seam, require_server
 from .text import neutralise
 from .verifier import Verifier
@@ -196,9 +196,11 @@ class SocketGuard:
             ConfigurationError: not exactly one of ``subject``, ``token_id`` and ``sid`` is given.
         """
         selector = {"subject": subject, "token_id": token_id, "sid": sid}
-        if [type(value) for value in selector.values() if value is not None] != [str]:
+        given: list[Any] = [value for value in selector.values() if value is not None]
+        if len(given) != 1 or not isinstance(given[0], str) or not given[0]:
             raise ConfigurationError(
-                'disconnect() takes one of subject, token_id and sid, a string; write disconnect(subject="user-1")',
+                "disconnect() takes one of subject, token_id and sid, a string that is not empty; "
+                'write disconnect(subject="user-1")',
                 option="subject",
             )
         chosen = [
@@ -210,14 +212,11 @@ class SocketGuard:
             and (issuer is None or connection.identity.issuer == issuer)
             and (namespace is None or connection.namespace == namespace)
         ]
-        if reason is not None:
-            for connection in chosen:
-                connection.log_fields = {**connection.log_fields, "detail": neutralise(str(reason), 256)}
-        ended = await self._core.endings.end_all(
-            chosen, "kicked", Rejection(RejectCode.REFUSED_BY_APP, "disconnect_called")
-        )
+        more = {} if reason is None else {"detail": neutralise(str(reason), 256)}
+        verdict = Rejection(RejectCode.REFUSED_BY_APP, "disconnect_called", {"hint": more.get("detail")})
+        ended = await self._core.endings.end_all(chosen, "kicked", verdict, more.get("detail"))
         selector |= {"issuer": issuer, "namespace": namespace}
-        self._core.report.selected(events.SUBJECT_DISCONNECTED, selector, ended)
+        self._core.report.selected(events.SUBJECT_DISCONNECTED, selector, ended, **more)
         return ended
 
     async def revoke(
@@ -270,18 +269,22 @@ class SocketGuard:
         )
         if core.settings.store is None:
             core.warn_once(MEMORY)
-        ended = 0
+        failed: dict[str, Any] = {}
         try:
             await core.revocations.revoke(revocation)
+        except Exception as exc:
+            failed["error"] = type(exc).__name__
+            raise
         finally:
             # Whatever the store says: nobody goes on here.
             ended = await core.endings.end_all(
-                [each for each in core.everybody() if revocation.covers(each.identity)],
+                [each for each in core.everybody() if _is_covered(each, revocation)],
                 "token_revoked",
                 Rejection(RejectCode.TOKEN_REVOKED, "revoked"),
             )
-        selector = {"token_id": token_id, "subject": subject, "issuer": issuer}
-        core.report.selected(events.TOKEN_REVOKED, selector, ended, until=math.ceil(revocation.expires_at))
+            selector = {"token_id": token_id, "subject": subject, "issuer": issuer}
+            until = math.ceil(revocation.expires_at)
+            core.report.selected(events.TOKEN_REVOKED, selector, ended, until=until, **failed)
         return ended
 
     async def drain(self, over: float = LONGEST) -> int:
@@ -363,3 +366,9 @@ class SocketGuard:
     def detach(self) -> None:
         """Take the guard off its server again. From then on nobody checks anybody."""
         self._core.detach()
+
+
+def _is_covered(connection: Connection, revocation: Revocation) -> bool:
+    """Whether a client's token was revoked, or the fresh one that it has just offered."""
+    offered = connection.offered
+    return revocation.covers(connection.identity) or (offered is not None and revocation.covers(offered))

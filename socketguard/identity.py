@@ -145,11 +145,13 @@ class Connection:
     __slots__ = (
         "_packets_before",
         "budgets",
+        "detail",
         "events_in",
         "held",
         "identity",
         "log_fields",
         "namespace",
+        "offered",
         "pending",
         "placeholders",
         "reason",
@@ -184,10 +186,14 @@ class Connection:
         self.events_in = 0
         self.state = self.PENDING
         self.reason: str | None = None
+        # The reason in the words of whoever disconnected it.
+        self.detail: str | None = None
         self.pending: Any = None
         self.log_fields: dict[str, Any] = {}
         self.refreshes = 0
         self.refreshing = False
+        # Who a fresh token says it is, while that is being decided.
+        self.offered: Identity | None = None
         self.timer: Any = None
         # Whether it counts in the ledger, and as whose.
         self.held: tuple[Any, ...] | None = None

@@ -83,6 +83,7 @@ class Refreshes:
                 rejection = self._over_budget(connection) or await self._refresh(connection, args[1:])
             finally:
                 connection.refreshing = False
+                connection.offered = None
         if rejection is None:
             return {"ok": True, "expires_in": self._seconds_left(connection)}
         ref = new_ref()

@@ -80,7 +80,11 @@ class Report:
 
     def closed(self, connection: Connection, reason: str) -> None:
         """A client left a namespace: the canonical line."""
-        fields = {"reason": reason, **self._fields(connection)}
+        fields: dict[str, Any] = {
+            "reason": reason,
+            **({} if connection.detail is None else {"detail": connection.detail}),
+        }
+        fields.update(self._fields(connection))
         fields["packets_in"] = connection.packets_in
         fields["events_in"] = connection.events_in
         if connection.refreshes:

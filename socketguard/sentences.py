@@ -208,11 +208,16 @@ def _refresh_rejected(fields: _Fields) -> str:
     return f"Refused to refresh the token in {_quoted(fields.get('namespace', '/'))}: {_why(fields)}{whose}"
 
 
+def _failure(fields: _Fields) -> str:
+    error = fields.get("error")
+    return "" if error is None else f"; the store failed ({_text(error)}), so that it may be forgotten"
+
+
 def _selected(done: str) -> Callable[[_Fields], str]:
     def build(fields: _Fields) -> str:
         whom = ", ".join(f"{_text(name)} {_quoted(value)}" for name, value in dict(fields["selector"]).items())
         until = "" if fields.get("until") is None else f", kept until {_text(fields['until'])}"
-        return f"{done} {whom}: {_counted(fields.get('ended', 0), 'connection')} ended{until}{_hint(fields)}"
+        return f"{done} {whom}: {_counted(fields.get('ended', 0), 'connection')} ended{until}{_failure(fields)}"
 
     return build
 
