@@ -32,6 +32,7 @@ __all__ = [
     "media_types",
     "seconds",
     "shown",
+    "template_parts",
 ]
 
 
@@ -87,6 +88,7 @@ class ClaimRules:
         leeway: in seconds.
         require: likewise.
         subject_claim: likewise.
+        token_id_claim: likewise.
         scope_claim: likewise.
         max_lifetime: in seconds, or None.
         claims: likewise.
@@ -114,6 +116,7 @@ class ClaimRules:
         "_scope_path",
         "_subject_claim",
         "_templates",
+        "_token_id_claim",
         "any_audience",
         "any_issuer",
         "audiences",
@@ -132,6 +135,7 @@ class ClaimRules:
         leeway: float,
         require: Collection[str],
         subject_claim: str,
+        token_id_claim: str,
         scope_claim: ScopeClaim,
         max_lifetime: float | None,
         claims: Mapping[str, Any] | None,
@@ -146,7 +150,8 @@ class ClaimRules:
         self._exact = tuple(name for name in self.issuers if "{" not in name)
         self.leeway = seconds(leeway, "leeway", lowest=0, highest=_MAX_LEEWAY)
         required = names(require, "require", example='("exp", "sub")')
-        self._subject_claim = _claim_name(subject_claim)
+        self._subject_claim = _claim_name(subject_claim, "subject_claim", "sub")
+        self._token_id_claim = _claim_name(token_id_claim, "token_id_claim", "jti")
         self.require = ("exp",) if required == REQUIRE and subject_claim != "sub" else required
         self._scope_claim = scope_claim
         self._scope_path = _scope_path(scope_claim)
@@ -169,6 +174,7 @@ class ClaimRules:
             self.leeway,
             frozenset(self.require),
             self._subject_claim,
+            self._token_id_claim,
             self._scope_claim,
             self.max_lifetime,
             # 1 and True are equal in Python but not in JSON.
@@ -185,6 +191,7 @@ class ClaimRules:
             "leeway": self.leeway,
             "require": list(self.require),
             "subject_claim": self._subject_claim,
+            "token_id_claim": self._token_id_claim,
             "scope_claim": scope
             if isinstance(scope, str)
             else getattr(scope, "__qualname__", type(scope).__qualname__),
@@ -192,12 +199,16 @@ class ClaimRules:
             "claims": {name: list(allowed) for name, allowed in self._claims},
         }
 
-    def identity(self, claims: dict[str, Any], key_id: str | None) -> Identity:
+    def identity(
+        self, claims: dict[str, Any], key_id: str | None, key_issuer: tuple[str, ...] | None = None
+    ) -> Identity:
         """Check the claims of a token whose signature holds; of them, the dates last.
 
         Args:
             claims: its payload. The identity keeps it.
             key_id: the ``kid`` of its header.
+            key_issuer: the only issuer whose tokens its key may verify, as `template_parts` returns it; None for a key
+                that is bound to none.
 
         Raises:
             TokenError: a claim is missing, of the wrong type, or not as it should be.
@@ -208,6 +219,8 @@ class ClaimRules:
         # An exact match needs no closer look; whatever else there is gets one.
         if claims.get("iss") not in self._exact and (self.issuers or "iss" in claims):
             self._check_issuer(claims)
+        if key_issuer is not None:
+            _check_key_issuer(claims, key_issuer)
         if claims.get("aud") not in self.audiences and (self.audiences or "aud" in claims):
             self._check_audience(claims)
         if self._claims:
@@ -218,7 +231,10 @@ class ClaimRules:
         subject = _text(subject, self._subject_claim)
         if self._subject_claim != "sub" and "sub" in claims:
             _text(claims["sub"], "sub")
-        token_id = _text(claims["jti"], "jti") if "jti" in claims else None
+        name = self._token_id_claim
+        token_id = _text(claims[name], name) if name in claims else None
+        if name != "jti" and "jti" in claims:
+            _text(claims["jti"], "jti")
         view = MappingProxyType(claims)
         scopes = self._scopes(view)
         issued_at, expires_at = self._check_dates(claims)
@@ -347,6 +363,19 @@ def issuer_mismatch(expected: Collection[str], received: str) -> TokenError:
     )
 
 
+def template_parts(issuer: str) -> tuple[str, ...] | None:
+    """Take an issuer with ``{placeholders}`` apart.
+
+    Returns:
+        Text and names of claims in turn, text first and last, so that an issuer without placeholders is the only part.
+        None when a brace stands alone, or a placeholder is empty or names ``iss`` itself.
+    """
+    parts = tuple(_PLACEHOLDER.split(issuer))
+    if any("{" in text or "}" in text for text in parts[::2]) or {"", "iss"} & {*parts[1::2]}:
+        return None
+    return parts
+
+
 def shown(value: Any) -> str:
     """What a log line may show of a value out of a token."""
     return neutralise(value, 256) if isinstance(value, str) else _TYPES[type(value)]
@@ -426,13 +455,9 @@ def _template(issuer: str, allowed: bool) -> tuple[str, ...]:
         raise ConfigurationError(
             f"issuer {issuer!r} has a placeholder, which needs jwks_url; write the issuer out", option="issuer"
         )
-    parts = tuple(_PLACEHOLDER.split(issuer))
+    parts = template_parts(issuer)
     # A placeholder in the place of the host, or of iss itself, would let anybody be the issuer.
-    if (
-        any("{" in text or "}" in text for text in parts[::2])
-        or not _URL.match(parts[0])
-        or {"", "iss"} & {*parts[1::2]}
-    ):
+    if parts is None or not _URL.match(parts[0]):
         raise ConfigurationError(
             f"issuer {issuer!r} has placeholders that can't be used: they stand in braces after the host and name a "
             'claim other than iss; write issuer="https://login.example.com/{tid}/v2.0"',
@@ -450,6 +475,16 @@ def _filled(template: tuple[str, ...], claims: Mapping[str, Any]) -> str | None:
             return None
         parts[index] = value
     return "".join(parts)
+
+
+def _check_key_issuer(claims: Mapping[str, Any], key_issuer: tuple[str, ...]) -> None:
+    """Check that the key of a token may verify tokens of its issuer. Of ``iss``, only the type is known."""
+    expected = ["".join(f"{{{part}}}" if index % 2 else part for index, part in enumerate(key_issuer))]
+    if "iss" not in claims:
+        raise invalid("claim_missing", claim="iss", expected=expected)
+    if _filled(key_issuer, claims) != claims["iss"]:
+        hint = "the key that signed the token is published for that issuer only"
+        raise invalid("issuer_mismatch", expected=expected, received=shown(claims["iss"]), hint=hint)
 
 
 def _has_form(template: tuple[str, ...], issuer: str) -> bool:
@@ -482,11 +517,9 @@ def _expected_claims(claims: Any) -> tuple[tuple[str, tuple[Any, ...]], ...]:
     return tuple(rules)
 
 
-def _claim_name(claim: Any) -> str:
+def _claim_name(claim: Any, option: str, example: str) -> str:
     if not isinstance(claim, str) or not claim:
-        raise ConfigurationError(
-            'subject_claim must be the name of a claim; write subject_claim="sub"', option="subject_claim"
-        )
+        raise ConfigurationError(f'{option} must be the name of a claim; write {option}="{example}"', option=option)
     return claim
 
 

@@ -83,7 +83,7 @@ class Drain:
         for session in [session for session in self._seam.sessions.open if session.ending is None]:
             self._endings.session(session, "draining")
             sessions.append(session)
-        await self._endings.settled(_LAST_WORDS)
+        await self._endings.pace.settled(_LAST_WORDS)
         self._report.drain_finished(len(sessions), loop.time() - begun)
         return len(sessions)
 

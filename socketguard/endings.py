@@ -8,11 +8,11 @@ namespace of the session lives on, and a reason that it can't mend disconnects.
 from __future__ import annotations
 
 import asyncio
-import contextvars
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from .identity import Connection, Identity, Session
+from .pace import Pace
 from .rejections import REPLIES, RejectCode, Rejection
 from .report import Report
 
@@ -68,26 +68,8 @@ class Endings:
     def __init__(self, report: Report, ends_at: Callable[[Identity], float | None]) -> None:
         self._report = report
         self._ends_at = ends_at
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self.pace = Pace()
         self.seam: Seam
-
-    @property
-    def running(self) -> int:
-        """How many endings are on their way."""
-        return len(self._tasks)
-
-    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Run something whose result nobody waits for."""
-        # An empty context: that of a handler would make its connection the current one.
-        task = asyncio.get_running_loop().create_task(coroutine, context=contextvars.Context())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    async def settled(self, timeout: float) -> None:
-        """Wait until everything that was begun is done, or for so many seconds."""
-        if self._tasks:
-            await asyncio.wait(tuple(self._tasks), timeout=timeout)
 
     # One connection
 
@@ -95,7 +77,7 @@ class Endings:
         """Tell a client that its token is about to expire."""
         if connection.state is Connection.JOINED and connection.reason is None:
             self._report.expiring(connection, seconds)
-            self.spawn(self.seam.tell(connection.session, connection.namespace, EXPIRING, {"in": seconds}))
+            self.pace.begin(self.seam.tell(connection.session, connection.namespace, EXPIRING, {"in": seconds}))
 
     def expire(self, connection: Connection) -> None:
         """End a connection whose token has expired."""
@@ -105,7 +87,7 @@ class Endings:
         others = [other for other in session.connections.values() if other is not connection and _lives(other)]
         if any(self._outlives(other, connection) for other in others):
             connection.reason = "token_expired"
-            self.spawn(self._disconnect(connection, RejectCode.TOKEN_EXPIRED))
+            self.pace.begin(self._disconnect(connection, RejectCode.TOKEN_EXPIRED))
             return
         for each in (connection, *others):
             each.reason = "token_expired"
@@ -121,7 +103,7 @@ class Endings:
         """End a connection whose token was revoked."""
         if connection.state is Connection.JOINED and connection.reason is None:
             connection.reason = "token_revoked"
-            self.spawn(self._disconnect(connection, RejectCode.TOKEN_REVOKED))
+            self.pace.begin(self._disconnect(connection, RejectCode.TOKEN_REVOKED))
 
     async def _disconnect(self, connection: Connection, code: RejectCode | None) -> None:
         if code is not None:
@@ -156,11 +138,7 @@ class Endings:
                 connection.reason, connection.detail = reason, detail
                 joined.append(connection)
         code = verdict.code if verdict.code is RejectCode.TOKEN_REVOKED else None
-        tasks = []
-        for number, connection in enumerate(joined, 1):
-            tasks.append(self.spawn(self._disconnect(connection, code)))
-            if number % 25 == 0:
-                await asyncio.sleep(0)
+        tasks = [self.pace.begin(self._disconnect(connection, code)) for connection in joined]
         if tasks:
             await asyncio.wait(tasks, timeout=PATIENCE)
         return count + len(joined)
@@ -188,7 +166,7 @@ class Endings:
         if not any(connection.state is Connection.JOINED for connection in told):
             self.seam.identify(session)
             self._report.session_ended(session, reason, _HINTS.get(reason))
-        self.spawn(self.close(session, reason, told))
+        self.pace.begin(self.close(session, reason, told))
 
     async def close(self, session: Session, reason: str, told: Iterable[Connection]) -> None:
         """Close the transport of a session.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import importlib
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -52,6 +54,9 @@ def default_fetch(*, timeout: float, limit: int) -> Callable[[str], Awaitable[by
         ) from None
     # Made here and not for each fetch: reading the certificates takes tens of milliseconds, in which the loop stands.
     context = httpx2.create_ssl_context()
+    # Which httpx2 would import at the first fetch, for 20 ms.
+    with contextlib.suppress(ImportError):
+        importlib.import_module("anyio._backends._asyncio")
 
     async def fetch(url: str) -> bytes:
         # A client of its own for each fetch: there are minutes between them, and nothing is then tied to one loop.

@@ -352,7 +352,7 @@ class SocketGuard:
             "timers": {
                 "expiry": 0 if core.lifetime is None else len(core.lifetime),
                 "connect": sessions.timers,
-                "ending": core.endings.running,
+                "ending": len(core.endings.pace),
             },
             "store": {"kind": type(core.store).__name__, "available": core.revocations.available},
             "keys": [] if core.settings.auth is None else core.settings.auth.keys_status(),

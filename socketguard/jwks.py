@@ -15,6 +15,7 @@ import json
 import math
 import random
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -37,6 +38,7 @@ BODY_LIMIT = 1_048_576
 _REFRESH_AT = 0.8
 _JITTER = 0.2
 _SHOWN = 10
+_RELEASED = 25
 _SHOWN_KEY_ID = 128
 
 
@@ -151,6 +153,7 @@ class RemoteKeys:
         self._successes = 0
         self._failing: Literal["stale", "none"] | None = None  # what served at the last attempt, if that failed
         self._task: asyncio.Task[None] | None = None
+        self._waiters: deque[asyncio.Future[None]] = deque()
 
     def __repr__(self) -> str:
         return f"<RemoteKeys {self._shown_url}>"
@@ -275,7 +278,9 @@ class RemoteKeys:
             task = self._begin(self._clock())
             if task is not None:
                 # Unlike an await of the task, this leaves it alone when the waiting code is cancelled.
-                await asyncio.wait((task,))
+                waiter = task.get_loop().create_future()
+                self._waiters.append(waiter)
+                await waiter
         return self._successes > since
 
     def _begin(self, now: float) -> asyncio.Task[None] | None:
@@ -291,6 +296,8 @@ class RemoteKeys:
         self._attempts += 1
         attempt = self._attempt(self._attempts)
         self._task = loop.create_task(attempt, name="socketguard-jwks", context=contextvars.Context())
+        self._waiters = deque()
+        self._task.add_done_callback(functools.partial(_release, self._waiters))
         return self._task
 
     async def _attempt(self, number: int) -> None:
@@ -368,6 +375,16 @@ class RemoteKeys:
         if len(body) > BODY_LIMIT:
             raise Unusable(f"the body is larger than {BODY_LIMIT} bytes")
         return body
+
+
+def _release(waiters: deque[asyncio.Future[None]], task: asyncio.Task[None]) -> None:
+    """Let those who wait for an attempt go on, a few in each turn of the loop: each will verify its token at once."""
+    for _ in range(min(_RELEASED, len(waiters))):
+        waiter = waiters.popleft()
+        if not waiter.done():
+            waiter.set_result(None)
+    if waiters:
+        task.get_loop().call_soon(_release, waiters, task)
 
 
 def _json_object(body: bytes) -> Mapping[str, Any]:

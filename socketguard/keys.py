@@ -70,14 +70,23 @@ _SSH = (b"ssh-", b"ecdsa-sha2-", b"sk-ssh-", b"sk-ecdsa-")
 
 
 class PreparedKey:
-    """One key, ready for one algorithm. Its ``repr`` never shows key material."""
+    """One key, ready for one algorithm. Its ``repr`` never shows key material.
 
-    __slots__ = ("_key", "_verify", "algorithm", "kind")
+    Args:
+        algorithm: one of `ALGORITHMS`.
+        kind: what the key is, such as ``RSA 2048``.
+        key: what PyJWT takes for this algorithm.
+        issuer: the only issuer whose tokens it may verify, as `socketguard.claims.template_parts` returns it; None for
+            a key that is bound to none.
+    """
 
-    def __init__(self, algorithm: str, kind: str, key: Any) -> None:
+    __slots__ = ("_key", "_verify", "algorithm", "issuer", "kind")
+
+    def __init__(self, algorithm: str, kind: str, key: Any, *, issuer: tuple[str, ...] | None = None) -> None:
         implementation = _IMPLEMENTATIONS[algorithm]
         self.algorithm = algorithm
         self.kind = kind
+        self.issuer = issuer
         self._key = implementation.prepare_key(key)
         self._verify: Callable[[bytes, Any, bytes], bool] = implementation.verify
 

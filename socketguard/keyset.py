@@ -1,4 +1,9 @@
-"""A JWK Set (RFC 7517): which of its keys can be used, with which algorithms, and which may have signed a token."""
+"""A JWK Set (RFC 7517): which of its keys can be used, with which algorithms, and which may have signed a token.
+
+A member ``issuer`` binds a key to the tokens of one issuer. RFC 7517 doesn't have it; Microsoft Entra ID publishes it
+("Access tokens in the Microsoft identity platform", section "Validate the signing key issuer",
+https://learn.microsoft.com/entra/identity-platform/access-tokens).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,7 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
+from .claims import template_parts
 from .keys import RSA_BITS, PreparedKey, PublicKey, fitting
 from .rejections import RejectCode, TokenError
 from .text import neutralise
@@ -21,6 +27,7 @@ _MAX_TRIED = 4
 """How many keys are tried for one token: each costs a verification, and anybody can send tokens."""
 
 _MAX_KEY_ID = 128  # characters; tokens with a longer one are refused
+_MAX_ISSUER = 512  # characters
 _RSA_MAX_BITS = 16_384  # OpenSSL verifies with none that is larger
 _SHOWN = 10
 _CURVES: dict[str, type[ec.EllipticCurve]] = {"P-256": ec.SECP256R1, "P-384": ec.SECP384R1, "P-521": ec.SECP521R1}
@@ -29,6 +36,8 @@ _EDWARDS: dict[str, type[ed25519.Ed25519PublicKey] | type[ed448.Ed448PublicKey]]
     "Ed448": ed448.Ed448PublicKey,
 }
 _SAME = frozenset({"EdDSA", "Ed25519"})  # what `alg` says of an Ed25519 key, before and since RFC 9864
+_PLACEHOLDERS = {"tenantid": "tid"}
+"""Placeholders of ``issuer`` that are no names of claims, in lower case: Microsoft writes {tenantid} and {tenantId}."""
 
 
 class Unusable(Exception):
@@ -71,26 +80,29 @@ class KeySet:
             try:
                 key_id = _key_id(jwk)
                 kind, fits, key = _read_key(jwk, algorithms)
-                self._add(key_id, kind, fits, key)
+                issuer = _issuer(jwk)
+                self._add(key_id, kind, fits, key, issuer)
             except Unusable as refusal:
                 label = f"key {position}" if key_id is None else f"key {neutralise(key_id, _MAX_KEY_ID)}"
                 self.ignored.append(f"{label}: {refusal}")
             else:
                 self.count += 1
                 form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-                fingerprint.add((key_id, fits, hashlib.sha256(key.public_bytes(*form)).digest()))
+                fingerprint.add((key_id, fits, issuer, hashlib.sha256(key.public_bytes(*form)).digest()))
         if not self.count:
             raise Unusable("; ".join(["no key of the set can be used", *self.ignored[:_SHOWN]]))
         self.ids = tuple(neutralise(key_id, _MAX_KEY_ID) for key_id in self._fits)
         self.fingerprint = frozenset(fingerprint)
 
-    def _add(self, key_id: str | None, kind: str, fits: tuple[str, ...], key: PublicKey) -> None:
+    def _add(
+        self, key_id: str | None, kind: str, fits: tuple[str, ...], key: PublicKey, issuer: tuple[str, ...] | None
+    ) -> None:
         if key_id is not None:
             if any(len(self._by_id.get((name, key_id), ())) >= _MAX_TRIED for name in fits):
                 raise Unusable(f"more than {_MAX_TRIED} keys have this kid")
             self._fits.setdefault(key_id, set()).update(fits)
         for name in fits:
-            prepared = (PreparedKey(name, kind, key),)
+            prepared = (PreparedKey(name, kind, key, issuer=issuer),)
             self._all[name] = self._all.get(name, ()) + prepared
             if key_id is not None:
                 self._by_id[name, key_id] = self._by_id.get((name, key_id), ()) + prepared
@@ -127,6 +139,19 @@ def _key_id(jwk: Any) -> str | None:
     if key_id is not None and (not isinstance(key_id, str) or len(key_id) > _MAX_KEY_ID):
         raise Unusable(f"kid must be a string of at most {_MAX_KEY_ID} characters")
     return key_id
+
+
+def _issuer(jwk: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The only issuer whose tokens a key may verify, in parts; None when it names none."""
+    if "issuer" not in jwk:
+        return None
+    issuer = jwk["issuer"]
+    if not isinstance(issuer, str) or not 0 < len(issuer) <= _MAX_ISSUER:
+        raise Unusable(f"issuer must be a non-empty string of at most {_MAX_ISSUER} characters")
+    parts = template_parts(issuer)
+    if parts is None:
+        raise Unusable("issuer has braces that name no claim, or iss")
+    return tuple(_PLACEHOLDERS.get(part.lower(), part) if index % 2 else part for index, part in enumerate(parts))
 
 
 def _read_key(jwk: Mapping[str, Any], algorithms: Sequence[str]) -> tuple[str, tuple[str, ...], PublicKey]:

@@ -135,12 +135,14 @@ class Presets:
         another issuer and audience. ``azp`` must be there: access tokens have it and ID tokens don't, which can have
         the same audience. Scopes are those of a signed-in user (``scp``); for roles, and for tokens of services, write
         ``scope_claim="roles"``. ``sub`` names the user to this application only; ``subject_claim="oid"`` is the same
-        in all of them. There is no ``jti``, so that only subjects can be revoked, not single tokens.
+        in all of them. The id of a token, by which it can be revoked, is ``uti``; there is no ``jti``. Each published
+        key names the issuer whose tokens it signs, which is checked.
 
-        Sources: "Access token claims reference" for ``aud``, ``iss``, ``azp``, ``scp`` and ``roles``
+        Sources: "Access token claims reference" for ``aud``, ``iss``, ``azp``, ``scp``, ``roles`` and ``uti``
         (https://learn.microsoft.com/entra/identity-platform/access-token-claims-reference); "ID token claims
         reference" for the absence of ``azp`` (https://learn.microsoft.com/entra/identity-platform/id-token-claims-reference);
-        "Access tokens", section "Validate the issuer", for tenant-independent keys and the rule for ``{tid}``
+        "Access tokens", sections "Validate the issuer" and "Validate the signing key issuer", for tenant-independent
+        keys, the rule for ``{tid}`` and the member ``issuer`` of the keys
         (https://learn.microsoft.com/entra/identity-platform/access-tokens); "OpenID Connect on the Microsoft identity
         platform" for the address of the keys (https://learn.microsoft.com/entra/identity-platform/v2-protocols-oidc).
         National clouds have other hosts: give ``issuer`` and ``jwks_url``.
@@ -183,6 +185,7 @@ class Presets:
                 audience=audience,
                 require=("exp", "sub", "azp"),
                 scope_claim="scp",
+                token_id_claim="uti",  # noqa: S106 - the name of a claim
             )
         )
 

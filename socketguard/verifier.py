@@ -80,7 +80,9 @@ class JWTAuth(Presets, Backend):
         algorithms: the allowed algorithms, such as ``["HS256"]`` or ``["RS256", "ES256"]``. Never HS* together with
             others (RFC 8725 section 2.1).
         jwks_url: instead of ``key``, where the issuer publishes its keys (RFC 7517 section 5). Then ``issuer`` and
-            ``audience`` must be given, because such keys often sign for many services.
+            ``audience`` must be given, because such keys often sign for many services. A key that is published with a
+            member ``issuer`` verifies tokens of that issuer only; ``{tenantid}`` in it stands for the claim ``tid``,
+            and any other name in braces for the claim of that name.
         issuer: the ``iss`` that tokens must have, or a collection of them. Compared exactly (RFC 7519 section 4.1.1).
             With ``jwks_url`` it may name claims in braces, as in ``https://login.example.com/{tid}/v2.0``: in their
             place must stand what the token itself says there, a non-empty string without a slash. `ANY` is no check.
@@ -92,6 +94,8 @@ class JWTAuth(Presets, Backend):
         claims: values that further claims must have, such as ``{"token_use": "access"}``; a collection of values
             allows each of them.
         subject_claim: the claim that says who it is.
+        token_id_claim: the claim that tells this token from all others of its issuer, by which it can be revoked;
+            ``uti`` for Microsoft Entra ID. A token without it can only be revoked with all others of its subject.
         scope_claim: where the scopes are: a claim's name, a dotted path such as ``realm_access.roles`` (a claim with
             just that name goes first), or a function of the claims. A string is split on spaces (RFC 6749 section
             3.3); an array must hold strings.
@@ -128,6 +132,7 @@ class JWTAuth(Presets, Backend):
         require: Collection[str] = REQUIRE,
         claims: Mapping[str, Any] | None = None,
         subject_claim: str = "sub",
+        token_id_claim: str = "jti",  # noqa: S107 - the name of a claim
         scope_claim: ScopeClaim = "scope",
         sources: Sequence[str] = ("payload", "header"),
         payload_keys: Sequence[str] = ("token", "access_token", "authorization"),
@@ -154,6 +159,7 @@ class JWTAuth(Presets, Backend):
             leeway=leeway,
             require=require,
             subject_claim=subject_claim,
+            token_id_claim=token_id_claim,
             scope_claim=scope_claim,
             max_lifetime=max_lifetime,
             claims=claims,
@@ -448,7 +454,7 @@ class JWTAuth(Presets, Backend):
             if len(self._headers) >= _CACHED_HEADERS:
                 self._headers.clear()
             self._headers[header_part] = algorithm, key_id
-        return self._identity(decode_json_object(payload_part, "payload"), key_id)
+        return self._identity(decode_json_object(payload_part, "payload"), key_id, key.issuer)
 
     def _read_header(self, part: bytes) -> tuple[str, str | None]:
         """Check a header (RFC 7515 section 4.1). What could name a key (jku, jwk, x5u, x5c) is never looked at."""

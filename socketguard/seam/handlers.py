@@ -36,7 +36,8 @@ def in_socketio(frame: Any) -> bool:
 def raised_by_the_call(error: TypeError) -> bool:
     """Whether a TypeError says that the handler takes other arguments: then no frame of the handler was entered."""
     frame = frames_of(error)[-1]
-    return in_socketio(frame) or frame.f_code is _SHIELD_CODE
+    wrapped = frame.f_code is _SHIELD_CODE or frame.f_globals.get("__name__") == "socketguard.requires"
+    return wrapped or in_socketio(frame)
 
 
 def callback_frames(error: Exception) -> list[Any]:

@@ -45,11 +45,12 @@ PURE = {
     "revocations",
     "sessions",
     "timers",
+    "pace",
 }
 
 # From the bottom up; nobody imports from a higher row.
 ROWS: list[set[str]] = [
-    {"text", "findings", "records", "timers"},
+    {"text", "findings", "records", "timers", "pace"},
     {"rejections"},
     {"identity"},
     {
