@@ -622,6 +622,8 @@ async def _interruptible(receive: Receive, session: Session) -> Message:
         raise _Ended from None
     finally:
         session.reading.discard(task)
+        if not session.reading:
+            session.reading = None
 
 
 def _moved(request: HandshakeRequest, session: Session) -> HandshakeRefusal | None:

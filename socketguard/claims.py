@@ -135,7 +135,7 @@ class ClaimRules:
         leeway: float,
         require: Collection[str],
         subject_claim: str,
-        token_id_claim: str,
+        token_id_claim: str = "jti",  # noqa: S107 - the name of a claim
         scope_claim: ScopeClaim,
         max_lifetime: float | None,
         claims: Mapping[str, Any] | None,
@@ -368,7 +368,7 @@ def template_parts(issuer: str) -> tuple[str, ...] | None:
 
     Returns:
         Text and names of claims in turn, text first and last, so that an issuer without placeholders is the only part.
-        None when a brace stands alone, or a placeholder is empty or names ``iss`` itself.
+        None when a brace stands alone, or a placeholder is empty or names ``iss`` itself, which anything would fit.
     """
     parts = tuple(_PLACEHOLDER.split(issuer))
     if any("{" in text or "}" in text for text in parts[::2]) or {"", "iss"} & {*parts[1::2]}:
@@ -478,13 +478,15 @@ def _filled(template: tuple[str, ...], claims: Mapping[str, Any]) -> str | None:
 
 
 def _check_key_issuer(claims: Mapping[str, Any], key_issuer: tuple[str, ...]) -> None:
-    """Check that the key of a token may verify tokens of its issuer. Of ``iss``, only the type is known."""
-    expected = ["".join(f"{{{part}}}" if index % 2 else part for index, part in enumerate(key_issuer))]
+    """Check that the key of a token may verify tokens of its issuer. That ``iss`` is a string, if there, is known."""
+    if "iss" in claims and _filled(key_issuer, claims) == claims["iss"]:
+        return
+    # Every other part is the name of a claim.
+    expected = [shown("".join(f"{{{part}}}" if index % 2 else part for index, part in enumerate(key_issuer)))]
     if "iss" not in claims:
         raise invalid("claim_missing", claim="iss", expected=expected)
-    if _filled(key_issuer, claims) != claims["iss"]:
-        hint = "the key that signed the token is published for that issuer only"
-        raise invalid("issuer_mismatch", expected=expected, received=shown(claims["iss"]), hint=hint)
+    hint = "the key that signed the token is published for that issuer only"
+    raise invalid("issuer_mismatch", expected=expected, received=shown(claims["iss"]), hint=hint)
 
 
 def _has_form(template: tuple[str, ...], issuer: str) -> bool:

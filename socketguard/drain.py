@@ -72,20 +72,19 @@ class Drain:
         sessions = list(self._seam.sessions.open)
         random.shuffle(sessions)
         self._report.drain_started(len(sessions), over)
+        ended = 0
         for number, session in enumerate(sessions, 1):
             wait = begun + over * number / len(sessions) - loop.time()
             if wait > 0:
                 await asyncio.sleep(wait)
             elif number % _BATCH == 0:
                 await asyncio.sleep(0)
-            self._endings.session(session, "draining")
+            ended += self._endings.session(session, "draining")
         # Those that were being made when it began.
-        for session in [session for session in self._seam.sessions.open if session.ending is None]:
-            self._endings.session(session, "draining")
-            sessions.append(session)
+        ended += sum([self._endings.session(session, "draining") for session in list(self._seam.sessions.open)])
         await self._endings.pace.settled(_LAST_WORDS)
-        self._report.drain_finished(len(sessions), loop.time() - begun)
-        return len(sessions)
+        self._report.drain_finished(ended, loop.time() - begun)
+        return ended
 
     # SIGTERM
 

@@ -145,10 +145,16 @@ class Endings:
 
     # Whole sessions
 
-    def session(self, session: Session, reason: str) -> None:
-        """End a whole session for a reason that its client can mend."""
-        if session.ending is None:
-            self._close(session, reason, [each for each in session.connections.values() if _lives(each)])
+    def session(self, session: Session, reason: str) -> bool:
+        """End a whole session for a reason that its client can mend.
+
+        Returns:
+            False when it has ended already.
+        """
+        if session.ending is not None or session not in self.seam.sessions.open:
+            return False
+        self._close(session, reason, [each for each in session.connections.values() if _lives(each)])
+        return True
 
     def overdue(self, session: Session) -> None:
         """End a session that has joined no namespace."""

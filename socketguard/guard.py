@@ -321,7 +321,8 @@ class SocketGuard:
 
     @staticmethod
     def _check_over(over: float) -> float:
-        return 0.0 if over == 0 else seconds(over, "over", example=LONGEST)
+        # At once is a period too.
+        return 0.0 if type(over) in (int, float) and over == 0 else seconds(over, "over", example=LONGEST)
 
     requires = staticmethod(requires)
 

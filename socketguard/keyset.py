@@ -148,6 +148,7 @@ def _issuer(jwk: Mapping[str, Any]) -> tuple[str, ...] | None:
     issuer = jwk["issuer"]
     if not isinstance(issuer, str) or not 0 < len(issuer) <= _MAX_ISSUER:
         raise Unusable(f"issuer must be a non-empty string of at most {_MAX_ISSUER} characters")
+    # Here a placeholder may stand for the host too: this only ever narrows what JWTAuth(issuer=…) lets through.
     parts = template_parts(issuer)
     if parts is None:
         raise Unusable("issuer has braces that name no claim, or iss")

@@ -28,6 +28,10 @@ ADMISSION_TIMEOUT = 10.0
 """Seconds between a CONNECT and its answer, at most, unless the ping timeout asks for less."""
 
 
+# A year: whatever lasts longer is a mistake, and a loop can't count to any number.
+_LONGEST = 31_536_000
+
+
 class Options(TypedDict, total=False):
     """The options of `SocketGuard` beside ``auth``."""
 
@@ -138,8 +142,10 @@ def seconds(value: object, option: str, *, example: float, lowest: float = 0.0) 
     Raises:
         ConfigurationError: it is no finite number, or too small.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not value > lowest:
-        raise ConfigurationError(f"{option} is {value!r}; write seconds, such as {option}={example}", option=option)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not lowest < value <= _LONGEST:
+        # Python refuses to write very large numbers out.
+        shown = "too large" if isinstance(value, int) and value > _LONGEST else repr(value)
+        raise ConfigurationError(f"{option} is {shown}; write seconds, such as {option}={example}", option=option)
     return float(value)
 
 

@@ -96,7 +96,7 @@ class Refresh(Protocol):
 class End(Protocol):
     """How the seam has a whole session ended: see `socketguard.endings.Endings.session`."""
 
-    def __call__(self, session: Session, reason: str) -> None: ...
+    def __call__(self, session: Session, reason: str) -> object: ...
 
 
 class _Pending:
