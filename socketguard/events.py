@@ -110,6 +110,7 @@ _OWN_FIELDS = """
     expected received claim error id text fix configuration schema_version status host handler part source limit limit_s
     lifetime_s expired_s valid_in_s required missing hidden_reason hidden_detail retry_after refreshes expires_in_s
     selector until ended sessions over_s url keys key_ids serving event_name fail_open previous ignored serving_s
+    app_message algorithm
 """
 # What structlog and its processors give a meaning of their own, and the parameter names of its logging methods (a
 # keyword of that name would be a TypeError there).

@@ -143,8 +143,8 @@ def seconds(value: object, option: str, *, example: float, lowest: float = 0.0) 
         ConfigurationError: it is no finite number, or too small.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not lowest < value <= _LONGEST:
-        # Python refuses to write very large numbers out.
-        shown = "too large" if isinstance(value, int) and value > _LONGEST else repr(value)
+        # Python refuses to write out integers of more than 4,300 digits.
+        shown = "too large" if isinstance(value, int) and value.bit_length() > 10_000 else repr(value)
         raise ConfigurationError(f"{option} is {shown}; write seconds, such as {option}={example}", option=option)
     return float(value)
 

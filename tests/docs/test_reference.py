@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 import socketguard
-from socketguard import logs, rejections, testing
+from socketguard import events, logs, rejections, testing
 from socketguard.env import PREFIX, VARIABLES
+from socketguard.options import Options
+from socketguard.verifier import Verifier
 
 ROOT = Path(__file__).parents[2]
 API = (ROOT / "docs" / "api.md").read_text()
@@ -22,10 +24,24 @@ def test_public_names_are_documented(module: object) -> None:
     assert [name for name in module.__all__ if name not in API] == []  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("of", [socketguard.SocketGuard, socketguard.JWTAuth, socketguard.NamespacePolicy])
+@pytest.mark.parametrize(
+    "of",
+    [socketguard.SocketGuard, socketguard.JWTAuth, socketguard.NamespacePolicy, socketguard.Limits],
+)
 def test_every_option_is_documented(of: type) -> None:
     options = [name for name in inspect.signature(of).parameters if name not in ("app", "name")]
+    if of is socketguard.SocketGuard:
+        assert options.pop() == "options"
+        options += Options.__annotations__
     assert [name for name in options if f"`{name}`" not in API and f"{name}=" not in API] == []
+
+
+@pytest.mark.parametrize("of", [socketguard.SocketGuard, socketguard.JWTAuth])
+def test_every_method_is_documented(of: type) -> None:
+    # What the guard asks of a verifier, and is no business of users, is in `Verifier`.
+    internal = {name for name in dir(Verifier) if of is socketguard.JWTAuth} - {"verify", "averify", "keys_status"}
+    internal |= {"finder", "matches_template"}
+    assert [name for name in dir(of) if name[0] != "_" and name not in internal and name not in API] == []
 
 
 def test_every_variable_is_documented() -> None:
@@ -52,6 +68,14 @@ def test_the_table_of_codes_is_true(code: rejections.RejectCode) -> None:
 
 def test_the_version_has_a_changelog_entry() -> None:
     assert f"## {socketguard.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_event_and_field_is_documented() -> None:
+    page = (ROOT / "docs" / "logs.md").read_text()
+    short = {name.removeprefix("socketguard") for name in events.LEVELS}
+    assert [name for name in short if f"`socketguard{name}`" not in page and f"`{name}`" not in page] == []
+    of_structlog = set(events._STRUCTLOG_FIELDS.split())
+    assert sorted(name for name in events.RESERVED_FIELDS - of_structlog if f"`{name}`" not in page) == []
 
 
 def test_logs_names_are_documented() -> None:

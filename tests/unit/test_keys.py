@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa, x25519
 from jwt.algorithms import get_default_algorithms
 
-from socketguard.keys import ALGORITHMS, KeysPending, StaticKeys, check_algorithms, fitting
+from socketguard.keys import ALGORITHMS, KeysPending, PreparedKey, StaticKeys, check_algorithms, fitting
 from socketguard.rejections import ConfigurationError, RejectCode, TokenError
 
 SECRET = "k9Zt-4vQ_7mB2xLwR8sYcN1pD6hJ3fGa"  # 32 bytes
@@ -300,6 +300,17 @@ class TestSets:
         assert [key.kind for key in keys.candidates("RS256", "any")] == ["RSA 2048", "RSA 2048"]
         assert [key.kind for key in keys.candidates("ES256", None)] == ["P-256"]
         assert keys.candidates("ES256", None)[0].algorithm == "ES256"
+
+    def test_they_are_bound_to_no_issuer(self) -> None:
+        keys = StaticKeys([pem("rsa"), pem("p256")], ("RS256", "ES256"))
+        assert {key.issuer for name in ("RS256", "ES256") for key in keys.candidates(name, None)} == {None}
+
+    def test_a_key_may_be_bound_to_an_issuer(self) -> None:
+        key = PreparedKey("HS256", "shared secret", SECRET, issuer=("https://id.example.com/", "tid", ""))
+        assert key.issuer == ("https://id.example.com/", "tid", "")
+        signature = get_default_algorithms()["HS256"].sign(b"message", SECRET.encode())
+        assert (key.verify(b"message", signature), key.verify(b"messagE", signature)) == (True, False)
+        assert repr(key) == "<PreparedKey shared secret for HS256>"
 
     def test_the_same_key_twice_is_one_key(self) -> None:
         keys = StaticKeys((pem("rsa"), private("rsa").public_key()), ("RS256",))

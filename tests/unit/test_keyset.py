@@ -117,6 +117,24 @@ class TestUsableKeys:
         members = {"use": "sig", "key_ops": ["verify"], "x5c": ["x"], "x5u": "http://x", "extra": [1], "kid": None}
         assert len(key_set(jwk("rsa", **members)).find("RS256", None)) == 1
 
+    @pytest.mark.parametrize(
+        ("issuer", "parts"),
+        [
+            ("https://id.example.com", ("https://id.example.com",)),
+            ("https://id.example.com/{tid}/v2.0", ("https://id.example.com/", "tid", "/v2.0")),
+            ("https://id.example.com/{tenantid}/v2.0", ("https://id.example.com/", "tid", "/v2.0")),
+            ("https://{tenantId}.example.com/{org}", ("https://", "tid", ".example.com/", "org", "")),
+            ("tenantid", ("tenantid",)),
+            ("i" * 512, ("i" * 512,)),
+        ],
+    )
+    def test_an_issuer_goes_with_its_key_for_every_algorithm(self, issuer: str, parts: tuple[str, ...]) -> None:
+        keys = key_set(jwk("rsa", kid="1", issuer=issuer), jwk("rsa-other", kid="2"))
+        for algorithm in ("RS256", "PS512"):
+            assert [key.issuer for key in keys.find(algorithm, "1")] == [parts]
+            assert [key.issuer for key in keys.find(algorithm, "2")] == [None]
+            assert [key.issuer for key in keys.find(algorithm, None)] == [parts, None]
+
     def test_keys_of_the_same_id_are_all_tried(self) -> None:
         keys = key_set(jwk("rsa", kid="1"), jwk("rsa-other", kid="1"), jwk("p256", kid="1"))
         assert [key.kind for key in keys.find("RS256", "1")] == ["RSA 2048", "RSA 2048"]
@@ -136,8 +154,10 @@ class TestUsableKeys:
             key_set(jwk("rsa", kid="1"), jwk("p256", kid="3")),
             key_set(jwk("rsa", kid="1", alg="RS256"), jwk("p256", kid="2")),
             key_set(jwk("rsa-other", kid="1"), jwk("p256", kid="2")),
+            key_set(jwk("rsa", kid="1", issuer="https://a.example"), jwk("p256", kid="2")),
+            key_set(jwk("rsa", kid="1", issuer="https://b.example"), jwk("p256", kid="2")),
         ]
-        assert one not in {other.fingerprint for other in others}
+        assert len({one, *(other.fingerprint for other in others)}) == 1 + len(others)
 
 
 class TestTokensWithoutAKeyId:
@@ -198,6 +218,16 @@ class TestIgnoredKeys:
             (lambda: {"kty": "RSA"}, "numbers are missing or wrong"),
             (lambda: jwk("rsa", kid=5), "kid must be a string of at most 128 characters"),
             (lambda: jwk("rsa", kid="k" * 129), "kid must be a string of at most 128 characters"),
+            (lambda: jwk("rsa", issuer=None), "issuer must be a non-empty string of at most 512 characters"),
+            (lambda: jwk("rsa", issuer=""), "issuer must be a non-empty string of at most 512 characters"),
+            (lambda: jwk("rsa", issuer=["https://a.example"]), "issuer must be a non-empty string"),
+            (lambda: jwk("rsa", issuer=True), "issuer must be a non-empty string"),
+            (lambda: jwk("rsa", issuer="i" * 513), "issuer must be a non-empty string of at most 512 characters"),
+            (lambda: jwk("rsa", issuer="https://a.example/{"), "issuer has braces that name no claim, or iss"),
+            (lambda: jwk("rsa", issuer="https://a.example/{tid"), "issuer has braces that name no claim, or iss"),
+            (lambda: jwk("rsa", issuer="https://a.example/{}"), "issuer has braces that name no claim, or iss"),
+            (lambda: jwk("rsa", issuer="{{tid}}"), "issuer has braces that name no claim, or iss"),
+            (lambda: jwk("rsa", issuer="{iss}"), "issuer has braces that name no claim, or iss"),
             (lambda: None, "must be an object, not NoneType"),
             (lambda: "key", "must be an object, not str"),
             (lambda: [], "must be an object, not list"),
@@ -240,11 +270,16 @@ class TestSets:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=20)
+    | st.text("{}tidss", max_size=12),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
     max_leaves=10,
 )
-MEMBERS = st.sampled_from(["kty", "crv", "n", "e", "x", "y", "alg", "use", "key_ops", "kid", "d", "k"])
+MEMBERS = st.sampled_from(["kty", "crv", "n", "e", "x", "y", "alg", "use", "key_ops", "kid", "d", "k", "issuer"])
 
 
 # Keys are made at the first example, which takes longer than the others.

@@ -208,7 +208,8 @@ class TestEntra:
 
     async def test_an_access_token(self, provider: Provider) -> None:
         identity = await accepted(self.auth(provider, self.TENANT.upper()), self.token())
-        assert (identity.subject, identity.scopes, identity.token_id) == ("HKZpfaHy", {"access_as_user", "read"}, None)
+        assert (identity.subject, identity.scopes) == ("HKZpfaHy", {"access_as_user", "read"})
+        assert identity.token_id == "fqiBqXLPj0"
         assert provider.asked == [f"https://login.microsoftonline.com/{self.TENANT}/discovery/v2.0/keys"]
 
     @pytest.mark.parametrize(
@@ -238,6 +239,38 @@ class TestEntra:
         assert await outcome(auth, self.token(self.OTHER), tid=self.TENANT) == "issuer_mismatch"
         assert await outcome(auth, self.token(self.OTHER), tid=...) == "issuer_mismatch"
         assert auth.issuers == {"https://login.microsoftonline.com/{tid}/v2.0"}
+
+    @pytest.mark.parametrize("endpoint", ["common", "organizations"])
+    async def test_keys_verify_tokens_of_their_issuer_only(self, provider: Provider, endpoint: str) -> None:
+        personal = "9188040d-6c67-4c5b-b112-36a304b66dad"
+        base = "https://login.microsoftonline.com"
+        auth = self.auth(provider, endpoint, tenants=ANY)
+        provider.keys = [jwk(RSA, "rsa", issuer=f"{base}/{personal}/v2.0")]
+        assert (await accepted(auth, self.token(personal))).claims["tid"] == personal
+        assert await outcome(auth, self.token(self.TENANT)) == "issuer_mismatch"
+        assert await outcome(auth, self.token(personal), tid=self.TENANT) == "issuer_mismatch"
+        auth = self.auth(provider, endpoint, tenants=ANY)
+        provider.keys = [jwk(RSA, "rsa", issuer=f"{base}/{{tenantid}}/v2.0")]
+        for tenant in (self.TENANT, self.OTHER):
+            assert (await accepted(auth, self.token(tenant))).claims["tid"] == tenant
+        auth = self.auth(provider, endpoint, tenants=ANY)
+        provider.keys = [jwk(RSA, "rsa", issuer="https://login.microsoftonline.us/{tenantid}/v2.0")]
+        assert await outcome(auth, self.token()) == "issuer_mismatch"
+
+    async def test_keys_of_one_tenant(self, provider: Provider) -> None:
+        provider.keys = [jwk(RSA, "rsa", issuer=f"https://login.microsoftonline.com/{self.OTHER}/v2.0")]
+        assert await outcome(self.auth(provider), self.token()) == "issuer_mismatch"
+        assert (await accepted(self.auth(provider, self.OTHER), self.token(self.OTHER))).claims["tid"] == self.OTHER
+        auth = self.auth(provider, "organizations", tenants=[self.TENANT, self.OTHER])
+        assert (await accepted(auth, self.token(self.OTHER))).claims["tid"] == self.OTHER
+        assert await outcome(auth, self.token(self.TENANT)) == "issuer_mismatch"
+
+    async def test_another_token_id(self, provider: Provider) -> None:
+        auth = self.auth(provider, token_id_claim="jti")
+        assert (await accepted(auth, self.token())).token_id is None
+        assert (await accepted(auth, self.token(), jti="j")).token_id == "j"
+        assert await outcome(self.auth(provider), self.token(), uti="") == "claim_type uti"
+        assert (await accepted(self.auth(provider), self.token(), uti=...)).token_id is None
 
     async def test_roles(self, provider: Provider) -> None:
         auth = self.auth(provider, scope_claim="roles", subject_claim="oid")

@@ -113,6 +113,22 @@ class TestAccepting:
         assert refused(auth, jwt.encode(claims(), SECRET + "!", "HS256")).detail == "signature_mismatch"
 
 
+class TestTokenId:
+    def test_of_another_claim(self) -> None:
+        auth = make(token_id_claim="uti")
+        assert auth.verify(mint(uti="u-1", jti="j-1")).token_id == "u-1"
+        assert auth.verify(mint(jti="j-1")).token_id is None
+        assert auth.describe()["token_id_claim"] == "uti"
+        assert make().verify(mint(uti="u-1")).token_id is None
+
+    @pytest.mark.parametrize("name", ["uti", "jti"])
+    @pytest.mark.parametrize("value", ["", None, True, 1.5, [], {}])
+    def test_malformed_ones_are_refused_and_so_is_a_malformed_jti_beside(self, name: str, value: Any) -> None:
+        token = sign({"alg": "HS256"}, claims(**{"uti": "u-1", "jti": "j-1", name: value}))
+        error = refused(make(token_id_claim="uti"), token)
+        assert (error.code, error.detail, error.fields["claim"]) == (RejectCode.TOKEN_INVALID, "claim_type", name)
+
+
 class TestHeader:
     @pytest.mark.parametrize(
         "algorithm", ["none", "None", "NONE", "noNE", "", "hs256", "HS256 ", "HS512", "RS256", "HMAC", "\u2100"]
@@ -410,6 +426,9 @@ class TestConfiguration:
             ("require", [""]),
             ("subject_claim", ""),
             ("subject_claim", None),
+            ("token_id_claim", ""),
+            ("token_id_claim", None),
+            ("token_id_claim", ["jti"]),
             ("scope_claim", ""),
             ("scope_claim", None),
             ("scope_claim", ["scope"]),
@@ -477,6 +496,7 @@ class TestConfiguration:
             "leeway": 10,
             "require": ["exp", "sub"],
             "subject_claim": "sub",
+            "token_id_claim": "jti",
             "scope_claim": "scope",
             "sources": ["payload", "header"],
             "payload_keys": ["token", "access_token", "authorization"],
@@ -531,6 +551,7 @@ class TestConfiguration:
             {"leeway": 5},
             {"require": ()},
             {"subject_claim": "email"},
+            {"token_id_claim": "uti"},
             {"scope_claim": "scp"},
             {"sources": ("header",)},
             {"payload_keys": ("jwt",)},
@@ -755,6 +776,81 @@ class TestPublishedKeys:
         assert (await auth.averify(mint())).subject == "ann"
         assert (await arefused(auth, mint(exp=1))).code is RejectCode.TOKEN_EXPIRED
         await auth.close()
+
+
+BOUND = "https://id.example.com/{tenantid}/v2.0"
+ONE_TENANT = "https://id.example.com/acme/v2.0"
+
+
+class TestKeysOfOneIssuer:
+    """Published keys with a member ``issuer``, as Microsoft Entra ID has them."""
+
+    def auth(self, key_issuer: str, **options: Any) -> JWTAuth:
+        good = {"issuer": ["https://id.example.com/{tid}/v2.0", "https://id.example.com/{tid}/v1.0"]}
+        return publish(KeyServer(jwk(RSA, "one", issuer=key_issuer), jwk(RSA_NEXT, "free")), **{**good, **options})
+
+    @pytest.mark.parametrize("key_issuer", [BOUND, BOUND.replace("tenantid", "tenantId"), ONE_TENANT])
+    async def test_its_tokens_are_taken(self, key_issuer: str) -> None:
+        identity = await self.auth(key_issuer).averify(signed(iss=ONE_TENANT, tid="acme"))
+        assert (identity.issuer, identity.key_id) == (ONE_TENANT, "one")
+
+    @pytest.mark.parametrize("options", [{}, {"issuer": ANY}])
+    @pytest.mark.parametrize(
+        ("key_issuer", "issuer", "tid"),
+        [
+            (BOUND, "https://id.example.com/acme/v1.0", "acme"),
+            (ONE_TENANT, "https://id.example.com/other/v2.0", "other"),
+            (ONE_TENANT + "/", ONE_TENANT, "acme"),
+            ("https://id.example.com/{org}/v2.0", ONE_TENANT, "acme"),
+            ("{tid}", ONE_TENANT, "acme"),
+        ],
+    )
+    async def test_tokens_of_others_are_refused(
+        self, key_issuer: str, issuer: str, tid: str, options: dict[str, Any]
+    ) -> None:
+        auth = self.auth(key_issuer, **options)
+        error = await arefused(auth, signed(iss=issuer, tid=tid))
+        assert (error.code, error.detail) == (RejectCode.TOKEN_INVALID, "issuer_mismatch")
+        assert error.fields == {
+            "expected": [key_issuer.replace("tenantid", "tid")],
+            "received": issuer,
+            "hint": "the key that signed the token is published for that issuer only",
+        }
+        # The same token by a key that is bound to no issuer.
+        assert (await auth.averify(signed(RSA_NEXT, "free", iss=issuer, tid=tid))).issuer == issuer
+
+    @pytest.mark.parametrize("tid", [..., "", "other", "acme/", ["acme"], 5, None])
+    async def test_the_claim_in_its_place_must_fit(self, tid: Any) -> None:
+        auth = self.auth(BOUND, issuer=ANY)
+        assert (await arefused(auth, signed(iss=ONE_TENANT, tid=tid))).detail == "issuer_mismatch"
+
+    @pytest.mark.parametrize("key_issuer", [BOUND, "https://id.example.com/acme", "{tid}{sub}"])
+    async def test_without_an_issuer_nothing_fits(self, key_issuer: str) -> None:
+        error = await arefused(self.auth(key_issuer, issuer=ANY), signed(iss=...))
+        assert (error.code, error.detail) == (RejectCode.TOKEN_INVALID, "claim_missing")
+        assert error.fields == {"claim": "iss", "expected": [key_issuer.replace("tenantid", "tid")]}
+
+    async def test_an_issuer_that_is_no_string(self) -> None:
+        token = sign({"alg": "RS256", "kid": "one"}, claims(iss=None, aud="crm"), RSA, "RS256")
+        error = await arefused(self.auth(BOUND, issuer=ANY), token)
+        assert (error.detail, error.fields["claim"]) == ("claim_type", "iss")
+
+    async def test_what_is_configured_comes_first_and_dates_last(self) -> None:
+        auth = self.auth(BOUND, issuer=["https://a.example", ONE_TENANT])
+        error = await arefused(auth, signed(iss="https://b.example", tid="acme"))
+        assert error.fields["expected"] == ["https://a.example", ONE_TENANT]
+        error = await arefused(auth, signed(iss="https://a.example", tid="acme", exp=NOW - 100))
+        assert (error.detail, error.fields["received"]) == ("issuer_mismatch", "https://a.example")
+        assert (await arefused(auth, signed(iss=ONE_TENANT, tid="acme", exp=NOW - 100))).detail == "expired"
+
+    async def test_what_the_key_says_is_harmless_in_a_log(self) -> None:
+        error = await arefused(self.auth("a\nb{c\n}", issuer=ANY), signed(iss="d\ne"))
+        assert (error.fields["expected"], error.fields["received"]) == (["a\\u000ab{c\\u000a}"], "d\\u000ae")
+
+    async def test_a_key_with_a_useless_issuer_is_no_key(self) -> None:
+        server = KeyServer(jwk(RSA, "one", issuer=5), jwk(RSA_NEXT, "free"))
+        error = await arefused(publish(server), signed())
+        assert (error.detail, error.fields) == ("key_unknown", {"key_id": "one"})
 
 
 class TestProfile:
