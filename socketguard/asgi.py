@@ -104,10 +104,13 @@ class Endpoint:
             upgraded=session is not None and seam.upgraded(request.sid),
             allowed_origins=_policy(seam.allowed_origins),
         )
-        if refusal is None and session is not None and self.bind_polling:
-            refusal = _moved(request, session)
+        if refusal is None and session is not None:
+            if seam.was_let_go(request.sid) and not seam.has_queue(session.eio_sid):
+                refusal = ENDED  # Its client has been told; handlers of the application may still be busy with it.
+            elif self.bind_polling:
+                refusal = _moved(request, session)
         if refusal is not None:
-            if self.gate.draining and session is None:
+            if self.gate.draining and (session is None or refusal is ENDED):
                 refusal = DRAINING
             return self._turn_away(scope, request, refusal, session, receive, send)
         if session is None:

@@ -183,7 +183,7 @@ class SocketGuard:
 
         Args:
             subject: all of this subject's connections.
-            token_id: those with this ``jti``.
+            token_id: those with this token id: ``jti``, or the claim that ``JWTAuth(token_id_claim=…)`` names.
             sid: the one with this Socket.IO session id.
             issuer: with ``subject`` or ``token_id``: only those of this issuer.
             namespace: only those in this namespace.
@@ -233,7 +233,7 @@ class SocketGuard:
         The revocation is kept until the tokens could no longer be valid.
 
         Args:
-            token_id: the ``jti`` of the token.
+            token_id: the token id of one token: ``jti``, or the claim that ``JWTAuth(token_id_claim=…)`` names.
             subject: all tokens of this subject that were issued before ``issued_before``; one without ``iat`` counts as
                 older. Needs ``JWTAuth(max_lifetime=…)``.
             issued_before: in seconds since the epoch. By default the end of this second, since ``iat`` counts in whole

@@ -26,7 +26,7 @@ class Identity:
         claims: all claims, read-only.
         scopes: what the scope claim grants.
         issuer: the ``iss`` claim.
-        token_id: the ``jti`` claim.
+        token_id: the ``jti`` claim, or the claim that ``token_id_claim`` names.
         key_id: the ``kid`` of the token's header.
         issued_at: the ``iat`` claim, in seconds since the epoch.
         expires_at: the ``exp`` claim, in seconds since the epoch.

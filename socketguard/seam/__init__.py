@@ -321,11 +321,15 @@ class Seam:
         """
         socket = self.server.eio.sockets.get(eio_sid)
         if socket is not None and socket.closed and not socket.upgraded:
-            if socket.queue.empty():
-                # No client expects an empty answer.
-                socket.queue.put_nowait(engineio.packet.Packet(engineio.packet.NOOP))
+            self._answer_poll(socket)
             socket.queue.put_nowait(None)
             del self.server.eio.sockets[eio_sid]
+
+    @staticmethod
+    def _answer_poll(socket: Any) -> None:
+        if socket.queue.empty():
+            # No client expects an empty answer.
+            socket.queue.put_nowait(engineio.packet.Packet(engineio.packet.NOOP))
 
     async def end_session(self, eio_sid: str, reason: str) -> None:
         """End a session at python-engineio: handlers of the application run, a waiting poll is answered at once."""
@@ -348,6 +352,8 @@ class Seam:
             self._gone[eio_sid] = None
             if len(self._gone) > _REMEMBERED:
                 del self._gone[next(iter(self._gone))]
+            # At once: the handlers of the application may take their time.
+            self._answer_poll(socket)
             await socket.close(wait=False, abort=True, reason=self.server.reason.SERVER_DISCONNECT)
             self.release_poll(eio_sid)
 

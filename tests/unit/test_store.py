@@ -697,7 +697,7 @@ SUBJECT = {"subject": "ann", "max_lifetime": 60}
         ({**TOKEN, "token_id": ""}, "token_id", "non-empty string"),
         ({**TOKEN, "token_id": True}, "token_id", "non-empty string"),
         ({**TOKEN, "token_id": b"t"}, "token_id", "non-empty string"),
-        ({**TOKEN, "token_id": "eyJhbGciOiJub25lIn0.e30.secret"}, "token_id", "write its jti"),
+        ({**TOKEN, "token_id": "eyJhbGciOiJub25lIn0.e30.secret"}, "token_id", "write its id"),
         ({**SUBJECT, "subject": ""}, "subject", "non-empty string"),
         ({**SUBJECT, "subject": 1.5}, "subject", "non-empty string"),
         ({**TOKEN, "expires_at": True}, "expires_at", "moment.timestamp()"),
