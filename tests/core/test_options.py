@@ -1,0 +1,306 @@
+"""The options of a guard: each that can't work is named, with what to write instead."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import pytest
+import socketio
+
+from socketguard import (
+    ConfigurationError,
+    Heartbeat,
+    JWTAuth,
+    Limits,
+    MemoryStore,
+    NamespacePolicy,
+    SocketGuard,
+)
+from socketguard.issuers import Issuers
+from socketguard.options import Settings, admission_timeout, name_of, read_options, seconds
+from socketguard.testing import FakeClock, capture_events, make_auth, mint
+from tests.core.driver import connect_packet, guarded, nothing_left, open_wire, until
+
+ISSUERS = ("https://a.example.com/", "https://b.example.com/")
+
+
+def settings(auth: Any = ..., **options: Any) -> Settings:
+    return read_options(make_auth() if auth is ... else auth, **options)
+
+
+class HalfAStore:
+    def revoke(self, revocation: Any) -> None: ...
+
+
+def on_refresh(connection: Any, old: Any, new: Any) -> None: ...
+
+
+NOT_SECONDS = [0, -1, True, "5", float("nan"), float("inf"), [5], 10**400]
+
+
+@pytest.mark.parametrize(
+    ("options", "option", "text"),
+    [
+        (
+            {"auth": "secret"},
+            "auth",
+            "auth is a str; write auth=JWTAuth(key, algorithms=[…]), a list with one for each",
+        ),
+        ({"auth": []}, "auth", "auth is a list; write"),
+        ({"auth": ()}, "auth", "auth is a tuple; write"),
+        ({"auth": [make_auth(), "secret"]}, "auth", "auth is a list of something else; write"),
+        ({"auth": False}, "auth", "auth is a bool; write"),
+        ({"auth": [make_auth(), make_auth()]}, "issuer", "issuer"),
+        ({"namespaces": "/messages"}, "namespaces", "namespaces is a list; write namespaces=['/messages']"),
+        ({"namespaces": NamespacePolicy("/messages")}, "namespaces", "write namespaces=[NamespacePolicy("),
+        ({"namespaces": 5}, "namespaces", "write namespaces=[5]"),
+        ({"heartbeat": 25}, "heartbeat", "heartbeat is 25; write Heartbeat(interval=25, timeout=20) or Heartbeat.beh"),
+        ({"limits": {"connections": 5}}, "limits", "limits is a dict; write limits=Limits(connections=1000, …)"),
+        ({"limits": Limits}, "limits", "limits is a type; write"),
+        (
+            {"store": "redis://"},
+            "store",
+            "store is a str without the methods revoke and is_revoked; write store=Memory",
+        ),
+        ({"store": HalfAStore()}, "store", "store is a HalfAStore without the methods"),
+        ({"fail_open": 1}, "fail_open", "fail_open is 1; write True or False"),
+        ({"fail_open": True}, "fail_open", "there is none: write store=…, or leave it out"),
+        ({"debug": None}, "debug", "debug is None; write True or False"),
+        ({"stable_claims": "tenant_id"}, "stable_claims", 'write stable_claims=("tenant_id",)'),
+        ({"stable_claims": [""]}, "stable_claims", "non-empty strings"),
+        ({"stable_claims": [5]}, "stable_claims", "non-empty strings"),
+        ({"on_refresh": "function"}, "on_refresh", "on_refresh is a str; write a function of (connection, old, new)"),
+        ({"bind_polling": True}, "bind_polling", 'bind_polling is True; write bind_polling="address" or leave it out'),
+        ({"bind_polling": "token"}, "bind_polling", "browsers send no token with the requests after the first"),
+        ({"bind_polling": ["address"]}, "bind_polling", "leave it out"),
+        ({"trusted_proxies": "10.0.0.1"}, "trusted_proxies", "['10.0.0.1']"),
+        ({"allowed_origins": "https://x.example"}, "allowed_origins", "list"),
+        ({"allowed_origins": []}, "allowed_origins", "empty"),
+        ({"log_claims": "sub"}, "log_claims", "list"),
+        ({"auth": make_auth(sources=("payload", "cookie:t"))}, "allowed_origins", "allowed_origins=['https://…']"),
+        ({"auth": make_auth(sources=("payload", "cookie:t")), "allowed_origins": "*"}, "allowed_origins", "cookie"),
+        (
+            {"auth": None, "namespaces": ["/a", NamespacePolicy("/messages", scopes={"a"})]},
+            "auth",
+            "NamespacePolicy('/messages') asks for scopes or claims, but auth is None; write auth=JWTAuth(…)",
+        ),
+        ({"auth": None, "namespaces": [NamespacePolicy("/m", claims={"a": "b"})]}, "auth", "auth is None"),
+        *(
+            ({option: value}, option, f"{option} is {value!r}; write seconds, such as {option}={example}")
+            for option, example in (
+                ("store_timeout", 2),
+                ("connect_timeout", 15),
+                ("admission_timeout", 10),
+                ("expiring_notice", 30),
+            )
+            for value in NOT_SECONDS
+        ),
+        ({"store_timeout": None}, "store_timeout", "store_timeout is None; write seconds, such as store_timeout=2"),
+    ],
+)
+def test_an_option_that_can_not_work_is_named(options: dict[str, Any], option: str, text: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        settings(**options)
+    assert text in str(caught.value)
+    assert caught.value.option == option
+
+
+def test_the_defaults() -> None:
+    auth = make_auth()
+    found = read_options(auth)
+    assert found.auth is auth
+    assert found.limits == Limits()
+    assert (found.store, found.store_timeout, found.fail_open) == (None, 2.0, False)
+    assert (found.connect_timeout, found.admission_timeout, found.expiring_notice) == (15.0, None, 30.0)
+    assert (found.stable_claims, found.on_refresh, found.bind_polling) == ((), None, False)
+    assert (found.namespaces, found.heartbeat, found.allowed_origins) == (None, None, None)
+    assert (found.log_claims, found.logger, found.debug) == (("sub",), None, False)
+
+
+def test_what_works_is_kept() -> None:
+    store, limits, heartbeat = MemoryStore(), Limits(connections=5), Heartbeat(interval=20, timeout=15)
+    policy = NamespacePolicy("/admin", scopes={"admin"})
+    found = settings(
+        namespaces=(name for name in ("/messages", policy)),
+        heartbeat=heartbeat,
+        limits=limits,
+        store=store,
+        store_timeout=1,
+        fail_open=True,
+        connect_timeout=None,
+        admission_timeout=5,
+        expiring_notice=None,
+        stable_claims=["tenant_id", "tenant_id"],
+        on_refresh=on_refresh,
+        bind_polling="address",
+        trusted_proxies=["10.0.0.0/8"],
+        allowed_origins=["https://x.example"],
+        log_claims=("sub", "tenant_id"),
+        debug=True,
+    )
+    assert found.namespaces == ("/messages", policy)
+    assert [name_of(each) for each in found.namespaces] == ["/messages", "/admin"]
+    assert (found.heartbeat, found.limits, found.store) == (heartbeat, limits, store)
+    assert (found.store_timeout, found.fail_open) == (1.0, True)
+    assert (found.connect_timeout, found.admission_timeout, found.expiring_notice) == (None, 5.0, None)
+    assert found.stable_claims == ("tenant_id",)
+    assert found.on_refresh is on_refresh
+    assert found.bind_polling is True
+    assert found.allowed_origins == ("https://x.example",)
+
+
+def test_what_auth_may_be() -> None:
+    first, second = (make_auth(issuer=issuer) for issuer in ISSUERS)
+    assert settings(None).auth is None
+    assert settings([first]).auth is first
+    both = settings((first, second)).auth
+    assert isinstance(both, Issuers)
+    assert both.issuers == frozenset(ISSUERS)
+    assert settings(both).auth is both
+    cookie = make_auth(sources=("payload", "cookie:t"))
+    assert settings(cookie, allowed_origins=["https://x.example"]).auth is cookie
+
+
+def test_without_auth_namespaces_may_not_ask_for_anything_but_need_not() -> None:
+    policies = ["/a", NamespacePolicy("/b", token="none"), NamespacePolicy("/c", authorize=lambda *_: True)]
+    assert settings(None, namespaces=policies).auth is None
+
+
+def test_a_bound_below() -> None:
+    assert seconds(5, "over", example=8, lowest=4.0) == 5.0
+    with pytest.raises(ConfigurationError, match="over is 4; write seconds, such as over=8"):
+        seconds(4, "over", example=8, lowest=4.0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "ping_timeout", "expected"),
+    [(None, 20, 10.0), (None, 6, 3.0), (None, 0, 10.0), (None, "x", 10.0), (19.0, 20, 19.0), (500.0, None, 500.0)],
+)
+def test_the_admission_timeout_stays_under_the_ping_timeout(asked: Any, ping_timeout: Any, expected: float) -> None:
+    assert admission_timeout(asked, ping_timeout) == expected
+
+
+@pytest.mark.parametrize("asked", [20.0, 21.0])
+def test_an_admission_timeout_above_the_ping_timeout(asked: float) -> None:
+    with pytest.raises(ConfigurationError, match="no pong is read while a client is admitted") as caught:
+        admission_timeout(asked, 20)
+    assert caught.value.option == "admission_timeout"
+    assert f"admission_timeout is {asked:g} s, the ping timeout 20 s" in str(caught.value)
+
+
+# On a server
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({"limits": Limits()}, {}, True),
+        ({"limits": Limits(connections=5)}, {}, False),
+        ({"connect_timeout": 15}, {}, True),
+        ({"connect_timeout": 16}, {}, False),
+        ({"expiring_notice": 5}, {"expiring_notice": 5.0}, True),
+        ({"stable_claims": ["a"]}, {"stable_claims": ("a",)}, True),
+        ({"stable_claims": ["a"]}, {}, False),
+        ({"on_refresh": on_refresh}, {"on_refresh": on_refresh}, True),
+        ({"on_refresh": on_refresh}, {"on_refresh": lambda *_: None}, False),
+        ({"bind_polling": "address"}, {}, False),
+        ({"store": MemoryStore()}, {"store": MemoryStore()}, False),
+        ({"trusted_proxies": ["10.0.0.0/8"]}, {"trusted_proxies": ["10.0.0.0/8"]}, True),
+    ],
+)
+def test_guards_with_equal_options_share_a_server(one: dict[str, Any], other: dict[str, Any], same: bool) -> None:
+    server = socketio.AsyncServer(async_mode="asgi", namespaces=["/messages"])
+    first = SocketGuard.protect(server, auth=make_auth(), logger=False, **one)
+    if same:
+        second = SocketGuard.protect(server, auth=make_auth(), logger=False, **other)
+        assert second._core is first._core
+    else:
+        with pytest.raises(ConfigurationError, match="a guard with other options already"):
+            SocketGuard.protect(server, auth=make_auth(), logger=False, **other)
+
+
+def test_a_guard_that_could_not_be_made_leaves_the_server_alone() -> None:
+    server = socketio.AsyncServer(async_mode="asgi", namespaces=["/messages"])
+    before = {**vars(server)}, {**vars(server.eio)}
+    for options in ({"connect_timeout": 0}, {"admission_timeout": 20}, {"fail_open": True}):
+        with pytest.raises(ConfigurationError):
+            SocketGuard.protect(server, auth=make_auth(), **options)  # type: ignore[arg-type]
+    assert ({**vars(server)}, {**vars(server.eio)}) == before
+
+
+async def test_the_start_line_tells_of_limits_deadlines_and_the_store() -> None:
+    case = guarded(
+        limits=Limits(connections=7, queue_bytes=None),
+        connect_timeout=None,
+        admission_timeout=4,
+        expiring_notice=12,
+        store=MemoryStore(),
+    )
+    with capture_events() as events:
+        wire = await open_wire(case.app)
+    (started,) = [line for line in events if line["event"] == "socketguard.started"]
+    configuration = started["configuration"]
+    assert configuration["limits"] == Limits(connections=7, queue_bytes=None).describe()
+    assert configuration["connect_timeout_s"] is None
+    assert configuration["admission_timeout_s"] == 4.0
+    assert configuration["expiring_notice_s"] == 12.0
+    assert configuration["store"] == "MemoryStore"
+    await wire.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, set()),
+        ({"store": MemoryStore()}, {"SG051"}),
+        ({"store": MemoryStore(), "fail_open": True}, {"SG051", "SG053"}),
+        ({"auth": None}, {"SG030"}),
+    ],
+)
+def test_what_a_person_should_look_at(options: dict[str, Any], expected: set[str]) -> None:
+    case = guarded(**options)
+    found = case.guard.check()
+    ids = {finding.id for finding in found if finding.id in ("SG030", "SG051", "SG053")}
+    assert ids == expected
+    for finding in found:
+        assert finding.text
+        assert finding.fix
+
+
+async def test_several_issuers_on_a_server() -> None:
+    clock = FakeClock()
+    case = guarded(auth=[make_auth(issuer=issuer, clock=clock) for issuer in ISSUERS])
+    wire = await open_wire(case.app)
+    await wire.send(connect_packet(token=mint(iss="https://c.example.com/")))
+    assert '"token_invalid"' in str(await wire.frame())
+    await wire.send(connect_packet(token=mint(iss=ISSUERS[1])))
+    assert str(await wire.frame()).startswith("40/messages,")
+    assert case.guard.connections()[0].identity.issuer == ISSUERS[1]
+    await wire.close()
+    await until(lambda: not case.guard.connections())
+    nothing_left(case)
+
+
+def test_the_verifier_is_at_hand_for_http_routes() -> None:
+    auth = make_auth()
+    assert guarded(auth=auth).guard.auth is auth
+    assert guarded(auth=None).guard.auth is None
+    assert isinstance(auth, JWTAuth)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda server: setattr(server.eio, "send_packet", lambda sid, packet: None), "eio.send_packet"),
+        (lambda server: setattr(server, "environ", OrderedDict()), "environ"),
+    ],
+)
+def test_a_server_whose_sessions_can_not_be_followed_is_refused(change: Any, named: str) -> None:
+    server = socketio.AsyncServer(async_mode="asgi", namespaces=["/messages"])
+    change(server)
+    with pytest.raises(ConfigurationError, match=f"{named} not as expected in python-socketio") as caught:
+        SocketGuard.protect(server, auth=make_auth())
+    assert caught.value.option == "server"
+    with pytest.raises(LookupError):
+        SocketGuard.of(server)

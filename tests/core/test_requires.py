@@ -1,0 +1,328 @@
+"""Rules of single events on a whole server: refused events are answered, logged and never dispatched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import socketio
+
+from socketguard import NamespacePolicy, SocketGuard, current_connection
+from socketguard.testing import capture_events, join, make_auth, mint
+from tests.core.driver import (
+    Guarded,
+    Polling,
+    connect_packet,
+    guarded,
+    joined_wire,
+    nothing_left,
+    open_wire,
+    until,
+)
+
+Register = Callable[[Any, list[Any]], None]
+
+
+def lines(events: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    return [event for event in events if event["event"] == f"socketguard.{name}"]
+
+
+def asynchronous(server: Any, seen: list[Any]) -> None:
+    @server.on("save", namespace="/messages")
+    @SocketGuard.requires("messages:write")
+    async def save(sid: str, *args: Any) -> str:
+        seen.append(args)
+        return "saved"
+
+
+def synchronous(server: Any, seen: list[Any]) -> None:
+    @server.on("save", namespace="/messages")
+    @SocketGuard.requires("messages:write")
+    def save(sid: str, *args: Any) -> str:
+        seen.append(args)
+        return "saved"
+
+
+def class_based(server: Any, seen: list[Any]) -> None:
+    class Messages(socketio.AsyncNamespace):
+        @SocketGuard.requires("messages:write")
+        async def on_save(self, sid: str, *args: Any) -> str:
+            seen.append(args)
+            return "saved"
+
+    server.register_namespace(Messages("/messages"))
+
+
+def class_based_synchronous(server: Any, seen: list[Any]) -> None:
+    class Messages(socketio.AsyncNamespace):
+        @SocketGuard.requires("messages:write")
+        def on_save(self, sid: str, *args: Any) -> str:
+            seen.append(args)
+            return "saved"
+
+    server.register_namespace(Messages("/messages"))
+
+
+def any_event(server: Any, seen: list[Any]) -> None:
+    @server.on("*", namespace="/messages")
+    @SocketGuard.requires("messages:write")
+    async def anything(event: str, sid: str, *args: Any) -> str:
+        seen.append(args)
+        return "saved"
+
+
+def any_namespace(server: Any, seen: list[Any]) -> None:
+    @server.on("save", namespace="*")
+    @SocketGuard.requires("messages:write")
+    async def save(namespace: str, sid: str, *args: Any) -> str:
+        seen.append(args)
+        return "saved"
+
+
+STYLES = [asynchronous, synchronous, class_based, class_based_synchronous, any_event, any_namespace]
+
+
+def case_of(style: Register, seen: list[Any], **options: Any) -> Guarded:
+    return guarded("/other", prepare=lambda server: style(server, seen), namespaces=["/messages"], **options)
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("async_handlers", [True, False])
+async def test_an_event_without_its_scope_is_answered_and_not_dispatched(style: Register, async_handlers: bool) -> None:
+    seen: list[Any] = []
+    case = case_of(style, seen, server_options={"async_handlers": async_handlers})
+    with capture_events() as events:
+        async with join(case.app, "/messages", token=mint(scope="messages:read")) as reader:
+            said = await reader.call("save", "text")
+            # Without an acknowledgement there is nobody to tell; the line is written all the same.
+            await reader.emit("save", "more")
+            assert (await reader.call("save", "again"))["ok"] is False
+        async with join(case.app, "/messages", token=mint(scope="messages:read messages:write")) as writer:
+            assert await writer.call("save", "text", 1) == "saved"
+    assert seen == [("text", 1)]
+    rejected = lines(events, "event.rejected")
+    line = rejected[0]
+    assert said == {
+        "ok": False,
+        "code": "insufficient_scope",
+        "message": "Forbidden",
+        "retry": "never",
+        "ref": line["ref"],
+    }
+    assert len(rejected) == 3
+    assert line["level"] == "warning"
+    assert (line["reason"], line["detail"], line["event_name"]) == ("insufficient_scope", "scope_missing", "save")
+    assert (line["required"], line["missing"]) == (["messages:write"], ["messages:write"])
+    assert (line["namespace"], line["subject"], line["sid"]) == ("/messages", "user-1", reader.sid)
+    assert not lines(events, "handler.failed")
+    nothing_left(case)
+
+
+async def test_over_polling() -> None:
+    seen: list[Any] = []
+    case = case_of(asynchronous, seen)
+    client = await Polling(case.app).open()
+    await client.join(token=mint(scope="messages:read"))
+    await client.post('42/messages,3["save","text"]')
+    frame = await client.frame()
+    assert frame.startswith("43/messages,3[")
+    assert json.loads(frame[len("43/messages,3") :])[0]["code"] == "insufficient_scope"
+    assert seen == []
+    await client.close()
+    nothing_left(case)
+
+
+async def test_binary_events() -> None:
+    seen: list[Any] = []
+    case = case_of(asynchronous, seen)
+    wire = await open_wire(case.app)
+    await wire.send(connect_packet(token=mint(scope="messages:read")))
+    await wire.frame()
+    await wire.send('451-/messages,4["save",{"_placeholder":true,"num":0}]')
+    await wire.send(b"\x00\x01")
+    assert str(await wire.frame()).startswith('43/messages,4[{"ok":false,"code":"insufficient_scope"')
+    assert seen == []
+    await wire.close()
+    nothing_left(case)
+
+
+async def test_the_name_of_a_hostile_event_is_neutralised_in_the_log() -> None:
+    case = case_of(any_event, [])
+    with capture_events() as events:
+        async with join(case.app, "/messages", token=mint()) as client:
+            await client.call("\x1b[31m\n" + "x" * 500)
+    (line,) = lines(events, "event.rejected")
+    assert "\x1b" not in line["event_name"]
+    assert "\n" not in line["event_name"]
+    assert len(line["event_name"]) <= 80
+
+
+async def test_many_refused_events_do_not_fill_the_log() -> None:
+    case = case_of(asynchronous, [])
+    with capture_events() as events:
+        async with join(case.app, "/messages", token=mint()) as client:
+            for _ in range(200):
+                assert (await client.call("save"))["ok"] is False
+    assert 0 < len(lines(events, "event.rejected")) < 100
+    nothing_left(case)
+
+
+async def test_a_rate_is_per_connection() -> None:
+    seen: list[Any] = []
+
+    def prepare(server: Any) -> None:
+        @server.on("save", namespace="/messages")
+        @SocketGuard.requires(rate="2/day")
+        async def save(sid: str) -> str:
+            seen.append(sid)
+            return "saved"
+
+    case = guarded("/messages", "/other", prepare=prepare)
+    with capture_events() as events:
+        async with join(case.app, "/messages", token=mint()) as first:
+            assert [await first.call("save") for _ in range(2)] == ["saved", "saved"]
+            said = await first.call("save")
+            assert await first.call("echo", 1) == 1, "another handler"
+            async with join(case.app, "/messages", token=mint()) as second:
+                assert await second.call("save") == "saved"
+    assert len(seen) == 3
+    (line,) = lines(events, "event.rejected")
+    assert (line["reason"], line["detail"], line["limit"]) == ("rate_limited", "rate", "2/day")
+    wait = said.pop("retry_after")
+    assert 43_000 < wait <= 43_200
+    assert wait == line["retry_after"]
+    assert said == {
+        "ok": False,
+        "code": "rate_limited",
+        "message": "Too many attempts",
+        "retry": "backoff",
+        "ref": line["ref"],
+    }
+    assert len(case.seam.budget) == 0, "no failure of the address"
+    nothing_left(case)
+
+
+@pytest.mark.parametrize("style", ["function", "synchronous", "class"])
+async def test_on_a_connect_handler_it_refuses_the_client(style: str) -> None:
+    seen: list[str] = []
+
+    def prepare(server: Any) -> None:
+        if style == "function":
+
+            @server.on("connect", namespace="/messages")
+            @SocketGuard.requires("messages:write")
+            async def connect(sid: str, environ: Any, auth: Any) -> None:
+                seen.append(sid)
+
+        elif style == "synchronous":
+
+            @server.on("connect", namespace="/messages")
+            @SocketGuard.requires("messages:write")
+            def connect_now(sid: str, environ: Any) -> None:
+                seen.append(sid)
+
+        else:
+
+            class Messages(socketio.AsyncNamespace):
+                @SocketGuard.requires("messages:write")
+                async def on_connect(self, sid: str, environ: Any) -> None:
+                    seen.append(sid)
+
+            server.register_namespace(Messages("/messages"))
+
+    case = guarded("/other", prepare=prepare, namespaces=["/messages"])
+    with capture_events() as events:
+        wire = await open_wire(case.app)
+        await wire.send(connect_packet(token=mint(scope="messages:read")))
+        said = json.loads(str(await wire.frame()).removeprefix("44/messages,"))
+        (line,) = lines(events, "connection.rejected")
+        assert said == {
+            "message": "Forbidden",
+            "data": {"code": "insufficient_scope", "retry": "never", "ref": line["ref"]},
+        }
+        assert (line["reason"], line["detail"]) == ("insufficient_scope", "scope_missing")
+        assert line["missing"] == ["messages:write"]
+        assert not lines(events, "event.rejected")
+        assert seen == []
+        await wire.send(connect_packet(token=mint(scope="messages:write")))
+        assert str(await wire.frame()).startswith("40/messages,")
+    assert len(seen) == 1
+    assert case.guard.status()["refused"] == {"insufficient_scope": 1}
+    await wire.close()
+    nothing_left(case)
+
+
+async def test_a_disconnect_handler_runs_whatever_the_client_may_do() -> None:
+    seen: list[str] = []
+
+    def prepare(server: Any) -> None:
+        @server.on("disconnect", namespace="/messages")
+        @SocketGuard.requires("messages:write")
+        async def disconnect(sid: str, reason: str) -> None:
+            seen.append(sid)
+
+    case = guarded("/messages", prepare=prepare)
+    wire, sid = await joined_wire(case.app)
+    await wire.close()
+    assert seen == [sid]
+    nothing_left(case)
+
+
+async def test_what_a_refresh_has_changed_holds_at_once() -> None:
+    seen: list[Any] = []
+    case = case_of(asynchronous, seen)
+    async with join(case.app, "/messages", token=mint(scope="messages:write")) as client:
+        assert await client.call("save", 1) == "saved"
+        answer = await client.call("socketguard:refresh", {"token": mint(scope="messages:read")})
+        assert answer["ok"] is True
+        assert (await client.call("save", 2))["code"] == "insufficient_scope"
+        answer = await client.call("socketguard:refresh", {"token": mint(scope="messages:write")})
+        assert await client.call("save", 3) == "saved"
+    assert seen == [(1,), (3,)]
+    nothing_left(case)
+
+
+async def test_the_anonymous_have_no_scopes() -> None:
+    seen: list[Any] = []
+    case = guarded(
+        "/other",
+        prepare=lambda server: asynchronous(server, seen),
+        namespaces=[NamespacePolicy("/messages", token="optional")],
+    )
+    async with join(case.app, "/messages") as client:
+        assert (await client.call("save"))["code"] == "insufficient_scope"
+    assert seen == []
+    nothing_left(case)
+
+
+async def test_it_may_be_written_with_the_guard_at_hand() -> None:
+    server = socketio.AsyncServer(async_mode="asgi", monitor_clients=False)
+    guard = SocketGuard.protect(server, auth=make_auth(), logger=False)
+
+    @server.on("save", namespace="/messages")
+    @guard.requires("messages:write", rate="1/day")
+    async def save(sid: str) -> str:
+        return str(current_connection().identity.subject)
+
+    app = socketio.ASGIApp(server)
+    async with join(app, "/messages", token=mint(scope="messages:write")) as client:
+        assert await client.call("save") == "user-1"
+        assert (await client.call("save"))["code"] == "rate_limited"
+    await until(lambda: not guard.status()["connections"]["open"])
+
+
+async def test_without_a_guard_the_handler_fails_closed() -> None:
+    server = socketio.AsyncServer(async_mode="asgi", monitor_clients=False, async_handlers=False)
+    seen: list[Any] = []
+    asynchronous(server, seen)
+    guard = SocketGuard.protect(server, auth=make_auth(), logger=False)
+    app = socketio.ASGIApp(server)
+    async with join(app, "/messages", token=mint(scope="messages:write")) as client:
+        guard.detach()
+        await client.emit("save", "text")
+        # The next packet is handled after it: python-engineio handles one after the other.
+        await client._wire.send("40/messages,")
+        await client._wire.frame()
+    assert seen == []

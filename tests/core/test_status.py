@@ -1,0 +1,268 @@
+"""`SocketGuard.status`: how things are in this process, without a secret."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from socketguard import JWTAuth, Limits, MemoryStore, NamespacePolicy
+from socketguard.testing import Wire, make_auth, mint
+from tests.core.driver import (
+    Guarded,
+    Polling,
+    connect_packet,
+    guarded,
+    joined_wire,
+    nothing_left,
+    open_wire,
+    until,
+)
+
+IDLE = {
+    "sessions": {"open": 0, "without_namespace": 0, "by_transport": {}},
+    "connections": {"open": 0, "being_admitted": 0, "by_namespace": {}, "by_transport": {}},
+    "accepted": 0,
+    "refused": {},
+    "timers": {"expiry": 0, "connect": 0, "ending": 0},
+    "store": {"kind": "MemoryStore", "available": True},
+    "keys": [],
+    "draining": False,
+}
+
+
+async def test_a_server_without_clients() -> None:
+    assert guarded().guard.status() == IDLE
+
+
+async def test_sessions_and_connections_by_namespace_and_transport() -> None:
+    case = guarded("/messages", "/other")
+    status = case.guard.status
+    wire = await open_wire(case.app)
+    client = await Polling(case.app).open()
+    assert status()["sessions"] == {
+        "open": 2,
+        "without_namespace": 2,
+        "by_transport": {"websocket": 1, "polling": 1},
+    }
+    assert status()["timers"] == {"expiry": 0, "connect": 2, "ending": 0}
+    for namespace in ("/messages", "/other"):
+        await wire.send(connect_packet(namespace))
+        await wire.frame()
+    await client.join()
+    assert status()["sessions"]["without_namespace"] == 0
+    assert status()["connections"] == {
+        "open": 3,
+        "being_admitted": 0,
+        "by_namespace": {"/messages": 2, "/other": 1},
+        "by_transport": {"websocket": 2, "polling": 1},
+    }
+    assert status()["timers"] == {"expiry": 3, "connect": 0, "ending": 0}
+    assert status()["accepted"] == 3
+    await wire.send("41/other,")
+    await until(lambda: status()["connections"]["open"] == 2)
+    assert status()["connections"]["by_namespace"] == {"/messages": 2}
+    await wire.close()
+    await client.close()
+    assert status() == {**IDLE, "accepted": 3}
+    nothing_left(case)
+
+
+async def test_an_upgrade_moves_a_session_to_the_other_transport() -> None:
+    case = guarded()
+    client = await Polling(case.app).open()
+    await client.join()
+    wire = Wire(case.app, query=f"&sid={client.sid}")
+    await wire.open()
+    await wire.send("2probe")
+    await wire.frame()
+    assert await client.poll() == ["6"]
+    assert case.guard.status()["sessions"]["by_transport"] == {"polling": 1}
+    await wire.send("5")
+    await until(lambda: case.guard.status()["sessions"]["by_transport"] == {"websocket": 1})
+    assert case.guard.status()["connections"]["by_transport"] == {"websocket": 1}
+    await wire.close()
+    nothing_left(case)
+
+
+async def test_those_that_are_being_admitted_or_are_leaving_are_not_open() -> None:
+    go, running = asyncio.Event(), asyncio.Event()
+
+    async def wait(*args: Any) -> None:
+        running.set()
+        await go.wait()
+
+    def prepare(server: Any) -> None:
+        server.on("connect", wait, namespace="/slow")
+        server.on("disconnect", wait, namespace="/messages")
+
+    case = guarded("/messages", "/slow", prepare=prepare)
+    status = case.guard.status
+    wire, _ = await joined_wire(case.app)
+    other = await open_wire(case.app)
+    await other.send(connect_packet("/slow"))
+    await asyncio.wait_for(running.wait(), 5)
+    assert status()["connections"]["being_admitted"] == 1
+    assert status()["connections"]["open"] == 1
+    assert status()["accepted"] == 1
+    assert status()["sessions"]["without_namespace"] == 1
+    running.clear()
+    await wire.send("41/messages,")
+    await asyncio.wait_for(running.wait(), 5)
+    assert status()["connections"] == {
+        "open": 0,
+        "being_admitted": 1,
+        "by_namespace": {},
+        "by_transport": {},
+    }
+    assert status()["timers"]["expiry"] == 0
+    go.set()
+    assert str(await other.frame()).startswith("40/slow,")
+    for each in (wire, other):
+        await each.close()
+    nothing_left(case)
+
+
+async def test_refusals_by_code() -> None:
+    case = guarded(
+        "/messages",
+        "/admin",
+        namespaces=["/messages", NamespacePolicy("/admin", scopes={"admin"})],
+        limits=Limits(repeats_per_namespace=None),
+    )
+    wire = await open_wire(case.app)
+    for packet in (
+        connect_packet(token=None),
+        connect_packet(token=None),
+        connect_packet(token="no.token.this"),
+        connect_packet(token=mint(lifetime=-100)),
+        connect_packet("/admin"),
+        connect_packet("/unknown"),
+    ):
+        await wire.send(packet)
+        assert str(await wire.frame()).startswith("44")
+    assert case.guard.status()["refused"] == {
+        "token_missing": 2,
+        "token_malformed": 1,
+        "token_expired": 1,
+        "insufficient_scope": 1,
+        "invalid_namespace": 1,
+    }
+    assert case.guard.status()["accepted"] == 0
+    await wire.close()
+    nothing_left(case)
+
+
+async def test_a_client_that_went_while_it_was_admitted_was_neither_accepted_nor_refused() -> None:
+    running, go = asyncio.Event(), asyncio.Event()
+
+    async def connect(*args: Any) -> None:
+        running.set()
+        await go.wait()
+
+    case = guarded(prepare=lambda server: server.on("connect", connect, namespace="/messages"))
+    client = await Polling(case.app).open()
+    posting = asyncio.ensure_future(client.post(connect_packet()))
+    await asyncio.wait_for(running.wait(), 5)
+    await client.close()
+    go.set()
+    await posting
+    await until(lambda: not case.seam.pending)
+    assert case.guard.status()["refused"] == {}
+    assert case.guard.status()["connections"]["open"] == 0
+    nothing_left(case)
+
+
+class Remote:
+    """A store that fails when a test says so."""
+
+    def __init__(self) -> None:
+        self.fails = False
+
+    async def revoke(self, revocation: Any) -> None:
+        raise NotImplementedError
+
+    async def is_revoked(self, identity: Any) -> bool:
+        if self.fails:
+            raise OSError("no route to host")
+        return False
+
+
+async def test_the_store() -> None:
+    store = Remote()
+    case = guarded(store=store)
+    assert case.guard.status()["store"] == {"kind": "Remote", "available": True}
+    store.fails = True
+    wire = await open_wire(case.app)
+    await wire.send(connect_packet())
+    await until(lambda: not case.seam.sessions.open)
+    assert case.guard.status()["store"] == {"kind": "Remote", "available": False}
+    await wire.close()
+    assert guarded(store=MemoryStore()).guard.status()["store"]["kind"] == "MemoryStore"
+    nothing_left(case)
+
+
+async def test_keys() -> None:
+    async def fetch(url: str) -> bytes:
+        raise OSError("no route to host")
+
+    issuer = "https://login.example.com/"
+    auth = JWTAuth(jwks_url=f"{issuer}keys", issuer=issuer, audience="crm", algorithms=["RS256"], fetch=fetch)
+    case = guarded(auth=auth)
+    (keys,) = case.guard.status()["keys"]
+    assert (keys["state"], keys["keys"], keys["key_ids"]) == ("empty", 0, [])
+    assert auth.outage() is None
+    await until(lambda: case.guard.status()["keys"][0]["state"] == "unavailable")
+    both = guarded(auth=[auth, make_auth(issuer="https://other.example.com/")])
+    assert len(both.guard.status()["keys"]) == 1, "a shared secret is always there"
+
+
+async def test_without_auth() -> None:
+    case = guarded(auth=None)
+    wire, _ = await joined_wire(case.app)
+    status = case.guard.status()
+    assert status["connections"]["open"] == 1
+    assert status["timers"] == {"expiry": 0, "connect": 0, "ending": 0}
+    assert status["keys"] == []
+    await wire.close()
+    nothing_left(case)
+
+
+async def test_endings_that_are_on_their_way() -> None:
+    go, running = asyncio.Event(), asyncio.Event()
+
+    async def disconnect(sid: str, reason: str) -> None:
+        running.set()
+        await go.wait()
+
+    case = guarded(prepare=lambda server: server.on("disconnect", disconnect, namespace="/messages"))
+    wire, sid = await joined_wire(case.app)
+    task = asyncio.ensure_future(case.guard.disconnect(sid=sid))
+    await asyncio.wait_for(running.wait(), 5)
+    assert case.guard.status()["timers"]["ending"] == 1
+    go.set()
+    assert await task == 1
+    await until(lambda: case.guard.status()["timers"]["ending"] == 0)
+    await wire.close()
+    nothing_left(case)
+
+
+async def test_it_is_json_without_a_secret() -> None:
+    case: Guarded = guarded()
+    token = mint("somebody", jti="token-1")
+    wire = await open_wire(case.app)
+    await wire.send(connect_packet(token=token))
+    sid = json.loads(str(await wire.frame()).removeprefix("40/messages,"))["sid"]
+    (session,) = case.seam.sessions.open
+    text = json.dumps(case.guard.status())
+    for secret in (token, sid, session.eio_sid, "somebody", "token-1"):
+        assert secret not in text
+    await wire.close()
+    nothing_left(case)
+
+
+async def test_what_is_handed_out_is_a_copy() -> None:
+    case = guarded()
+    case.guard.status()["refused"]["made_up"] = 5
+    case.guard.status()["sessions"]["by_transport"]["made_up"] = 5
+    assert case.guard.status() == IDLE
