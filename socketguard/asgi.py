@@ -7,6 +7,7 @@ mounted. `WrongPath` watches an application from outside for Socket.IO clients t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, MutableMapping, Sequence
 from typing import Any, cast
@@ -50,6 +51,10 @@ ENDED = HandshakeRefusal("session_unknown", 400, "Session ID unknown", "the sess
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that a close frame may take to a client that does not read."""
+
+
+UPGRADE_PATIENCE = 2.0
+"""Seconds that a client has to finish an upgrade that it has begun, when its session ends meanwhile."""
 
 
 class Endpoint:
@@ -321,6 +326,7 @@ class _Frames:
         "_gone",
         "_max_body",
         "_opened",
+        "_probed",
         "_reader",
         "_receive",
         "_request",
@@ -354,6 +360,7 @@ class _Frames:
         self._writer: asyncio.Task[Any] | None = None
         self._gone: asyncio.Future[None] | None = None
         self._stopped = False
+        self._probed = False
         self.upgrading = request.sid is not None
         self._opened = self.upgrading
         # Needed until the WebSocket is accepted.
@@ -385,7 +392,7 @@ class _Frames:
                 await asyncio.sleep(CLOSE_TIMEOUT)
             return {"type": "websocket.disconnect", "code": NORMAL}  # python-engineio sends what waits, and closes.
         if session.ending is not None:
-            return await self._end(UNSUPPORTED_DATA)
+            return await self._end_upgrade()
         if self._endpoint.seam.upgraded(session.eio_sid):
             self.upgrading = False
             session.carrier = self
@@ -399,8 +406,17 @@ class _Frames:
             try:
                 message = await _interruptible(self._receive, session)
             except _Ended:
-                return await self._end(UNSUPPORTED_DATA)
+                return await self._end_upgrade()
+            self._probed = True  # Once it is asked for the next message, python-engineio has answered this one.
         return await self._examine(message, message.get("text"))
+
+    async def _end_upgrade(self) -> Message:
+        if self._probed and self._session.ending in CLOSE_CODES:
+            # The client has stopped polling by now. From a WebSocket that it listens on it learns at once that it was
+            # closed; from one that failed to become its transport it would learn nothing until its ping timeout.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._receive(), UPGRADE_PATIENCE)
+        return await self._end(UNSUPPORTED_DATA)
 
     async def _examine(self, message: Message, text: str | None) -> Message:
         if message["type"] != "websocket.receive":

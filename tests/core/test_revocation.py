@@ -1,0 +1,807 @@
+"""A revoked token opens nothing any more, and who is in with one is sent away; `disconnect` only sends away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from socketguard import ConfigurationError, JWTAuth, Limits, MemoryStore, NamespacePolicy, endings
+from socketguard.identity import Connection, Identity
+from socketguard.revocations import Revocation
+from socketguard.store import StoreFull, StoreUnavailable
+from socketguard.testing import TEST_SECRET, FakeClock, Refused, capture_events, make_auth
+from tests.core.driver import Guarded, guarded, until
+from tests.core.peers import KINDS, Peer, a_clock, gone, lines, move, token_at
+
+MAX_LIFETIME = 7200
+LEEWAY = 10
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return a_clock()
+
+
+@pytest.fixture
+def events() -> Iterator[list[dict[str, Any]]]:
+    with capture_events() as captured:
+        yield captured
+
+
+def a_guard(clock: FakeClock, *namespaces: str, **options: Any) -> Guarded:
+    auth = make_auth(clock=clock, max_lifetime=MAX_LIFETIME)
+    return guarded(*namespaces, **{"auth": auth, "expiring_notice": None, **options})
+
+
+async def joined(case: Guarded, token: str, *namespaces: str) -> Peer:
+    peer = await Peer(case).open()
+    for namespace in namespaces or ("/messages",):
+        await peer.join(namespace, token)
+    return peer
+
+
+async def sent_away(peer: Peer, *namespaces: str) -> None:
+    """Told that the token was revoked, and disconnected from these namespaces, in whatever order."""
+    found = [await peer.packet() for _ in range(2 * len(namespaces))]
+    for namespace in namespaces or ("/messages",):
+        told, ended = [packet for packet in found if packet.namespace == namespace]
+        assert told.data[0] == "socketguard:closing"
+        assert (told.data[1]["code"], told.data[1]["retry"]) == ("token_revoked", "login")
+        assert ended.kind == 1
+
+
+async def close(case: Guarded, *peers: Peer) -> None:
+    for peer in peers:
+        await peer.close()
+    await gone(case)
+
+
+class TestOneToken:
+    @pytest.mark.parametrize("kind", KINDS)
+    async def test_it_is_refused_and_its_connections_end(
+        self, kind: str, clock: FakeClock, events: list[dict[str, Any]]
+    ) -> None:
+        options = {"serializer": "msgpack"} if kind == "msgpack" else {}
+        case = a_guard(clock, "/messages", "/b", server_options=options)
+        revoked, other = token_at(clock, jti="revoked"), token_at(clock, jti="other")
+        peer = await Peer(case, kind).open()
+        sid = await peer.join("/messages", revoked)
+        await peer.join("/b", other)
+        assert await case.guard.revoke(token_id="revoked") == 1
+        await sent_away(peer, "/messages")
+        assert await peer.alive("/b")
+        data = await peer.refused("/messages", revoked)
+        assert (data["code"], data["retry"]) == ("token_revoked", "login")
+        await peer.join("/messages", other)
+        assert await peer.alive()
+        [closed] = lines(events, "connection.closed")
+        assert (closed["reason"], closed["sid"], closed["token_id"]) == ("token_revoked", sid, "revoked")
+        [line] = lines(events, "token.revoked")
+        assert (line["level"], line["selector"], line["ended"], line["until"]) == (
+            "info",
+            {"token_id": "revoked"},
+            1,
+            clock.now + 60 + LEEWAY,
+        )
+        assert lines(events, "connection.rejected", reason="token_revoked", detail="revoked")
+        await close(case, peer)
+
+    async def test_nobody_has_it(self, clock: FakeClock, events: list[dict[str, Any]]) -> None:
+        case = a_guard(clock)
+        assert await case.guard.revoke(token_id="stolen") == 0
+        peer = await Peer(case).open()
+        assert (await peer.refused("/messages", token_at(clock, jti="stolen")))["code"] == "token_revoked"
+        assert lines(events, "token.revoked")[0]["until"] == clock.now + MAX_LIFETIME + 2 * LEEWAY
+        await close(case, peer)
+
+    async def test_twice_is_no_error(self, clock: FakeClock) -> None:
+        case = a_guard(clock)
+        peer = await joined(case, token_at(clock, jti="a"))
+        first, second = await asyncio.gather(case.guard.revoke(token_id="a"), case.guard.revoke(token_id="a"))
+        assert first + second == 1
+        await sent_away(peer, "/messages")
+        assert await case.guard.revoke(token_id="a") == 0
+        await close(case, peer)
+
+    async def test_it_is_forgotten_once_the_token_has_expired(self, clock: FakeClock) -> None:
+        store = MemoryStore(capacity=1, clock=clock)
+        case = a_guard(clock, store=store)
+        await case.guard.revoke(token_id="a", expires_at=clock.now + 60)
+        clock.move(60 + LEEWAY - 1)
+        with pytest.raises(StoreFull):
+            await case.guard.revoke(token_id="b")
+        clock.move(1)
+        await case.guard.revoke(token_id="b")
+        assert len(store) == 1
+
+    async def test_every_session_that_uses_it(self, clock: FakeClock) -> None:
+        case = a_guard(clock, "/a", "/b")
+        token = token_at(clock, jti="a")
+        one, two = await joined(case, token, "/a", "/b"), await joined(case, token, "/b")
+        three = await joined(case, token_at(clock, jti="c"), "/a")
+        assert await case.guard.revoke(token_id="a") == 3
+        await sent_away(one, "/a", "/b")
+        await sent_away(two, "/b")
+        assert await three.alive("/a")
+        await close(case, one, two, three)
+
+    async def test_very_many_connections(self, clock: FakeClock, events: list[dict[str, Any]]) -> None:
+        names = [f"/n{number}" for number in range(60)]
+        case = a_guard(clock, *names, limits=Limits(namespaces_per_session=None))
+        peer = await joined(case, token_at(clock, jti="a"), *names)
+        assert await case.guard.revoke(token_id="a") == 60
+        await sent_away(peer, *names)
+        assert len(lines(events, "connection.closed", reason="token_revoked")) == 60
+        await close(case, peer)
+
+    async def test_the_transport_is_left_to_the_client(self, clock: FakeClock) -> None:
+        """A stock client would come back over a new transport, again and again."""
+        case = a_guard(clock)
+        peer = await joined(case, token_at(clock, jti="a"))
+        await case.guard.revoke(token_id="a")
+        await sent_away(peer, "/messages")
+        assert case.guard.status()["sessions"]["open"] == 1
+        assert case.guard.status()["timers"] == {"expiry": 0, "connect": 1, "ending": 0}
+        await close(case, peer)
+
+    async def test_a_handler_may_revoke_the_token_of_its_own_client(self, clock: FakeClock) -> None:
+        def prepare(server: Any) -> None:
+            @server.on("logout", namespace="/messages")
+            async def logout(sid: str) -> int:
+                token_id = case.guard.identity(sid).token_id
+                return await case.guard.revoke(token_id=token_id)
+
+        case = a_guard(clock, prepare=prepare)
+        peer = await joined(case, token_at(clock, jti="a"))
+        await peer.emit("/messages", "logout")
+        await sent_away(peer, "/messages")
+        await close(case, peer)
+
+
+class TestASubject:
+    async def test_all_older_tokens(self, clock: FakeClock, events: list[dict[str, Any]]) -> None:
+        case = a_guard(clock, "/a", "/b")
+        token = token_at(clock, 600)
+        peer, other = await joined(case, token, "/a", "/b"), await joined(case, token_at(clock, subject="user-2"), "/a")
+        assert await case.guard.revoke(subject="user-1") == 2
+        await sent_away(peer, "/a", "/b")
+        assert await other.alive("/a")
+        # Issued within the same second: nobody can tell whether before or after.
+        for refused in (token, token_at(clock), token_at(clock, iat=None)):
+            assert (await peer.refused("/a", refused))["code"] == "token_revoked"
+        clock.move(1)
+        await peer.join("/a", token_at(clock))
+        assert (await peer.refused("/b", token))["code"] == "token_revoked"
+        [line] = lines(events, "token.revoked")
+        assert (line["selector"], line["ended"]) == ({"subject": "user-1"}, 2)
+        await close(case, peer, other)
+
+    async def test_issued_before(self, clock: FakeClock) -> None:
+        case = a_guard(clock)
+        old, new = token_at(clock, 600, iat=clock.now - 100), token_at(clock, 600, iat=clock.now - 50)
+        one, two = await joined(case, old), await joined(case, new)
+        assert await case.guard.revoke(subject="user-1", issued_before=clock.now - 50) == 1
+        await sent_away(one, "/messages")
+        assert await two.alive()
+        assert (await one.refused("/messages", old))["code"] == "token_revoked"
+        await one.join("/messages", new)
+        await close(case, one, two)
+
+    async def test_who_has_no_token_is_no_subject(self, clock: FakeClock) -> None:
+        class Asked(MemoryStore):
+            def is_revoked(self, identity: Identity) -> bool:
+                asked.append(identity)
+                return super().is_revoked(identity)
+
+        asked: list[Identity] = []
+        policies = [NamespacePolicy("/messages", token="optional")]
+        case = a_guard(clock, namespaces=policies, store=Asked(clock=clock))
+        peer = await Peer(case).open()
+        await peer.join("/messages", None)
+        assert await case.guard.revoke(subject="user-1") == 0
+        assert await peer.alive()
+        assert asked == []
+        await close(case, peer)
+
+    async def test_without_a_longest_lifetime_it_can_not_be_kept(self, clock: FakeClock) -> None:
+        case = guarded(auth=make_auth(clock=clock))
+        peer = await joined(case, token_at(clock))
+        with pytest.raises(ConfigurationError) as caught:
+            await case.guard.revoke(subject="user-1")
+        assert caught.value.option == "max_lifetime"
+        assert await peer.alive()
+        await close(case, peer)
+
+
+class TestSeveralIssuers:
+    @pytest.fixture
+    def case(self, clock: FakeClock) -> Guarded:
+        auth = [
+            JWTAuth(TEST_SECRET, algorithms=["HS256"], issuer=name, clock=clock, max_lifetime=MAX_LIFETIME)
+            for name in ("one", "two")
+        ]
+        return guarded(auth=auth)
+
+    @pytest.mark.parametrize("selector", [{"subject": "user-1"}, {"token_id": "a"}])
+    async def test_only_the_one_that_is_named(
+        self, selector: dict[str, str], case: Guarded, clock: FakeClock, events: list[dict[str, Any]]
+    ) -> None:
+        token = token_at(clock, iss="one", jti="a")
+        one, two = await joined(case, token), await joined(case, token_at(clock, iss="two", jti="a"))
+        assert await case.guard.revoke(**selector, issuer="one") == 1  # type: ignore[arg-type]
+        await sent_away(one, "/messages")
+        assert await two.alive()
+        assert (await one.refused("/messages", token))["code"] == "token_revoked"
+        assert lines(events, "token.revoked")[0]["selector"] == {**selector, "issuer": "one"}
+        await close(case, one, two)
+
+    @pytest.mark.parametrize("issuer", [None, "three"])
+    async def test_it_must_be_named_and_be_one_of_them(
+        self, issuer: str | None, case: Guarded, clock: FakeClock
+    ) -> None:
+        peer = await joined(case, token_at(clock, iss="one", jti="a"))
+        with pytest.raises(ConfigurationError) as caught:
+            await case.guard.revoke(token_id="a", issuer=issuer)
+        assert caught.value.option == "issuer"
+        assert await peer.alive()
+        await close(case, peer)
+
+
+class Held:
+    """Something of the application that is asked while a client is admitted, and waits."""
+
+    def __init__(self) -> None:
+        self.entered = asyncio.Event()
+        self.release = asyncio.Event()
+        self.connected: list[str] = []
+        self.left: list[str] = []
+        self.store: Any = None
+
+    async def wait(self) -> None:
+        self.entered.set()
+        await self.release.wait()
+
+    def in_(self, place: str, clock: FakeClock) -> Guarded:
+        """A guard that waits in this place."""
+
+        async def connect(sid: str, environ: Any, auth: Any) -> None:
+            self.connected.append(sid)
+            if place == "connect":
+                await self.wait()
+
+        async def authorize(identity: Identity, connection: Connection) -> bool:
+            await self.wait()
+            return True
+
+        async def disconnect(sid: str, *_: Any) -> None:
+            self.left.append(sid)
+
+        def prepare(server: Any) -> None:
+            server.on("disconnect", disconnect, namespace="/messages")
+            server.on("connect", connect, namespace="/messages")
+
+        policy = NamespacePolicy("/messages", authorize=authorize if place == "authorize" else None)
+        self.store = Slow(self.wait) if place == "store" else MemoryStore(clock=clock)
+        return a_guard(clock, prepare=prepare, namespaces=[policy], store=self.store)
+
+
+class Slow:
+    """A store that waits before it answers, with what was so when it was asked."""
+
+    def __init__(self, wait: Callable[[], Awaitable[None]]) -> None:
+        self.kept: list[Revocation] = []
+        self.wait = wait
+
+    async def revoke(self, revocation: Revocation) -> None:
+        self.kept.append(revocation)
+
+    async def is_revoked(self, identity: Identity) -> bool:
+        answer = any(revocation.covers(identity) for revocation in self.kept)
+        await self.wait()
+        return answer
+
+
+PLACES = ["connect", "authorize", "store"]
+
+
+class TestWhileItIsAdmitted:
+    @pytest.mark.parametrize("place", PLACES)
+    @pytest.mark.parametrize("selector", ["token_id", "subject"])
+    async def test_a_revoked_token_does_not_get_in(
+        self, selector: str, place: str, clock: FakeClock, events: list[dict[str, Any]]
+    ) -> None:
+        held = Held()
+        case = held.in_(place, clock)
+        peer = await Peer(case).open()
+        await peer.connect("/messages", token_at(clock, jti="a"))
+        await held.entered.wait()
+        value = "a" if selector == "token_id" else "user-1"
+        assert await case.guard.revoke(**{selector: value}) == 1  # type: ignore[arg-type]
+        held.release.set()
+        packet = await peer.packet()
+        assert (packet.kind, packet.data["data"]["code"]) == (4, "token_revoked")
+        assert held.left == []
+        assert len(held.connected) == (place == "connect")
+        assert not lines(events, "connection.accepted")
+        assert not lines(events, "connection.closed")
+        assert len(lines(events, "connection.rejected", reason="token_revoked", subject="user-1", token_id="a")) == 1
+        await close(case, peer)
+
+    async def test_another_worker_revokes_it_while_authorize_runs(self, clock: FakeClock) -> None:
+        held = Held()
+        case = held.in_("authorize", clock)
+        peer = await Peer(case).open()
+        await peer.connect("/messages", token_at(clock, jti="a"))
+        await held.entered.wait()
+        held.store.revoke(Revocation(None, "a", None, None, clock.now + 600))
+        held.release.set()
+        packet = await peer.packet()
+        assert (packet.kind, packet.data["data"]["code"]) == (4, "token_revoked")
+        assert held.connected == []
+        await close(case, peer)
+
+    @pytest.mark.parametrize("place", PLACES)
+    async def test_a_client_that_is_disconnected_does_not_get_in(
+        self, place: str, clock: FakeClock, events: list[dict[str, Any]]
+    ) -> None:
+        held = Held()
+        case = held.in_(place, clock)
+        peer = await Peer(case).open()
+        await peer.connect("/messages", token_at(clock, jti="a"))
+        await held.entered.wait()
+        assert await case.guard.disconnect(subject="user-1") == 1
+        held.release.set()
+        packet = await peer.packet()
+        assert (packet.kind, packet.data["data"]["code"]) == (4, "refused_by_app")
+        assert held.left == []
+        assert len(held.connected) == (place == "connect")
+        [line] = lines(events, "connection.rejected")
+        assert (line["detail"], line["subject"], line["namespace"]) == ("disconnect_called", "user-1", "/messages")
+        # It was no revocation.
+        await peer.join("/messages", token_at(clock, jti="a"))
+        await close(case, peer)
+
+    @pytest.mark.parametrize("place", PLACES)
+    async def test_the_reason_of_a_disconnect_while_admitted(
+        self, place: str, clock: FakeClock, events: list[dict[str, Any]]
+    ) -> None:
+        held = Held()
+        case = held.in_(place, clock)
+        peer = await Peer(case).open()
+        await peer.connect("/messages", token_at(clock))
+        await held.entered.wait()
+        assert await case.guard.disconnect(subject="user-1", reason="fired\x1b") == 1
+        held.release.set()
+        assert (await peer.packet()).kind == 4
+        [line] = lines(events, "connection.rejected")
+        assert (line["subject"], line["namespace"]) == ("user-1", "/messages")
+        assert any("fired" in str(value) for value in line.values())
+        assert "\x1b" not in repr(line)
+        await close(case, peer)
+
+    @pytest.mark.parametrize("place", PLACES)
+    @pytest.mark.parametrize("order", ["kicked first", "revoked first", "revoked twice"])
+    async def test_both_kicked_and_revoked_while_it_is_admitted(
+        self, order: str, place: str, clock: FakeClock, events: list[dict[str, Any]]
+    ) -> None:
+        held = Held()
+        case = held.in_(place, clock)
+        peer = await Peer(case).open()
+        await peer.connect("/messages", token_at(clock, jti="a"))
+        await held.entered.wait()
+        calls: list[Callable[[], Awaitable[int]]] = [
+            lambda: case.guard.disconnect(subject="user-1"),
+            lambda: case.guard.revoke(token_id="a"),
+        ]
+        if order == "revoked first":
+            calls.reverse()
+        elif order == "revoked twice":
+            calls[0] = calls[1]
+        assert [await call() for call in calls] == [1, 0]
+        held.release.set()
+        packet = await peer.packet()
+        assert (packet.kind, packet.data["data"]["code"]) == (4, "token_revoked")
+        assert held.left == []
+        assert len(lines(events, "connection.rejected")) == 1
+        assert not lines(events, "connection.closed")
+        await close(case, peer)
+
+    @pytest.mark.parametrize("place", PLACES)
+    async def test_a_connect_that_is_cancelled_leaves_nothing(self, place: str, clock: FakeClock) -> None:
+        held = Held()
+        case = held.in_(place, clock)
+        peer = await Peer(case).open()
+        [eio_sid] = case.server.environ
+        data = {"token": token_at(clock)}
+        handling = asyncio.ensure_future(case.server._handle_connect(eio_sid, "/messages", data))
+        await held.entered.wait()
+        handling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await handling
+        assert case.guard.status()["connections"] == {
+            "open": 0,
+            "being_admitted": 0,
+            "by_namespace": {},
+            "by_transport": {},
+        }
+        await close(case, peer)
+
+    async def test_the_connect_handler_may_do_it_itself(self, clock: FakeClock) -> None:
+        async def connect(sid: str, environ: Any, auth: Any) -> None:
+            await case.guard.disconnect(sid=sid, reason="not today")
+
+        case = a_guard(clock, prepare=lambda server: server.on("connect", connect, namespace="/messages"))
+        peer = await Peer(case).open()
+        assert (await peer.refused("/messages", token_at(clock)))["code"] == "refused_by_app"
+        await close(case, peer)
+
+    async def test_the_disconnect_handler_has_nothing_left_to_disconnect(self, clock: FakeClock) -> None:
+        counts: list[int] = []
+
+        async def disconnect(sid: str, *_: Any) -> None:
+            counts.append(await case.guard.disconnect(subject="user-1"))
+            counts.append(await case.guard.revoke(subject="user-1"))
+
+        case = a_guard(clock, prepare=lambda server: server.on("disconnect", disconnect, namespace="/messages"))
+        peer = await joined(case, token_at(clock))
+        await close(case, peer)
+        assert counts == [0, 0]
+
+
+class TestTheStore:
+    async def test_a_store_that_is_full(self, clock: FakeClock, events: list[dict[str, Any]]) -> None:
+        case = a_guard(clock, store=MemoryStore(capacity=1, clock=clock))
+        first, second = token_at(clock, jti="first"), token_at(clock, jti="second")
+        await case.guard.revoke(token_id="first")
+        peer = await joined(case, second)
+        with pytest.raises(StoreFull):
+            await case.guard.revoke(token_id="second")
+        # What can be done without the store is done, and what it has it keeps.
+        await sent_away(peer, "/messages")
+        assert (await peer.refused("/messages", first))["code"] == "token_revoked"
+        line = lines(events, "token.revoked")[-1]
+        assert (line["selector"], line["ended"], line["error"]) == ({"token_id": "second"}, 1, "StoreFull")
+        await peer.join("/messages", second)
+        await close(case, peer)
+
+    @pytest.mark.parametrize("way", ["raises", "raises at once", "hangs"])
+    async def test_a_store_that_does_not_take_it(self, way: str, clock: FakeClock) -> None:
+        class Broken:
+            def revoke(self, revocation: Revocation) -> Any:
+                if way == "raises at once":
+                    raise ConnectionError("gone")
+                return self._later()
+
+            async def _later(self) -> None:
+                if way == "hangs":
+                    await asyncio.Event().wait()
+                raise ConnectionError("gone")
+
+            def is_revoked(self, identity: Identity) -> bool:
+                return False
+
+        case = a_guard(clock, store=Broken(), store_timeout=0.05)
+        peer = await joined(case, token_at(clock, jti="a"))
+        with pytest.raises(StoreUnavailable if way == "hangs" else ConnectionError):
+            await case.guard.revoke(token_id="a")
+        await sent_away(peer, "/messages")
+        await close(case, peer)
+
+    async def test_whoever_shares_it_knows(self, clock: FakeClock) -> None:
+        store = MemoryStore(clock=clock)
+        here, there = a_guard(clock, store=store), a_guard(clock, store=store)
+        token = token_at(clock, jti="a")
+        peer = await joined(there, token)
+        assert await here.guard.revoke(token_id="a") == 0
+        assert await peer.alive()  # Until its client needs the store the next time.
+        other = await Peer(there).open()
+        assert (await other.refused("/messages", token))["code"] == "token_revoked"
+        await other.close()
+        assert (await peer.call("/messages", "socketguard:refresh", {"token": token}))["code"] == "token_revoked"
+        await sent_away(peer, "/messages")
+        await close(there, peer)
+
+    @pytest.mark.parametrize("days", [-1000, 0, 1000])
+    async def test_the_store_of_the_guard_goes_by_the_clock_of_its_verifier(self, days: int, clock: FakeClock) -> None:
+        clock.move(days * 86_400)
+        case = a_guard(clock)
+        await case.guard.revoke(token_id="a")
+        peer = await Peer(case).open()
+        assert (await peer.refused("/messages", token_at(clock, jti="a")))["code"] == "token_revoked"
+        await close(case, peer)
+
+    @pytest.mark.parametrize("explicit", [False, True])
+    async def test_memory_is_warned_about_once(
+        self, explicit: bool, clock: FakeClock, events: list[dict[str, Any]]
+    ) -> None:
+        case = a_guard(clock, **({"store": MemoryStore(clock=clock)} if explicit else {}))
+        assert ("SG051" in {finding.id for finding in case.guard.check()}) is explicit
+        for token_id in ("a", "b"):
+            await case.guard.revoke(token_id=token_id)
+        assert len(lines(events, "config.warning", id="SG051")) == (0 if explicit else 1)
+
+
+class Unreliable:
+    """A store whose look-ups do what they are told to; an exception is raised, anything else answered."""
+
+    HANG = object()
+
+    def __init__(self, *, asynchronous: bool) -> None:
+        self.answer: Any = False
+        self.asynchronous = asynchronous
+
+    def revoke(self, revocation: Revocation) -> None:
+        raise AssertionError
+
+    def is_revoked(self, identity: Identity) -> Any:
+        return self._later() if self.asynchronous else self._now()
+
+    def _now(self) -> Any:
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+    async def _later(self) -> Any:
+        if self.answer is self.HANG:
+            await asyncio.Event().wait()
+        return self._now()
+
+
+NO_ANSWERS = [
+    ConnectionError("gone"),
+    asyncio.CancelledError(),
+    GeneratorExit(),
+    None,
+    0,
+    1,
+    "",
+    "false",
+    [],
+    Unreliable.HANG,
+]
+
+
+class TestAStoreThatGivesNoAnswer:
+    @pytest.mark.parametrize("asynchronous", [True, False])
+    @pytest.mark.parametrize("answer", NO_ANSWERS, ids=repr)
+    async def test_nobody_gets_in_and_who_is_in_stays(
+        self, answer: Any, asynchronous: bool, clock: FakeClock, events: list[dict[str, Any]]
+    ) -> None:
+        store = Unreliable(asynchronous=asynchronous)
+        case = a_guard(clock, "/messages", "/b", store=store, store_timeout=0.05)
+        inside, outside = await joined(case, token_at(clock)), await Peer(case).open()
+        store.answer = answer
+
+        data = await inside.refused("/b", token_at(clock))
+        assert (data["code"], data["retry"], data["retry_after"]) == ("keys_unavailable", "backoff", 5)
+        assert await inside.alive()
+        # To a stock client a refused CONNECT is final; from a closed transport it comes back by itself.
+        await outside.connect("/messages", token_at(clock))
+        assert await outside.closed() == 4503
+        with pytest.raises(Refused) as caught:
+            await Peer(case).open()
+        assert (caught.value.status, caught.value.code) == (503, "keys_unavailable")
+        assert case.guard.status()["store"]["available"] is False
+        [line] = lines(events, "store.unavailable")
+        assert (line["level"], line["fail_open"]) == ("error", False)
+
+        store.answer = False
+        await inside.join("/b", token_at(clock))
+        assert case.guard.status()["store"]["available"] is True
+        assert len(lines(events, "store.recovered")) == 1
+        again = await joined(case, token_at(clock))
+        await close(case, inside, again)
+
+    @pytest.mark.parametrize("asynchronous", [True, False])
+    @pytest.mark.parametrize("answer", NO_ANSWERS, ids=repr)
+    async def test_fail_open(
+        self, answer: Any, asynchronous: bool, clock: FakeClock, events: list[dict[str, Any]]
+    ) -> None:
+        store = Unreliable(asynchronous=asynchronous)
+        case = a_guard(clock, "/messages", "/b", store=store, store_timeout=0.05, fail_open=True)
+        assert "SG053" in {finding.id for finding in case.guard.check()}
+        store.answer = answer
+        peer = await joined(case, token_at(clock), "/messages", "/b")
+        assert len(lines(events, "store.unavailable", fail_open=True)) == 1
+        store.answer = True
+        assert (await peer.call("/b", "socketguard:refresh", {"token": token_at(clock)}))["code"] == "token_revoked"
+        assert len(lines(events, "store.recovered")) == 1
+        await close(case, peer)
+
+    async def test_a_hidden_namespace_stays_hidden(self, clock: FakeClock, events: list[dict[str, Any]]) -> None:
+        store = Unreliable(asynchronous=False)
+        case = a_guard(
+            clock,
+            "/messages",
+            "/secret",
+            namespaces=["/messages", NamespacePolicy("/secret", hidden=True)],
+            store=store,
+        )
+        peer = await joined(case, token_at(clock))
+        store.answer = None
+        await peer.connect("/secret", token_at(clock))
+        assert (await peer.packet()).data == {"message": "Invalid namespace"}
+        [line] = lines(events, "connection.rejected")
+        assert (line["detail"], line["hidden_reason"]) == ("hidden", "keys_unavailable")
+        await close(case, peer)
+
+
+class TestDisconnect:
+    @pytest.mark.parametrize(
+        ("selector", "expected"),
+        [
+            ({"subject": "user-1"}, {"first /a", "first /b", "second /a"}),
+            ({"subject": "user-1", "namespace": "/a"}, {"first /a", "second /a"}),
+            ({"subject": "user-1", "issuer": "one"}, {"first /a", "first /b"}),
+            ({"token_id": "x"}, {"first /a", "first /b", "third /a"}),
+            ({"token_id": "x", "namespace": "/b"}, {"first /b"}),
+            ({"token_id": "x", "issuer": "two"}, set()),
+            ({"sid": "third /a"}, {"third /a"}),
+            ({"sid": "third /a", "namespace": "/b"}, set()),
+            ({"subject": "nobody"}, set()),
+            ({"token_id": "nothing"}, set()),
+            ({"sid": "unknown"}, set()),
+        ],
+    )
+    async def test_each_selector(
+        self, selector: dict[str, str], expected: set[str], clock: FakeClock, events: list[dict[str, Any]]
+    ) -> None:
+        case = a_guard(clock, "/a", "/b")
+        tokens = {
+            "first": token_at(clock, jti="x", iss="one"),
+            "second": token_at(clock, jti="y", iss="two"),
+            "third": token_at(clock, subject="user-2", jti="x", iss="one"),
+        }
+        peers = {name: await Peer(case).open() for name in tokens}
+        sids = {
+            f"{name} {namespace}": await peers[name].join(namespace, tokens[name])
+            for name, namespace in (("first", "/a"), ("first", "/b"), ("second", "/a"), ("third", "/a"))
+        }
+        names = {sid: name for name, sid in sids.items()}
+        if "sid" in selector:
+            selector = {**selector, "sid": sids.get(selector["sid"], selector["sid"])}
+        assert await case.guard.disconnect(**selector) == len(expected)  # type: ignore[arg-type]
+        assert {names[line["sid"]] for line in lines(events, "connection.closed", reason="kicked")} == expected
+        assert {names[each.sid] for each in case.guard.connections()} == set(names.values()) - expected
+        [line] = lines(events, "subject.disconnected")
+        assert (line["selector"], line["ended"], line["level"]) == (selector, len(expected), "info")
+        for name in sorted(expected):
+            peer, namespace = peers[name.split()[0]], name.split()[1]
+            await peer.disconnected(namespace)
+        if expected:  # They may come again at once.
+            peer, namespace = peers[min(expected).split()[0]], min(expected).split()[1]
+            await peer.join(namespace, tokens[min(expected).split()[0]])
+        await close(case, *peers.values())
+
+    @pytest.mark.parametrize("kind", KINDS)
+    async def test_nothing_is_said_but_that_it_is_over(
+        self, kind: str, clock: FakeClock, events: list[dict[str, Any]]
+    ) -> None:
+        options = {"serializer": "msgpack"} if kind == "msgpack" else {}
+        case = a_guard(clock, server_options=options)
+        peer = await Peer(case, kind).open()
+        sid = await peer.join("/messages", token_at(clock))
+        assert await case.guard.disconnect(sid=sid, reason="moved to another\x1b[31m tenant") == 1
+        await peer.disconnected("/messages")
+        [line] = lines(events, "connection.closed")
+        assert line["reason"] == "kicked"
+        assert "moved to another" in line["detail"]
+        assert "\x1b" not in repr(events)
+        assert await peer.join("/messages", token_at(clock)) != sid
+        await close(case, peer)
+
+    @pytest.mark.parametrize(
+        "selector",
+        [
+            {},
+            {"subject": "a", "sid": "b"},
+            {"subject": "a", "token_id": "b", "sid": "c"},
+            {"subject": 5},
+            {"sid": b"bytes"},
+            {"sid": ""},
+            {"subject": ""},
+            {"token_id": ""},
+            {"issuer": "one"},
+            {"namespace": "/messages"},
+        ],
+    )
+    async def test_disconnect_with_a_selector_that_can_not_work(
+        self, selector: dict[str, Any], clock: FakeClock
+    ) -> None:
+        held = Held()
+        case = held.in_("authorize", clock)
+        peer = await Peer(case).open()
+        await peer.connect("/messages", token_at(clock))
+        await held.entered.wait()
+        with pytest.raises(ConfigurationError):
+            await case.guard.disconnect(**selector)
+        held.release.set()
+        assert (await peer.packet()).kind == 0
+        await close(case, peer)
+
+    @pytest.mark.parametrize("call", ["disconnect", "revoke"])
+    async def test_a_disconnect_handler_that_hangs_is_not_waited_for(
+        self, call: str, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(endings, "PATIENCE", 0.05)
+        entered, release = asyncio.Event(), asyncio.Event()
+
+        async def disconnect(sid: str, *_: Any) -> None:
+            entered.set()
+            await release.wait()
+
+        case = a_guard(
+            clock, "/messages", "/b", prepare=lambda server: server.on("disconnect", disconnect, namespace="/messages")
+        )
+        peer = await joined(case, token_at(clock, 600), "/messages", "/b")
+        if call == "disconnect":
+            assert await case.guard.disconnect(subject="user-1", namespace="/messages") == 1
+        else:
+            assert await case.guard.revoke(subject="user-1") == 2
+        assert entered.is_set()
+        # What its client sends meanwhile is for nobody.
+        await peer.emit("/messages", "echo", "too late", number=1)
+        # And a second call does not count it once more.
+        assert await case.guard.disconnect(subject="user-1", namespace="/messages") == 0
+        release.set()
+        await close(case, peer)
+
+    async def test_one_that_raises(self, clock: FakeClock, events: list[dict[str, Any]]) -> None:
+        async def disconnect(sid: str, *_: Any) -> None:
+            raise RuntimeError("broken")
+
+        case = a_guard(clock, prepare=lambda server: server.on("disconnect", disconnect, namespace="/messages"))
+        peer = await joined(case, token_at(clock))
+        assert await case.guard.disconnect(subject="user-1") == 1
+        await peer.disconnected("/messages")
+        assert lines(events, "handler.failed", error="RuntimeError")
+        await close(case, peer)
+
+
+async def test_where_there_are_no_tokens_there_is_nothing_to_revoke() -> None:
+    case = guarded(auth=None)
+    peer = await Peer(case).open()
+    sid = await peer.join("/messages", None)
+    with pytest.raises(ConfigurationError) as caught:
+        await case.guard.revoke(token_id="a", expires_at=2_000_000_000)
+    assert caught.value.option == "auth"
+    assert await case.guard.disconnect(sid=sid) == 1
+    await peer.disconnected("/messages")
+    await close(case, peer)
+
+
+async def test_what_comes_after_the_revocation_is_not_dispatched(clock: FakeClock) -> None:
+    """From the moment of the call on, before anything has been sent."""
+    seen: list[Any] = []
+
+    def prepare(server: Any) -> None:
+        @server.on("order", namespace="/messages")
+        async def order(sid: str, what: str) -> None:
+            seen.append(what)
+
+    case = a_guard(clock, prepare=prepare)
+    peer = await joined(case, token_at(clock, jti="a"))
+    [connection] = case.guard.connections()
+    revoking = asyncio.ensure_future(case.guard.revoke(token_id="a"))
+    await asyncio.sleep(0)
+    assert connection.state == Connection.JOINED
+    await case.server._trigger_event("order", "/messages", connection.sid, "everything")
+    assert await revoking == 1
+    assert seen == []
+    await sent_away(peer, "/messages")
+    await close(case, peer)
+
+
+async def test_it_expires_while_its_revocation_is_under_way(clock: FakeClock, events: list[dict[str, Any]]) -> None:
+    case = a_guard(clock)
+    peer = await joined(case, token_at(clock, 60, jti="a"))
+    revoking = asyncio.ensure_future(case.guard.revoke(token_id="a"))
+    move(case, clock, 60 + LEEWAY)
+    assert await revoking == 1
+    await sent_away(peer, "/messages")
+    await until(lambda: lines(events, "connection.closed"))
+    assert [line["reason"] for line in lines(events, "connection.closed")] == ["token_revoked"]
+    await close(case, peer)
