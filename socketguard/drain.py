@@ -28,8 +28,8 @@ _BATCH = 25
 _LAST_WORDS = 0.5
 """Seconds that the last sessions have to end."""
 
-_FORCE = 0.3
-"""Seconds after the drain that the ASGI server has before it is told not to wait for connections any more."""
+_PATIENCE = 0.3
+"""Seconds after the drain for which the ASGI server may wait for connections."""
 
 
 class Drain:
@@ -106,6 +106,7 @@ class Drain:
         previous = signal.getsignal(signal.SIGTERM)
 
         def handle(number: int, frame: Any) -> None:
+            _hurry(previous)
             if self._running is not None or loop.is_closed():
                 _call(previous, number, frame)  # Whoever asks twice doesn't want to wait.
                 return
@@ -121,11 +122,17 @@ class Drain:
             await self.run(over)
         finally:
             _call(previous, signal.SIGTERM, None)
-            server: Any = getattr(previous, "__self__", None)
-            if hasattr(server, "force_exit"):
-                # uvicorn waits for connections whose client reads nothing, or has sent half of a request, for ever.
-                await asyncio.sleep(_FORCE)
-                server.force_exit = True
+
+
+def _hurry(handler: Any) -> None:
+    """Keep uvicorn from waiting for ever for a connection whose client reads nothing or has sent half of a request.
+
+    It looks at this when it shuts down, cancels what is left, and then still ends the lifespan of the application.
+    """
+    config: Any = getattr(getattr(handler, "__self__", None), "config", None)
+    if hasattr(config, "timeout_graceful_shutdown"):
+        own = config.timeout_graceful_shutdown
+        config.timeout_graceful_shutdown = _PATIENCE if own is None else min(own, _PATIENCE)
 
 
 def _call(handler: Any, number: int, frame: Any) -> None:

@@ -39,7 +39,7 @@ from .handlers import (
     raised_by_the_call,
 )
 from .server import ATTRIBUTE, ServedNames, facts, known_options, require_server
-from .stand_ins import Admitted, Environments
+from .stand_ins import Admitted, Environments, packet_class_for
 
 __all__ = ["OWN_EVENTS", "Seam", "ServedNames", "known_options", "require_server"]
 
@@ -216,6 +216,8 @@ class Seam:
         server.eio.on("message", self._handle_message)
         if self.sessions.limits.queue_bytes is not None or self.sessions.limits.send_timeout is not None:
             server.eio.send_packet = self._send_packet
+        self._restore.append((server, "packet_class", server.packet_class))
+        server.packet_class = packet_class_for(server.packet_class)
         server.environ = Environments(self.sessions, server.environ)
         server.namespaces = Admitted()
         setattr(server, ATTRIBUTE, self)

@@ -1,4 +1,4 @@
-"""What stands in for two attributes of a server."""
+"""What stands in for attributes of a server."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from socketguard.identity import Session, bound_connection
 from socketguard.sessions import Sessions
 
-__all__ = ["Admitted", "Environments"]
+__all__ = ["Admitted", "Environments", "packet_class_for"]
 
 
 class Environments(dict[str, Any]):
@@ -40,3 +40,22 @@ class Admitted:
     def __contains__(self, name: object) -> bool:
         connection = bound_connection.get()
         return connection is not None and connection.pending is not None and connection.namespace == name
+
+
+def packet_class_for(original: Any) -> Any:
+    """The packet class to use instead of a server's own.
+
+    With msgpack python-socketio writes a DISCONNECT with ``data: null``. JavaScript's parser takes that for an error,
+    so that a client that was sent away comes back at once.
+    """
+    if getattr(original, "__module__", None) != "socketio.msgpack_packet" or not hasattr(original, "_to_dict"):
+        return original
+
+    class Packet(original):  # type: ignore[misc]
+        def _to_dict(self) -> dict[str, Any]:
+            found: dict[str, Any] = super()._to_dict()
+            if found.get("data") is None:
+                found.pop("data", None)
+            return found
+
+    return Packet

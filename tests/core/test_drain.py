@@ -511,9 +511,9 @@ async def test_a_drain_that_outlasts_the_patience_of_container_runtimes_is_warne
 class ASGIServer:
     """What the guard finds behind uvicorn's handler of SIGTERM: see uvicorn.Server.handle_exit."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout: float | None = None) -> None:
         self.called: list[tuple[int, Any]] = []
-        self.force_exit = False
+        self.config = SimpleNamespace(timeout_graceful_shutdown=timeout)
 
     def handle_exit(self, number: int, frame: Any) -> None:
         self.called.append((number, frame))
@@ -559,14 +559,21 @@ async def test_at_sigterm_clients_are_sent_away_before_the_server_ends(handlers:
     assert await closed(wire) == ([f"42/messages,{CLOSING}"], 1012)
     await until(lambda: server.called)
     assert server.called == [(signal.SIGTERM, None)]
-    # It waits for connections for ever unless it is told not to, after it had a moment to end by itself.
-    await until(lambda: len(naps.taken) == 2)
-    assert naps.taken[1] == drain._FORCE
-    assert server.force_exit is False
-    naps.wake()
-    await until(lambda: server.force_exit)
+    # It would wait for connections for ever.
+    assert server.config.timeout_graceful_shutdown == drain._PATIENCE
     await wire.close()
     nothing_left(case)
+
+
+@pytest.mark.parametrize(("own", "expected"), [(0.1, 0.1), (30, drain._PATIENCE)])
+async def test_the_servers_own_patience_counts_when_it_is_shorter(handlers: None, own: float, expected: float) -> None:
+    server = ASGIServer(own)
+    signal.signal(signal.SIGTERM, server.handle_exit)
+    case = guarded()
+    case.guard.drain_on_sigterm(over=0)
+    ask_to_end()
+    await until(lambda: server.called)
+    assert server.config.timeout_graceful_shutdown == expected
 
 
 async def test_whoever_asks_twice_does_not_want_to_wait(handlers: None, naps: Naps) -> None:
@@ -582,7 +589,7 @@ async def test_whoever_asks_twice_does_not_want_to_wait(handlers: None, naps: Na
     assert server.called[0][0] == signal.SIGTERM
     assert server.called[0][1] is not None, "called at once, as Python calls a handler"
     naps.wake_all()
-    await until(lambda: server.force_exit)
+    await until(lambda: len(server.called) == 2)
     await wire.close()
     nothing_left(case)
 
@@ -640,7 +647,7 @@ async def test_it_is_chained_once(handlers: None) -> None:
     await lifespan(case)
     assert signal.getsignal(signal.SIGTERM) is chained
     ask_to_end()
-    await until(lambda: server.force_exit)
+    await until(lambda: server.called)
     assert len(server.called) == 1
 
 
@@ -657,7 +664,7 @@ def test_before_the_loop_runs_it_waits_for_the_application_to_start(handlers: No
         await lifespan(case)
         assert signal.getsignal(signal.SIGTERM) != server.handle_exit
         ask_to_end()
-        await until(lambda: server.force_exit)
+        await until(lambda: server.called)
 
     asyncio.run(serve())
     assert len(server.called) == 1
