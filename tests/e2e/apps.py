@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
-from socketguard import Heartbeat, NamespacePolicy, SocketGuard, current_connection
+from socketguard import Heartbeat, JWTAuth, Limits, NamespacePolicy, SocketGuard, current_connection
 from socketguard.logs import ConnectionFilter, add_connection
 from socketguard.testing import make_auth
 
@@ -40,6 +40,14 @@ class Settings:
     outside: str = "nothing"
     packets_logged: bool = False
     transports: list[str] | None = None
+    namespaces: list[str] | None = None
+    """Only these, with a token."""
+    auth: dict[str, Any] = field(default_factory=dict)
+    """Options of `JWTAuth`; with ``jwks_url`` among them, the keys are fetched."""
+    limits: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further options of `SocketGuard`."""
+    drain_on_sigterm: float | None = None
 
 
 def end_with_the_tests() -> None:
@@ -334,6 +342,33 @@ async def kick(request: Request) -> PlainTextResponse:
     return PlainTextResponse("gone")
 
 
+async def revoke(request: Request) -> JSONResponse:
+    return JSONResponse(await SocketGuard.of(sio).revoke(**request.query_params))
+
+
+async def disconnect(request: Request) -> JSONResponse:
+    return JSONResponse(await SocketGuard.of(sio).disconnect(**request.query_params))
+
+
+async def drain(request: Request) -> JSONResponse:
+    return JSONResponse(await SocketGuard.of(sio).drain(float(request.query_params["over"])))
+
+
+async def status(request: Request) -> JSONResponse:
+    return JSONResponse(SocketGuard.of(sio).status())
+
+
+async def pour(request: Request) -> PlainTextResponse:
+    """Emit much to one client, and a little to everybody in between."""
+    asked = request.query_params
+    text = "x" * int(asked["size"])
+    for number in range(int(asked["times"])):
+        await sio.emit("pour", text, namespace=asked["namespace"], room=asked["sid"])
+        await sio.emit("tick", number, namespace=asked["namespace"])
+        await asyncio.sleep(0.001)
+    return PlainTextResponse("poured")
+
+
 web = Starlette(
     routes=[
         Route("/health", health),
@@ -343,19 +378,30 @@ web = Starlette(
         Route("/control/close", close_gate, methods=["POST"]),
         Route("/control/entered", who_entered),
         Route("/control/kick", kick, methods=["POST"]),
+        Route("/control/revoke", revoke, methods=["POST"]),
+        Route("/control/disconnect", disconnect, methods=["POST"]),
+        Route("/control/drain", drain, methods=["POST"]),
+        Route("/control/status", status),
+        Route("/control/pour", pour, methods=["POST"]),
     ]
 )
 
+make: Any = JWTAuth if "jwks_url" in SETTINGS.auth else make_auth
+
 guarded = SocketGuard(
     socketio.ASGIApp(sio, other_asgi_app=web),
-    auth=make_auth(sources=SETTINGS.sources),
-    namespaces=POLICIES,
+    auth=make(sources=SETTINGS.sources, **SETTINGS.auth),
+    namespaces=SETTINGS.namespaces or POLICIES,
     heartbeat=Heartbeat.behind("nginx", "traefik"),
     admission_timeout=SETTINGS.admission_timeout,
     trusted_proxies=SETTINGS.trusted_proxies,
     allowed_origins=SETTINGS.allowed_origins,
     log_claims=("sub", "tenant_id"),
+    limits=Limits(**SETTINGS.limits),
+    **SETTINGS.options,
 )
+if SETTINGS.drain_on_sigterm is not None:
+    guarded.drain_on_sigterm(over=SETTINGS.drain_on_sigterm)
 
 app: Any = guarded
 if SETTINGS.outside == "cors":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import http.client
 import itertools
 import json
 import os
@@ -152,6 +153,18 @@ class Server:
         self.process.send_signal(signal.SIGTERM)
         return self._reap()
 
+    def kill(self) -> None:
+        """End the process as a crash does."""
+        self.process.kill()
+        self._reap()
+
+    def memory(self) -> int:
+        """The most memory that the process has ever held, in bytes."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = re.search(r"VmHWM:\s+(\d+) kB", status)
+        assert found is not None
+        return int(found[1]) * 1024
+
     def __enter__(self) -> Server:
         return self
 
@@ -164,8 +177,7 @@ class Server:
             try:
                 self.terminate()
             except subprocess.TimeoutExpired:
-                self.process.kill()
-                self._reap()
+                self.kill()
                 raise AssertionError(f"the server did not stop:\n{self.output()}") from None
         strays = [line for line in self.lines() if "Traceback" in line or "never awaited" in line]
         assert self.prints_tracebacks or not strays, self.output()
@@ -232,6 +244,10 @@ class JavaScript:
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
 
+    def signal(self, name: str) -> None:
+        """Let all scenarios go on that wait for this signal, now or later; a name serves once in a run."""
+        self._driver.run({"signal": name})
+
     def start(
         self,
         url: str,
@@ -243,6 +259,10 @@ class JavaScript:
         auth: Any = None,
         token: str | None = None,
         tokens: Sequence[str] | None = None,
+        token_url: str | None = None,
+        refresh: bool = False,
+        also: Sequence[str] = (),
+        local_address: str | None = None,
         msgpack: bool = False,
         steps: Sequence[Mapping[str, Any]] | None = None,
         **options: Any,
@@ -259,6 +279,7 @@ class JavaScript:
         if auth is not None:
             settings["auth"] = auth
         scenario: dict[str, Any] = {"url": url, "namespace": namespace, "options": settings, "msgpack": msgpack}
+        scenario |= {"tokenUrl": token_url, "refresh": refresh, "also": list(also), "localAddress": local_address}
         if tokens is not None:
             scenario["tokens"] = list(tokens)
         if steps is not None:
@@ -274,6 +295,40 @@ class JavaScript:
         """What the first answer to a CONNECT was."""
         found: dict[str, Any] = self.play(url, namespace, **options)["steps"][0]
         return found
+
+
+class Polling:
+    """A polling session by hand, in the namespace ``/messages``.
+
+    Args:
+        server: the server.
+        token: for the CONNECT; None sends none.
+    """
+
+    def __init__(self, server: Server, token: str | None) -> None:
+        self.port = server.port
+        self.path = "/socket.io/?EIO=4&transport=polling"
+        self.answer = self.get()
+        """Status, headers and body of the handshake."""
+        if self.answer[0] == 200:
+            self.path += "&sid=" + json.loads(self.answer[2][1:])["sid"]
+        if token is not None:
+            assert self.post(f'40/messages,{{"token":"{token}"}}')[0] == 200
+
+    def _request(self, method: str, body: str | None) -> tuple[int, Mapping[str, str], str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        with contextlib.closing(connection):
+            connection.request(method, self.path, body)
+            answer = connection.getresponse()
+            return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read().decode()
+
+    def get(self) -> tuple[int, Mapping[str, str], str]:
+        """Poll."""
+        return self._request("GET", None)
+
+    def post(self, body: str) -> tuple[int, Mapping[str, str], str]:
+        """Send packets."""
+        return self._request("POST", body)
 
 
 def seen(result: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:

@@ -1,13 +1,22 @@
 // Plays scenarios with the stock JavaScript client.
 //
-// A scenario: {url, namespace, options, msgpack, tokens, steps}. `options` go to io() as they are. `tokens` makes
-// `auth` a function that gives the next token each time it is asked. Each step gives one entry of `steps` in the
+// A scenario: {url, namespace, also, options, msgpack, tokens, tokenUrl, refresh, localAddress, steps}. `options` go to
+// io() as they are. `tokens` makes `auth` a function that gives the next token each time it is asked, `tokenUrl` one
+// that fetches it. `also` lists further namespaces of the same manager. Each step gives one entry of `steps` in the
 // result; `seen` of the result lists everything that the client noticed, in order.
+//
+// {signal} instead lets all scenarios go on that wait for the signal of that name, now or later.
+import http from "node:http";
 import { io } from "socket.io-client";
 import msgpack from "socket.io-msgpack-parser";
 import { serve } from "./lines.mjs";
 
 const PATIENCE = 20_000;
+const LONG_PATIENCE = 60_000;
+
+// Whoever still waits when the tests have ended gives up.
+const over = new Promise((_, reject) => process.stdin.once("end", () => reject(new Error("the tests have ended"))));
+over.catch(() => {});
 
 function decode(value) {
   if (Array.isArray(value)) return value.map(decode);
@@ -30,40 +39,88 @@ class Notes {
   seen = [];
   #taken = new Set();
   #waiting = [];
+  #position = 0;
 
   add(kind, fields = {}) {
     this.seen.push({ kind, ...fields });
     this.#waiting = this.#waiting.filter((check) => !check());
   }
 
-  // The next thing of one of these kinds that no earlier step has waited for.
-  next(kinds) {
-    return new Promise((resolve, reject) => {
+  // What `find` finds, as soon as it finds something.
+  #until(find, what, patience) {
+    const found = new Promise((resolve, reject) => {
       const timer = setTimeout(
-        () => reject(new Error(`waited for ${kinds.join(" or ")}, saw ${JSON.stringify(this.seen)}`)),
-        PATIENCE,
+        () => reject(new Error(`waited for ${what}, saw ${JSON.stringify(this.seen)}`)),
+        patience,
       );
       const check = () => {
-        const place = this.seen.findIndex((note, index) => kinds.includes(note.kind) && !this.#taken.has(index));
-        if (place < 0) return false;
-        this.#taken.add(place);
+        const found = find();
+        if (found === undefined) return false;
         clearTimeout(timer);
-        resolve(this.seen[place]);
+        resolve(found);
         return true;
       };
       if (!check()) this.#waiting.push(check);
     });
+    return Promise.race([found, over]);
+  }
+
+  // The next thing of one of these kinds that no earlier step has waited for.
+  next(kinds) {
+    const find = () => {
+      const place = this.seen.findIndex((note, index) => kinds.includes(note.kind) && !this.#taken.has(index));
+      if (place < 0) return undefined;
+      this.#taken.add(place);
+      return this.seen[place];
+    };
+    return this.#until(find, kinds.join(" or "), PATIENCE);
+  }
+
+  // So many things of this kind in each of the namespaces, since the last time this was asked or `forget` was called.
+  more(kind, times, namespaces) {
+    const find = () => {
+      const found = this.seen.slice(this.#position).filter((note) => note.kind === kind);
+      const enough = (name) => found.filter((note) => note.namespace === name).length >= times;
+      if (!namespaces.every(enough)) return undefined;
+      this.forget();
+      return found.length;
+    };
+    return this.#until(find, `${times} more of ${kind}`, LONG_PATIENCE);
+  }
+
+  forget() {
+    this.#position = this.seen.length;
   }
 }
 
-function makeSocket({ url, namespace = "/", options = {}, msgpack: packed = false, tokens = null }, notes) {
+const signals = new Map();
+
+function signal(name) {
+  if (!signals.has(name)) {
+    let resolve;
+    const given = new Promise((found) => (resolve = found));
+    signals.set(name, { given, give: resolve });
+  }
+  return signals.get(name);
+}
+
+async function fetchToken(url) {
+  return (await fetch(url)).text();
+}
+
+function makeSockets(scenario, notes) {
+  const { url, namespace = "/", also = [], options = {}, msgpack: packed = false, tokens = null } = scenario;
   const settings = { forceNew: true, reconnection: false, timeout: PATIENCE, ...options };
   if (packed) settings.parser = msgpack;
+  if (scenario.localAddress) settings.agent = new http.Agent({ localAddress: scenario.localAddress });
   if (tokens !== null) {
     let asked = 0;
     settings.auth = (answer) => answer({ token: tokens[Math.min(asked++, tokens.length - 1)] });
+  } else if (scenario.tokenUrl) {
+    settings.auth = async (answer) => answer({ token: await fetchToken(scenario.tokenUrl).catch(() => null) });
   }
   const socket = io(url + namespace, settings);
+  const others = also.map((name) => socket.io.socket(name, { auth: settings.auth }));
   const watched = new WeakSet();
   const watch = () => {
     const engine = socket.io.engine;
@@ -76,12 +133,21 @@ function makeSocket({ url, namespace = "/", options = {}, msgpack: packed = fals
   watch();
   socket.io.on("reconnect_attempt", () => queueMicrotask(watch));
   socket.io.on("open", watch);
+  socket.on("connect", watch);
+  const sockets = [socket, ...others];
+  for (const each of sockets) listen(each, notes, scenario);
+  return sockets;
+}
+
+function listen(socket, notes, scenario) {
+  const namespace = socket.nsp;
   socket.on("connect", () => {
-    watch();
-    notes.add("connect", { sid: socket.id, engine: socket.io.engine.id, transport: socket.io.engine.transport.name });
+    const { id: engine, transport } = socket.io.engine;
+    notes.add("connect", { namespace, sid: socket.id, engine, transport: transport.name });
   });
   socket.on("connect_error", (error) =>
     notes.add("connect_error", {
+      namespace,
       message: error.message,
       hasData: "data" in error && error.data !== undefined,
       data: error.data,
@@ -90,16 +156,31 @@ function makeSocket({ url, namespace = "/", options = {}, msgpack: packed = fals
       active: socket.active,
     }),
   );
-  socket.on("disconnect", (reason) => notes.add("disconnect", { reason, active: socket.active }));
-  socket.onAny((name, ...args) => notes.add(`event:${name}`, { args: encode(args) }));
-  return socket;
+  socket.on("disconnect", (reason, details) =>
+    notes.add("disconnect", { namespace, reason, active: socket.active, code: details?.context?.code }),
+  );
+  socket.onAny((name, ...args) => notes.add(`event:${name}`, { namespace, args: encode(args) }));
+  if (scenario.refresh) {
+    // All that a page needs to write so that its connection outlives its token without a gap.
+    socket.on("socketguard:expiring", async () => {
+      const answer = await socket.emitWithAck("socketguard:refresh", { token: await fetchToken(scenario.tokenUrl) });
+      notes.add("refreshed", { namespace, answer });
+    });
+  }
 }
 
-async function step(action, socket, notes) {
+async function step(action, sockets, notes) {
+  const [socket] = sockets;
   const [kind, argument] = Object.entries(action)[0];
   switch (kind) {
     case "wait":
       return notes.next([argument].flat());
+    case "more": // {kind, times}
+      return notes.more(argument.kind, argument.times ?? 1, sockets.map((each) => each.nsp));
+    case "signal":
+      await Promise.race([signal(argument).given, over]);
+      notes.forget();
+      return null;
     case "emit":
       socket.emit(...decode(argument));
       return null;
@@ -129,16 +210,21 @@ async function step(action, socket, notes) {
 }
 
 async function play(scenario) {
+  if (scenario.signal) {
+    signal(scenario.signal).give();
+    return null;
+  }
   const notes = new Notes();
-  const socket = makeSocket(scenario, notes);
+  const sockets = makeSockets(scenario, notes);
+  const [socket] = sockets;
   const steps = [];
   try {
     for (const action of scenario.steps ?? [{ wait: ["connect", "connect_error"] }]) {
-      steps.push(await step(action, socket, notes));
+      steps.push(await step(action, sockets, notes));
     }
-    return { steps, seen: notes.seen, connected: socket.connected, active: socket.active };
+    return { steps, seen: [...notes.seen], connected: socket.connected, active: socket.active };
   } finally {
-    socket.disconnect();
+    for (const each of sockets) each.disconnect();
     socket.io.engine?.close();
   }
 }
