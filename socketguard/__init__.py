@@ -8,6 +8,7 @@ from .namespaces import NamespacePolicy
 from .rejections import ConfigurationError, RejectCode, SocketGuardError, TokenError
 from .store import MemoryStore, Store, StoreFull
 from .verifier import ANY, JWTAuth
+from .watch import watch_emits
 
 __all__ = [
     "ANY",
@@ -26,6 +27,7 @@ __all__ = [
     "StoreFull",
     "TokenError",
     "current_connection",
+    "watch_emits",
 ]
 
 __version__ = "0.1.0"

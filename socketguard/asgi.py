@@ -420,6 +420,7 @@ class _Frames:
 
     async def _examine(self, message: Message, text: str | None) -> Message:
         if message["type"] != "websocket.receive":
+            self._closing = True  # There is nobody left to send anything to.
             return message
         session = self._session
         size = len(message.get("bytes") or b"") if text is None else len(text)

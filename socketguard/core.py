@@ -12,6 +12,7 @@ from . import events
 from .admission import Admission
 from .asgi import Endpoint
 from .checks import check_server
+from .delivery import Delivery
 from .discovery import Discovery
 from .drain import Drain
 from .endings import Endings
@@ -27,7 +28,7 @@ from .options import Settings, admission_timeout, name_of
 from .refresh import Refreshes
 from .rejections import ConfigurationError
 from .report import Report
-from .seam import Seam, ServedNames, known_options
+from .seam import Seam, ServedNames, is_shared, known_options
 from .sessions import Sessions
 from .sources import find_misspelt_options
 from .store import MemoryStore, Revocations
@@ -53,6 +54,8 @@ class Core:
         self.log = EventLog(settings.logger)
         self.report = Report(self.log, RejectionLog(self.log, Suppressor()), settings.log_claims)
         self.registry = Registry(settings.namespaces)
+        # Where a namespace can be joined without a token, a session is of use without keys.
+        self._all_need_tokens = all(policy.token == "required" for policy in self.registry.policies or ())
         self.guards: list[SocketGuard] = []
         self.paths: list[str] = []
         self.mounts: list[Finding] = []
@@ -84,6 +87,9 @@ class Core:
             budget=budget,
             revocations=None if auth is None else self.revocations,
             stable_claims=settings.stable_claims,
+        )
+        self.delivery = Delivery(
+            self.report.undelivered, sample=1 if settings.debug else SAMPLE, shared=is_shared(server.manager)
         )
         self.endings = Endings(self.report, (lambda _: None) if auth is None else auth.ends_at)
         self.sessions = Sessions(
@@ -125,6 +131,7 @@ class Core:
             ledger=ledger,
             budget=budget,
             report=self.report,
+            delivery=self.delivery,
             admission_timeout=timeout,
             log_claims=settings.log_claims,
             debug=settings.debug,
@@ -220,13 +227,10 @@ class Core:
             )
         return found
 
-    def start(self) -> None:
-        """Log the configuration and what is wrong with it: once, when handlers and log handlers are there."""
-        if self.started:
-            return
-        self.started = True
+    def describe(self) -> dict[str, Any]:
+        """The effective configuration in plain values, without secrets."""
         settings, facts = self.settings, self.seam.facts()
-        configuration = {
+        return {
             "auth": None if settings.auth is None else settings.auth.describe(),
             "namespaces": self.registry.describe() or list(self.seam.served.names()),
             "heartbeat": {"interval_s": facts.ping_interval, "timeout_s": facts.ping_timeout},
@@ -243,7 +247,14 @@ class Core:
             "paths": self.paths,
             "versions": facts.versions,
         }
-        self.log.emit(events.STARTED, {"schema_version": events.SCHEMA_VERSION, "configuration": configuration})
+
+    def start(self) -> None:
+        """Log the configuration and what is wrong with it: once, when handlers and log handlers are there."""
+        if self.started:
+            return
+        self.started = True
+        settings = self.settings
+        self.log.emit(events.STARTED, {"schema_version": events.SCHEMA_VERSION, "configuration": self.describe()})
         self.warn(self.check())
         if settings.auth is not None:
             # Now, so that the first client does not pay for it.
@@ -263,10 +274,7 @@ class Core:
 
     def _outage(self) -> int | None:
         auth = self.settings.auth
-        # Where a namespace can be joined without a token, a session is of use without keys.
-        if auth is None or any(policy.token != "required" for policy in self.registry.policies or ()):
-            return None
-        return auth.outage() or self.revocations.outage()
+        return None if auth is None or not self._all_need_tokens else auth.outage() or self.revocations.outage()
 
     def _store_changed(self, available: bool, error: BaseException | None) -> None:
         self.report.store_changed(available, error, fail_open=self.settings.fail_open)
@@ -315,6 +323,9 @@ class Core:
                 ]
             )
 
+
+SAMPLE = 128
+"""One in so many emits is looked at, beyond the first of each second: it costs under 1 % of an emit."""
 
 MEMORY = Finding(
     "SG051",

@@ -25,10 +25,10 @@ LONGEST = 8.0
 """Seconds. Docker kills a container 10 s after its SIGTERM (docker stop), Kubernetes 30 s."""
 
 _BATCH = 25
-_LAST_WORDS = 0.5
-"""Seconds that the last sessions have to end."""
+_LAST_WORDS = 0.2
+"""Seconds that the last sessions have to end, and again after their connections were cut."""
 
-_PATIENCE = 0.3
+_PATIENCE = 0.2
 """Seconds after the drain for which the ASGI server may wait for connections."""
 
 
@@ -82,6 +82,10 @@ class Drain:
             ended += self._endings.session(session, "draining")
         # Those that were being made when it began.
         ended += sum([self._endings.session(session, "draining") for session in list(self._seam.sessions.open)])
+        await self._endings.pace.settled(_LAST_WORDS)
+        for session in list(self._seam.sessions.open):
+            # Who does not even read that it is over.
+            self._endings.cut(session)
         await self._endings.pace.settled(_LAST_WORDS)
         self._report.drain_finished(ended, loop.time() - begun)
         return ended

@@ -164,6 +164,12 @@ class Endings:
         """End a session that does not read."""
         self.session(session, "slow_consumer")
 
+    def cut(self, session: Session) -> None:
+        """End a session at once whose client does not read that it is over."""
+        self.seam.drop_queue(session.eio_sid)
+        if session.carrier is not None:
+            self.pace.begin(session.carrier.end(at_once=True))
+
     def _close(self, session: Session, reason: str, told: Iterable[Connection]) -> None:
         session.ending = reason
         told = tuple(told)

@@ -19,7 +19,9 @@ __all__ = [
     "CONFIG_WARNING",
     "DRAIN_FINISHED",
     "DRAIN_STARTED",
+    "EMIT_UNDELIVERED",
     "EVENT_REJECTED",
+    "EVENT_UNHANDLED",
     "HANDLER_FAILED",
     "HANDSHAKE_REJECTED",
     "KEYS_REFRESHED",
@@ -60,6 +62,10 @@ HANDLER_FAILED = "socketguard.handler.failed"
 """A handler of the application raised."""
 EVENT_REJECTED = "socketguard.event.rejected"
 """An event of a client was not dispatched: see `SocketGuard.requires`."""
+EVENT_UNHANDLED = "socketguard.event.unhandled"
+"""A client sent an event for which there is no handler, or before it had joined."""
+EMIT_UNDELIVERED = "socketguard.emit.undelivered"
+"""The application emitted to nobody."""
 SESSION_ENDED = "socketguard.session.ended"
 """The guard ended a whole Engine.IO session."""
 TOKEN_EXPIRING = "socketguard.token.expiring"
@@ -89,6 +95,8 @@ LEVELS: Mapping[str, int] = MappingProxyType(
         PACKET_REJECTED: logging.WARNING,
         HANDLER_FAILED: logging.ERROR,
         EVENT_REJECTED: logging.WARNING,
+        EVENT_UNHANDLED: logging.WARNING,
+        EMIT_UNDELIVERED: logging.WARNING,
         SESSION_ENDED: logging.WARNING,
         TOKEN_EXPIRING: logging.DEBUG,
         REFRESHED: logging.INFO,
@@ -110,7 +118,7 @@ _OWN_FIELDS = """
     expected received claim error id text fix configuration schema_version status host handler part source limit limit_s
     lifetime_s expired_s valid_in_s required missing hidden_reason hidden_detail retry_after refreshes expires_in_s
     selector until ended sessions over_s url keys key_ids serving event_name fail_open previous ignored serving_s
-    app_message algorithm
+    app_message algorithm room members connections
 """
 # What structlog and its processors give a meaning of their own, and the parameter names of its logging methods (a
 # keyword of that name would be a TypeError there).

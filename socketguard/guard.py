@@ -287,6 +287,16 @@ class SocketGuard:
             core.report.selected(events.TOKEN_REVOKED, selector, ended, until=until, **failed)
         return ended
 
+    def watch_delivery(self, on: bool = True) -> None:
+        """Look at every emit of the application for whether it reaches anybody, not only at a sample.
+
+        Without it the first 20 emits of a second are looked at, and one in 128 of the others; with ``debug=True`` all.
+
+        Args:
+            on: False to go back to the sample.
+        """
+        self._core.delivery.watch(on)
+
     async def drain(self, over: float = LONGEST) -> int:
         """Send all clients away, before the process ends; they come back by themselves to whoever takes over.
 
@@ -359,6 +369,10 @@ class SocketGuard:
             "keys": [] if core.settings.auth is None else core.settings.auth.keys_status(),
             "draining": core.gate.draining,
         }
+
+    def describe(self) -> dict[str, Any]:
+        """The effective configuration, as it is logged at start; no secrets."""
+        return self._core.describe()
 
     def check(self) -> list[Finding]:
         """Everything in the configuration that a person should look at. It is logged at start too."""

@@ -146,6 +146,7 @@ class Connection:
         "_packets_before",
         "budgets",
         "detail",
+        "ends_at",
         "events_in",
         "held",
         "identity",
@@ -195,6 +196,8 @@ class Connection:
         # Who a fresh token says it is, while that is being decided.
         self.offered: Identity | None = None
         self.timer: Any = None
+        # When its authority ends, in seconds of the clock by which tokens are verified.
+        self.ends_at: float | None = None
         # Whether it counts in the ledger, and as whose.
         self.held: tuple[Any, ...] | None = None
         # The refusal that somebody has decided on while it was being admitted.

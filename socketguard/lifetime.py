@@ -104,9 +104,9 @@ class Lifetime:
         """Whether the end has come by the clock, even if the timer has not fired yet; it reads the clock only.
 
         Args:
-            connection: the connection, watched or not.
+            connection: the connection, which is or was watched.
         """
-        end = self._ends_at(connection.identity)
+        end = connection.ends_at
         # Written so that by a clock of NaN everything is over that has an end at all.
         return end is not None and not self._clock() < end
 
@@ -139,7 +139,7 @@ class Lifetime:
 
     def _watch(self, connection: Connection, notice: float | None) -> None:
         self.end(connection)
-        end = self._ends_at(connection.identity)
+        end = connection.ends_at = self._ends_at(connection.identity)
         if end is not None:
             connection.timer = self._timers.set(end if notice is None else end - notice, connection)
 

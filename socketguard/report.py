@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import events
+from .delivery import EVENT_REASONS
 from .handshake import HandshakeRefusal, HandshakeRequest
 from .identity import Connection, Session
 from .jwks import KeysChange
@@ -170,6 +171,11 @@ class Report:
             return
         fields = {"error": type(error).__name__, "fail_open": fail_open}
         self.log.emit(events.STORE_UNAVAILABLE, fields, exc_info=error)
+
+    def undelivered(self, reason: str, fields: dict[str, Any]) -> None:
+        """An emit, or an event of a client, reached nobody; see `socketguard.delivery`."""
+        event = events.EVENT_UNHANDLED if reason in EVENT_REASONS else events.EMIT_UNDELIVERED
+        self.log.emit(event, {"reason": reason, **fields})
 
     def drain_started(self, sessions: int, over: float) -> None:
         """The server sends its clients away."""

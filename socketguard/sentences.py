@@ -11,7 +11,9 @@ from .events import (
     CONFIG_WARNING,
     DRAIN_FINISHED,
     DRAIN_STARTED,
+    EMIT_UNDELIVERED,
     EVENT_REJECTED,
+    EVENT_UNHANDLED,
     HANDLER_FAILED,
     HANDSHAKE_REJECTED,
     KEYS_REFRESHED,
@@ -186,6 +188,16 @@ def _event_rejected(fields: _Fields) -> str:
     return f"Refused the event {where}: {_why(fields)}{whose}{_hint(fields)}"
 
 
+def _undelivered(what: str) -> Callable[[_Fields], str]:
+    def build(fields: _Fields) -> str:
+        where = f"{_quoted(fields.get('event_name'))} in {_quoted(fields.get('namespace', '/'))}"
+        room = "" if fields.get("room") is None else f" to {_quoted(fields['room'])}"
+        meant = "" if fields.get("suggestion") is None else f"; did you mean {_quoted(fields['suggestion'])}?"
+        return f"{what} {where}{room}: {_text(fields.get('reason', 'no reason known'))}{meant}{_hint(fields)}"
+
+    return build
+
+
 def _session_ended(fields: _Fields) -> str:
     whose = _whose(fields, "client_address", "session")
     reason = _text(fields.get("reason", "no reason known"))
@@ -270,6 +282,8 @@ _SENTENCES: Mapping[str, Callable[[_Fields], str]] = {
     PACKET_REJECTED: _packet_rejected,
     HANDLER_FAILED: _handler_failed,
     EVENT_REJECTED: _event_rejected,
+    EVENT_UNHANDLED: _undelivered("Nobody handles the event"),
+    EMIT_UNDELIVERED: _undelivered("Nobody gets the event"),
     SESSION_ENDED: _session_ended,
     TOKEN_EXPIRING: _token_expiring,
     REFRESHED: _refreshed,

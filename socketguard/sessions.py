@@ -88,11 +88,20 @@ class Sessions:
             self._settle(session)
         session.joined += 1
 
-    def left(self, session: Session) -> None:
-        """A session has left a namespace."""
+    def left(self, session: Session, *, alive: bool = True) -> None:
+        """A session has left a namespace.
+
+        Args:
+            session: the session.
+            alive: whether it goes on; otherwise it is about to be closed.
+        """
         session.joined -= 1
-        if not session.joined and session in self.open:
+        if session.joined or session not in self.open:
+            return
+        if alive:
             self._wait(session)
+        else:
+            self.pending += 1
 
     def clear(self) -> None:
         """Forget all sessions."""

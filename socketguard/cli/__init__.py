@@ -55,6 +55,8 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
             "demo",
             ("uvicorn", "websockets", "aiohttp"),
         ),
+        "check": Command("socketguard.cli.check", "look at an application's configuration, without serving it"),
+        "token": Command("socketguard.cli.token", "make a token for development, or explain one"),
     }
 )
 

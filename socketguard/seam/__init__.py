@@ -20,6 +20,7 @@ import socketio
 
 from socketguard.checks import ServerFacts
 from socketguard.deadline import Escaped, Overdue, is_ours, run_until
+from socketguard.delivery import Delivery
 from socketguard.identity import Connection, Session, bound_connection
 from socketguard.lifetime import Lifetime
 from socketguard.limits import AddressBudget, Ledger, Refusals
@@ -28,6 +29,7 @@ from socketguard.report import Report
 from socketguard.requires import EventRefused
 from socketguard.sessions import Sessions
 
+from .emits import event_names, handles, is_shared, watch_early_events, watch_server
 from .handlers import (
     app_message,
     callback_frames,
@@ -41,7 +43,7 @@ from .handlers import (
 from .server import ATTRIBUTE, ServedNames, facts, known_options, require_server
 from .stand_ins import Admitted, Environments, packet_class_for
 
-__all__ = ["OWN_EVENTS", "Seam", "ServedNames", "known_options", "require_server"]
+__all__ = ["OWN_EVENTS", "Seam", "ServedNames", "is_shared", "known_options", "require_server"]
 
 Refused = socketio.exceptions.ConnectionRefusedError
 ASGIHandler = Callable[..., Awaitable[Any]]
@@ -74,7 +76,8 @@ _FAILURES = frozenset(
         RejectCode.ALREADY_CONNECTED,
     }
 )
-# How many sessions that were let go are remembered; their clients ask once more within a second or two.
+# How many sessions that were let go are remembered (their clients ask once more within a second or two), and how many
+# events that have a handler.
 _REMEMBERED = 4096
 _HEARTBEAT = ("ping_interval", "ping_timeout", "ping_interval_grace_period")
 
@@ -127,6 +130,7 @@ class Seam:
         ledger: gets back what admission has taken.
         budget: told of refusals that count against an address.
         report: told what happened.
+        delivery: told of emits and events that may reach nobody.
         admission_timeout: seconds for everything between a CONNECT and its answer.
         log_claims: claims for log lines.
         debug: whether a refused client is told the details too.
@@ -146,6 +150,7 @@ class Seam:
         ledger: Ledger,
         budget: AddressBudget,
         report: Report,
+        delivery: Delivery,
         admission_timeout: float,
         log_claims: tuple[str, ...],
         debug: bool = False,
@@ -160,6 +165,7 @@ class Seam:
         self.ledger = ledger
         self.budget = budget
         self.report = report
+        self.delivery = delivery
         self.admission_timeout = admission_timeout
         self.log_claims = log_claims
         self.debug = debug
@@ -188,6 +194,9 @@ class Seam:
         self._queue_bytes = math.inf if limit is None else limit
         self._shields: list[tuple[Any, Any]] = []
         self._restore: list[tuple[Any, str, Any]] = []
+        self._undo: list[Callable[[], None]] = []
+        # Events that have a handler: to look for one each time would cost each event.
+        self._handled: set[tuple[str, str]] = set()
 
     # Attaching
 
@@ -220,6 +229,7 @@ class Seam:
         server.packet_class = packet_class_for(server.packet_class)
         server.environ = Environments(self.sessions, server.environ)
         server.namespaces = Admitted()
+        self._undo = [watch_server(server, self.delivery, self.served), watch_early_events(server, self.delivery)]
         setattr(server, ATTRIBUTE, self)
         self.attached = True
 
@@ -227,6 +237,9 @@ class Seam:
         """Put everything back. Wrappers that somebody else has wrapped in turn stay, and let everything through."""
         server = self.server
         self.attached = False
+        for undo in reversed(self._undo):
+            undo()
+        self.delivery.flush()
         for name, ours, original in (
             ("handle_request", self._endpoint, self.handle_request),
             ("_handle_connect", self._handle_connect, self._original_connect),
@@ -573,21 +586,30 @@ class Seam:
         connection.events_in += 1
         token = bound_connection.set(connection)
         try:
-            return await self._original_trigger(event, namespace, *args)
+            result = await self._original_trigger(event, namespace, *args)
         except EventRefused as exc:
             return self._refuse_event(connection, event, exc.rejection)
         except Exception as exc:
-            if self.server.async_handlers:
-                raise  # The background task of this one event.
+            # Whoever awaits this is python-socketio, or nobody: the task of this one event.
             self.report.handler_failed(connection, event, exc)
             return self.server.not_handled
         finally:
             bound_connection.reset(token)
+        # A class-based namespace returns None for an event that it has no method for.
+        if (result is None or result is self.server.not_handled) and (namespace, event) not in self._handled:
+            self._look_for_handler(namespace, event)
+        return result
+
+    def _look_for_handler(self, namespace: str, event: str) -> None:
+        if not handles(self.server, namespace, event):
+            self.delivery.unhandled(namespace, event, event_names(self.server, namespace))
+        elif len(self._handled) < _REMEMBERED:
+            self._handled.add((namespace, event))
 
     async def _trigger_reserved(self, event: Any, namespace: str, args: tuple[Any, ...], connection: Connection) -> Any:
         if event == "disconnect" and self._is_end(namespace, args):
             connection.state = Connection.LEAVING
-            self.sessions.left(connection.session)
+            self.sessions.left(connection.session, alive=self.alive(connection.session.eio_sid))
             if self.lifetime is not None:
                 self.lifetime.end(connection)
             return await self._leave(connection, namespace, args)

@@ -135,9 +135,8 @@ async def test_sigterm_ends_the_server_whatever_clients_do(js: JavaScript, serve
     # Nothing else may end the slow consumer here.
     unlimited = {"queue_bytes": None, "send_timeout": None}
     server = await asyncio.to_thread(serve, drain_on_sigterm=1, limits=unlimited)
-    idle = [
-        js.start(server.url, transports="polling", token=TOKEN, steps=[{"wait": "connect"}, {"wait": "disconnect"}])
-    ]
+    steps = [{"wait": "connect"}, {"wait": "disconnect"}]
+    idle = js.start(server.url, transports="polling", token=TOKEN, steps=steps)
     # One that has joined and never polls again, and one that never joined.
     await asyncio.to_thread(Polling, server, TOKEN)
     await asyncio.to_thread(Polling, server, None)

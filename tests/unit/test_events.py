@@ -43,6 +43,8 @@ def test_levels() -> None:
             "socketguard.packet.rejected",
             "socketguard.event.rejected",
             "socketguard.session.ended",
+            "socketguard.event.unhandled",
+            "socketguard.emit.undelivered",
             "socketguard.token.refresh_rejected",
         },
         logging.DEBUG: {"socketguard.token.expiring"},
@@ -261,6 +263,21 @@ NAMESPACE = {
             events.SESSION_ENDED,
             {"reason": "connect_timeout", "session": "ab", "hint": "Nothing was joined."},
             "Ended a session: connect_timeout, session ab. Nothing was joined.",
+        ),
+        (
+            events.EMIT_UNDELIVERED,
+            {"event_name": "new", "namespace": "/message", "reason": "namespace_unserved", "suggestion": "/messages"},
+            "Nobody gets the event 'new' in '/message': namespace_unserved; did you mean '/messages'?",
+        ),
+        (
+            events.EMIT_UNDELIVERED,
+            {"event_name": "new", "namespace": "/a", "room": "tenant", "reason": "nobody", "hint": "Empty."},
+            "Nobody gets the event 'new' in '/a' to 'tenant': nobody. Empty.",
+        ),
+        (
+            events.EVENT_UNHANDLED,
+            {"event_name": "x", "namespace": "/a"},
+            "Nobody handles the event 'x' in '/a': no reason known",
         ),
         (events.SESSION_ENDED, {}, "Ended a session: no reason known"),
         (

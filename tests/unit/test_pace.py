@@ -49,14 +49,31 @@ async def test_cheap_work_is_begun_in_larger_and_larger_batches(
         pass
 
     paced = Pace()
-    for _ in range(500):
+    for _ in range(5000):
         paced.begin(work())
     await paced.settled(60)
-    while len(paced):
-        await paced.settled(60)
-    assert batches[0] == pace._FIRST + 1
+    assert len(paced) == 0
+    assert batches[0] == pace._FIRST
     assert max(batches) == pace._MOST
-    assert sum(batches) == 500
+    assert sum(batches) == 5000
+
+
+def test_the_batch_follows_the_longest_turn() -> None:
+    paced = Pace()
+    short, long = pace._LONGEST_TURN / 2, pace._LONGEST_TURN * 4
+    for _ in range(8 * pace._DEPTH):
+        paced._adapt(short)
+    assert paced._batch == pace._FIRST + 8
+    paced._adapt(long)
+    assert paced._batch == (pace._FIRST + 8) // 4, "at once"
+    for _ in range(pace._DEPTH - 1):
+        paced._adapt(long)
+    assert paced._batch == (pace._FIRST + 8) // 4, "what was begun before still costs its time"
+    paced._adapt(long)
+    assert paced._batch == 1
+    for _ in range(pace._DEPTH):
+        paced._adapt(short)
+    assert paced._batch == 2
 
 
 async def test_dear_work_is_begun_piece_by_piece(batches: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,8 +84,7 @@ async def test_dear_work_is_begun_piece_by_piece(batches: list[int], monkeypatch
 
     paced = Pace()
     await asyncio.wait([paced.begin(work()) for _ in range(20)])
-    assert batches[0] == pace._FIRST // 2
-    assert batches[-1] == 1
+    assert batches == [1] * 20
 
 
 async def test_what_fails_is_reported_and_holds_nothing_up() -> None:

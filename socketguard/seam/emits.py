@@ -1,0 +1,252 @@
+"""Looks at the emits of a server or of a client manager, and at which events have handlers."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import socketio
+
+from socketguard.delivery import Delivery
+from socketguard.diagnosis import Served
+from socketguard.rejections import ConfigurationError
+
+from .server import ATTRIBUTE
+
+__all__ = ["event_names", "handles", "is_shared", "watch_early_events", "watch_emits", "watch_server"]
+
+Restore = Callable[[], None]
+
+# Of the emit of every client manager of python-socketio.
+_PARAMETERS = ("event", "data", "namespace", "room", "skip_sid", "callback", "to")
+_PREFIX = "on_"
+_NOT_EVENTS = frozenset({"connect", "disconnect"})
+_logger = logging.getLogger("socketguard")
+
+
+def is_shared(manager: Any) -> bool:
+    """Whether a client manager joins the clients of several processes."""
+    return callable(getattr(manager, "_publish", None))
+
+
+def watch_server(server: Any, delivery: Delivery, served: Served) -> Restore:
+    """Look at what the application emits through a server that has clients.
+
+    What other processes publish does not come this way: it was looked at where it was emitted.
+
+    Args:
+        server: a `socketio.AsyncServer`.
+        delivery: asked about a sample of the emits.
+        served: what the server has handlers for.
+
+    Returns:
+        A function that undoes it.
+    """
+    manager = server.manager
+
+    def look(event: Any, namespace: str, room: Any) -> None:
+        delivery.emit(namespace, event, room, manager.rooms, served)
+
+    return _wrap_emit(manager, delivery, look)
+
+
+def watch_emits(target: Any, delivery: Delivery, namespaces: Collection[str] | None = None) -> Restore:
+    """Look at what a process emits that has no clients of its own: a webhook, a worker of a task queue.
+
+    Args:
+        target: a client manager (``socketio.AsyncRedisManager(url, write_only=True)``, or any other, also without
+            asyncio), or a server.
+        delivery: told what is wrong. Several threads may emit.
+        namespaces: the namespaces that the servers have; without them, names are not compared.
+
+    Returns:
+        A function that undoes it.
+
+    Raises:
+        ConfigurationError: it is neither, or a server that is guarded, whose emits the guard looks at.
+    """
+    if getattr(target, ATTRIBUTE, None) is not None:
+        raise ConfigurationError(
+            "this server is guarded, and the guard looks at its emits: write guard.watch_delivery()", option="sio"
+        )
+    manager = target.manager if isinstance(target, socketio.AsyncServer | socketio.Server) else target
+    if not isinstance(manager, socketio.Manager | socketio.AsyncManager):
+        raise ConfigurationError(
+            f"sio is a {type(target).__name__}; pass the server or the client manager that this process emits through, "
+            "such as socketio.AsyncRedisManager(url, write_only=True)",
+            option="sio",
+        )
+    if isinstance(namespaces, str):
+        raise ConfigurationError(
+            f"namespaces must be a list of names: write namespaces=[{namespaces!r}]", option="namespaces"
+        )
+    shared = is_shared(manager)
+    lock = threading.Lock()
+
+    def look(event: Any, namespace: str, room: Any) -> None:
+        with lock:
+            delivery.emit_only(namespace, event, namespaces)
+            if not shared and not manager.rooms:
+                delivery.no_message_queue(namespace, event)
+
+    restore = [_wrap_emit(manager, delivery, look)]
+    if shared:
+        restore.append(_wrap_publish(manager, delivery, lock))
+    return lambda: [undo() for undo in restore].clear()
+
+
+def _wrap_emit(manager: Any, delivery: Delivery, look: Callable[[Any, str, Any], None]) -> Restore:
+    original = manager.emit
+    broken = False
+    # In a cell: to count in an attribute would take three times as long as the rest.
+    skip = 0
+
+    # No coroutine functions: they are called for each emit, and one more coroutine would cost more than the look.
+    def emit(
+        event: Any,
+        data: Any,
+        namespace: Any = None,
+        room: Any = None,
+        skip_sid: Any = None,
+        callback: Any = None,
+        to: Any = None,
+        ignore_queue: Any = False,
+    ) -> Any:
+        nonlocal skip
+        if skip:
+            skip -= 1
+        else:
+            skip = examine(event, namespace, to or room)
+        return original(event, data, namespace, room, skip_sid, callback, to, ignore_queue=ignore_queue)
+
+    def emit_otherwise(*args: Any, **kwargs: Any) -> Any:
+        nonlocal skip
+        if skip:
+            skip -= 1
+        else:
+            given = dict(zip(_PARAMETERS, args, strict=False)) | kwargs
+            skip = examine(given.get("event"), given.get("namespace"), given.get("to") or given.get("room"))
+        return original(*args, **kwargs)
+
+    def examine(event: Any, namespace: Any, room: Any) -> int:
+        nonlocal broken
+        if broken or not isinstance(namespace or "/", str):
+            return 0
+        try:
+            look(event, namespace or "/", room)
+        except Exception:
+            # No defect of these diagnostics costs anybody a message, nor a traceback for each.
+            broken = True
+            _logger.exception("can't look at emits; they go on unwatched")
+        return delivery.skip
+
+    def look_now() -> None:
+        nonlocal skip
+        skip = 0
+
+    # Named parameters are handed on in a third of the time, but a client manager of one's own may have others.
+    usual = tuple(inspect.signature(original).parameters) == (*_PARAMETERS, "kwargs")
+    delivery.on_watch = look_now
+    return _replace(manager, "emit", emit if usual else emit_otherwise)
+
+
+def _wrap_publish(manager: Any, delivery: Delivery, lock: threading.Lock) -> Restore:
+    original = manager._publish
+    asynchronous = isinstance(manager, socketio.AsyncManager)
+
+    def look(message: Any, listeners: Any) -> None:
+        # Redis answers with the number of subscribers; of other queues nothing is known.
+        if type(listeners) is int and listeners == 0 and isinstance(message, dict) and message.get("method") == "emit":
+            with lock:
+                delivery.no_listener(str(message.get("namespace")), message.get("event"), manager.channel)
+
+    def publish(message: Any) -> Any:
+        listeners = original(message)
+        look(message, listeners)
+        return listeners
+
+    async def publish_async(message: Any) -> Any:
+        listeners = await original(message)
+        look(message, listeners)
+        return listeners
+
+    return _replace(manager, "_publish", publish_async if asynchronous else publish)
+
+
+def watch_early_events(server: Any, delivery: Delivery) -> Restore:
+    """Look for events whose sender has not joined the namespace; python-socketio drops them with a hidden warning.
+
+    Args:
+        server: a `socketio.AsyncServer`.
+        delivery: told of each.
+
+    Returns:
+        A function that undoes it.
+    """
+    original = server._handle_event
+    manager = server.manager
+
+    def handle_event(eio_sid: str, namespace: Any, id: Any, data: Any) -> Any:
+        name = namespace or "/"
+        # msgpack hands over namespaces of any type; and what is no event at all ends the session.
+        is_event = isinstance(name, str) and isinstance(data, list) and data
+        if is_event and not manager.is_connected(manager.sid_from_eio_sid(eio_sid, name), name):
+            delivery.too_early(name, data[0])
+        return original(eio_sid, namespace, id, data)
+
+    return _replace(server, "_handle_event", handle_event)
+
+
+def _replace(holder: Any, name: str, ours: Any) -> Restore:
+    before = vars(holder).get(name)
+    setattr(holder, name, ours)
+
+    def restore() -> None:
+        # Who has wrapped ours in turn keeps it.
+        if vars(holder).get(name) is not ours:
+            return
+        if before is None:
+            delattr(holder, name)
+        else:
+            setattr(holder, name, before)
+
+    return restore
+
+
+def handles(server: Any, namespace: str, event: str) -> bool:
+    """Whether the application has a handler for an event of a client.
+
+    Args:
+        server: a `socketio.AsyncServer`.
+        namespace: the namespace that the client has joined.
+        event: the name of the event; not ``connect`` or ``disconnect``.
+    """
+    for name in (namespace, "*"):
+        handlers = server.handlers.get(name)
+        if handlers is not None and (event in handlers or "*" in handlers):
+            return True
+    for name in (namespace, "*"):
+        found = server.namespace_handlers.get(name)
+        if found is not None:
+            # Whoever dispatches by himself may take any event.
+            own = type(found).trigger_event is not socketio.AsyncNamespace.trigger_event
+            return own or hasattr(found, _PREFIX + event)
+    return False
+
+
+def event_names(server: Any, namespace: str) -> Iterator[str]:
+    """The names of the events that have a handler in a namespace; looked up as they are asked for.
+
+    Args:
+        server: a `socketio.AsyncServer`.
+        namespace: the namespace.
+    """
+    for name in (namespace, "*"):
+        yield from (event for event in server.handlers.get(name, ()) if event not in _NOT_EVENTS)
+        found = server.namespace_handlers.get(name)
+        if found is not None:
+            methods = (each.removeprefix(_PREFIX) for each in dir(found) if each.startswith(_PREFIX))
+            yield from (event for event in methods if event not in _NOT_EVENTS)

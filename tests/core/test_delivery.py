@@ -1,0 +1,386 @@
+"""Emits and events that reach nobody, of real servers and client managers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import socketio
+from socketio.async_pubsub_manager import AsyncPubSubManager
+
+from socketguard.delivery import Delivery
+from socketguard.rejections import ConfigurationError
+from socketguard.seam.emits import (
+    event_names,
+    handles,
+    is_shared,
+    watch_early_events,
+    watch_emits,
+    watch_server,
+)
+from tests.core.driver import Guarded, guarded, joined_wire, open_wire
+
+
+class Lines(list[dict[str, Any]]):
+    """What a `Delivery` has reported."""
+
+    def report(self, reason: str, fields: dict[str, Any]) -> None:
+        self.append(fields)
+
+    @property
+    def reasons(self) -> list[str]:
+        return [line["reason"] for line in self]
+
+
+def a_delivery(lines: Lines, *, sample: int = 1, **options: Any) -> Delivery:
+    return Delivery(lines.report, sample=sample, clock=lambda: 0.0, **options)
+
+
+def watched(**options: Any) -> tuple[Guarded, Lines, Callable[[], None]]:
+    case = guarded("/messages", "/scheduler")
+    lines = Lines()
+    return case, lines, watch_server(case.server, a_delivery(lines, **options), case.seam.served)
+
+
+async def test_an_emit_arrives_and_is_no_finding() -> None:
+    case, lines, restore = watched()
+    wire, sid = await joined_wire(case.app)
+    await case.server.enter_room(sid, "tenant:1", namespace="/messages")
+    for to in (None, sid, "tenant:1", ["tenant:1"]):
+        await case.server.emit("new", {"to": to}, to=to, namespace="/messages")
+        assert str(await wire.frame()).startswith('42/messages,["new",')
+    assert lines == []
+    restore()
+    await wire.close()
+
+
+async def test_what_reaches_nobody_is_told() -> None:
+    case, lines, restore = watched()
+    server = case.server
+    wire, sid = await joined_wire(case.app)
+    await server.emit("new", to=sid)
+    await server.emit("new", to=sid, namespace="/scheduler")
+    await server.emit("new", to="tenant:1", namespace="/messages")
+    await server.emit("new", namespace="/mesages")
+    await server.emit("new", namespace="messages")
+    assert lines.reasons == [
+        "sid_elsewhere",
+        "sid_elsewhere",
+        "no_rooms_joined",
+        "namespace_unserved",
+        "namespace_malformed",
+    ]
+    await server.enter_room(sid, "tenant:1", namespace="/messages")
+    await server.emit("new", room="tenant:1")
+    await server.emit("new", room="tenant:1", namespace="/scheduler")
+    assert lines.reasons[5:] == ["namespace_default", "room_elsewhere"]
+    assert {line["suggestion"] for line in lines if "suggestion" in line} == {"/messages"}
+    restore()
+    await server.emit("new", namespace="/another")
+    assert len(lines) == 7
+    await wire.close()
+
+
+async def test_the_id_of_the_transport_is_never_printed() -> None:
+    case, lines, restore = watched()
+    wire, _ = await joined_wire(case.app)
+    (eio_sid,) = case.server.environ
+    await case.server.emit("new", to=eio_sid, namespace="/messages")
+    await case.server.emit("new", to=eio_sid, namespace="/scheduler")
+    assert lines.reasons == ["sid_of_transport"] * 2
+    assert eio_sid not in str(lines)
+    restore()
+    await wire.close()
+
+
+async def test_sampling_lets_emits_pass_until_somebody_watches() -> None:
+    case, lines = guarded("/messages"), Lines()
+    delivery = a_delivery(lines, sample=64, randrange=lambda limit: limit - 1)
+    restore = watch_server(case.server, delivery, case.seam.served)
+    for number in range(21):
+        await case.server.emit("new", namespace=f"/x{'y' * number}")
+    assert len(lines) == 20
+    for _ in range(60):
+        await case.server.emit("new", namespace="/passes")
+    delivery.watch()
+    await case.server.emit("new", namespace="/looked-at")
+    assert [line["namespace"] for line in lines[20:]] == ["/looked-at"]
+    restore()
+
+
+async def test_sampling_counts() -> None:
+    case = guarded("/messages")
+    seen: list[str] = []
+
+    class Each:
+        skip = 2
+        on_watch = None
+
+        def emit(self, namespace: str, *_: Any) -> None:
+            seen.append(namespace)
+
+    watch_server(case.server, Each(), case.seam.served)  # type: ignore[arg-type]
+    for number in range(7):
+        await case.server.emit("new", namespace=f"/{number}")
+    assert seen == ["/0", "/3", "/6"]
+
+
+async def test_a_client_manager_with_other_parameters() -> None:
+    emitted: list[Any] = []
+
+    class Own(socketio.AsyncManager):
+        async def emit(self, *args: Any, **kwargs: Any) -> None:
+            emitted.append((args, kwargs))
+
+    lines = Lines()
+    server = socketio.AsyncServer(async_mode="asgi", client_manager=Own())
+    restore = watch_server(server, a_delivery(lines), guarded("/messages").seam.served)
+    await server.emit("new", namespace="/a")
+    await server.manager.emit("new", None, "/b", "room")
+    assert [line["namespace"] for line in lines] == ["/a", "/b"]
+    assert [args[:3] for args, _ in emitted] == [("new", None, "/a"), ("new", None, "/b")]
+    assert emitted[0][1]["room"] is None
+    delivery = a_delivery(lines, sample=64, randrange=lambda limit: limit - 1)
+    restore()
+    restore = watch_server(server, delivery, guarded("/messages").seam.served)
+    for number in range(30):
+        await server.emit("new", namespace=f"/x{'y' * number}")
+    assert len(lines) == 22
+    assert len(emitted) == 32
+    restore()
+
+
+async def test_a_defect_here_costs_nobody_a_message(caplog: pytest.LogCaptureFixture) -> None:
+    case = guarded("/messages")
+    lines = Lines()
+
+    class Broken:
+        def serves(self, name: str) -> bool:
+            raise RuntimeError(name)
+
+        catch_all = wildcard = False
+
+        def names(self) -> tuple[str, ...]:
+            return ()
+
+    restore = watch_server(case.server, a_delivery(lines), Broken())
+    wire, _ = await joined_wire(case.app)
+    with caplog.at_level(logging.ERROR, logger="socketguard"):
+        for _ in range(2):
+            await case.server.emit("new", to="nowhere", namespace="/messages")
+            await case.server.emit("new", namespace="/messages")
+            assert await wire.frame() == '42/messages,["new"]'
+    assert [record.message for record in caplog.records] == ["can't look at emits; they go on unwatched"]
+    restore()
+    await wire.close()
+
+
+async def test_namespaces_of_any_type_are_left_to_python_socketio() -> None:
+    case, lines, restore = watched()
+    await case.server.emit("new", namespace=5)
+    assert lines == []
+    restore()
+
+
+async def test_who_wrapped_the_emit_keeps_it() -> None:
+    case, lines, restore = watched()
+    manager = case.server.manager
+    ours = manager.emit
+
+    async def theirs(*args: Any, **kwargs: Any) -> None:
+        await ours(*args, **kwargs)
+
+    manager.emit = theirs
+    restore()
+    assert manager.emit is theirs
+    # And the other way round: theirs comes back.
+    again = watch_server(case.server, a_delivery(lines), case.seam.served)
+    assert manager.emit is not theirs
+    again()
+    assert manager.emit is theirs
+
+
+# Events of clients
+
+
+async def test_events_before_their_namespace_was_joined() -> None:
+    case, lines = guarded("/messages"), Lines()
+    before = case.server._handle_event  # the guard's own
+    restore = watch_early_events(case.server, a_delivery(lines))
+    wire = await open_wire(case.app)
+    await wire.send('42/messages,["early",1]')
+    await wire.send('42["default"]')
+    joined, _ = await joined_wire(case.app)
+    await joined.send('42/messages,1["echo",2]')
+    assert await joined.frame() == "43/messages,1[2]"
+    assert lines.reasons == ["event_too_early"] * 2
+    assert [(line["namespace"], line["event_name"]) for line in lines] == [("/messages", "early"), ("/", "default")]
+    await case.server._handle_event("unknown", {}, None, ["x"])
+    restore()
+    assert case.server._handle_event is before
+    await wire.close()
+    await joined.close()
+
+
+class Chat(socketio.AsyncNamespace):
+    async def on_connect(self, sid: str, environ: Any, auth: Any) -> None: ...
+
+    async def on_typing(self, sid: str) -> None: ...
+
+
+class Dispatching(socketio.AsyncNamespace):
+    async def trigger_event(self, event: str, *args: Any) -> Any:
+        return event
+
+
+async def _handler(*_: Any) -> None: ...
+
+
+def test_which_events_have_handlers() -> None:
+    server = socketio.AsyncServer(async_mode="asgi")
+    server.on("connect", _handler, namespace="/messages")
+    server.on("send", _handler, namespace="/messages")
+    server.on("*", _handler, namespace="/any")
+    server.register_namespace(Chat("/chat"))
+    server.register_namespace(Dispatching("/own"))
+    assert handles(server, "/messages", "send")
+    assert not handles(server, "/messages", "sent")
+    assert handles(server, "/any", "sent")
+    assert handles(server, "/chat", "typing")
+    assert not handles(server, "/chat", "typed")
+    assert handles(server, "/own", "typed")
+    assert not handles(server, "/nowhere", "send")
+    assert list(event_names(server, "/messages")) == ["send"]
+    assert list(event_names(server, "/chat")) == ["typing"]
+    server.on("ping", _handler, namespace="*")
+    server.register_namespace(Chat("*"))
+    assert handles(server, "/nowhere", "ping")
+    assert handles(server, "/nowhere", "typing")
+    assert list(event_names(server, "/nowhere")) == ["ping", "typing"]
+
+
+# Processes without clients
+
+
+class Published:
+    """A message queue that has so many listeners."""
+
+    def __init__(self, listeners: Any) -> None:
+        self.listeners = listeners
+        self.messages: list[Any] = []
+
+
+class AsyncQueue(AsyncPubSubManager):
+    def __init__(self, listeners: Any = 1, **options: Any) -> None:
+        super().__init__(write_only=True, **options)
+        self.queue = Published(listeners)
+
+    async def _publish(self, data: Any) -> Any:
+        self.queue.messages.append(data)
+        return self.queue.listeners
+
+
+class Queue(socketio.PubSubManager):
+    def __init__(self, listeners: Any = 1) -> None:
+        super().__init__(write_only=True)
+        self.queue = Published(listeners)
+
+    def _publish(self, data: Any) -> Any:
+        self.queue.messages.append(data)
+        return self.queue.listeners
+
+
+def test_which_client_managers_join_several_processes() -> None:
+    assert is_shared(AsyncQueue())
+    assert is_shared(Queue())
+    assert not is_shared(socketio.AsyncManager())
+    assert not is_shared(socketio.Manager())
+
+
+async def test_emits_of_a_webhook() -> None:
+    lines, manager = Lines(), AsyncQueue(channel="crm")
+    restore = watch_emits(manager, a_delivery(lines), namespaces=["/messages", "/scheduler"])
+    await manager.emit("new", {"id": 1}, namespace="/messages", room="tenant:1")
+    assert lines == []
+    await manager.emit("new", {"id": 1}, namespace="/mesages", room="tenant:1")
+    await manager.emit("new", {"id": 1})
+    await manager.emit("new", {"id": 1}, "messages")
+    assert [(line["reason"], line["namespace"]) for line in lines] == [
+        ("namespace_unserved", "/mesages"),
+        ("namespace_unserved", "/"),
+        ("namespace_malformed", "messages"),
+    ]
+    assert len(manager.queue.messages) == 4
+    restore()
+    assert "emit" not in vars(manager)
+    assert "_publish" not in vars(manager)
+
+
+@pytest.mark.parametrize(("listeners", "found"), [(0, ["no_listener"]), (1, []), (None, []), (False, []), ("0", [])])
+async def test_nobody_listens_to_the_queue(listeners: Any, found: list[str]) -> None:
+    lines, manager = Lines(), AsyncQueue(listeners, channel="crm")
+    watch_emits(manager, a_delivery(lines))
+    await manager.emit("new", {"id": 1}, namespace="/messages")
+    await manager.disconnect("sid", "/messages", ignore_queue=True)
+    await manager.close_room("room", "/messages")  # No emit: nobody waits for it.
+    assert lines.reasons == found
+    if found:
+        assert (lines[0]["namespace"], lines[0]["event_name"]) == ("/messages", "new")
+        assert "channel 'crm'" in lines[0]["hint"]
+
+
+@pytest.mark.parametrize(
+    ("listeners", "found"), [(0, ["namespace_malformed", "no_listener"]), (2, ["namespace_malformed"])]
+)
+def test_emits_of_a_worker_without_asyncio(listeners: int, found: list[str]) -> None:
+    lines, manager = Lines(), Queue(listeners)
+    server = socketio.Server(client_manager=manager)
+    restore = watch_emits(server, a_delivery(lines))
+    server.emit("new", {"id": 1}, namespace="messages")
+    assert lines.reasons == found
+    assert len(manager.queue.messages) == 1
+    restore()
+    server.emit("new", {"id": 1}, namespace="messages")
+    assert lines.reasons == found
+
+
+async def test_a_server_without_a_queue_reaches_nobody() -> None:
+    lines = Lines()
+    server = socketio.AsyncServer(async_mode="asgi")
+    watch_emits(server, a_delivery(lines))
+    await server.emit("new", namespace="/messages")
+    assert lines.reasons == ["no_message_queue"]
+    await server.manager.connect("eio", "/messages")
+    sent = asyncio.get_running_loop().create_future()
+
+    async def send(eio_sid: str, packet: Any) -> None:
+        sent.set_result(eio_sid)
+
+    server._send_eio_packet = send
+    await server.emit("other", namespace="/messages")
+    assert await sent == "eio"
+    # It has clients of its own, after all.
+    assert lines.reasons == ["no_message_queue"]
+
+
+@pytest.mark.parametrize(
+    ("target", "namespaces", "option", "words"),
+    [
+        (object(), None, "sio", "sio is a object"),
+        (socketio.AsyncClient, None, "sio", "sio is a type"),
+        (AsyncQueue(), "/messages", "namespaces", "write namespaces=['/messages']"),
+    ],
+)
+def test_what_can_not_be_watched(target: Any, namespaces: Any, option: str, words: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        watch_emits(target, a_delivery(Lines()), namespaces=namespaces)
+    assert caught.value.option == option
+    assert words in str(caught.value)
+
+
+def test_a_guarded_server_is_watched_by_its_guard() -> None:
+    with pytest.raises(ConfigurationError, match=r"guard\.watch_delivery"):
+        watch_emits(guarded().server, a_delivery(Lines()))

@@ -1,0 +1,25 @@
+"""Clients that come and go in every way, all at the same time: afterwards nothing of them is left anywhere."""
+
+from __future__ import annotations
+
+import pytest
+
+from socketguard.limits import Ledger
+from tests.benchmarks.soak import soak
+
+
+async def test_nothing_is_left_of_two_hundred_clients() -> None:
+    found = await soak(200, seed=1, together=25, over=0.1, ping_interval=1)
+
+    assert (found.left, found.tasks, found.records) == ({}, 0, 0)
+    everything = {"draining", "client disconnect", "transport close", "token_expired", "token_revoked", "kicked"}
+    assert set(found.reasons) == everything
+
+
+async def test_what_is_left_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ledger, "close_session", lambda ledger, address: None)
+    monkeypatch.setattr(Ledger, "release", lambda ledger, subject, address: None)
+
+    found = await soak(30, seed=1, together=30, over=0, ping_interval=1)
+
+    assert found.left == {"ledger": sum(found.reasons.values())}

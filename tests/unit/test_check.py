@@ -1,0 +1,873 @@
+"""``socketguard check``: what it loads, what it finds, and how it plays an admission."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import itertools
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import socketio
+from hypothesis import given
+from hypothesis import strategies as st
+from socketio.async_pubsub_manager import AsyncPubSubManager
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import Mount
+
+from socketguard import Heartbeat, JWTAuth, NamespacePolicy, SocketGuard, TokenError
+from socketguard.catalogue import CATALOGUE
+from socketguard.cli import audit, check, rehearsal
+from socketguard.cli.application import LoadError, core_of, examine, load
+from socketguard.cli.rehearsal import Play, play
+from socketguard.cli.words import RULES, duration, explain, words
+from socketguard.rejections import RejectCode
+from socketguard.testing import TEST_SECRET, capture_events
+from socketguard.testing import mint as mint_test
+from tests.unit.minting import RSA, RSA_NEXT, RSA_PEM, SECRET, jwk
+
+HERE = "import socketio\nfrom socketguard import *\nfrom socketguard.heartbeat import Heartbeat\n"
+AUTH = f"JWTAuth({SECRET!r}, algorithms=['HS256'])"
+GOOD = (
+    HERE
+    + f"""
+sio = socketio.AsyncServer(async_mode="asgi")
+
+@sio.on("connect", namespace="/messages")
+async def connect(sid, environ, auth): ...
+
+app = SocketGuard(socketio.ASGIApp(sio), auth={AUTH}, namespaces=["/messages"])
+"""
+)
+NAMES = (f"an_application_of_a_test_{number}" for number in itertools.count())
+
+
+def mint(**options: Any) -> str:
+    return mint_test(key=SECRET, **options)
+
+
+@pytest.fixture(autouse=True)
+def _environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A directory of its own, a path that is put back, no variables, and releases without known weaknesses."""
+    before = set(sys.modules)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("WEB_CONCURRENCY", "UVICORN_WORKERS", "GUNICORN_CMD_ARGS"):
+        monkeypatch.delenv(name, raising=False)
+    fixed = {"python-socketio": "5.18.1", "python-engineio": "4.15.1"}
+    monkeypatch.setattr("socketguard.seam.server.VERSIONS", fixed)
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith("an_application_of_a_test"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str], str]:
+    """Writes a module and returns its name."""
+
+    def make(source: str) -> str:
+        name = next(NAMES)
+        (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
+        return name
+
+    return make
+
+
+def server(*namespaces: str, **options: Any) -> Any:
+    sio = socketio.AsyncServer(async_mode="asgi", **options)
+    for namespace in namespaces:
+        sio.on("connect", lambda *_: None, namespace=namespace)
+    return sio
+
+
+def guard(sio: Any, **options: Any) -> SocketGuard:
+    given = {"auth": JWTAuth(SECRET, algorithms=["HS256"]), "namespaces": ["/messages"], **options}
+    return SocketGuard(socketio.ASGIApp(sio), **given)
+
+
+def ids(app: object, module: ModuleType | None = None, **options: Any) -> list[str]:
+    return [finding.id for finding in audit.findings(examine(app, module), **options)]
+
+
+def refused_to_load(spec: str) -> str:
+    with pytest.raises(LoadError) as caught:
+        load(spec)
+    return str(caught.value)
+
+
+# --- loading
+
+
+def test_load_finds_modules_in_the_current_directory(write: Callable[[str], str]) -> None:
+    name = write("class Inner:\n    app = 'the app'\ninner = Inner()\n")
+    assert load(f"{name}:inner.app")[0] == "the app"
+    assert load(f"{name}:inner.app")[1].__name__ == name
+
+
+@pytest.mark.parametrize("body", ["def make(): return 'made'", "async def make(): return 'made'"])
+def test_load_calls_factories(write: Callable[[str], str], body: str) -> None:
+    assert load(f"{write(body)}:make()")[0] == "made"
+
+
+@pytest.mark.parametrize(
+    "spec", ["", "app", "module:", ":app", "module:app(1)", "module:app()()", "../app:app", "a b:c"]
+)
+def test_what_names_no_application(spec: str) -> None:
+    assert "write module:app or module:create_app()" in refused_to_load(spec)
+
+
+@given(st.text(max_size=40))
+def test_no_text_is_an_application_by_accident(text: str) -> None:
+    with pytest.raises(LoadError):
+        load(text + "\n:")
+
+
+def test_a_module_that_is_not_there(write: Callable[[str], str]) -> None:
+    assert refused_to_load("no_such_module_here:app").startswith("there is no module no_such_module_here in ")
+    # What is missing is something else than what was asked for.
+    name = write("import no_such_module_here\n")
+    text = refused_to_load(f"{name}:app")
+    assert text.startswith(f"{name} can't be loaded at {name}.py:1: ModuleNotFoundError")
+
+
+def test_a_name_that_is_not_there(write: Callable[[str], str]) -> None:
+    name = write("app = 1")
+    assert refused_to_load(f"{name}:ap").startswith(f"{name} has no ap;")
+
+
+def test_a_factory_without_its_brackets(write: Callable[[str], str]) -> None:
+    name = write("def create_app(): ...")
+    assert refused_to_load(f"{name}:create_app").endswith(f"write {name}:create_app()")
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("raise ValueError('broken')", ".py:1: ValueError: broken"),
+        ("import sys\nsys.exit('set DATABASE_URL')", ".py:2: SystemExit: set DATABASE_URL"),
+        ("def", "SyntaxError: "),
+        ("raise ValueError('a\\nb\\x1b[31m')", "a\\u000ab\\u001b[31m"),
+    ],
+)
+def test_an_application_that_fails_while_it_is_loaded(write: Callable[[str], str], source: str, expected: str) -> None:
+    assert expected in refused_to_load(f"{write(source)}:app")
+
+
+def test_no_secret_of_a_failing_application_is_told(write: Callable[[str], str]) -> None:
+    token = mint()
+    name = write(f"raise ValueError({{'jwt_secret': 'hush-hush', 'seen': {token!r}}})")
+    text = refused_to_load(f"{name}:app")
+    assert "hush-hush" not in text
+    assert token not in text
+
+
+def test_a_guard_that_refuses_its_configuration(write: Callable[[str], str]) -> None:
+    name = write(HERE + "app = JWTAuth('short', algorithms=['HS256'])")
+    text = refused_to_load(f"{name}:app")
+    assert text.startswith(f"the guard refuses its configuration (option key) at {name}.py:4: key has 5 bytes")
+
+
+def test_what_an_application_prints_is_not_in_the_output(
+    write: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    load(f"{write('print(1)')}:__name__")
+    assert capsys.readouterr() == ("", "1\n")
+
+
+# --- finding the guard
+
+
+def test_a_guard_around_the_application() -> None:
+    app = guard(server("/messages"))
+    found = examine(app)
+    assert (found.guards, found.unguarded, found.paths, found.findings) == ([app], [], ["/socket.io/"], [])
+
+
+def test_a_guard_made_by_protect() -> None:
+    sio = server("/messages")
+    protected = SocketGuard.protect(sio, auth=None)
+    inner = socketio.ASGIApp(sio)
+    for app in (protected, sio, inner, Starlette(routes=[Mount("/socket.io", inner)])):
+        found = examine(app)
+        assert (found.guards, found.unguarded, found.findings) == ([protected], [], [])
+
+
+def test_a_guard_as_middleware_is_built() -> None:
+    sio = server("/messages")
+    app = Starlette(
+        routes=[Mount("/socket.io", socketio.ASGIApp(sio))],
+        middleware=[Middleware(SocketGuard, server=sio, auth=None)],
+    )
+    found = examine(app)
+    assert (len(found.guards), found.unguarded, found.findings) == (1, [], [])
+    assert examine(app).guards == found.guards
+
+
+def test_middleware_that_is_no_guard_is_not_built() -> None:
+    def explode(app: object) -> None:
+        raise AssertionError("nobody asked for it")
+
+    app = Starlette(
+        routes=[Mount("/socket.io", socketio.ASGIApp(server()))],
+        middleware=[Middleware(explode)],  # type: ignore[arg-type]
+    )
+    assert ids(app) == ["SG036"]
+
+
+def test_a_guard_within_the_inner_application_comes_too_late() -> None:
+    sio = server("/messages")
+    inner = Starlette(middleware=[Middleware(SocketGuard, server=sio, auth=None)])
+    found = examine(socketio.ASGIApp(sio, other_asgi_app=inner))
+    assert [finding.id for finding in found.findings] == ["SG025", "SG020"]
+    assert len(found.guards) == 1
+
+
+def test_a_guard_as_middleware_that_refuses_its_configuration() -> None:
+    sio = server()
+    app = Starlette(middleware=[Middleware(SocketGuard, server=sio, auth="secret")])
+    with pytest.raises(LoadError, match=r"the guard refuses its configuration \(option auth\)"):
+        examine(app)
+
+
+def test_a_guard_of_another_server() -> None:
+    other, served = server("/messages"), server("/messages")
+    app = SocketGuard(socketio.ASGIApp(served), server=other, auth=None)
+    assert ids(app) == ["SG025", "SG036", "SG030"]
+    module = ModuleType("module")
+    module.guard = SocketGuard.protect(server(), auth=None)  # type: ignore[attr-defined]
+    assert ids(socketio.ASGIApp(served), module) == ["SG025", "SG036"]
+
+
+def test_two_applications_of_one_module_are_none_of_each_others_business() -> None:
+    module = ModuleType("module")
+    module.one = guard(server("/messages"))  # type: ignore[attr-defined]
+    module.other = guard(server("/messages"))  # type: ignore[attr-defined]
+    found = examine(module.one, module)
+    assert (found.guards, found.findings) == ([module.one], [])
+
+
+def test_one_server_guarded_and_another_not() -> None:
+    module = ModuleType("module")
+    sio, bare = server("/messages"), server("/messages")
+    module.guard = SocketGuard.protect(sio, auth=JWTAuth(SECRET, algorithms=["HS256"]))  # type: ignore[attr-defined]
+    app = Starlette(
+        routes=[Mount("/a", socketio.ASGIApp(sio, socketio_path=None)), Mount("/b", socketio.ASGIApp(bare))]
+    )
+    found = examine(app, module)
+    assert (found.guards, found.unguarded) == ([module.guard], [bare])
+    assert [finding.id for finding in audit.findings(found)] == ["SG021", "SG036"]
+
+
+def test_an_application_that_can_not_be_looked_through() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None: ...
+
+    module = ModuleType("module")
+    with pytest.raises(LoadError, match=r"no Socket\.IO server is found in function"):
+        examine(app, module)
+    with pytest.raises(LoadError):
+        examine(app)
+    module.sio = sio = server("/messages")  # type: ignore[attr-defined]
+    assert ids(app, module) == ["SG036", "SG026"]
+    module.guard = protected = SocketGuard.protect(sio, auth=None)  # type: ignore[attr-defined]
+    assert examine(app, module).guards == [protected]
+    outer = SocketGuard(app, server=sio, auth=None)
+    assert [finding.id for finding in examine(outer).findings] == ["SG026"]
+
+
+def test_a_server_that_can_not_be_guarded() -> None:
+    sio = socketio.AsyncServer(async_mode="asgi", always_connect=True)
+    (finding,) = audit.findings(examine(sio))
+    assert finding.id == "SG036"
+    assert "leave always_connect out" in finding.fix
+
+
+# --- what is wrong
+
+
+def test_a_good_application_has_nothing_to_say() -> None:
+    assert ids(guard(server("/messages"))) == []
+    assert ids(guard(server("/messages")), proxies=["traefik", "nginx"]) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"namespaces": ["/messages", "/scheduler"]}, ["SG010"]),
+        ({"namespaces": []}, ["SG011"]),
+        ({"auth": None}, ["SG030"]),
+        ({"debug": True}, ["SG031"]),
+        ({"auth": JWTAuth(RSA_PEM, algorithms=["RS256"])}, ["SG033"]),
+        ({"auth": JWTAuth(TEST_SECRET, algorithms=["HS256"])}, ["SG037"]),
+        ({"auth": JWTAuth(TEST_SECRET, algorithms=["HS256"], audience="crm")}, ["SG037"]),
+        ({"auth": JWTAuth([SECRET, TEST_SECRET], algorithms=["HS512"])}, ["SG037"]),
+        (
+            {
+                "auth": [
+                    JWTAuth(SECRET, algorithms=["HS256"], issuer="one"),
+                    JWTAuth(TEST_SECRET, algorithms=["HS256"], issuer="other"),
+                ]
+            },
+            ["SG037"],
+        ),
+    ],
+)
+def test_what_the_guard_says_and_what_only_shows_here(options: dict[str, Any], expected: list[str]) -> None:
+    assert ids(guard(server("/messages"), **options)) == expected
+
+
+def test_errors_come_first_and_each_finding_once() -> None:
+    app = guard(server("/messages", ping_interval=75), auth=None, namespaces=["/messages", "/x"])
+    assert ids(app, proxies=["nginx", "nginx"]) == ["SG001", "SG010", "SG030"]
+    assert ids(Starlette(routes=[Mount("/a", app), Mount("/b", app)])).count("SG030") == 1
+
+
+def test_the_heartbeat_against_proxies() -> None:
+    assert "SG001" in ids(guard(server("/messages", ping_interval=75)), proxies=["nginx"])
+    assert ids(guard(server("/messages", ping_interval=75))) == []
+    # What is no number of seconds can't be compared.
+    assert ids(guard(server("/messages", ping_interval=25000)), proxies=["nginx"]) == ["SG006"]
+    assert "SG001" in ids(server(ping_interval=75), proxies=["nginx"])
+    heartbeat = Heartbeat(25, 20, idle_timeout=30)
+    assert "SG007" in ids(guard(server("/messages"), heartbeat=heartbeat), proxies=["nginx"])
+
+
+def test_several_workers() -> None:
+    app = guard(server("/messages"))
+    assert ids(app, workers=2) == ["SG042", "SG043", "SG051"]
+    assert ids(guard(server("/messages", transports=["websocket"]), auth=None), workers=2) == ["SG042", "SG030"]
+    manager = AsyncPubSubManager()
+    assert ids(guard(server("/messages", client_manager=manager), auth=None), workers=2) == ["SG043", "SG030"]
+    assert ids(server("/messages"), workers=2) == ["SG036", "SG042", "SG043"]
+
+
+@pytest.mark.parametrize(
+    ("environ", "workers"),
+    [
+        ({}, 1),
+        ({"WEB_CONCURRENCY": "4"}, 4),
+        ({"UVICORN_WORKERS": "3", "WEB_CONCURRENCY": "2"}, 3),
+        ({"GUNICORN_CMD_ARGS": "--bind=0.0.0.0 --workers=5 --threads 9"}, 5),
+        ({"GUNICORN_CMD_ARGS": "-w 6"}, 6),
+        ({"GUNICORN_CMD_ARGS": "--worker-class x"}, 1),
+        ({"WEB_CONCURRENCY": "", "UVICORN_WORKERS": "many"}, 1),
+        ({"WEB_CONCURRENCY": "٤"}, 1),
+    ],
+)
+def test_how_many_workers(environ: dict[str, str], workers: int) -> None:
+    assert audit.workers_of(environ) == workers
+
+
+def test_an_unguarded_server_has_findings_of_its_own() -> None:
+    assert ids(server(cors_allowed_origins=[], ping_interval=0.5)) == ["SG022", "SG036", "SG004"]
+    # What a guard would make of it is not said where there is none.
+    assert ids(server(namespaces="/chat")) == ["SG036"]
+
+
+# --- the command
+
+
+def test_a_good_application(write: Callable[[str], str], capsys: pytest.CaptureFixture[str]) -> None:
+    name = write(GOOD)
+    assert check.main([f"{name}:app", "--strict", "--proxy", "easypanel"]) == 0
+    printed = capsys.readouterr().out
+    assert f"The guard of {name}:app:" in printed
+    assert "  namespaces: /messages\n" in printed
+    assert "heartbeat: interval_s 25, timeout_s 20" in printed
+    assert printed.endswith("✓ Nothing to change.\n")
+    assert SECRET not in printed
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_findings_are_told_with_why_and_fix(write: Callable[[str], str], capsys: pytest.CaptureFixture[str]) -> None:
+    name = write(GOOD.replace('["/messages"]', '["/messages", "/scheduler"]').replace(AUTH, "None"))
+    assert check.main([f"{name}:app"]) == 1
+    printed = capsys.readouterr().out
+    assert "✗ SG010, error: A namespace is declared to the guard but has no handler\n" in printed
+    assert "  found   '/scheduler' is declared to the guard" in printed
+    assert "  docs    docs/namespaces.md#which-exist\n" in printed
+    assert printed.rstrip().endswith("1 error, 1 warning.")
+
+
+def test_warnings_count_when_they_are_to(write: Callable[[str], str], capsys: pytest.CaptureFixture[str]) -> None:
+    name = write(GOOD.replace(AUTH, "None"))
+    assert check.main([f"{name}:app"]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("0 errors, 1 warning.")
+    assert check.main([f"{name}:app", "--strict"]) == 1
+
+
+def test_json(write: Callable[[str], str], capsys: pytest.CaptureFixture[str]) -> None:
+    name = write(GOOD + "print('noise')")
+    assert check.main([f"{name}:app", "--json", "--workers", "2"]) == 1
+    printed = capsys.readouterr().out
+    shown = json.loads(printed)
+    assert list(shown) == ["schema_version", "target", "guards", "findings"]
+    assert (shown["schema_version"], shown["target"]) == (1, f"{name}:app")
+    assert shown["guards"][0]["auth"]["algorithms"] == ["HS256"]
+    assert [finding["id"] for finding in shown["findings"]] == ["SG042", "SG043", "SG051"]
+    assert list(shown["findings"][0]) == ["id", "severity", "title", "evidence", "cause", "fix", "docs"]
+    assert SECRET not in printed
+
+
+def test_the_workers_of_the_environment_count(
+    write: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = write(GOOD)
+    monkeypatch.setenv("WEB_CONCURRENCY", "2")
+    assert check.main([f"{name}:app"]) == 1
+    assert "SG042" in capsys.readouterr().out
+    assert check.main([f"{name}:app", "--workers", "1"]) == 0
+
+
+def test_where_a_protected_server_is_mounted(write: Callable[[str], str], capsys: pytest.CaptureFixture[str]) -> None:
+    source = f"{HERE}sio = socketio.AsyncServer(async_mode='asgi')\nSocketGuard.protect(sio, auth={AUTH})\n"
+    name = write(f"{source}app = socketio.ASGIApp(sio, socketio_path='/realtime')")
+    assert check.main([f"{name}:app", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["guards"][0]["paths"] == ["/realtime/"]
+
+
+def test_the_configuration_is_the_one_that_is_logged_at_start() -> None:
+    app = guard(server("/messages"), namespaces=["/messages", NamespacePolicy("/x", scopes={"x"})])
+    with capture_events() as lines:
+        core_of(app).start()
+    assert check._configuration(app) == lines[0]["configuration"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["no_such_module_here:app"], "there is no module no_such_module_here"),
+        (["x:app", "--proxy", "ngnix"], "nginx"),
+        (["x:app", "--as", "@nothing-here", "/"], "the token can't be read: No such file or directory"),
+        (["x:app", "--as", "t", "/", "--jwks-file", "nothing-here"], "the JWK Set can't be read: No such file"),
+    ],
+)
+def test_wrong_usage(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.startswith("socketguard check: ")) == ("", True)
+    assert expected in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--strict"], ["a:b", "--workers", "0"], ["a:b", "--workers", "x"], ["a:b", "--as", "x"], ["a:b", "--js"]],
+)
+def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        check.main(arguments)
+    assert ended.value.code == 2
+    assert "usage: socketguard check" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["a:b", "TOKEN"], ["a:b", "--workers", "TOKEN"], ["TOKEN"], ["--explain", "TOKEN"], ["a:b", "--proxy", "TOKEN"]],
+)
+def test_a_token_in_the_wrong_place_is_not_repeated(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    token = mint()
+    with contextlib.suppress(SystemExit):
+        assert check.main([token if argument == "TOKEN" else argument for argument in arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err != ""
+    assert token.split(".")[1] not in printed.err
+
+
+def test_nothing_that_argparse_does_not_know_is_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        check.main(["a:b", "hush-hush"])
+    assert capsys.readouterr().err.endswith("there are arguments that this command doesn't know\n")
+
+
+def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check.main(["--explain", "sg012"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("SG012, error: A namespace has no leading slash\n")
+    assert "  why     Clients always send names with a slash" in printed
+    assert check.main(["--explain", "SG012", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["why"] == CATALOGUE["SG012"].why
+    assert check.main(["--explain", "SG999"]) == 2
+    assert "there is no such id; there are SG001, " in capsys.readouterr().err
+
+
+# --- reading tokens
+
+
+@pytest.mark.parametrize("text", ["a.b.c", " a.b.c\n", "Bearer a.b.c", "bearer   a.b.c"])
+def test_a_token_from_anywhere(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check.read_token(text) == "a.b.c"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    assert check.read_token("-") == "a.b.c"
+    (tmp_path / "token").write_text(text)
+    assert check.read_token("@token") == "a.b.c"
+
+
+def test_a_file_that_holds_no_text(tmp_path: Path) -> None:
+    (tmp_path / "token").write_bytes(b"\xff\xfe")
+    with pytest.raises(LoadError, match="it is no text in UTF-8"):
+        check.read_token("@token")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000])
+def test_a_file_that_holds_no_json(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_bytes(content)
+    with pytest.raises(LoadError, match="the JWK Set can't be read: it is no text in UTF-8, or no JSON"):
+        check.read_jwks("keys")
+
+
+def test_a_file_that_holds_no_object(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("[]")
+    with pytest.raises(LoadError, match="a JWK Set is a JSON object"):
+        check.read_jwks("keys")
+
+
+# --- playing an admission
+
+POLICIES = [
+    "/messages",
+    NamespacePolicy("/scheduler", scopes={"scheduler:read"}),
+    NamespacePolicy("/tenant-{tenant}", claims={"tenant_id": "{tenant}"}),
+    NamespacePolicy("/open", token="none"),
+    NamespacePolicy("/lobby", token="optional"),
+    NamespacePolicy("/secret", scopes={"secret"}, hidden=True),
+]
+
+
+def many() -> Any:
+    return server("/messages", "/scheduler", "/tenant-acme", "/open", "/lobby", "/secret", "/asked")
+
+
+def states(played: Play) -> str:
+    """One character for each step: + passed, - refused, . skipped."""
+    return "".join({"passed": "+", "refused": "-", "skipped": "."}[step.state] for step in played.steps)
+
+
+async def test_a_good_token_is_admitted() -> None:
+    played = await play(guard(many(), namespaces=POLICIES), mint(), "/messages")
+    assert (states(played), played.rejection) == ("++++++++++++..", None)
+    assert [step.number for step in played.steps] == list(range(1, 15))
+    texts = {step.number: step.text for step in played.steps}
+    assert texts[5] == "in the payload, as 'token'"
+    assert texts[7].startswith("subject 'user-1', expires in ")
+    assert texts[14].startswith("the token ends it in ")
+
+
+@pytest.mark.parametrize(
+    ("namespace", "token", "expected", "text"),
+    [
+        ("/messages", {}, "++++++++++++..", "none are asked for"),
+        ("/schedulr", {}, "+-", "nobody can join it (typo): registered "),
+        ("/messages", None, "++++-", "there is no token where the guard looks for one (no_token)"),
+        ("/messages", "a.b", "+++++-", "(not_three_parts)"),
+        ("/messages", "undefined", "+++++-", "the client sent the text 'undefined' instead of a token"),
+        ("/messages", "e30.e30.e", "++++++-", "its alg is not among the allowed algorithms"),
+        ("/messages", {"lifetime": -180}, "++++++-", "it has expired (expired), 3 minutes ago"),
+        ("/messages", {"exp": None}, "++++++-", "a claim that is required is missing (claim_missing): claim exp"),
+        ("/messages", {"nbf": 4_000_000_000}, "++++++-", "its nbf lies in the future (not_before), by "),
+        ("/messages", {"aud": "other"}, "++++++-", "the token names an audience but JWTAuth has none"),
+        ("/scheduler", {}, "+++++++++-", "(scope_missing): required scheduler:read, missing scheduler:read"),
+        ("/scheduler", {"scope": "scheduler:read"}, "++++++++++++..", "scopes scheduler:read"),
+        ("/tenant-acme", {"tenant_id": "acme"}, "++++++++++++..", "claim tenant_id is {tenant}"),
+        ("/tenant-acme", {"tenant_id": "evil"}, "+++++++++-", "claim tenant_id, expected acme, received evil"),
+        ("/open", None, "++++...+.+++..", "no token is looked for here"),
+        ("/lobby", None, "+++++..+.+++..", "there is none, and the policy takes anonymous clients"),
+        ("/lobby", "a.b", "+++++-", "(not_three_parts)"),
+        ("/secret", {}, "+++++++++-", "The client is told only that there is no such namespace (hidden=True)"),
+        ("/messages", "x" * 20_000, "-", "the packet is larger than limits.connect_packet_bytes"),
+        ("/messages", "x" * 9_000, "+++++-", "the token is too long (too_long): received 9000, limit 8192"),
+    ],
+)
+async def test_each_step_can_refuse(namespace: str, token: Any, expected: str, text: str) -> None:
+    given_token = mint(**token) if isinstance(token, dict) else token or ""
+    app = guard(many(), namespaces=POLICIES)
+    played = await play(app, given_token, namespace)
+    assert states(played) == expected
+    assert (played.rejection is None) == ("-" not in expected)
+    assert any(text in step.text for step in played.steps)
+    # A play leaves nothing behind.
+    assert app.status()["refused"] == {}
+    assert app.connections() == []
+    if len(given_token) > 10:
+        assert not any(given_token in step.text for step in played.steps)
+
+
+@pytest.mark.parametrize(
+    ("options", "origins", "text"),
+    [
+        ({"payload_keys": ("authorization",)}, None, "in the payload, as 'authorization'"),
+        ({"sources": ("header",)}, None, "in the Authorization header"),
+        ({"sources": ("query:access",)}, None, "in the query parameter 'access'"),
+        ({"sources": ("cookie:jwt",)}, ["https://a.example"], "in the cookie 'jwt'"),
+    ],
+)
+async def test_the_token_is_where_the_guard_looks(options: dict[str, Any], origins: Any, text: str) -> None:
+    auth = JWTAuth(SECRET, algorithms=["HS256"], **options)
+    played = await play(guard(server("/messages"), auth=auth, allowed_origins=origins), mint(), "/messages")
+    assert played.rejection is None
+    assert played.steps[4].text == text
+
+
+async def test_a_token_that_is_malformed_where_it_is_found() -> None:
+    played = await play(guard(server("/messages")), "Bearer a.b.c", "/messages")
+    assert states(played) == "++++-"
+    assert played.steps[-1].text.endswith("into a header only (bearer_prefix): source payload, key token")
+
+
+async def test_without_authentication_no_token_is_looked_for() -> None:
+    played = await play(guard(server("/messages"), auth=None), mint(), "/messages")
+    assert states(played) == "++++...+.+++.."
+
+
+async def test_the_leeway_counts_and_an_issuer_is_told() -> None:
+    auth = JWTAuth(SECRET, algorithms=["HS256"], issuer="dev", leeway=60)
+    token = mint(lifetime=-5, iss="dev")
+    played = await play(guard(server("/messages"), auth=auth), token, "/messages")
+    assert "issuer 'dev', expired " in played.steps[6].text
+    assert played.steps[6].text.endswith(" ago, within the leeway")
+
+
+async def test_a_token_without_an_end() -> None:
+    auth = JWTAuth(SECRET, algorithms=["HS256"], require=("sub",))
+    played = await play(guard(server("/messages"), auth=auth), mint(exp=None), "/messages")
+    assert played.steps[13].text == "no end of its own"
+
+
+async def test_authorize_is_asked_only_when_that_is_wanted() -> None:
+    asked = []
+
+    async def never(identity: Any, connection: Any) -> bool:
+        asked.append(identity.subject)
+        return False
+
+    def broken(identity: Any, connection: Any) -> bool:
+        raise RuntimeError("a secret")
+
+    for function, text in ((never, "(authorize_refused)"), (broken, "(admission): error RuntimeError")):
+        app = guard(server("/asked"), namespaces=[NamespacePolicy("/asked", authorize=function)])
+        played = await play(app, mint(), "/asked")
+        assert (states(played), asked) == ("++++++++++++..", [])
+        assert "authorize is not asked" in played.steps[9].text
+        played = await play(app, mint(), "/asked", with_authorize=True)
+        assert states(played) == "+++++++++-"
+        assert text in played.steps[9].text
+        assert "secret" not in played.steps[9].text
+        asked.clear()
+
+
+async def test_an_authorize_that_takes_too_long() -> None:
+    async def slow(identity: Any, connection: Any) -> bool:
+        await asyncio.Event().wait()
+        return True
+
+    policies = [NamespacePolicy("/asked", authorize=slow)]
+    app = guard(server("/asked"), namespaces=policies, admission_timeout=0.01)
+    played = await play(app, mint(), "/asked", with_authorize=True)
+    assert (states(played), played.steps[9].text[-11:]) == ("+++++++++-", "(authorize)")
+
+
+async def test_a_store_on_the_network_is_not_asked() -> None:
+    class Remote:
+        def revoke(self, revocation: Any) -> None: ...
+
+        def is_revoked(self, identity: Any) -> bool:
+            raise AssertionError("it was asked")
+
+    played = await play(guard(server("/messages"), store=Remote()), mint(), "/messages")
+    assert (states(played), played.steps[8].text) == ("++++++++.+++..", "Remote is not asked without a network")
+
+
+async def test_what_was_revoked_in_this_process_is_refused() -> None:
+    app = guard(server("/messages"), auth=JWTAuth(SECRET, algorithms=["HS256"], max_lifetime=86_400))
+    await app.revoke(subject="user-1")
+    played = await play(app, mint(), "/messages")
+    assert (states(played), played.steps[-1].text) == ("++++++++-", "the token was revoked (revoked)")
+
+
+def test_each_refusal_has_its_step() -> None:
+    step = rehearsal._step_of
+    assert step(RejectCode.CONNECTION_LIMIT, "namespaces_per_session", {}) == 4
+    assert step(RejectCode.CONNECTION_LIMIT, "connections", {}) == 11
+    assert step(RejectCode.TOKEN_MALFORMED, "not_a_string", {"source": "payload"}) == 5
+    assert step(RejectCode.TOKEN_MALFORMED, "not_json", {"part": "header"}) == 7
+    assert step(RejectCode.KEYS_UNAVAILABLE, "key_unknown", {}) == 7
+
+
+# --- keys that are published
+
+CLAIMS = {"iss": "https://login.example.com/", "aud": "crm"}
+
+
+def signed(key: Any = RSA, key_id: str | None = "one", **claims: Any) -> str:
+    return mint_test(key=key, algorithm="RS256", headers={"kid": key_id} if key_id else {}, **{**CLAIMS, **claims})
+
+
+async def _never(url: str) -> bytes:
+    raise AssertionError("something was fetched")
+
+
+def published(**options: Any) -> JWTAuth:
+    good: dict[str, Any] = {"issuer": CLAIMS["iss"], "audience": "crm", "fetch": _never}
+    return JWTAuth(jwks_url="https://keys.example.com/", **{**good, "algorithms": ["RS256"], **options})
+
+
+async def test_without_the_keys_everything_but_the_signature_is_checked() -> None:
+    app = guard(server("/messages"), auth=published())
+    played = await play(app, signed(), "/messages")
+    assert (states(played), played.rejection, played.admitted) == ("++++++.+++++..", None, None)
+    assert "The signature was NOT checked" in played.steps[6].text
+    played = await play(app, signed(aud="other"), "/messages")
+    assert states(played) == "++++++-"
+    assert "(audience_mismatch)" in played.steps[6].text
+    assert "The signature was NOT checked" in played.steps[6].text
+    # The guard itself goes on as before: a forged signature is not taken.
+    assert app.auth is not None
+    with pytest.raises(TokenError) as refused:
+        app.auth.verify(signed(RSA_NEXT))
+    assert refused.value.code is RejectCode.KEYS_UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("token", "expected", "text"),
+    [
+        (signed(), "++++++++++++..", "subject 'user-1', issuer 'https://login.example.com/', expires in"),
+        (signed(RSA_NEXT), "++++++-", "(signature_mismatch)"),
+        (signed(key_id="two"), "++++++-", "no key with its kid is published (key_unknown): key_id two"),
+        (signed(key_id=None), "++++++++++++..", "subject 'user-1'"),
+    ],
+)
+async def test_with_the_keys_the_signature_is_checked_too(token: str, expected: str, text: str) -> None:
+    other = JWTAuth(SECRET, algorithms=["HS256"], issuer="own")
+    for auth in (published(), [published(), other]):
+        played = await play(guard(server("/messages"), auth=auth), token, "/messages", keys={"keys": [jwk(RSA, "one")]})
+        assert states(played) == expected
+        assert text in played.steps[6].text
+
+
+async def test_a_set_without_a_key_for_a_token_without_kid() -> None:
+    keys = {"keys": [jwk(RSA, "one", alg="RS512")]}
+    app = guard(server("/messages"), auth=published(algorithms=["RS256", "RS512"]))
+    played = await play(app, signed(key_id=None), "/messages", keys=keys)
+    assert played.steps[-1].text == "no key with its kid is published (key_unknown)"
+
+
+def test_play_from_the_command_line(
+    write: Callable[[str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = write(GOOD)
+    token = mint()
+    assert check.main([f"{name}:app", "--as", token, "/messages"]) == 0
+    printed = capsys.readouterr().out
+    assert "✓  7  The token is verified\n" in printed
+    assert "  –       13  Handed on to the application\n" in printed
+    assert printed.rstrip().endswith("/messages would be joined.")
+    assert token not in printed
+    (tmp_path / "token").write_text(mint(lifetime=-60))
+    assert check.main([f"{name}:app", "--as", "@token", "/messages"]) == 1
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.endswith(
+        "/messages would be refused. The client is told: Token has expired, code token_expired, retry refresh."
+    )
+    assert check.main([f"{name}:app", "--as", "", "/message"]) == 1
+    assert capsys.readouterr().out.rstrip().endswith("The client is told: Invalid namespace.")
+
+
+def test_play_as_json(write: Callable[[str], str], capsys: pytest.CaptureFixture[str]) -> None:
+    name = write(GOOD)
+    assert check.main([f"{name}:app", "--as", "", "/messages", "--json"]) == 1
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["schema_version"], shown["admitted"], shown["namespace"]) == (1, False, "/messages")
+    assert shown["steps"][-1]["state"] == "refused"
+    assert shown["answer"]["data"]["code"] == "token_missing"
+
+
+def test_play_without_the_keys_is_not_good_yet(
+    write: Callable[[str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    auth = f"JWTAuth(jwks_url='https://k.example/', algorithms=['RS256'], issuer={CLAIMS['iss']!r}, audience='crm', "
+    name = write("async def fetch(url): ...\n" + GOOD.replace(AUTH, f"{auth} fetch=fetch)"))
+    forged = signed(RSA_NEXT)
+    assert check.main([f"{name}:app", "--as", forged, "/messages"]) == 1
+    assert "/messages would be joined if the signature holds, which was NOT checked" in capsys.readouterr().out
+    assert check.main([f"{name}:app", "--as", forged, "/messages", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["admitted"] is None
+    (tmp_path / "keys").write_text(json.dumps({"keys": [jwk(RSA, "one")]}))
+    keys = ["--jwks-file", "keys"]
+    assert check.main([f"{name}:app", "--as", signed(), "/messages", *keys]) == 0
+    assert check.main([f"{name}:app", "--as", forged, "/messages", *keys]) == 1
+    assert "(signature_mismatch)" in capsys.readouterr().out
+
+
+def test_play_with_keys_that_do_not_fit(
+    write: Callable[[str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    auth = "JWTAuth(jwks_url='https://k.example/', algorithms=['RS256'], issuer='i', audience='a', fetch=fetch)"
+    name = write("async def fetch(url): ...\n" + GOOD.replace(AUTH, auth))
+    (tmp_path / "keys").write_text('{"keys": []}')
+    assert check.main([f"{name}:app", "--as", signed(), "/messages", "--jwks-file", "keys"]) == 2
+    assert "the JWK Set can't be used: no key of the set can be used" in capsys.readouterr().err
+
+
+def test_nobody_can_be_played_against_no_guard(write: Callable[[str], str], capsys: pytest.CaptureFixture[str]) -> None:
+    name = write(f"{HERE}app = socketio.ASGIApp(socketio.AsyncServer(async_mode='asgi'))")
+    assert check.main([f"{name}:app", "--as", "x", "/"]) == 2
+    assert "nobody guards this application" in capsys.readouterr().err
+
+
+# --- words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (0, "0 seconds"),
+        (1, "1 second"),
+        (-59.4, "59 seconds"),
+        (60, "1 minute"),
+        (3599, "59 minutes"),
+        (3600, "1 hour"),
+        (-172_800, "2 days"),
+    ],
+)
+def test_durations(seconds: float, expected: str) -> None:
+    assert duration(seconds) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, "none"),
+        (True, "yes"),
+        (False, "no"),
+        (2.0, "2"),
+        (2.5, "2.5"),
+        ("", "''"),
+        ([], "none"),
+        ({}, "none"),
+        (["a", ["b", "c"], ["d"]], "a, (b, c), d"),
+        ({"a": {"b": 1, "c": None}}, "a (b 1, c none)"),
+        ("a\nb", "a\\u000ab"),
+    ],
+)
+def test_plain_values(value: Any, expected: str) -> None:
+    assert words(value) == expected
+
+
+@given(st.recursive(st.none() | st.text() | st.floats() | st.integers(), lambda inner: st.lists(inner), max_leaves=5))
+def test_whatever_a_value_is_its_words_are_one_line(value: Any) -> None:
+    assert "\n" not in words(value)
+    assert "\x1b" not in words(value)
+
+
+def test_an_unknown_detail_stands_for_itself() -> None:
+    assert explain("brand_new", {"limit": 3}) == "brand_new: limit 3"
+    assert explain("lifetime_too_long", {"lifetime_s": 7200, "limit_s": 3600}) == (
+        f"{RULES['lifetime_too_long']} (lifetime_too_long): 2 hours instead of at most 1 hour"
+    )

@@ -1,0 +1,699 @@
+"""Messages that reach nobody: what is found, what is normal, and how often it is said."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import pytest
+from bidict import bidict
+from hypothesis import given
+from hypothesis import strategies as st
+
+from socketguard.delivery import EVENT_REASONS, REASONS, Delivery
+from socketguard.recipients import ID, nearest, shape, shown
+from socketguard.text import neutralise
+
+
+@dataclass(frozen=True)
+class Server:
+    """What a server has handlers for; python-socketio serves ``/`` by itself."""
+
+    exact: tuple[str, ...] = ("/messages", "/scheduler")
+    catch_all: bool = False
+    wildcard: bool = False
+
+    def serves(self, name: str) -> bool:
+        return name in self.exact or name == "/"
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(sorted(self.exact))
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def rooms_of(**namespaces: Mapping[str, Iterable[Any]]) -> dict[str, dict[Any, Any]]:
+    """Rooms as python-socketio keeps them: for each namespace its connections, each with its own rooms."""
+    found: dict[str, dict[Any, Any]] = {}
+    for name, connections in namespaces.items():
+        rooms: dict[Any, Any] = {}
+        for sid, entered in connections.items():
+            for room in (None, sid, *entered):
+                rooms.setdefault(room, bidict())[sid] = f"eio-{name}-{sid}"
+        found[f"/{name}"] = rooms
+    return found
+
+
+@dataclass
+class Case:
+    """A `Delivery`, and what it has reported."""
+
+    sample: int = 1
+    shared: bool = False
+    server: Server = field(default_factory=Server)
+    randrange: Any = None
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    clock: Clock = field(default_factory=Clock)
+
+    def __post_init__(self) -> None:
+        self.delivery = Delivery(
+            self._report,
+            sample=self.sample,
+            shared=self.shared,
+            clock=self.clock,
+            randrange=self.randrange or random.Random(7).randrange,
+        )
+
+    def _report(self, reason: str, fields: dict[str, Any]) -> None:
+        assert fields["reason"] == reason
+        assert reason in REASONS | EVENT_REASONS
+        self.lines.append(fields)
+
+    def emit(
+        self, namespace: str, room: Any = None, rooms: Mapping[str, Any] | None = None, event: Any = "message:new"
+    ) -> None:
+        self.delivery.emit(namespace, event, room, rooms or {}, self.server)
+
+    @property
+    def reasons(self) -> list[str]:
+        return [line["reason"] for line in self.lines]
+
+
+SAMPLED = 64
+
+
+def sampled(**options: Any) -> Case:
+    return Case(sample=SAMPLED, **options)
+
+
+# What is wrong with an emit
+
+
+def test_who_receives_it_is_no_finding() -> None:
+    case = Case()
+    rooms = rooms_of(messages={"a": ["tenant:1"], "b": []})
+    for room in (None, "a", "tenant:1", ["tenant:1", "tenant:2"], ("tenant:2", "b")):
+        case.emit("/messages", room, rooms)
+    assert case.lines == []
+
+
+def test_a_namespace_without_its_slash() -> None:
+    case = sampled(shared=True)
+    case.emit("messages")
+    assert case.lines == [
+        {
+            "reason": "namespace_malformed",
+            "namespace": "messages",
+            "event_name": "message:new",
+            "suggestion": "/messages",
+            "hint": "A namespace begins with a slash, so that nobody can join 'messages': write "
+            'namespace="/messages".',
+        }
+    ]
+    case.emit("schedulr")
+    assert case.lines[1]["suggestion"] == "/scheduler"
+    case.emit("billing")
+    assert "suggestion" not in case.lines[2]
+    assert 'namespace="/billing"' in case.lines[2]["hint"]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_forgotten_namespace(shared: bool) -> None:
+    case = sampled(shared=shared)
+    case.emit("/", "tenant:1", rooms_of(messages={"a": ["tenant:1"]}))
+    assert case.reasons == ["namespace_default"]
+    assert case.lines[0]["suggestion"] == "/messages"
+    assert 'write namespace="/messages"' in case.lines[0]["hint"]
+    assert case.lines[0]["room"] == "tenant:1"
+
+
+def test_a_forgotten_namespace_of_a_broadcast() -> None:
+    rooms = rooms_of(messages={"a": []})
+    case = sampled()
+    case.emit("/", None, rooms)
+    assert case.reasons == ["namespace_default"]
+    assert "suggestion" not in case.lines[0]  # There are two.
+    case = sampled(server=Server(("/messages",)))
+    case.emit("/", None, rooms)
+    assert case.lines[0]["suggestion"] == "/messages"
+
+
+@pytest.mark.parametrize(
+    ("server", "rooms"),
+    [
+        (Server(), {}),  # Nobody is connected anywhere.
+        (Server(("/", "/messages")), rooms_of(messages={"a": []})),
+        (Server(()), rooms_of(messages={"a": []})),
+        (Server(catch_all=True), rooms_of(messages={"a": []})),
+        (Server(wildcard=True), rooms_of(messages={"a": []})),
+    ],
+)
+def test_the_default_namespace_may_be_meant(server: Server, rooms: Mapping[str, Any]) -> None:
+    case = sampled(server=server)
+    case.emit("/", None, rooms)
+    assert case.lines == []
+
+
+def test_a_namespace_that_nobody_serves() -> None:
+    case = sampled()
+    case.emit("/mesages")
+    assert case.reasons == ["namespace_unserved"]
+    assert case.lines[0]["suggestion"] == "/messages"
+    case.emit("/billing")
+    assert "suggestion" not in case.lines[1]
+    assert "register handlers for it" in case.lines[1]["hint"]
+    case.emit("/reports", "team:1", rooms_of(scheduler={"a": ["team:1"]}))
+    assert case.lines[2]["suggestion"] == "/scheduler"
+
+
+def test_where_processes_share_the_clients_another_one_may_serve_it() -> None:
+    case = sampled(shared=True)
+    case.emit("/billing")
+    assert case.lines == []
+    case.emit("/mesages")
+    case.emit("/reports", "team:1", rooms_of(scheduler={"a": ["team:1"]}))
+    assert [line["suggestion"] for line in case.lines] == ["/messages", "/scheduler"]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_sid_of_another_namespace(shared: bool) -> None:
+    case = sampled(shared=shared)
+    rooms = rooms_of(messages={"a": []}, scheduler={"b": []})
+    case.emit("/scheduler", "a", rooms)
+    case.emit("/scheduler", "a", rooms)
+    assert case.reasons == ["sid_elsewhere"]
+    assert case.lines[0]["suggestion"] == "/messages"
+    assert "room" not in case.lines[0]
+
+
+def test_the_secret_id_of_a_session_is_not_printed() -> None:
+    case = Case()
+    rooms = rooms_of(messages={"a": ["tenant:1"]})
+    case.emit("/messages", "eio-messages-a", rooms)
+    # The same where rooms are plain dictionaries.
+    plain = {name: {room: dict(members) for room, members in each.items()} for name, each in rooms.items()}
+    case.emit("/scheduler", "eio-messages-a", plain)
+    # One of a session that has joined nothing: nobody can tell what it is, but what it looks like.
+    case.emit("/messages", "q3Yw7cVbTz0Kd_1mAAAF", rooms)
+    assert case.reasons == ["sid_of_transport", "sid_of_transport", "nobody"]
+    assert case.lines[2]["room"] == ID
+    text = json.dumps(case.lines)
+    assert "eio-messages-a" not in text
+    assert "q3Yw7cVbTz0Kd" not in text
+
+
+NUMBER = UUID(int=7)
+
+
+@pytest.mark.parametrize(
+    ("entered", "emitted", "words"),
+    [
+        ("5", 5, "'5' (of type str, not int)"),
+        (5, "5", "'5' (of type int, not str)"),
+        (NUMBER, str(NUMBER), "(of type UUID, not str)"),
+        (str(NUMBER), NUMBER, "(of type str, not UUID)"),
+        ("Tenant:1", "tenant:1", "There is a room 'Tenant:1' with 2 members"),
+        ("tenant:1", "tenant:1 ", "There is a room 'tenant:1' with 2 members"),
+    ],
+)
+def test_a_room_of_another_type_or_case(entered: Any, emitted: Any, words: str) -> None:
+    case = sampled()
+    rooms = rooms_of(messages={"a": [entered], "b": [entered], "c": ["lobby"]})
+    case.emit("/messages", emitted, rooms)
+    assert case.reasons == ["room_misspelt"]
+    assert words in case.lines[0]["hint"]
+    assert case.lines[0]["suggestion"] == str(entered)
+
+
+@pytest.mark.parametrize("room", [1.5, True, object(), "", "x" * 300, 10**400, b"ab"])
+def test_any_room_can_be_empty(room: Any) -> None:
+    case = Case()
+    case.emit("/messages", room, rooms_of(messages={"a": ["lobby"]}))
+    assert set(case.reasons) <= {"nobody", "no_rooms_joined"}
+
+
+@pytest.mark.parametrize("room", [[], {}, [[]], ([],), {"a": 1}.values(), [{}]])
+def test_what_is_no_room_is_left_to_python_socketio(room: Any) -> None:
+    case = sampled()
+    case.emit("/messages", room, rooms_of(messages={"a": ["lobby"]}))
+    assert case.lines == []
+
+
+def test_the_same_room_in_another_namespace() -> None:
+    case = sampled()
+    rooms = rooms_of(messages={"a": ["tenant:1"], "b": ["tenant:1"]}, scheduler={"c": ["lobby"]})
+    case.emit("/scheduler", "tenant:1", rooms)
+    case.emit("/scheduler", "tenant:1", rooms)
+    assert case.lines == []  # Its connection may be on its way into the room.
+    case.emit("/scheduler", "tenant:1", rooms)
+    assert case.lines == [
+        {
+            "reason": "room_elsewhere",
+            "namespace": "/scheduler",
+            "event_name": "message:new",
+            "room": "tenant:1",
+            "members": 2,
+            "suggestion": "/messages",
+            "hint": "A room of this name has 2 members in '/messages', and none like it was seen in '/scheduler'; "
+            "rooms belong to one namespace: write namespace=\"/messages\", or enter the room in '/scheduler' too.",
+        }
+    ]
+
+
+def test_in_full_it_is_said_at_once() -> None:
+    case = Case()
+    case.emit("/scheduler", "tenant:1", rooms_of(messages={"a": ["tenant:1"]}))
+    assert case.reasons == ["room_elsewhere"]
+
+
+def test_a_room_like_others_that_have_members_is_normal() -> None:
+    case = sampled()
+    elsewhere = {"a": ["tenant:1"]}
+    for _ in range(5):
+        case.emit("/scheduler", "tenant:1", rooms_of(messages=elsewhere, scheduler={"b": ["tenant:2"], "c": []}))
+    assert case.lines == []
+
+
+def test_a_room_like_others_that_had_members_is_normal() -> None:
+    case = sampled()
+    case.emit("/scheduler", ["tenant:2", "lobby"], rooms_of(scheduler={"b": ["tenant:2"]}))
+    for _ in range(5):
+        case.emit("/scheduler", "tenant:1", rooms_of(messages={"a": ["tenant:1"]}, scheduler={"b": []}))
+    assert case.lines == []
+    # Only rooms are remembered, neither everybody nor one connection.
+    case = sampled()
+    case.emit("/scheduler", None, rooms_of(scheduler={"b": []}))
+    case.emit("/scheduler", "b", rooms_of(scheduler={"b": []}))
+    for _ in range(5):
+        case.emit("/scheduler", "a", rooms_of(scheduler={"b": []}))
+    assert case.reasons == ["no_rooms_joined"]
+
+
+def test_namespaces_of_one_pattern_are_alike() -> None:
+    case = sampled(server=Server((), catch_all=True))
+    rooms = {
+        "/tenant-1": rooms_of(x={"a": ["admins"]})["/x"],
+        "/tenant-2": rooms_of(x={"b": ["lobby"]})["/x"],
+    }
+    for _ in range(5):
+        case.emit("/tenant-2", "admins", rooms)
+    assert case.lines == []
+
+
+def test_where_too_many_rooms_were_seen_nothing_is_unusual() -> None:
+    case = Case(shared=True)
+    rooms = rooms_of(messages={"a": [f"{'x' * (n % 60)}{chr(65 + n // 60)}" for n in range(1500)]})
+    for room in list(rooms["/messages"]):
+        case.emit("/messages", room, rooms)
+    case.emit("/messages", "never seen", rooms)
+    assert case.lines == []
+
+
+def test_connections_without_any_room() -> None:
+    case = sampled()
+    rooms = rooms_of(messages={"a": [], "b": []})
+    for _ in range(3):
+        case.emit("/messages", "tenant:1", rooms)
+    assert case.reasons == ["no_rooms_joined"]
+    assert case.lines[0]["connections"] == 2
+    assert "2 connections of 2 in '/messages' entered no room: call await sio.enter_room(" in case.lines[0]["hint"]
+
+
+def test_some_connections_without_a_room() -> None:
+    case = Case()
+    case.emit("/messages", "tenant:1", rooms_of(messages={"a": [], "b": ["lobby"]}))
+    assert case.reasons == ["no_rooms_joined"]
+    assert "1 connection of 2" in case.lines[0]["hint"]
+
+
+def test_everybody_in_some_room() -> None:
+    case = sampled()
+    for _ in range(5):
+        case.emit("/messages", "tenant:1", rooms_of(messages={"a": ["lobby"], "b": ["lobby"]}))
+    assert case.lines == []
+
+
+def test_more_rooms_than_are_looked_through() -> None:
+    case = sampled()
+    rooms = rooms_of(messages={f"sid{n}": [f"{chr(97 + n % 26)}{chr(97 + n // 26)}"] for n in range(600)} | {"z": []})
+    for _ in range(5):
+        case.emit("/messages", "tenant:1", rooms)
+    assert case.lines == []
+
+
+@pytest.mark.parametrize(("connections", "found"), [(4, []), (5, ["no_rooms_joined"])])
+def test_where_processes_share_the_clients_a_few_may_be_chance(connections: int, found: list[str]) -> None:
+    case = sampled(shared=True)
+    for _ in range(3):
+        case.emit("/messages", "tenant:1", rooms_of(messages={str(n): [] for n in range(connections)}))
+    assert case.reasons == found
+
+
+def test_where_processes_share_the_clients_a_room_may_have_its_members_elsewhere() -> None:
+    case = Case(shared=True)
+    case.emit("/messages", "tenant:1", rooms_of(messages={"a": [], "b": ["lobby"]}))
+    case.emit("/messages", "tenant:1")
+    case.emit("/messages")
+    assert case.lines == []
+
+
+def test_nobody_is_said_in_full_only() -> None:
+    rooms = rooms_of(messages={"a": ["tenant:1"]})
+    for case in (sampled(), Case()):
+        case.emit("/messages", "tenant:2", rooms)
+        case.emit("/scheduler", None, rooms)
+    assert case.reasons == ["nobody", "nobody"]
+    assert [line["connections"] for line in case.lines] == [1, 0]
+    assert "with 1 connection in the namespace" in case.lines[0]["hint"]
+    assert case.lines[0]["room"] == "tenant:2"
+    assert "room" not in case.lines[1]
+
+
+# Which emits are looked at
+
+
+def test_a_quiet_server_is_seen_whole() -> None:
+    case = sampled()
+    for _ in range(100):
+        case.emit("/messages", "a", rooms_of(messages={"a": []}))
+        assert case.delivery.skip == 0
+        case.clock.now += 0.06
+
+
+def test_a_busy_server_is_sampled() -> None:
+    case = sampled()
+    rooms = rooms_of(messages={"a": []})
+    skipped = []
+    for _ in range(5020):
+        case.emit("/messages", "a", rooms)
+        skipped.append(case.delivery.skip)
+    assert set(skipped[:20]) == {0}
+    assert min(skipped[20:]) >= 0
+    assert max(skipped[20:]) <= 2 * SAMPLED - 2
+    assert sum(skipped[20:]) / 5000 == pytest.approx(SAMPLED - 1, rel=0.05)
+    case.clock.now += 1.0
+    case.emit("/messages", "a", rooms)
+    assert case.delivery.skip == 0
+
+
+def test_no_rhythm_hides_an_emit() -> None:
+    case = sampled()
+    rooms = rooms_of(messages={"a": []})
+    passing = 0
+    for number in range(20_000):
+        if passing:
+            passing -= 1
+            continue
+        # Each second one goes to a namespace that does not exist.
+        case.emit("/messages" if number % 2 else "/mesages", "a" if number % 2 else None, rooms)
+        passing = case.delivery.skip
+        case.clock.now += 0.0001
+    assert case.reasons == ["namespace_unserved"]
+
+
+def test_misses_are_looked_into_so_many_times_a_second() -> None:
+    case = sampled()
+    for number in range(100):
+        case.emit(f"/x{'y' * number}")
+    assert len(case.lines) == 20
+    case.clock.now += 1.0
+    case.emit("/another")
+    assert len(case.lines) == 21
+
+
+def test_watching() -> None:
+    case = sampled()
+    rooms = rooms_of(messages={"a": []})
+    called = []
+    case.emit("/mesages")
+    case.emit("/mesages")
+    for _ in range(30):
+        case.emit("/messages", "a", rooms)
+    case.delivery.skip = 50
+    case.delivery.on_watch = lambda: called.append(case.delivery.watched)
+    case.delivery.watch()
+    assert case.lines[1]["suppressed"] == 1
+    assert called == [True]
+    assert case.delivery.skip == 0
+    case.emit("/mesages")
+    assert len(case.lines) == 3  # Who looks now is told again.
+    for _ in range(30):
+        case.emit("/messages", "a", rooms)
+        assert case.delivery.skip == 0
+    case.delivery.watch()
+    case.emit("/mesages")
+    assert len(case.lines) == 3
+    case.delivery.watch(False)
+    assert called == [True, True, False]
+    assert not case.delivery.watched
+    full = Case()
+    full.delivery.watch(False)
+    assert full.delivery.watched
+
+
+# Events of clients
+
+
+def test_an_event_without_a_handler() -> None:
+    case = sampled()
+    case.delivery.unhandled("/messages", "mesage:send", ["*", "message:send", "typing"])
+    case.delivery.unhandled("/messages", "launch", ["message:send", "typing"])
+    case.delivery.unhandled("/messages", 5, ["message:send", "typing"])
+    assert case.reasons == ["event_unhandled"] * 3
+    assert case.lines[0] == {
+        "reason": "event_unhandled",
+        "namespace": "/messages",
+        "event_name": "mesage:send",
+        "suggestion": "message:send",
+        "hint": "There is no handler for this event; is 'message:send' meant? Correct the name on either side.",
+    }
+    assert case.lines[1]["registered"] == ("message:send", "typing")
+    assert "suggestion" not in case.lines[1]
+    assert case.lines[2]["event_name"] == "5"
+
+
+def test_events_are_said_once_and_counted() -> None:
+    case = sampled()
+    for _ in range(4):
+        case.delivery.unhandled("/messages", "launch", ["typing"])
+        case.delivery.unhandled("/messages", "typping", ["typing"])
+        case.delivery.unhandled("/messages", "tping", ["typing"])
+    assert [line["event_name"] for line in case.lines] == ["launch", "typping"]
+    case.delivery.flush()
+    assert [(line["event_name"], line["suppressed"]) for line in case.lines[2:]] == [("typping", 7), ("launch", 3)]
+
+
+def test_the_names_of_handlers_are_read_only_when_needed() -> None:
+    case = sampled()
+
+    def never() -> Iterable[str]:
+        raise AssertionError
+        yield
+
+    case.delivery.unhandled("/messages", "launch", ["typing"])
+    case.delivery.unhandled("/messages", "launch", never())
+    for number in range(20):
+        case.delivery.unhandled("/messages", f"{chr(97 + number)}", ["typing"])
+    # Ten comparisons in one second: then names that anybody can make up are only counted.
+    case.delivery.unhandled("/messages", "typin", never())
+    assert "suggestion" not in case.lines[-1]
+    assert "registered" not in case.lines[-1]
+
+
+def test_a_flood_of_names_is_bounded_and_hides_no_misspelling() -> None:
+    case = sampled()
+    for number in range(10_000):
+        case.delivery.unhandled("/messages", f"{number:x}" * 3, ["typing"])
+    flooded = len(case.lines)
+    assert flooded == 65
+    case.clock.now += 1.0
+    case.delivery.unhandled("/messages", "typng", ["typing"])
+    assert [line["event_name"] for line in case.lines[flooded:]] == ["typng"]
+    case.delivery.flush()
+    assert case.lines[-1]["suppressed"] == 10_000 - 65
+
+
+def test_a_full_table_gives_up_what_is_old() -> None:
+    case = sampled()
+    for number in range(64):
+        case.delivery.too_early(f"/{number}", "x")
+    case.clock.now += 3601.0
+    case.delivery.too_early("/0", "x")
+    case.delivery.too_early("/new", "x")
+    case.delivery.too_early("/1", "x")
+    named = [line["namespace"] for line in case.lines[64:]]
+    assert named == ["/0", "/new", "/1"]
+    assert case.lines[64]["summary"] is True
+
+
+def test_an_event_before_its_namespace_was_joined() -> None:
+    case = sampled()
+    case.delivery.too_early("/messages", "typing")
+    case.delivery.too_early("/messages", "other")
+    assert case.reasons == ["event_too_early"]
+    assert case.lines[0]["event_name"] == "typing"
+    assert "after the client's connect event" in case.lines[0]["hint"]
+
+
+@given(
+    st.text() | st.integers() | st.none() | st.lists(st.integers()),
+    st.text(max_size=400),
+    st.lists(st.text(max_size=100), max_size=5),
+)
+def test_hostile_names_are_harmless(event: Any, namespace: str, handlers: list[str]) -> None:
+    case = Case()
+    case.delivery.unhandled(namespace, event, handlers)
+    case.delivery.too_early(namespace, event)
+    case.emit(namespace, namespace, rooms_of(messages={"a": handlers}), event)
+    assert case.reasons[:2] == ["event_unhandled", "event_too_early"]
+    for line in case.lines:
+        for name in ("namespace", "event_name", "suggestion", "room"):
+            text = line.get(name, "")
+            assert len(text) <= 64 * 6 + 1
+            assert neutralise(text, 1000) == text
+        hint = line["hint"]
+        assert neutralise(hint, 5000) == hint
+        json.dumps(line).encode()
+
+
+@given(
+    st.text(max_size=8),
+    st.none() | st.text(max_size=4) | st.integers() | st.lists(st.text(max_size=4), max_size=3),
+    st.dictionaries(
+        st.text(max_size=4),
+        st.dictionaries(st.text(max_size=4), st.lists(st.text(max_size=4) | st.integers(), max_size=3), max_size=4),
+        max_size=3,
+    ),
+    st.booleans(),
+)
+def test_whoever_is_there_is_seen(namespace: str, room: Any, clients: Any, shared: bool) -> None:
+    rooms = rooms_of(**clients)
+    case = Case(shared=shared)
+    case.emit(f"/{namespace}", room, rooms)
+    here = rooms.get(f"/{namespace}", {})
+    wanted = room if isinstance(room, list) else [room]
+    if any(here.get(each) for each in wanted) or room == []:
+        assert case.lines == []
+    elif not shared:
+        assert len(case.lines) == 1
+
+
+# How often it is said
+
+
+def test_each_place_is_said_once_and_summed_up_from_time_to_time() -> None:
+    case = sampled()
+    for _ in range(4):
+        case.emit("/mesages", event="first")
+    assert len(case.lines) == 1
+    case.clock.now += 599.0
+    case.emit("/mesages")
+    assert len(case.lines) == 1
+    case.clock.now += 1.0
+    case.emit("/mesages")
+    assert case.lines[1] == {**case.lines[0], "suppressed": 5, "summary": True}
+    case.delivery.flush()
+    assert len(case.lines) == 2
+    case.emit("/mesages")
+    case.delivery.flush()
+    assert case.lines[2]["suppressed"] == 1
+    assert case.lines[0]["event_name"] == "first"
+
+
+def test_rooms_that_look_alike_are_one_place() -> None:
+    case = Case()
+    for number in range(5):
+        case.emit("/messages", f"user:{number}", rooms_of(messages={"a": ["user:77"]}))
+    case.emit("/messages", "team:1", rooms_of(messages={"a": ["user:77"]}))
+    assert [line["room"] for line in case.lines] == ["user:0", "team:1"]
+
+
+def test_what_was_never_confirmed_is_not_summed_up() -> None:
+    case = sampled()
+    case.emit("/messages", "tenant:1", rooms_of(messages={"a": []}))
+    case.delivery.flush()
+    assert case.lines == []
+
+
+# A process without clients
+
+
+def test_a_process_that_only_emits() -> None:
+    case = Case()
+    names = ["/messages", "/scheduler"]
+    case.delivery.emit_only("/messages", "x", names)
+    case.delivery.emit_only("/anything", "x", None)
+    assert case.lines == []
+    case.delivery.emit_only("messages", "x", None)
+    case.delivery.emit_only("schedulers", "x", names)
+    case.delivery.emit_only("/scheduler2", "x", names)
+    case.delivery.emit_only("/", "x", names)
+    assert case.reasons == ["namespace_malformed"] * 2 + ["namespace_unserved"] * 2
+    assert [line.get("suggestion") for line in case.lines] == [None, "/scheduler", "/scheduler", None]
+    case.delivery.no_message_queue("/messages", "x")
+    case.delivery.no_listener("/messages", "x", "socketio")
+    assert case.reasons[4:] == ["no_message_queue", "no_listener"]
+    assert "AsyncRedisManager(url, write_only=True)" in case.lines[4]["hint"]
+    assert "on the channel 'socketio', where no server listens" in case.lines[5]["hint"]
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "expected"),
+    [
+        ("sendMessage", ["typing", "send_message"], "send_message"),
+        ("SEND-MESSAGE", ["typing", "sendMessage"], "sendMessage"),
+        ("new:message", ["message:old", "message:new"], "message:new"),
+        ("nemwessage", ["message:new"], None),  # The same letters are not the same words.
+        ("mesage", ["message", "massage"], "message"),
+        ("launch", ["message", "typing"], None),
+        ("room1", ["room2", "room3"], None),
+        ("step_1", ["step1"], "step1"),
+        ("", ["message"], None),
+        ("::", ["message"], None),
+        ("typing", [], None),
+        ("typing", ["typing"], None),
+        ("x" * 500, ["x" * 64, "y" * 500], None),
+    ],
+)
+def test_nearest(name: str, names: list[str], expected: str | None) -> None:
+    assert nearest(name, names) == expected
+
+
+@pytest.mark.parametrize(
+    ("room", "expected"),
+    [
+        ("tenant:42", "tenant:"),
+        ("tenant:acme", "tenant:"),
+        ("user-7", "user-"),
+        ("lobby", "lobby"),
+        ("room12", "room#"),
+        ("550e8400-e29b-41d4-a716-446655440000", "#"),
+        ("q3Yw7cVbTz0Kd_1mAAAF", ID),
+        ("notifications-tenant", "notifications-"),
+        (7, "<int>"),
+        (None, "<NoneType>"),
+    ],
+)
+def test_shape(room: Any, expected: str) -> None:
+    assert shape(room) == expected
+
+
+def test_shown() -> None:
+    assert shown("a\nb") == "a\\u000ab"
+    assert shown("x" * 100) == "x" * 64 + "…"
+    assert shown(7) == "7"
+    assert shown(10**100) == "<int>"
+    assert shown([1]) == "<list>"
+    assert shown(NUMBER) == str(NUMBER)

@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from socketguard.hints import (
+    Hint,
+    origin_refused,
+    protocol_version,
+    recognise,
+    session_unknown,
+    setting_for,
+    transport_unknown,
+    upgrade_missing,
+    wrong_path,
+)
+from socketguard.proxies import PROFILES
+from socketguard.text import neutralise
+
+PAGE = "https://crm.example.com"
+
+
+def raw(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
+
+
+# Recognising
+
+
+@pytest.mark.parametrize(
+    ("headers", "version", "expected"),
+    [
+        ({"host": "h"}, "1.1", ()),
+        ({"cf-ray": "8a", "cf-connecting-ip": "192.0.2.1"}, "1.1", ("cloudflare",)),
+        ({"x-amz-cf-id": "x", "via": "2.0 abc.cloudfront.net (CloudFront)"}, "1.1", ("cloudfront",)),
+        ({"x-azure-fdid": "x"}, "1.1", ("azure-front-door",)),
+        ({"x-azure-ref": "x"}, "1.1", ("azure-front-door",)),
+        ({"x-vercel-id": "x"}, "1.1", ("vercel",)),
+        ({"x-railway-edge": "x"}, "1.1", ("railway",)),
+        ({"x-arr-log-id": "x"}, "1.1", ("azure-app-service",)),
+        ({"via": "1.1 vegur"}, "1.1", ("heroku",)),
+        ({"x-request-start": "1", "connect-time": "0"}, "1.1", ("heroku",)),
+        ({"x-request-start": "1"}, "1.1", ()),
+        ({"x-amzn-trace-id": "Root=1"}, "1.1", ("aws-alb",)),
+        ({"via": "1.1 google", "x-cloud-trace-context": "a/1"}, "1.1", ("gcp-global-alb",)),
+        ({"x-kong-request-id": "x"}, "1.1", ("kong",)),
+        ({"x-envoy-external-address": "192.0.2.1"}, "1.1", ("envoy",)),
+        ({"x-envoy-attempt-count": "1"}, "1.1", ("envoy",)),
+        ({"x-real-ip": "192.0.2.1", "x-scheme": "https"}, "1.1", ("ingress-nginx",)),
+        ({"x-forwarded-server": "t", "x-real-ip": "192.0.2.1", "x-forwarded-host": "h"}, "1.1", ("traefik",)),
+        ({"x-forwarded-server": "t", "x-forwarded-port": "443"}, "1.1", ("traefik",)),
+        ({"x-forwarded-server": "a", "x-forwarded-host": "h"}, "1.1", ("apache",)),
+        ({"x-real-ip": "192.0.2.1"}, "1.1", ("nginx",)),
+        ({"host": "app"}, "1.0", ("nginx",)),
+        ({"via": "1.1 Caddy"}, "1.1", ("caddy",)),
+        ({"via": "1.1 proxy (haproxy)"}, "1.1", ("haproxy",)),
+        ({"via": "1.1 unheard-of"}, "1.1", ()),
+        ({"cf-ray": "8a", "x-real-ip": "192.0.2.1"}, "1.1", ("cloudflare", "nginx")),
+        ({"cf-ray": "8a", "x-forwarded-server": "t", "x-real-ip": "192.0.2.1"}, "1.1", ("cloudflare", "traefik")),
+    ],
+)
+def test_proxies_are_recognised(headers: dict[str, str], version: str, expected: tuple[str, ...]) -> None:
+    assert recognise(raw(headers), version) == expected
+    assert set(expected) <= set(PROFILES)
+
+
+@given(st.lists(st.tuples(st.binary(max_size=30), st.binary(max_size=300)), max_size=10))
+def test_any_headers_can_be_looked_at(headers: list[tuple[bytes, bytes]]) -> None:
+    assert set(recognise(headers, "1.1")) <= set(PROFILES)
+
+
+@pytest.mark.parametrize("setting", ["websocket", "forward", "sticky"])
+def test_every_setting_is_of_a_known_proxy(setting: Any) -> None:
+    found = {name for name in PROFILES if setting_for(setting, [name]).startswith(f"{name}: ")}
+    assert {"nginx", "apache", "haproxy", "traefik", "caddy", "envoy"} <= found
+    assert setting_for(setting, []).startswith("for nginx: ")
+    assert setting_for(setting, ["unheard-of"]) == setting_for(setting, [])
+
+
+def test_the_setting_is_of_the_hop_that_most_likely_lacks_it() -> None:
+    assert setting_for("websocket", ["cloudflare", "nginx"]).startswith("nginx: ")
+    assert setting_for("websocket", ["cloudflare", "traefik"]).startswith("traefik: ")
+
+
+# Upgrades, versions, transports
+
+
+@pytest.mark.parametrize(
+    ("headers", "version", "detail", "part"),
+    [
+        ({}, "1.1", "upgrade_header_lost", "no Upgrade header arrived"),
+        ({"connection": "upgrade"}, "1.1", "upgrade_header_lost", "for nginx: proxy_http_version 1.1"),
+        ({"upgrade": "websocket"}, "1.1", "connection_header_lost", "no Connection: upgrade header"),
+        ({"upgrade": "websocket", "connection": "close"}, "1.0", "connection_header_lost", "HTTP/1.0"),
+        ({"upgrade": "h2c", "connection": "Upgrade"}, "1.1", "upgrade_header_lost", "no Upgrade header"),
+        ({"x-forwarded-server": "a", "x-forwarded-host": "h"}, "1.1", "upgrade_header_lost", "upgrade=websocket"),
+        (
+            {"upgrade": "WebSocket", "connection": "keep-alive, Upgrade"},
+            "1.1",
+            "server_without_websocket",
+            "uvicorn[standard]",
+        ),
+    ],
+)
+def test_who_lost_the_upgrade(headers: dict[str, str], version: str, detail: str, part: str) -> None:
+    hint = upgrade_missing(raw(headers), version, recognise(raw(headers), version))
+    assert hint.detail == detail
+    assert part in hint.text
+
+
+@pytest.mark.parametrize(
+    ("version", "detail", "part"),
+    [
+        ("2", "engineio_2", "one of Socket.IO 1;"),
+        ("3", "engineio_3", "one of Socket.IO 2;"),
+        (None, "engineio_missing", "health check"),
+        ("5\n", "engineio_unknown", "5\\u000a;"),
+    ],
+)
+def test_versions_that_are_not_spoken(version: str | None, detail: str, part: str) -> None:
+    hint = protocol_version(version)
+    assert hint.detail == detail
+    assert part in hint.text
+
+
+@pytest.mark.parametrize(
+    ("transport", "part"),
+    [
+        ("webtransport", "no WebTransport"),
+        ("WebSocket", "did the client mean 'websocket'?"),
+        ("poling", "did the client mean 'polling'?"),
+        ("x\u202e", "not 'x\\\\u202e'"),
+    ],
+)
+def test_transports_that_do_not_exist(transport: str, part: str) -> None:
+    hint = transport_unknown(transport)
+    assert hint.detail == "transport_unknown"
+    assert part in hint.text
+
+
+def test_the_sticky_setting_of_the_proxy_is_named() -> None:
+    assert "sticky.cookie=true" in session_unknown("elsewhere", ("traefik",), None).text
+    assert "sticky" not in session_unknown("here", ("traefik",), None).text
+    assert "5 s ago" in session_unknown("elsewhere", (), 5.4).text
+
+
+# Origins
+
+
+def refused(
+    origin: str = PAGE,
+    host: str | None = "crm.example.com",
+    forwarded_host: str | None = None,
+    scheme: str = "http",
+    allowed: Any = None,
+    proto: str | None = None,
+    **headers: str,
+) -> Hint:
+    given = raw({name.replace("_", "-"): value for name, value in headers.items()})
+    if proto is not None:
+        given.append((b"x-forwarded-proto", proto.encode()))
+    return origin_refused(
+        origin,
+        host=host,
+        forwarded_host=forwarded_host,
+        scheme=scheme,
+        allowed=allowed,
+        headers=given,
+        proxies=recognise(given, "1.1"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("hint", "detail", "part"),
+    [
+        (refused(), "scheme_lost", "proxy_set_header X-Forwarded-Proto"),
+        (refused(x_forwarded_server="a", x_forwarded_host="b"), "scheme_lost", "RequestHeader set X-Forwarded-Proto"),
+        (refused(host="app:8000", forwarded_host="crm.example.com"), "scheme_lost", "arrived as http"),
+        (refused(proto="http"), "scheme_differs", "X-Forwarded-Proto: http"),
+        (refused(proto="http", cf_ray="1"), "scheme_differs", "Full (strict)"),
+        (
+            refused("http://crm.example.com", scheme="https", proto="wss"),
+            "scheme_differs",
+            "as Traefik writes it for WebSockets",
+        ),
+        (refused(host="app:8000"), "host_rewritten", "Host arrived as 'app:8000'"),
+        (refused(host="10.0.0.5"), "host_rewritten", "proxy_set_header Host $http_host"),
+        (refused(host="[::1]:80"), "host_rewritten", "X-Forwarded-Host"),
+        (refused(host="web.crm.svc"), "host_rewritten", "X-Forwarded-Host"),
+        (refused(host="api.example.com"), "origin_foreign", "if a proxy rewrote it"),
+        (refused(host="192.0.2.1.example"), "origin_foreign", "if a proxy rewrote it"),
+        (refused(host="a.example", forwarded_host="b.example"), "origin_foreign", "from another origin"),
+        (refused(host=None), "origin_foreign", "from another origin"),
+        (refused("https://crm.example.com:8443"), "port_lost", "proxy_set_header Host $http_host"),
+        (refused("null"), "origin_opaque", "a sandboxed frame"),
+        (refused(allowed=["wss://crm.example.com"]), "origin_listed_as_websocket", "Traefik"),
+        (refused(allowed=["http://crm.example.com"]), "origin_listed_differently", "'http://crm.example.com'"),
+        (refused(allowed=["https://www.crm.example.com"]), "origin_listed_differently", "have to be the same"),
+        (refused(allowed="https://a.example"), "origin_foreign", "not listed"),
+        (refused(allowed=["https://a.example", "ws://b.example"]), "origin_foreign", "not listed"),
+    ],
+)
+def test_which_of_the_causes_an_origin_was_refused_for(hint: Hint, detail: str, part: str) -> None:
+    assert hint.detail == detail
+    assert part in hint.text
+    assert "allowed_origins=[" in hint.text
+
+
+@given(
+    st.text(max_size=60),
+    st.none() | st.text(max_size=60),
+    st.none() | st.text(max_size=60),
+    st.none() | st.lists(st.text(max_size=60)),
+    st.text(max_size=60),
+)
+def test_any_origin_gives_a_printable_hint(
+    origin: str, host: str | None, forwarded_host: str | None, allowed: list[str] | None, proto: str
+) -> None:
+    hint = refused(origin, host, forwarded_host, "http", allowed, proto.encode("utf-8", "replace").decode())
+    assert neutralise(hint.text, 2000) == hint.text
+
+
+# Paths
+
+
+@pytest.mark.parametrize(
+    ("path", "paths", "detail", "part"),
+    [
+        ("/socket.io/", ["/api/socket.io/"], "prefix_stripped", "took '/api' away"),
+        ("/api/socket.io", ["/socket.io/"], "prefix_added", "take '/api' away"),
+        ("/ws/", ["/socket.io/"], "path_differs", "'/ws/'"),
+        ("/", ["/socket.io/"], "path_differs", "the endpoint is '/socket.io/'"),
+        ("/x", ["/"], "path_differs", "'/x'"),
+        ("/socket.io", ["/socket.io/"], "path_differs", "'/socket.io'"),
+        ("/a\x1b", ["/b/", "/c/"], "path_differs", "'/b/' or '/c/'"),
+        ("/a", [], "path_differs", "unknown to the guard"),
+    ],
+)
+def test_wrong_paths(path: str, paths: list[str], detail: str, part: str) -> None:
+    hint = wrong_path(path, paths)
+    assert hint.detail == detail
+    assert part in hint.text
+    assert neutralise(hint.text, 2000) == hint.text
+
+
+@given(st.text(max_size=300), st.lists(st.just("/socket.io/") | st.just("/")))
+def test_any_path_gives_a_printable_hint(path: str, paths: list[str]) -> None:
+    text = wrong_path(path, paths).text
+    assert neutralise(text, 2000) == text
