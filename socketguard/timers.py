@@ -43,7 +43,7 @@ class Timers:
         *,
         clock: Callable[[], float],
         recheck: float = 30.0,
-        batch: int = 25,
+        batch: int = 10,
     ) -> None:
         """
         Args:

@@ -18,12 +18,11 @@ from typing import Any, NoReturn
 
 from socketguard.catalogue import CATALOGUE, ERROR, WARNING, severity
 from socketguard.findings import Finding
-from socketguard.guard import SocketGuard
 from socketguard.proxies import canonical_name
 from socketguard.redact import RedactFilter
 from socketguard.rejections import ConfigurationError
 
-from .application import Application, LoadError, core_of, examine, load
+from .application import Application, LoadError, examine, load
 from .audit import findings, workers_of
 from .printer import Printer
 from .rehearsal import Play, play
@@ -71,7 +70,7 @@ def main(arguments: list[str]) -> int:
         print(f"socketguard check: {RedactFilter().text(str(exc))}", file=sys.stderr)
         return USAGE
     errors = sum(severity(finding.id) == ERROR for finding in listed)
-    configurations = [_configuration(guard) for guard in found.guards]
+    configurations = [guard.describe() for guard in found.guards]
     for configuration in configurations:
         # A guard that was put on the server itself has not seen where the server is mounted.
         configuration["paths"] = configuration["paths"] or found.paths
@@ -86,29 +85,6 @@ def main(arguments: list[str]) -> int:
     else:
         _print(Printer(sys.stdout), options.app, found, configurations, listed, errors)
     return 1 if errors or (options.strict and listed) else 0
-
-
-def _configuration(guard: SocketGuard) -> dict[str, Any]:
-    """The effective configuration, as ``socketguard.started`` logs it; no secrets."""
-    core = core_of(guard)
-    settings, known = core.settings, core.seam.facts()
-    return {
-        "auth": None if settings.auth is None else settings.auth.describe(),
-        "namespaces": core.registry.describe() or list(core.seam.served.names()),
-        "heartbeat": {"interval_s": known.ping_interval, "timeout_s": known.ping_timeout},
-        "transports": list(known.transports),
-        "connect_timeout_s": settings.connect_timeout,
-        "admission_timeout_s": core.seam.admission_timeout,
-        "expiring_notice_s": settings.expiring_notice,
-        "limits": settings.limits.describe(),
-        "store": type(core.store).__name__,
-        "allowed_origins": settings.allowed_origins or "same origin",
-        "trusted_proxies": [str(network) for network in settings.trusted_proxies.networks],
-        "log_claims": list(settings.log_claims),
-        "debug": settings.debug,
-        "paths": core.paths,
-        "versions": known.versions,
-    }
 
 
 def read_token(text: str) -> str:

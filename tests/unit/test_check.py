@@ -437,7 +437,7 @@ def test_the_configuration_is_the_one_that_is_logged_at_start() -> None:
     app = guard(server("/messages"), namespaces=["/messages", NamespacePolicy("/x", scopes={"x"})])
     with capture_events() as lines:
         core_of(app).start()
-    assert check._configuration(app) == lines[0]["configuration"]
+    assert app.describe() == lines[0]["configuration"]
 
 
 @pytest.mark.parametrize(
