@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, MutableMapping, Sequence
 from typing import Any, cast
 
@@ -29,8 +30,10 @@ from .handshake import (
     origin_is_allowed,
     packet_problem,
     read,
+    wrong_path,
 )
 from .identity import Session
+from .patterns import Patterns
 from .rejections import Retry, new_ref
 from .report import Report
 from .seam import Seam
@@ -66,6 +69,7 @@ class Endpoint:
         trusted: the proxies whose ``X-Forwarded-For`` is believed.
         gate: asked before a session is made.
         bind_polling: whether each request of a session must come from the address of the first.
+        patterns: told of upgrades and of sessions that nobody knows.
         connect_packet_bytes: how large a frame or body may be from a session that has joined no namespace.
         on_request: called with the scope and ``receive`` of each request until it returns True: the start-up checks.
     """
@@ -79,6 +83,7 @@ class Endpoint:
         *,
         bind_polling: bool,
         connect_packet_bytes: int | None,
+        patterns: Patterns,
         on_request: Callable[[Scope, Receive], bool],
     ) -> None:
         self.seam = seam
@@ -86,6 +91,8 @@ class Endpoint:
         self.trusted = trusted
         self.gate = gate
         self.bind_polling = bind_polling
+        self.patterns = patterns
+        self._began = time.monotonic()
         self.connect_packet_bytes = seam.max_body if connect_packet_bytes is None else connect_packet_bytes
         self._on_request = on_request
         self._started = False
@@ -108,6 +115,8 @@ class Endpoint:
             session_known=session is not None,
             upgraded=session is not None and seam.upgraded(request.sid),
             allowed_origins=_policy(seam.allowed_origins),
+            session_issued=seam.issued,
+            uptime_s=time.monotonic() - self._began,
         )
         if refusal is None and session is not None:
             if seam.was_let_go(request.sid) and not seam.has_queue(session.eio_sid):
@@ -115,6 +124,9 @@ class Endpoint:
             elif self.bind_polling:
                 refusal = _moved(request, session)
         if refusal is not None:
+            if session is None and request.sid is not None and request.method == "POST":
+                # Beside each POST a client sends a GET; one of the two is enough to count.
+                self.patterns.unknown_session(seam.issued(request.sid))
             if self.gate.draining and (session is None or refusal is ENDED):
                 refusal = DRAINING
             return self._turn_away(scope, request, refusal, session, receive, send)
@@ -129,6 +141,7 @@ class Endpoint:
             )
         # In the scope itself, as Starlette does with its own keys: a copy would cost every open connection memory.
         scope[SESSION_KEY] = session
+        session.active = time.monotonic()
         scope["headers"] = normalised_headers(scope["headers"], request)
         serve = self._websocket if request.websocket else self._http
         return serve(scope, request, session, receive, send)
@@ -251,6 +264,7 @@ class Endpoint:
             frames.finished()
         if frames.upgrading and session.ending is None:
             self.seam.abandon_upgrade(session.eio_sid)
+            self.patterns.upgrade_failed()
             self.report.upgrade_failed(
                 session,
                 "the client opened a WebSocket but did not finish the upgrade: a proxy cut it, or the client went away",
@@ -374,6 +388,7 @@ class _Frames:
         # Whoever ends the session interrupts it here: to wait for two things at once would cost each message more.
         self._reader = asyncio.current_task()
         message = await self._receive()
+        session.active = time.monotonic()
         text = message.get("text")
         if text is not None and session.joined and text[:2] in _USUAL and len(text) <= self._max_body:
             session.packets_in += 1
@@ -399,6 +414,7 @@ class _Frames:
             session.transport = "websocket"
             self._endpoint.seam.identify(session)
             self._endpoint.report.upgraded(session)
+            self._endpoint.patterns.upgraded()
             self._reader = asyncio.current_task()
             message = await self._receive()
         else:
@@ -457,6 +473,7 @@ class _Frames:
         await self._send(message)
         self._writer = None
         session = self._session
+        session.active = time.monotonic()
         done = session.done + size
         session.done = done if done < session.handed else session.handed
 
@@ -589,14 +606,7 @@ class WrongPath:
 
     async def _refuse(self, scope: Scope, send: Send) -> None:
         request = read(scope, self.trusted)
-        known = " or ".join(repr(path) for path in self.paths) or "unknown to the guard"
-        refusal = HandshakeRefusal(
-            "wrong_path",
-            404,
-            "Not found",
-            f"a Socket.IO client asked for {request.path[:128]!r}, the endpoint is {known}: "
-            "set the client's path option to it",
-        )
+        refusal = wrong_path(request, self.paths)
         ref = new_ref()
         written = self.report.handshake_rejected(request, refusal, ref)
         await answer(scope, send, refusal, ref, body_over_websocket=written)

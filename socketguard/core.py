@@ -25,6 +25,7 @@ from .limits import AddressBudget, Ledger
 from .logs import EventLog
 from .namespaces import Registry
 from .options import Settings, admission_timeout, name_of
+from .patterns import Patterns
 from .refresh import Refreshes
 from .rejections import ConfigurationError
 from .report import Report
@@ -33,6 +34,7 @@ from .sessions import Sessions
 from .sources import find_misspelt_options
 from .store import MemoryStore, Revocations
 from .suppression import RejectionLog, Suppressor
+from .watching import PatternWatch
 
 if TYPE_CHECKING:
     from .guard import SocketGuard
@@ -92,12 +94,21 @@ class Core:
             self.report.undelivered, sample=1 if settings.debug else SAMPLE, shared=is_shared(server.manager)
         )
         self.endings = Endings(self.report, (lambda _: None) if auth is None else auth.ends_at)
+        heartbeat = settings.heartbeat
+        self.patterns = Patterns(
+            self.report.pattern,
+            interval=server.eio.ping_interval if heartbeat is None else heartbeat.interval,
+            timeout=server.eio.ping_timeout if heartbeat is None else heartbeat.timeout,
+            transports=server.eio.transports,
+        )
+        self.watch = PatternWatch(self.patterns, lambda eio_sid: self.seam.pinged(eio_sid))
         self.sessions = Sessions(
             limits,
             ledger,
             connect_timeout=settings.connect_timeout,
             overdue=self.endings.overdue,
             slow=self.endings.slow,
+            watch=self.watch,
         )
         self.lifetime = (
             None
@@ -152,6 +163,7 @@ class Core:
             self.gate,
             bind_polling=settings.bind_polling,
             connect_packet_bytes=limits.connect_packet_bytes,
+            patterns=self.patterns,
             on_request=self._on_request,
         )
         self.seam.attach(endpoint)
@@ -193,6 +205,7 @@ class Core:
         """Take everything off the server again."""
         if self.seam.attached:
             self.seam.detach()
+            self.watch.close()
             self.report.rejections.close()
 
     def everybody(self) -> list[Connection]:

@@ -28,6 +28,7 @@ __all__ = [
     "KEYS_UNAVAILABLE",
     "LEVELS",
     "PACKET_REJECTED",
+    "PATTERN",
     "REFRESHED",
     "REFRESH_REJECTED",
     "REJECTED",
@@ -66,6 +67,8 @@ EVENT_UNHANDLED = "socketguard.event.unhandled"
 """A client sent an event for which there is no handler, or before it had joined."""
 EMIT_UNDELIVERED = "socketguard.emit.undelivered"
 """The application emitted to nobody."""
+PATTERN = "socketguard.traffic.pattern"
+"""What no single session shows began to stand, or has ended; see `socketguard.patterns`."""
 SESSION_ENDED = "socketguard.session.ended"
 """The guard ended a whole Engine.IO session."""
 TOKEN_EXPIRING = "socketguard.token.expiring"
@@ -96,6 +99,7 @@ LEVELS: Mapping[str, int] = MappingProxyType(
         HANDLER_FAILED: logging.ERROR,
         EVENT_REJECTED: logging.WARNING,
         EVENT_UNHANDLED: logging.WARNING,
+        PATTERN: logging.WARNING,
         EMIT_UNDELIVERED: logging.WARNING,
         SESSION_ENDED: logging.WARNING,
         TOKEN_EXPIRING: logging.DEBUG,
@@ -119,6 +123,7 @@ _OWN_FIELDS = """
     lifetime_s expired_s valid_in_s required missing hidden_reason hidden_detail retry_after refreshes expires_in_s
     selector until ended sessions over_s url keys key_ids serving event_name fail_open previous ignored serving_s
     app_message algorithm room members connections
+    proxies pattern stands after_s cuts interval_s timeout_s count of living workers
 """
 # What structlog and its processors give a meaning of their own, and the parameter names of its logging methods (a
 # keyword of that name would be a TypeError there).

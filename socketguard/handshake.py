@@ -9,11 +9,13 @@ from __future__ import annotations
 import base64
 import functools
 import ipaddress
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
+from . import hints
+from .hints import Hint, Issued
 from .rejections import REPLIES, ConfigurationError, RejectCode, Retry
 from .text import neutralise
 
@@ -21,6 +23,7 @@ __all__ = [
     "MAX_PARTS",
     "HandshakeRefusal",
     "HandshakeRequest",
+    "Issued",
     "TrustedProxies",
     "body_problem",
     "check_origins",
@@ -31,6 +34,7 @@ __all__ = [
     "origin_is_allowed",
     "packet_problem",
     "read",
+    "wrong_path",
 ]
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -63,6 +67,9 @@ class HandshakeRequest(NamedTuple):
         proxied: whether there was an ``X-Forwarded-Proto``.
         client_address: of the client, behind trusted proxies.
         forwarded_by: a private address that isn't trusted and yet forwards: most likely a proxy.
+        transport_given: whether there was a ``transport`` parameter.
+        headers: all of them as they came, for hints; they hold secrets.
+        http_version: ``1.0``, ``1.1``, ``2`` or ``3``.
     """
 
     websocket: bool
@@ -82,6 +89,14 @@ class HandshakeRequest(NamedTuple):
     client_address: str | None
     user_agent: str | None
     forwarded_by: str | None = None
+    transport_given: bool = True
+    headers: Headers = ()
+    http_version: str | None = None
+
+    @property
+    def proxies(self) -> tuple[str, ...]:
+        """The proxies that it came through, as far as its headers tell."""
+        return hints.recognise(self.headers, self.http_version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +110,7 @@ class HandshakeRefusal:
         hint: for the log: what to do about it.
         retry: advice for the client.
         retry_after: seconds for which trying again is of no use.
+        detail: for the log: which of the causes of this reason it was; one word of a closed set.
     """
 
     reason: str
@@ -103,6 +119,7 @@ class HandshakeRefusal:
     hint: str
     retry: Retry = Retry.NEVER
     retry_after: int | None = None
+    detail: str | None = None
 
 
 class TrustedProxies:
@@ -272,6 +289,9 @@ def read(scope: Mapping[str, Any], trusted: TrustedProxies) -> HandshakeRequest:
         client_address=None if address is None else neutralise(address, 64),
         user_agent=None if user_agent is None else neutralise(user_agent, 256),
         forwarded_by=trusted.stranger(peer_address) if forwards else None,
+        transport_given="transport" in query,
+        headers=scope["headers"],
+        http_version=scope.get("http_version"),
     )
 
 
@@ -359,21 +379,24 @@ def origin_is_allowed(request: HandshakeRequest, allowed: str | Collection[str] 
     return bool(separator) and scheme == request.scheme and host in (request.host, request.forwarded_host)
 
 
+def _refusal(
+    reason: str, message: str, hint: Hint, *, status: int = 400, retry: Retry = Retry.NEVER
+) -> HandshakeRefusal:
+    return HandshakeRefusal(reason, status, message, hint.text, retry, detail=hint.detail)
+
+
 def _origin_refusal(request: HandshakeRequest, allowed: str | Collection[str] | None) -> HandshakeRefusal:
     reply = REPLIES[RejectCode.ORIGIN_NOT_ALLOWED]
-    listed = [] if allowed is None or isinstance(allowed, str) else list(allowed)
-    argument = [neutralise(origin, 256) for origin in [*listed, request.origin or ""]]
-    hint = f"if this page is yours, write SocketGuard(…, allowed_origins={argument!r})"
-    if allowed is None and request.origin and request.host:
-        scheme, _, host = request.origin.partition("://")
-        if host in (request.host, request.forwarded_host) and scheme != request.scheme:
-            hint = (
-                f"the page is on {scheme}, but the request arrived as {neutralise(request.scheme, 16)}: let the proxy "
-                f"send X-Forwarded-Proto, or write allowed_origins={argument!r}"
-            )
-        elif request.forwarded_host is None:
-            hint += f"; if a proxy rewrote Host to {neutralise(request.host, 128)!r}, let it send X-Forwarded-Host"
-    return HandshakeRefusal("origin_not_allowed", reply.http_status, reply.message, hint)
+    hint = hints.origin_refused(
+        request.origin or "",
+        host=request.host,
+        forwarded_host=request.forwarded_host,
+        scheme=request.scheme,
+        allowed=allowed,
+        headers=request.headers,
+        proxies=request.proxies,
+    )
+    return _refusal("origin_not_allowed", reply.message, hint, status=reply.http_status)
 
 
 def examine(
@@ -383,6 +406,8 @@ def examine(
     session_known: bool,
     upgraded: bool,
     allowed_origins: str | Collection[str] | None,
+    session_issued: Issued | Callable[[str], bool] = "unknown",
+    uptime_s: float | None = None,
 ) -> HandshakeRefusal | None:
     """Say what is wrong with a request, or None.
 
@@ -392,6 +417,9 @@ def examine(
         session_known: whether the ``sid`` of the request is a living session of this process.
         upgraded: whether that session is carried by a WebSocket.
         allowed_origins: ``"*"``, a collection, or None for same-origin only.
+        session_issued: whether this process ever issued the ``sid``: ``here``, ``elsewhere`` or ``unknown``, or a
+            function of the ``sid`` that says it. It is called only for a session that isn't known.
+        uptime_s: seconds since this process began to serve, for the hint; None when that isn't known.
     """
     if not origin_is_allowed(request, allowed_origins):
         return _origin_refusal(request, allowed_origins)
@@ -406,14 +434,20 @@ def examine(
             "JSONP is not supported",
             "Engine.IO v4 clients never ask for JSONP, and its answers can be read by any page; remove the j parameter",
         )
-    return _transport_problem(request, transports) or _session_problem(request, session_known, upgraded)
+    problem = _transport_problem(request, transports)
+    if problem is not None:
+        return problem
+    if request.sid is not None and not session_known:
+        if callable(session_issued):
+            session_issued = "here" if session_issued(request.sid) else "elsewhere"
+        hint = hints.session_unknown(session_issued, request.proxies, uptime_s)
+        return _refusal("session_unknown", "Session ID unknown", hint, retry=Retry.NOW)
+    return _session_problem(request, upgraded)
 
 
 def _transport_problem(request: HandshakeRequest, transports: Collection[str]) -> HandshakeRefusal | None:
     if request.transport not in ("polling", "websocket"):
-        return HandshakeRefusal(
-            "transport_unknown", 400, "Transport unknown", "the transport parameter is 'polling' or 'websocket'"
-        )
+        return _refusal("transport_unknown", "Transport unknown", hints.transport_unknown(request.transport))
     if request.transport not in transports:
         return HandshakeRefusal(
             "transport_disabled",
@@ -424,53 +458,41 @@ def _transport_problem(request: HandshakeRequest, transports: Collection[str]) -
         )
     if request.websocket != (request.transport == "websocket"):
         if request.websocket:
-            return HandshakeRefusal(
-                "transport_mismatch", 400, "Bad request", "a WebSocket must carry transport=websocket in its query"
-            )
-        return HandshakeRefusal(
-            "upgrade_missing",
-            400,
-            "Bad request",
-            "the client asked for a WebSocket, but no upgrade arrived: a proxy in front drops the Upgrade or "
-            "Connection header (nginx: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; "
-            "proxy_set_header Connection $connection_upgrade), or the ASGI server has no WebSocket support "
-            "(pip install 'uvicorn[standard]')",
-        )
+            return _refusal("transport_mismatch", "Bad request", hints.transport_mismatch(request.transport_given))
+        hint = hints.upgrade_missing(request.headers, request.http_version, request.proxies)
+        return _refusal("upgrade_missing", "Bad request", hint)
     return None
 
 
-def _session_problem(request: HandshakeRequest, session_known: bool, upgraded: bool) -> HandshakeRefusal | None:
+def _session_problem(request: HandshakeRequest, upgraded: bool) -> HandshakeRefusal | None:
     if request.sid is None:
         if request.version != "4":
-            return HandshakeRefusal(
-                "protocol_version",
-                400,
-                "Unsupported protocol version",
-                "the client speaks Engine.IO "
-                f"{neutralise(request.version or 'without a version', 16)}; use Socket.IO 3 or newer "
-                "(socket.io-client >= 3, EIO=4 in the query)",
-            )
+            hint = hints.protocol_version(request.version)
+            return _refusal("protocol_version", "Unsupported protocol version", hint)
         if request.method == "POST":
             return HandshakeRefusal("session_missing", 400, "Bad request", "a session begins with a GET, not a POST")
         return None
-    if not session_known:
-        return HandshakeRefusal(
-            "session_unknown",
-            400,
-            "Session ID unknown",
-            "this process does not know the session: it ended, the process was restarted, or another worker has it "
-            "(with several workers the proxy needs sticky sessions, or clients transports: ['websocket'])",
-            Retry.NOW,
-        )
     if upgraded:
         return HandshakeRefusal(
             "session_upgraded",
             400,
             "Bad request",
-            "the session is carried by a WebSocket already; a client that goes on polling has a defect, or somebody "
-            "else uses its session id",
+            f"a {'WebSocket' if request.websocket else request.method} for a session that a WebSocket carries already: "
+            "a client that goes on polling after its upgrade has a defect, a proxy that repeats requests is one too, "
+            "or somebody else uses the session id",
+            detail="post_after_upgrade" if request.method == "POST" else None,
         )
     return None
+
+
+def wrong_path(request: HandshakeRequest, paths: Sequence[str]) -> HandshakeRefusal:
+    """The refusal of a Socket.IO client's request on a path that isn't the endpoint's.
+
+    Args:
+        request: what was read.
+        paths: of the endpoint, such as ``/socket.io/``; may be empty when they aren't known.
+    """
+    return _refusal("wrong_path", "Not found", hints.wrong_path(request.path, paths), status=404)
 
 
 def body_problem(body: bytes, *, limit: int, strict_text: bool, stranger: bool) -> HandshakeRefusal | int:
@@ -502,8 +524,9 @@ def body_problem(body: bytes, *, limit: int, strict_text: bool, stranger: bool) 
             "too_many_packets",
             400,
             "Too many packets",
-            f"{len(packets)} packets in one POST, {MAX_PACKETS_PER_BODY} are allowed: the client emitted a burst over "
-            "polling; let it connect with transports: ['websocket'], or emit fewer events",
+            f"{len(packets)} packets in one POST, {MAX_PACKETS_PER_BODY} are allowed (python-engineio would answer 200 "
+            "and drop them all): the client emitted a burst over polling; let it connect with transports: "
+            "['websocket'], or emit fewer events",
             Retry.BACKOFF,
         )
     parts = 0

@@ -70,6 +70,7 @@ class Session:
     """
 
     __slots__ = (
+        "active",
         "carrier",
         "client_address",
         "connections",
@@ -82,11 +83,13 @@ class Session:
         "headers",
         "joined",
         "largest",
+        "left_by",
         "origin",
         "packets_in",
         "query_string",
         "reading",
         "refusals",
+        "started",
         "timer",
         "transport",
         "user_agent",
@@ -127,6 +130,10 @@ class Session:
         self.watched = False
         self.timer: Any = None
         self.refusals: Any = None
+        # When it began and when something last came or went, in seconds of the monotonic clock; and in which of
+        # python-socketio's words it left a namespace.
+        self.started = self.active = time.monotonic()
+        self.left_by: str | None = None
 
 
 class Connection:

@@ -5,6 +5,7 @@ Everything from a client was neutralised when it was taken into the record, or i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from . import events
@@ -44,12 +45,17 @@ class Report:
         """
         fields: dict[str, Any] = {
             "reason": refusal.reason,
+            "detail": refusal.detail,
             "status": refusal.status,
             "hint": refusal.hint,
             "ref": ref,
             "client_address": request.client_address,
             "transport": neutralise(request.transport, 16),
         }
+        if refusal.detail is None:
+            del fields["detail"]
+        if request.proxies:
+            fields["proxies"] = list(request.proxies)
         if refusal.retry_after is not None:
             fields["retry_after"] = refusal.retry_after
         if session is not None and session.digest:
@@ -171,6 +177,10 @@ class Report:
             return
         fields = {"error": type(error).__name__, "fail_open": fail_open}
         self.log.emit(events.STORE_UNAVAILABLE, fields, exc_info=error)
+
+    def pattern(self, pattern: str, stands: bool, fields: Mapping[str, Any]) -> None:
+        """What no single session shows: a warning when it begins to stand, and one when it has ended."""
+        self.log.emit(events.PATTERN, {"pattern": pattern, "stands": stands, **fields})
 
     def undelivered(self, reason: str, fields: dict[str, Any]) -> None:
         """An emit, or an event of a client, reached nobody; see `socketguard.delivery`."""

@@ -19,6 +19,7 @@ from .events import (
     KEYS_REFRESHED,
     KEYS_UNAVAILABLE,
     PACKET_REJECTED,
+    PATTERN,
     REFRESH_REJECTED,
     REFRESHED,
     REJECTED,
@@ -198,6 +199,14 @@ def _undelivered(what: str) -> Callable[[_Fields], str]:
     return build
 
 
+def _pattern(fields: _Fields) -> str:
+    name = _text(fields.get("pattern", "unknown"))
+    if not fields.get("stands"):
+        return f"No longer so: {name}"
+    fix = "" if fields.get("fix") is None else ". " + _text(fields["fix"], 1024)
+    return f"{_text(fields.get('text', name), 1024).rstrip('.')}{fix}"
+
+
 def _session_ended(fields: _Fields) -> str:
     whose = _whose(fields, "client_address", "session")
     reason = _text(fields.get("reason", "no reason known"))
@@ -284,6 +293,7 @@ _SENTENCES: Mapping[str, Callable[[_Fields], str]] = {
     EVENT_REJECTED: _event_rejected,
     EVENT_UNHANDLED: _undelivered("Nobody handles the event"),
     EMIT_UNDELIVERED: _undelivered("Nobody gets the event"),
+    PATTERN: _pattern,
     SESSION_ENDED: _session_ended,
     TOKEN_EXPIRING: _token_expiring,
     REFRESHED: _refreshed,

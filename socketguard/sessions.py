@@ -10,7 +10,7 @@ import contextvars
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from .identity import Session
 from .limits import Ledger, Limits
@@ -29,6 +29,14 @@ SWEEPS = 3
 """How many times within ``send_timeout`` it is looked whether anything was sent."""
 
 
+class Watch(Protocol):
+    """See `socketguard.watching.PatternWatch`."""
+
+    def opened(self, session: Session) -> None: ...
+
+    def closed(self, session: Session) -> None: ...
+
+
 class Sessions:
     """The open sessions of one server.
 
@@ -38,6 +46,7 @@ class Sessions:
         connect_timeout: seconds that a session may be without a namespace; None for ever.
         overdue: called with a session that was without a namespace for that long.
         slow: called with a session that does not read what is sent to it.
+        watch: told of each session that is opened and closed.
     """
 
     def __init__(
@@ -48,6 +57,7 @@ class Sessions:
         connect_timeout: float | None,
         overdue: Callable[[Session], None],
         slow: Callable[[Session], None],
+        watch: Watch | None = None,
     ) -> None:
         self.limits = limits
         self.ledger = ledger
@@ -56,6 +66,7 @@ class Sessions:
         self.pending = 0
         self._overdue = overdue
         self._slow = slow
+        self._watch = watch
         self._timers = Timers(self._expire, clock=time.monotonic)
         self._sweeper: asyncio.TimerHandle | None = None
         self._queue_bytes = math.inf if limits.queue_bytes is None else limits.queue_bytes
@@ -69,6 +80,8 @@ class Sessions:
         """A session was made."""
         self.open.add(session)
         self.ledger.open_session(session.client_address)
+        if self._watch is not None:
+            self._watch.opened(session)
         self._wait(session)
         if self._sweeper is None and self.limits.send_timeout is not None:
             self._sweeper = self._later(self.limits.send_timeout / SWEEPS, self._sweep, self.limits.send_timeout, {})
@@ -78,6 +91,8 @@ class Sessions:
         if session not in self.open:
             return
         self.open.discard(session)
+        if self._watch is not None:
+            self._watch.closed(session)
         self.ledger.close_session(session.client_address)
         if not session.joined:
             self._settle(session)

@@ -41,7 +41,7 @@ from .handlers import (
     raised_by_the_call,
 )
 from .server import ATTRIBUTE, ServedNames, facts, known_options, require_server
-from .stand_ins import Admitted, Environments, packet_class_for
+from .stand_ins import Admitted, Environments, SessionIds, packet_class_for
 
 __all__ = ["OWN_EVENTS", "Seam", "ServedNames", "is_shared", "known_options", "require_server"]
 
@@ -195,6 +195,7 @@ class Seam:
         self._shields: list[tuple[Any, Any]] = []
         self._restore: list[tuple[Any, str, Any]] = []
         self._undo: list[Callable[[], None]] = []
+        self._ids = SessionIds()
         # Events that have a handler: to look for one each time would cost each event.
         self._handled: set[tuple[str, str]] = set()
 
@@ -227,6 +228,8 @@ class Seam:
             server.eio.send_packet = self._send_packet
         self._restore.append((server, "packet_class", server.packet_class))
         server.packet_class = packet_class_for(server.packet_class)
+        self._restore.append((server.eio, "generate_id", server.eio.generate_id))
+        server.eio.generate_id = self._ids.new
         server.environ = Environments(self.sessions, server.environ)
         server.namespaces = Admitted()
         self._undo = [watch_server(server, self.delivery, self.served), watch_early_events(server, self.delivery)]
@@ -312,6 +315,15 @@ class Seam:
             return None
         found: Session | None = environ["asgi.scope"].get("socketguard")
         return found
+
+    def issued(self, eio_sid: str) -> bool:
+        """Whether this process has ever made this session id."""
+        return self._ids.issued(eio_sid)
+
+    def pinged(self, eio_sid: str) -> bool:
+        """Whether a session has been sent a ping that it did not answer."""
+        socket = self.server.eio.sockets.get(eio_sid)
+        return socket is not None and bool(socket.last_ping)
 
     def alive(self, eio_sid: str) -> bool:
         """Whether a session exists and isn't about to end."""
@@ -609,6 +621,7 @@ class Seam:
     async def _trigger_reserved(self, event: Any, namespace: str, args: tuple[Any, ...], connection: Connection) -> Any:
         if event == "disconnect" and self._is_end(namespace, args):
             connection.state = Connection.LEAVING
+            connection.session.left_by = args[1]
             self.sessions.left(connection.session, alive=self.alive(connection.session.eio_sid))
             if self.lifetime is not None:
                 self.lifetime.end(connection)

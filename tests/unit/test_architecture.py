@@ -49,6 +49,9 @@ PURE = {
     "delivery",
     "recipients",
     "catalogue",
+    "hints",
+    "summaries",
+    "patterns",
 }
 
 # From the bottom up; nobody imports from a higher row.
@@ -56,10 +59,11 @@ ROWS: list[set[str]] = [
     {"text", "findings", "records", "timers", "pace", "catalogue"},
     {"rejections"},
     {"identity"},
+    {"proxies", "summaries"},
+    {"hints"},
     {
         "tokens",
         "diagnosis",
-        "proxies",
         "handshake",
         "checks",
         "discovery",
@@ -74,7 +78,7 @@ ROWS: list[set[str]] = [
     {"recipients"},
     {"delivery"},
     {"namespaces", "heartbeat", "keys", "claims", "fetch", "backend", "gate", "requires", "sessions", "store"},
-    {"keyset", "presets", "sentences"},
+    {"keyset", "presets", "sentences", "patterns"},
     {"jwks", "logs"},
     {"verifier", "suppression"},
     {"issuers", "admission", "report"},
@@ -82,7 +86,7 @@ ROWS: list[set[str]] = [
     {"options", "seam.server", "seam.handlers", "seam.stand_ins"},
     {"seam.emits"},
     {"seam", "drain", "watch"},
-    {"asgi"},
+    {"asgi", "watching"},
     {"core"},
     {"guard"},
     {"__init__"},

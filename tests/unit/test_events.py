@@ -44,6 +44,7 @@ def test_levels() -> None:
             "socketguard.event.rejected",
             "socketguard.session.ended",
             "socketguard.event.unhandled",
+            "socketguard.traffic.pattern",
             "socketguard.emit.undelivered",
             "socketguard.token.refresh_rejected",
         },
@@ -279,6 +280,13 @@ NAMESPACE = {
             {"event_name": "x", "namespace": "/a"},
             "Nobody handles the event 'x' in '/a': no reason known",
         ),
+        (
+            events.PATTERN,
+            {"pattern": "same_idle_age", "stands": True, "text": "A proxy cuts after 60 s.", "fix": "Raise it."},
+            "A proxy cuts after 60 s. Raise it.",
+        ),
+        (events.PATTERN, {"pattern": "same_idle_age", "stands": False}, "No longer so: same_idle_age"),
+        (events.PATTERN, {"stands": True}, "unknown"),
         (events.SESSION_ENDED, {}, "Ended a session: no reason known"),
         (
             events.TOKEN_EXPIRING,

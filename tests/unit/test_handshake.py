@@ -23,8 +23,10 @@ from socketguard.handshake import (
     origin_is_allowed,
     packet_problem,
     read,
+    wrong_path,
 )
 from socketguard.rejections import Retry
+from socketguard.text import neutralise
 
 NOBODY = TrustedProxies()
 PAGE = "https://crm.example.com"
@@ -67,7 +69,7 @@ def test_what_is_read_from_a_request() -> None:
         ("content-length", "5"),
         ("x-other", "1"),
     ]
-    found = request("EIO=4&transport=websocket&sid=abc&t=1", kind="websocket", headers=headers)
+    found = request("EIO=4&transport=websocket&sid=abc&t=1", kind="websocket", headers=headers, http_version="1.1")
     assert found == HandshakeRequest(
         websocket=True,
         method="GET",
@@ -85,12 +87,17 @@ def test_what_is_read_from_a_request() -> None:
         content_length="5",
         client_address="192.0.2.1",
         user_agent="agent\\u000d\\u000a",
+        transport_given=True,
+        headers=[(name.encode(), value.encode()) for name, value in headers],
+        http_version="1.1",
     )
+    assert found.proxies == ()
 
 
 def test_what_is_missing_is_none() -> None:
     found = read({"type": "http", "method": "POST", "path": "/", "headers": []}, NOBODY)
     assert (found.sid, found.version, found.transport, found.jsonp) == (None, None, "polling", False)
+    assert (found.transport_given, found.headers, found.http_version) == (False, [], None)
     assert (found.origin, found.host, found.forwarded_host, found.upgrade) == (None, None, None, None)
     assert (found.client_address, found.user_agent, found.scheme) == (None, None, "http")
 
@@ -154,20 +161,50 @@ header_pairs = st.lists(
     kind=st.sampled_from(["http", "websocket"]),
     client=st.none() | st.tuples(st.text(max_size=20), st.integers()),
     known=st.booleans(),
+    issued=st.sampled_from(["here", "elsewhere", "unknown"]),
     allowed=st.none() | st.just("*") | st.lists(st.text(max_size=20)),
 )
 def test_nothing_that_a_client_sends_raises(
-    query: bytes, headers: list[tuple[bytes, bytes]], kind: str, client: Any, known: bool, allowed: Any
+    query: bytes, headers: list[tuple[bytes, bytes]], kind: str, client: Any, known: bool, issued: Any, allowed: Any
 ) -> None:
     raw = {**scope(query, kind=kind, client=client), "headers": headers}
     found = read(raw, TrustedProxies(["0.0.0.0/0", "::/0"]))
     refusal = examine(
-        found, transports=["polling", "websocket"], session_known=known, upgraded=False, allowed_origins=allowed
+        found,
+        transports=["polling", "websocket"],
+        session_known=known,
+        upgraded=False,
+        allowed_origins=allowed,
+        session_issued=issued,
+        uptime_s=5.0,
     )
-    assert refusal is None or (refusal.status >= 400 and refusal.reason and refusal.hint.isprintable())
+    for one in filter(None, [refusal, wrong_path(found, ["/socket.io/"])]):
+        assert one.status >= 400
+        assert one.reason
+        assert neutralise(one.hint, 2000) == one.hint
     for name, value in [*normalised_headers(headers, found), *cors_headers(found, allowed=True, credentials=True)]:
         assert isinstance(name, bytes)
         assert isinstance(value, bytes)
+
+
+def test_trusted_proxies_are_equal_when_their_networks_are() -> None:
+    same, other = TrustedProxies(["10.0.0.0/8"]), TrustedProxies(["10.0.0.0/9"])
+    assert {TrustedProxies(["10.0.0.0/8"]), other} == {same, other}
+    assert same != other
+    assert same != "10.0.0.0/8"
+
+
+@pytest.mark.parametrize(
+    ("peer", "expected"),
+    [(None, None), ("192.0.2.1", None), ("10.9.0.1", "10.9.0.1"), ("10.0.0.1", None), ("testclient", None)],
+)
+def test_a_private_address_that_forwards_is_named(peer: str | None, expected: str | None) -> None:
+    assert TrustedProxies(["10.0.0.0/16"]).stranger(peer) == expected
+
+
+def test_an_ipv4_address_in_ipv6_form_is_that_address() -> None:
+    trusted = TrustedProxies(["10.0.0.0/8"])
+    assert trusted.client("::ffff:10.0.0.1", "192.0.2.7") == "192.0.2.7"
 
 
 # Headers that are handed on
@@ -380,6 +417,100 @@ def test_what_is_wrong_with_a_request(query: str, options: dict[str, Any], known
         assert refusal.message
         assert refusal.hint
         assert refusal.status in (400, 405)
+
+
+@pytest.mark.parametrize(
+    ("query", "options", "known", "detail", "part"),
+    [
+        ("EIO=3&transport=polling", {}, False, "engineio_3", "Socket.IO 2"),
+        ("transport=polling", {}, False, "engineio_missing", "EIO=4"),
+        ("EIO=4&transport=websockets", {}, False, "transport_unknown", "did the client mean 'websocket'?"),
+        ("EIO=4&transport=polling", {"kind": "websocket"}, False, "transport_mismatch", "transport=websocket"),
+        ("EIO=4", {"kind": "websocket"}, False, "transport_missing", "plain WebSocket client"),
+        (
+            "EIO=4&transport=websocket",
+            {"headers": [("x-forwarded-server", "t"), ("x-real-ip", "192.0.2.9")]},
+            False,
+            "upgrade_header_lost",
+            "traefik: ",
+        ),
+        (
+            "EIO=4&transport=websocket",
+            {"http_version": "1.0", "headers": [("upgrade", "websocket")]},
+            False,
+            "connection_header_lost",
+            "nginx: proxy_http_version 1.1",
+        ),
+        ("EIO=4&sid=a", {}, False, "session_unknown", "nginx: upstream"),
+        ("EIO=4&sid=a", {"method": "POST"}, True, "post_after_upgrade", "a POST for a session"),
+        ("EIO=4&sid=a", {}, True, None, "a GET for a session"),
+        ("EIO=4&transport=websocket&sid=a", {"kind": "websocket"}, True, None, "a WebSocket for a session"),
+    ],
+)
+def test_the_cause_of_a_refusal_is_told(
+    query: str, options: dict[str, Any], known: bool, detail: str | None, part: str
+) -> None:
+    refusal = examine(
+        request(query, **options),
+        transports=["polling", "websocket"],
+        session_known=known,
+        upgraded=known,
+        allowed_origins=None,
+    )
+    assert refusal is not None
+    assert refusal.detail == detail
+    assert part in refusal.hint
+
+
+@pytest.mark.parametrize(
+    ("issued", "uptime_s", "detail"),
+    [
+        ("here", 5.0, "session_ended"),
+        ("elsewhere", None, "session_elsewhere"),
+        ("elsewhere", 5.0, "session_before_restart"),
+        ("elsewhere", 500.0, "session_elsewhere"),
+        ("unknown", 5.0, "session_unknown"),
+        (lambda sid: sid == "a", 5.0, "session_ended"),
+        (lambda sid: sid != "a", None, "session_elsewhere"),
+    ],
+)
+def test_what_became_of_an_unknown_session(issued: Any, uptime_s: float | None, detail: str) -> None:
+    refusal = examine(
+        request("EIO=4&sid=a"),
+        transports=["polling"],
+        session_known=False,
+        upgraded=False,
+        allowed_origins=None,
+        session_issued=issued,
+        uptime_s=uptime_s,
+    )
+    assert refusal is not None
+    assert (refusal.reason, refusal.message, refusal.retry) == ("session_unknown", "Session ID unknown", Retry.NOW)
+    assert refusal.detail == detail
+
+
+def test_whether_a_session_was_issued_is_asked_for_unknown_sessions_only() -> None:
+    def issued(sid: str) -> bool:
+        raise AssertionError(sid)
+
+    for query, known in (("EIO=4", False), ("EIO=4&sid=a", True)):
+        assert (
+            examine(
+                request(query),
+                transports=["polling"],
+                session_known=known,
+                upgraded=False,
+                allowed_origins=None,
+                session_issued=issued,
+            )
+            is None
+        )
+
+
+def test_a_wrong_path_is_refused_with_the_right_one() -> None:
+    refusal = wrong_path(request("EIO=4", path="/api/socket.io/"), ["/socket.io/"])
+    assert (refusal.reason, refusal.status, refusal.detail) == ("wrong_path", 404, "prefix_added")
+    assert "'/socket.io/'" in refusal.hint
 
 
 def test_a_transport_that_is_switched_off() -> None:

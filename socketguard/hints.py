@@ -1,0 +1,445 @@
+"""What to do about a request that does not become a session: which of several causes it was, and whose setting it is.
+
+The cause and the proxy are told by the headers of the request itself, so that the line in the log can name the setting.
+Nothing here decides anything: a client can write any header, and would only mislead the hint about itself. This module
+is pure.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Literal, NamedTuple
+
+from .text import neutralise
+
+__all__ = [
+    "Hint",
+    "Issued",
+    "Setting",
+    "origin_refused",
+    "protocol_version",
+    "recognise",
+    "session_unknown",
+    "setting_for",
+    "transport_mismatch",
+    "transport_unknown",
+    "upgrade_missing",
+    "wrong_path",
+]
+
+Headers = Sequence[tuple[bytes, bytes]]
+Issued = Literal["here", "elsewhere", "unknown"]
+Setting = Literal["websocket", "forward", "sticky"]
+
+
+class Hint(NamedTuple):
+    """Which cause it was, and what to do.
+
+    Attributes:
+        detail: one word of a closed set.
+        text: for the log; holds nothing of the client that isn't neutralised.
+    """
+
+    detail: str
+    text: str
+
+
+# Headers that these products put into a request by themselves, the surest first; all of a row have to be there. From
+# the documentation of each product; Traefik: pkg/middlewares/forwardedheaders/forwarded_header.go, which is the only
+# one to send X-Forwarded-Server together with X-Real-Ip. Apache's mod_proxy sends X-Forwarded-Server and -Host.
+_SIGNS: tuple[tuple[str, frozenset[bytes]], ...] = tuple(
+    (name, frozenset(headers))
+    for name, headers in (
+        ("cloudflare", (b"cf-ray",)),
+        ("cloudfront", (b"x-amz-cf-id",)),
+        ("azure-front-door", (b"x-azure-fdid",)),
+        ("azure-front-door", (b"x-azure-ref",)),
+        ("vercel", (b"x-vercel-id",)),
+        ("railway", (b"x-railway-request-id",)),
+        ("railway", (b"x-railway-edge",)),
+        ("azure-app-service", (b"x-arr-log-id",)),
+        ("heroku", (b"x-request-start", b"connect-time")),
+        ("aws-alb", (b"x-amzn-trace-id",)),
+        ("gcp-global-alb", (b"x-cloud-trace-context",)),
+        ("kong", (b"x-kong-request-id",)),
+        ("envoy", (b"x-envoy-expected-rq-timeout-ms",)),
+        ("envoy", (b"x-envoy-external-address",)),
+        ("envoy", (b"x-envoy-internal",)),
+        ("envoy", (b"x-envoy-attempt-count",)),
+        ("ingress-nginx", (b"x-real-ip", b"x-scheme")),
+        ("traefik", (b"x-forwarded-server", b"x-real-ip")),
+        ("traefik", (b"x-forwarded-server", b"x-forwarded-port")),
+        ("apache", (b"x-forwarded-server", b"x-forwarded-host")),
+    )
+)
+# What they call themselves in Via (RFC 9110, section 7.6.3).
+_VIA = {
+    "caddy": "caddy",
+    "cloudfront": "cloudfront",
+    "envoy": "envoy",
+    "google": "gcp-global-alb",
+    "haproxy": "haproxy",
+    "heroku": "heroku",
+    "kong": "kong",
+    "nginx": "nginx",
+    "traefik": "traefik",
+    "vegur": "heroku",
+}
+
+_SETTINGS: Mapping[Setting, Mapping[str, str]] = MappingProxyType(
+    {
+        "websocket": MappingProxyType(
+            {
+                "nginx": "proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "
+                "$connection_upgrade;",
+                "apache": "ProxyPass /socket.io/ http://app:8000/socket.io/ upgrade=websocket (httpd 2.4.47 or newer)",
+                "envoy": "upgrade_configs: [{upgrade_type: websocket}], and timeout: 0s for the route",
+                "kong": "protocols: [http, https] on the route, and no plugin that buffers the request",
+                "azure-front-door": "no caching on the route: caching takes the Upgrade header away",
+                "azure-app-service": "Configuration, General settings, Web sockets: On",
+                "cloudfront": "an origin request policy that forwards all headers of the viewer (AllViewer)",
+                "ingress-nginx": "no snippet that sets Upgrade or Connection; nginx.ingress.kubernetes.io/"
+                'proxy-http-version: "1.1"',
+                "vercel": "clients with transports: ['websocket']; rewrites don't carry an upgrade",
+                "haproxy": "no option httpclose and no http-request del-header Upgrade; timeout tunnel 1h",
+                "caddy": "reverse_proxy passes upgrades by itself: look for header_up -Upgrade or -Connection",
+                "traefik": "a plain router passes upgrades by itself: look for a headers or buffering middleware on it",
+                "cloudflare": "Network, WebSockets: On",
+                "aws-alb": "it passes upgrades by itself (over HTTP/1.1): look at the hop behind it",
+                "gcp-global-alb": "it passes upgrades by itself (over HTTP/1.1): look at the hop behind it",
+                "heroku": "it passes upgrades by itself: look at the hop behind it",
+                "railway": "it passes upgrades by itself (over HTTP/1.1): look at the hop behind it",
+            }
+        ),
+        "forward": MappingProxyType(
+            {
+                "nginx": "proxy_set_header Host $http_host; proxy_set_header X-Forwarded-Proto $scheme;",
+                "apache": "ProxyPreserveHost On; RequestHeader set X-Forwarded-Proto https",
+                "haproxy": "http-request set-header X-Forwarded-Proto https if { ssl_fc }; and no set-header Host",
+                "envoy": "no host_rewrite on the route; use_remote_address: true, so that x-forwarded-proto is set",
+                "kong": "preserve_host: true on the route; trusted_ips for the proxy in front of Kong",
+                "ingress-nginx": 'no upstream-vhost annotation; use-forwarded-headers: "true" behind another proxy',
+                "traefik": "passHostHeader: true on the service; entryPoints.NAME.forwardedHeaders.trustedIPs for the "
+                "proxy in front of Traefik",
+                "caddy": "no header_up Host; trusted_proxies for the proxy in front of Caddy",
+                "cloudfront": "an origin request policy that forwards Host, and CloudFront-Forwarded-Proto as "
+                "X-Forwarded-Proto",
+                "cloudflare": "SSL/TLS mode Full (strict) instead of Flexible",
+            }
+        ),
+        "sticky": MappingProxyType(
+            {
+                "nginx": "upstream sio { hash $remote_addr consistent; server app1:8000; server app2:8000; }",
+                "apache": "ProxySet stickysession=ROUTEID; Header add Set-Cookie "
+                '"ROUTEID=.%{BALANCER_WORKER_ROUTE}e; path=/" env=BALANCER_ROUTE_CHANGED',
+                "haproxy": "cookie SRV insert indirect nocache; server a app1:8000 check cookie a",
+                "traefik": "traefik.http.services.app.loadbalancer.sticky.cookie=true; "
+                "traefik.http.services.app.loadbalancer.sticky.cookie.name=sio_srv",
+                "caddy": "reverse_proxy /socket.io/* app1:8000 app2:8000 { lb_policy cookie sio_lb }",
+                "envoy": "lb_policy: RING_HASH; hash_policy: [{cookie: {name: sio, ttl: 0s}}]",
+                "kong": "algorithm: consistent-hashing; hash_on: cookie; hash_on_cookie: sio",
+                "ingress-nginx": "nginx.ingress.kubernetes.io/affinity: cookie; "
+                "nginx.ingress.kubernetes.io/affinity-mode: persistent",
+                "aws-alb": "stickiness.enabled=true and stickiness.type=lb_cookie on the target group",
+                "gcp-global-alb": "sessionAffinity: GENERATED_COOKIE on the backend service",
+                "azure-app-service": "ARR affinity: On",
+                "heroku": "heroku features:enable http-session-affinity",
+                "vercel": "clients with transports: ['websocket']: there is no affinity between requests",
+            }
+        ),
+    }
+)
+
+
+def recognise(headers: Headers, http_version: str | None = None) -> tuple[str, ...]:
+    """The proxies that a request came through, as far as its headers tell.
+
+    Args:
+        headers: of the ASGI scope.
+        http_version: of the ASGI scope.
+
+    Returns:
+        Names of `socketguard.proxies.PROFILES`, each once, the outermost usually first. ``nginx`` is also the guess
+        for HTTP/1.0 (its default before 1.29.7) and for a bare ``X-Real-IP`` (from the examples for it).
+    """
+    present = {name for name, _ in headers}
+    found = [name for name, signs in _SIGNS if signs <= present]
+    for name, value in headers:
+        if name == b"via":
+            text = value[:256].decode("latin-1").lower()
+            found += [product for word, product in _VIA.items() if word in text]
+    if "traefik" in found:
+        found = [name for name in found if name != "apache"]
+    elif "ingress-nginx" not in found and (
+        http_version == "1.0" or (b"x-real-ip" in present and "apache" not in found)
+    ):
+        found.append("nginx")
+    return tuple(dict.fromkeys(found))
+
+
+def setting_for(setting: Setting, proxies: Iterable[str]) -> str:
+    """The setting of the proxy on the way that most likely lacks it, such as ``nginx: proxy_http_version 1.1; …``.
+
+    Args:
+        setting: ``websocket``, ``forward`` (Host and scheme) or ``sticky``.
+        proxies: names as `recognise` gives them. When none is known to have the setting, nginx stands as the example.
+    """
+    settings = _SETTINGS[setting]
+    seen = set(proxies)
+    # In the order of the settings: first those that lack it by default.
+    for name, lines in settings.items():
+        if name in seen:
+            return f"{name}: {lines}"
+    return f"for nginx: {settings['nginx']}"
+
+
+def _value(headers: Headers, wanted: bytes) -> str:
+    return ",".join(value.decode("latin-1") for name, value in headers if name == wanted).lower()
+
+
+def upgrade_missing(headers: Headers, http_version: str | None, proxies: tuple[str, ...]) -> Hint:
+    """A request with ``transport=websocket`` that is no WebSocket: who lost the upgrade."""
+    upgrade = "websocket" in _value(headers, b"upgrade")
+    connection = "upgrade" in _value(headers, b"connection")
+    if upgrade and connection and http_version != "1.0":
+        return Hint(
+            "server_without_websocket",
+            "the client asked for a WebSocket and its upgrade arrived, but the ASGI server did not take it: install "
+            "WebSocket support (pip install 'uvicorn[standard]'), and don't start it with --ws none",
+        )
+    lost = "Connection: upgrade" if upgrade else "Upgrade"
+    text = f"the client asked for a WebSocket, but no {lost} header arrived: a proxy in front drops it"
+    if http_version == "1.0":
+        text += " (the request came over HTTP/1.0, the default of nginx before 1.29.7)"
+    detail = "connection_header_lost" if upgrade else "upgrade_header_lost"
+    return Hint(detail, f"{text}; {setting_for('websocket', proxies)}")
+
+
+def transport_mismatch(given: bool) -> Hint:
+    """A WebSocket whose query doesn't say ``transport=websocket``."""
+    if given:
+        return Hint("transport_mismatch", "a WebSocket must carry transport=websocket in its query")
+    return Hint(
+        "transport_missing",
+        "a WebSocket without a transport parameter comes from a plain WebSocket client; use a Socket.IO client (or, by "
+        "hand, add ?EIO=4&transport=websocket to the URL)",
+    )
+
+
+def transport_unknown(transport: str) -> Hint:
+    """A transport that is neither ``polling`` nor ``websocket``."""
+    text = "the transport parameter is 'polling' or 'websocket'"
+    if transport == "webtransport":
+        text += ": python-engineio has no WebTransport, take it out of the client's transports"
+    else:
+        near = difflib.get_close_matches(transport[:64].lower(), ("polling", "websocket"), n=1)
+        text += f", not {neutralise(transport, 32)!r}" + (f"; did the client mean {near[0]!r}?" if near else "")
+    return Hint("transport_unknown", text)
+
+
+def protocol_version(version: str | None) -> Hint:
+    """A client that does not speak Engine.IO 4.
+
+    Socket.IO documentation, "Client compatibility": clients of Socket.IO 1 send EIO=2 or 3, of Socket.IO 2 EIO=3, of 3
+    and 4 EIO=4.
+    """
+    if version in ("2", "3"):
+        clients = "1" if version == "2" else "2"
+        return Hint(
+            f"engineio_{version}",
+            f"the client speaks Engine.IO {version}, so it is one of Socket.IO {clients}; update it: socket.io-client "
+            "3 or newer for JavaScript, 2 for Java, 16 for Swift, 2 for Dart (allowEIO3 exists for Node only)",
+        )
+    if version is None:
+        return Hint(
+            "engineio_missing",
+            "there is no single EIO parameter: no Socket.IO client, a health check perhaps; Socket.IO clients send "
+            "EIO=4",
+        )
+    return Hint(
+        "engineio_unknown",
+        f"the client speaks Engine.IO {neutralise(version, 16)}; use Socket.IO 3 or newer (EIO=4 in the query)",
+    )
+
+
+def session_unknown(issued: Issued, proxies: tuple[str, ...], uptime_s: float | None) -> Hint:
+    """A session id that this process does not know.
+
+    Args:
+        issued: whether this process ever issued the id.
+        proxies: as `recognise` gives them.
+        uptime_s: seconds since this process began to serve, None when that isn't known.
+    """
+    if issued == "here":
+        return Hint(
+            "session_ended",
+            "this process issued the session, which has ended since: the client was silent for longer than the "
+            "heartbeat allows (a device that slept), or it was disconnected; it opens a new one by itself",
+        )
+    sticky = "with several workers the proxy needs sticky sessions, or clients transports: ['websocket']; "
+    sticky += setting_for("sticky", proxies)
+    if issued == "unknown":
+        return Hint(
+            "session_unknown",
+            "this process does not know the session: it ended, the process was restarted, or another worker has it "
+            f"({sticky})",
+        )
+    if uptime_s is not None and uptime_s < 90:
+        return Hint(
+            "session_before_restart",
+            f"this process never issued the session, and began to serve {uptime_s:.0f} s ago: most likely the session "
+            "is from before the restart, and the client opens a new one by itself. If it goes on, another worker has "
+            f"it ({sticky})",
+        )
+    return Hint("session_elsewhere", f"this process never issued the session: another worker or replica did; {sticky}")
+
+
+def origin_refused(
+    origin: str,
+    *,
+    host: str | None,
+    forwarded_host: str | None,
+    scheme: str,
+    allowed: str | Collection[str] | None,
+    headers: Headers,
+    proxies: tuple[str, ...],
+) -> Hint:
+    """A page whose origin may not connect: is it foreign, or has a proxy changed what it is compared with?
+
+    Args:
+        origin: the Origin header.
+        host: the Host header.
+        forwarded_host: the first name in X-Forwarded-Host.
+        scheme: ``http`` or ``https`` as the server sees it.
+        allowed: the origins that may connect; None for same-origin only.
+        headers: all of them.
+        proxies: as `recognise` gives them.
+
+    Returns:
+        A hint that holds the argument to paste.
+    """
+    listed = [] if allowed is None or isinstance(allowed, str) else list(allowed)
+    argument = f"allowed_origins={[neutralise(one, 256) for one in [*listed, origin]]!r}"
+    page_scheme, separator, page_host = origin.partition("://")
+    if not separator:
+        return Hint(
+            "origin_opaque",
+            "the page has no origin of its own (a file, a sandboxed frame or a redirect from another site); serve it "
+            f"over http or https, or write SocketGuard(…, {argument})",
+        )
+    if allowed is not None:
+        return _not_listed(origin, listed or [str(allowed)], argument)
+    proto = _value(headers, b"x-forwarded-proto")
+    if page_host in (host, forwarded_host):
+        return _scheme_lost(page_scheme, scheme, proto, argument, proxies)
+    shown = neutralise(host or "", 128)
+    own_host = f"or write SocketGuard(…, {argument})"
+    if host and _name(page_host) == _name(host):
+        return Hint(
+            "port_lost",
+            f"the page is on {neutralise(page_host, 128)!r}, but Host arrived as {shown!r}: on another port it is "
+            f"another origin. If a proxy lost the port: {setting_for('forward', proxies)}; {own_host}",
+        )
+    if host and forwarded_host is None:
+        return Hint(
+            "host_rewritten" if _is_internal(host) else "origin_foreign",
+            f"Host arrived as {shown!r}, not as the page's own; if a proxy rewrote it, let it keep Host or send "
+            f"X-Forwarded-Host ({setting_for('forward', proxies)}); if this page is yours and on another host, write "
+            f"SocketGuard(…, {argument})",
+        )
+    return Hint("origin_foreign", f"the page is from another origin; if it is yours, write SocketGuard(…, {argument})")
+
+
+def _not_listed(origin: str, listed: Collection[str], argument: str) -> Hint:
+    if any(one.replace("ws", "http", 1) == origin for one in listed if one.startswith(("ws://", "wss://"))):
+        return Hint(
+            "origin_listed_as_websocket",
+            "allowed_origins lists this page as ws:// or wss://, as X-Forwarded-Proto has it behind Traefik; the "
+            f"origin of a page is http:// or https://: write SocketGuard(…, {argument})",
+        )
+    near = [one for one in listed if _bare(one) == _bare(origin)]
+    if near:
+        return Hint(
+            "origin_listed_differently",
+            f"allowed_origins has {neutralise(near[0], 256)!r}, the page is on {neutralise(origin, 256)!r}: scheme, "
+            f"name and port all have to be the same; write SocketGuard(…, {argument})",
+        )
+    return Hint(
+        "origin_foreign",
+        f"the page is from an origin that is not listed; if this page is yours, write SocketGuard(…, {argument})",
+    )
+
+
+def _scheme_lost(page_scheme: str, scheme: str, proto: str, argument: str, proxies: tuple[str, ...]) -> Hint:
+    shown = neutralise(scheme, 16)
+    begin = f"the page is on {neutralise(page_scheme, 16)}, but the request arrived as {shown}"
+    if proto.startswith(("ws", "wss")):
+        return Hint(
+            "scheme_differs",
+            f"{begin} (X-Forwarded-Proto is {neutralise(proto, 32)!r}, as Traefik writes it for WebSockets): open the "
+            f"page and its WebSocket over the same scheme, or write SocketGuard(…, {argument})",
+        )
+    if proto:
+        return Hint(
+            "scheme_differs",
+            f"{begin}: TLS ends before the proxy that wrote X-Forwarded-Proto: {neutralise(proto, 32)}; let it believe "
+            f"the one in front of it ({setting_for('forward', proxies)}), or write SocketGuard(…, {argument})",
+        )
+    return Hint(
+        "scheme_lost",
+        f"{begin}: let the proxy send X-Forwarded-Proto ({setting_for('forward', proxies)}), or write "
+        f"SocketGuard(…, {argument})",
+    )
+
+
+def _name(host: str) -> str:
+    """A host without its port."""
+    name, _, port = host.rpartition(":")
+    return name if port.isdigit() else host
+
+
+def _bare(origin: str) -> str:
+    """An origin without what people forget: scheme, port and www."""
+    return _name(origin.partition("://")[2]).removeprefix("www.")
+
+
+def _is_internal(host: str) -> bool:
+    """A name that no page on the internet has: of one label, a private address, or in a domain that isn't public."""
+    name = _name(host)
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_private
+    except ValueError:
+        return "." not in name or name.endswith((".local", ".internal", ".svc", ".localhost"))
+
+
+def wrong_path(path: str, paths: Sequence[str]) -> Hint:
+    """A request of a Socket.IO client on a path that isn't the endpoint's.
+
+    Args:
+        path: that was asked for.
+        paths: of the endpoint, such as ``/socket.io/``; may be empty when they aren't known.
+    """
+    shown = neutralise(path, 128)
+    known = " or ".join(repr(one) for one in paths) or "unknown to the guard"
+    text = f"a Socket.IO client asked for {shown!r}, the endpoint is {known}"
+    asked = "/" + path.strip("/")
+    for one in paths:
+        own = "/" + one.strip("/")
+        if asked != own and own.endswith(asked) and asked != "/":
+            prefix = own.removesuffix(asked)
+            return Hint(
+                "prefix_stripped",
+                f"{text}: a proxy took {prefix!r} away (nginx: no URI after the port in proxy_pass; Traefik: "
+                f"no StripPrefix), or the client lacks it: io(URL, {{path: {one!r}}})",
+            )
+        if asked != own and asked.endswith(own) and own != "/":
+            prefix = neutralise(asked.removesuffix(own), 128)
+            return Hint(
+                "prefix_added",
+                f"{text}: let the proxy take {prefix!r} away, serve the application under it (Mount, socketio_path), "
+                f"or set the client's path option: io(URL, {{path: {one!r}}})",
+            )
+    return Hint("path_differs", f"{text}: set the client's path option to it: io(URL, {{path: …}})")
