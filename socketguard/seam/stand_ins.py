@@ -56,7 +56,7 @@ class SessionIds:
             made = base64.b64decode(eio_sid, altchars=b"-_", validate=True)
         except ValueError:
             return False
-        return len(made) == 15 and hmac.compare_digest(made[12:], self._digest(made[:12]))
+        return len(eio_sid) == 20 and hmac.compare_digest(made[12:], self._digest(made[:12]))
 
     def _digest(self, body: bytes) -> bytes:
         return hashlib.blake2b(body, key=self._key, digest_size=3).digest()

@@ -1,0 +1,169 @@
+"""What the guard tells about sessions as a whole, and about emits of processes without clients."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import socketio
+
+from socketguard import watch_emits
+from socketguard.patterns import Patterns
+from socketguard.seam.stand_ins import SessionIds
+from socketguard.testing import capture_events
+from socketguard.watching import PatternWatch
+from tests.core.driver import Polling, a_session, guarded, http, joined_wire, nothing_left, open_wire, until
+
+
+class Recorder(Patterns):
+    """Keeps what it is fed."""
+
+    __slots__ = ("seen",)
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Any, ...]] = []
+        super().__init__(lambda *_: None, interval=25, timeout=20)
+
+    def opened(self, address: str | None) -> None:
+        self.seen.append(("opened", address))
+
+    def closed(self, reason: str, transport: str, age_s: float, idle_s: float, upgraded: bool, **more: Any) -> None:
+        assert age_s >= idle_s >= 0
+        self.seen.append(("closed", reason, transport, upgraded, more["pinged"], more["address"]))
+
+    def upgraded(self) -> None:
+        self.seen.append(("upgraded",))
+
+    def upgrade_failed(self) -> None:
+        self.seen.append(("upgrade_failed",))
+
+    def unknown_session(self, issued_here: bool) -> None:
+        self.seen.append(("unknown_session", issued_here))
+
+    def tick(self, now: float) -> None:
+        self.seen.append(("tick",))
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    found = Recorder()
+    monkeypatch.setattr("socketguard.core.Patterns", lambda *_, **__: found)
+    return found
+
+
+async def test_sessions_are_told_as_they_come_and_go(recorder: Recorder) -> None:
+    case = guarded()
+    wire, _ = await joined_wire(case.app)
+    await wire.close()
+    client = await Polling(case.app).open()
+    await client.close()
+    assert recorder.seen == [
+        ("opened", "127.0.0.1"),
+        ("closed", "transport close", "websocket", True, False, "127.0.0.1"),
+        ("opened", "127.0.0.1"),
+        ("closed", "transport close", "polling", False, False, "127.0.0.1"),
+    ]
+    nothing_left(case)
+
+
+async def test_upgrades_are_told(recorder: Recorder) -> None:
+    case = guarded()
+    client = await Polling(case.app).open()
+    cut = await open_wire(case.app, query=f"&sid={client.sid}", opened=False)
+    await cut.close()
+    wire = await open_wire(case.app, query=f"&sid={client.sid}", opened=False)
+    await wire.send("2probe")
+    assert await wire.frame() == "3probe"
+    assert await client.poll() == ["6"]
+    await wire.send("5")
+    await until(lambda: ("upgraded",) in recorder.seen)
+    await wire.close()
+    assert [entry[0] for entry in recorder.seen] == ["opened", "upgrade_failed", "upgraded", "closed"]
+    nothing_left(case)
+
+
+async def test_a_session_that_nobody_knows_counts_once(recorder: Recorder) -> None:
+    case = guarded()
+    client = await Polling(case.app).open()
+    await client.close()
+    elsewhere = SessionIds().new()
+    with capture_events() as events:
+        for sid in (client.sid, elsewhere, "made-up"):
+            for method in ("GET", "POST"):
+                answer = await http(case.app, method, f"EIO=4&transport=polling&sid={sid}", b"3")
+                assert answer.json["code"] == "session_unknown"
+    unknown = [entry for entry in recorder.seen if entry[0] == "unknown_session"]
+    assert unknown == [("unknown_session", True), ("unknown_session", False), ("unknown_session", False)]
+    details = [event["detail"] for event in events if event["event"] == "socketguard.handshake.rejected"]
+    assert details[0] == "session_ended"
+    # This process has only just begun: it may have been the one before it.
+    assert set(details[2:]) == {"session_before_restart"}
+
+
+def test_ids_are_known_again_by_whoever_made_them() -> None:
+    ids, others = SessionIds(), SessionIds()
+    made = {ids.new() for _ in range(100)}
+    assert len(made) == 100
+    assert {len(sid) for sid in made} == {20}
+    assert all(ids.issued(sid) for sid in made)
+    assert not any(others.issued(sid) for sid in made)
+    assert not any(
+        ids.issued(sid) for sid in ("", "x", "made-up", "é" * 20, "A" * 20, "A" * 24, next(iter(made)) + "==")
+    )
+
+
+async def test_it_looks_once_a_second_until_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socketguard.watching._EVERY", 0.001)
+    recorder = Recorder()
+    watch = PatternWatch(recorder, lambda eio_sid: True)
+    session = a_session()
+    watch.opened(session)
+    watch.opened(session)
+    await until(lambda: recorder.seen.count(("tick",)) >= 3)
+    session.ending = "draining"
+    watch.closed(session)
+    watch.close()
+    watch.close()
+    seen = len(recorder.seen)
+    await asyncio.sleep(0.01)
+    assert len(recorder.seen) == seen
+    assert recorder.seen[-1] == ("closed", "draining", "websocket", False, True, "127.0.0.1")
+
+
+async def test_a_pattern_is_a_warning_with_its_evidence() -> None:
+    case = guarded()
+    with capture_events() as events:
+        case.guard._core.report.pattern("same_idle_age", True, {"text": "cut after 60 s", "fix": "raise it", "cuts": 9})
+        case.guard._core.report.pattern("same_idle_age", False, {"after_s": 60})
+    assert [(event["level"], event["stands"]) for event in events] == [("warning", True), ("warning", False)]
+    assert events[0]["cuts"] == 9
+
+
+async def test_a_process_that_only_emits() -> None:
+    manager = socketio.AsyncManager()
+    manager.set_server(socketio.AsyncServer(async_mode="asgi"))
+    with capture_events() as events:
+        undo = watch_emits(manager, namespaces=["/messages"], logger=False)
+        await manager.emit("new", {}, "/message")
+        undo()
+        await manager.emit("new", {}, "/message")
+    (line, *_) = [event for event in events if event["event"] == "socketguard.emit.undelivered"]
+    assert (line["namespace"], line["suggestion"]) == ("/message", "/messages")
+
+
+async def test_emits_of_a_guarded_server_are_looked_at() -> None:
+    case = guarded()
+    wire, _ = await joined_wire(case.app)
+    with capture_events() as events:
+        case.guard.watch_delivery()
+        await case.server.emit("new", {}, namespace="/message")
+        await wire.send('42/messages,["ecco"]')
+        await until(lambda: len(events) == 2)
+        case.guard.watch_delivery(False)
+    assert [(event["event"], event["suggestion"]) for event in events] == [
+        ("socketguard.emit.undelivered", "/messages"),
+        ("socketguard.event.unhandled", "echo"),
+    ]
+    await wire.close()
+    nothing_left(case)
