@@ -333,6 +333,15 @@ _ENTRIES = (
         _API,
     ),
     Entry(
+        "SG044",
+        ERROR,
+        "A client manager that only emits",
+        "With write_only=True the server does not listen to the queue: what other processes emit never reaches its "
+        "clients.",
+        "Leave write_only out where clients connect; it is for processes that only emit.",
+        _API,
+    ),
+    Entry(
         "SG050",
         WARNING,
         "A proxy is not in trusted_proxies",

@@ -22,6 +22,7 @@ class ServerFacts:
         class_namespaces: the names of class-based namespaces.
         admin_namespaces: where ``instrument()`` put its admin interface.
         packets_logged: whether ``engineio_logger`` prints each packet.
+        write_only: whether the client manager only emits, and never hears of what other processes emit.
     """
 
     versions: dict[str, str]
@@ -37,6 +38,7 @@ class ServerFacts:
     class_namespaces: tuple[str, ...]
     admin_namespaces: tuple[str, ...]
     packets_logged: bool
+    write_only: bool = False
 
 
 # Published advisories, and the first releases without them.
@@ -60,6 +62,15 @@ def check_server(facts: ServerFacts, *, policies: Collection[str] | None) -> lis
                 "SG041",
                 "engineio_logger prints every packet, and with them the tokens and session ids of all clients",
                 "leave engineio_logger out in production, or add socketguard.logs.RedactFilter() to its handlers",
+            )
+        )
+    if facts.write_only:
+        found.append(
+            Finding(
+                "SG044",
+                "the client manager was made with write_only=True, but this server has clients: what other processes "
+                "emit never reaches them",
+                "leave write_only out here; it is for processes that only emit",
             )
         )
     return found

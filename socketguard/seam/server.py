@@ -152,6 +152,7 @@ def facts(server: Any, served: ServedNames) -> ServerFacts:
             name for name, handlers in server.handlers.items() if _is_admin(handlers.get("connect"))
         ),
         packets_logged=eio.logger.isEnabledFor(logging.INFO),
+        write_only=bool(getattr(server.manager, "write_only", False)),
     )
 
 

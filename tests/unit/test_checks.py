@@ -104,3 +104,9 @@ def test_every_finding_says_what_and_how() -> None:
         assert finding.id.startswith("SG0")
         assert len(finding.text) > 20
         assert len(finding.fix) > 10
+
+
+def test_a_manager_that_only_emits_is_nothing_for_a_server_with_clients() -> None:
+    (finding,) = check_server(replace(PLAIN, write_only=True), policies=None)
+    assert finding.id == "SG044"
+    assert "write_only" in finding.fix
