@@ -347,8 +347,8 @@ class _Frames:
         "_scope",
         "_send",
         "_session",
-        "_stopped",
         "_writer",
+        "stopped",
         "upgrading",
     )
 
@@ -373,7 +373,7 @@ class _Frames:
         self._reader: asyncio.Task[Any] | None = None
         self._writer: asyncio.Task[Any] | None = None
         self._gone: asyncio.Future[None] | None = None
-        self._stopped = False
+        self.stopped = False
         self._probed = False
         self.upgrading = request.sid is not None
         self._opened = self.upgrading
@@ -401,7 +401,7 @@ class _Frames:
             first, self._first = self._first, None
             return first
         if session.ending in CLOSE_CODES and not self.upgrading:
-            if not self._stopped:
+            if not self.stopped:
                 # What the client is to be told must be in the queue before the writer leaves: `end` interrupts this.
                 self._reader = asyncio.current_task()
                 await asyncio.sleep(CLOSE_TIMEOUT)
@@ -532,7 +532,7 @@ class _Frames:
         Args:
             at_once: don't wait for what is still to be sent: the client does not read.
         """
-        self._stopped = True
+        self.stopped = True
         if self._reader is not None:
             # python-engineio sends what waits, closes, and tells everybody.
             self._reader.cancel()

@@ -83,8 +83,8 @@ class Drain:
         # Those that were being made when it began.
         ended += sum([self._endings.session(session, "draining") for session in list(self._seam.sessions.open)])
         await self._endings.pace.settled(_LAST_WORDS)
-        for session in list(self._seam.sessions.open):
-            # Who does not even read that it is over.
+        for session in [each for each in self._seam.sessions.open if each.carrier is not None and each.carrier.stopped]:
+            # It was told, and does not even read that.
             self._endings.cut(session)
         await self._endings.pace.settled(_LAST_WORDS)
         self._report.drain_finished(ended, loop.time() - begun)

@@ -167,8 +167,7 @@ class Endings:
     def cut(self, session: Session) -> None:
         """End a session at once whose client does not read that it is over."""
         self.seam.drop_queue(session.eio_sid)
-        if session.carrier is not None:
-            self.pace.begin(session.carrier.end(at_once=True))
+        self.pace.begin(session.carrier.end(at_once=True))
 
     def _close(self, session: Session, reason: str, told: Iterable[Connection]) -> None:
         session.ending = reason

@@ -55,6 +55,12 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
             "demo",
             ("uvicorn", "websockets", "aiohttp"),
         ),
+        "doctor": Command(
+            "socketguard.cli.doctor",
+            "examine a deployed endpoint from outside, through its proxy",
+            "cli",
+            ("click", "rich", "httpx2", "websockets"),
+        ),
         "check": Command("socketguard.cli.check", "look at an application's configuration, without serving it"),
         "token": Command("socketguard.cli.token", "make a token for development, or explain one"),
     }

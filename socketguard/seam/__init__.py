@@ -391,9 +391,15 @@ class Seam:
     def drop_queue(self, eio_sid: str) -> None:
         """Forget what waits for a client that does not read."""
         socket = self.server.eio.sockets.get(eio_sid)
-        while socket is not None and not socket.queue.empty():
-            socket.queue.get_nowait()
+        if socket is None:
+            return
+        ends = False
+        while not socket.queue.empty():
+            ends |= socket.queue.get_nowait() is None
             socket.queue.task_done()
+        if ends:
+            # With it python-engineio unlocks its writer, and then waits for that.
+            socket.queue.put_nowait(None)
 
     def has_queue(self, eio_sid: str) -> bool:
         """Whether packets wait for the next poll of a client."""

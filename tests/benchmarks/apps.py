@@ -7,8 +7,9 @@ import logging
 import secrets
 import tempfile
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import jwt
 import orjson
@@ -21,7 +22,9 @@ from socketguard import JWTAuth, SocketGuard, current_connection
 from socketguard.logs import add_connection
 
 __all__ = [
+    "AUDIENCE",
     "HS256",
+    "ISSUER",
     "NAMESPACE",
     "RS256",
     "Algorithm",
@@ -30,10 +33,12 @@ __all__ = [
     "configure_structlog",
     "guarded",
     "hand_written",
+    "new_auth",
 ]
 
 NAMESPACE = "/messages"
 AUDIENCE = "crm"
+ISSUER = "https://login.example.com/"
 
 
 class Algorithm:
@@ -44,15 +49,20 @@ class Algorithm:
         self._signing_key = signing_key
         self.key = verifying_key
 
-    def token(self, subject: str = "user-1042") -> str:
-        """A token as an identity provider would issue it."""
+    def token(self, subject: str = "user-1042", *, lifetime: int = 3600) -> str:
+        """A token as an identity provider would issue it.
+
+        Args:
+            subject: whose.
+            lifetime: seconds until ``exp``.
+        """
         now = int(time.time())
         claims = {
-            "iss": "https://login.example.com/",
+            "iss": ISSUER,
             "aud": AUDIENCE,
             "sub": subject,
             "iat": now,
-            "exp": now + 3600,
+            "exp": now + lifetime,
             "jti": secrets.token_hex(8),
             "tenant_id": "acme",
             "email": "ada@example.com",
@@ -60,9 +70,13 @@ class Algorithm:
         }
         return jwt.encode(claims, self._signing_key, algorithm=self.name)
 
-    def connect(self, *, signature: bool = True) -> str:
+    def public_key(self) -> Any:
+        """The public key, of an algorithm that has one."""
+        return self._signing_key.public_key()
+
+    def connect(self, subject: str = "user-1042", *, signature: bool = True) -> str:
         """The frame with which a client joins."""
-        token = self.token()
+        token = self.token(subject)
         if not signature:
             head, _, tail = token.rpartition(".")
             token = f"{head}.{'B' if tail[0] == 'A' else 'A'}{tail[1:]}"
@@ -83,8 +97,11 @@ RS256 = _rs256()
 class Lines:
     """A file that log lines are written to, flushed one by one; it counts them."""
 
+    _kept: ClassVar[list[Lines]] = []
+
     def __init__(self) -> None:
         self.file = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - lives as long as the process
+        self._kept.append(self)  # an application may write a line when its benchmark is long over
 
     def take(self) -> int:
         """How many lines there are since the last call."""
@@ -195,10 +212,25 @@ def hand_written(algorithm: Algorithm, lines: Lines) -> Any:
     return socketio.ASGIApp(server)
 
 
-def guarded(algorithm: Algorithm, lines: Lines, **options: Any) -> Any:
-    """The same application behind a guard, which writes two JSON lines by structlog: joined and left."""
+def guarded(
+    algorithm: Algorithm,
+    lines: Lines,
+    *,
+    auth: JWTAuth | None = None,
+    options: Mapping[str, Any] | None = None,
+    **server_options: Any,
+) -> SocketGuard:
+    """The same application behind a guard, which writes two JSON lines by structlog: joined and left.
+
+    Args:
+        algorithm: of the tokens.
+        lines: where log lines go.
+        auth: instead of a verifier for the key of ``algorithm``.
+        options: further ones for `SocketGuard`.
+        **server_options: for ``socketio.AsyncServer``.
+    """
     configure_structlog(lines)
-    server = _server(**options)
+    server = _server(**server_options)
 
     @server.on("connect", namespace=NAMESPACE)
     async def connect(sid: str, environ: dict[str, Any], auth: Any) -> None:
@@ -206,7 +238,13 @@ def guarded(algorithm: Algorithm, lines: Lines, **options: Any) -> Any:
 
     return SocketGuard(
         socketio.ASGIApp(server),
-        auth=JWTAuth(algorithm.key, algorithms=[algorithm.name], audience=AUDIENCE),
+        auth=auth or new_auth(algorithm),
         namespaces=[NAMESPACE],
         log_claims=("sub", "tenant_id"),
+        **(options or {}),
     )
+
+
+def new_auth(algorithm: Algorithm, **options: Any) -> JWTAuth:
+    """A verifier for the key of an algorithm, with options of `JWTAuth`."""
+    return JWTAuth(algorithm.key, algorithms=[algorithm.name], audience=AUDIENCE, **options)

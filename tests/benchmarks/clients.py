@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
-__all__ = ["Polling", "Stall", "WebSocket", "address"]
+__all__ = ["App", "Attempt", "Message", "Polling", "Stall", "Turns", "WebSocket", "address", "websocket_scope"]
 
 Message = MutableMapping[str, Any]
 App = Callable[[dict[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[Any]]
@@ -59,6 +59,18 @@ def _scope(client: str, kind: str, query: str, headers: list[tuple[bytes, bytes]
     }
 
 
+def websocket_scope(client: str) -> dict[str, Any]:
+    """The scope of the WebSocket handshake of a client at this address."""
+    return _scope(
+        client,
+        "websocket",
+        "EIO=4&transport=websocket",
+        _BROWSER + _UPGRADE,
+        subprotocols=[],
+        extensions={"websocket.http.response": {}},
+    )
+
+
 class WebSocket:
     """A client that sends its frames in lockstep: each as soon as the one before was answered.
 
@@ -69,21 +81,24 @@ class WebSocket:
         client: its address.
         timed_from: the frame with which `seconds` begins to count.
         stay: keep the connection open; `leave` ends it.
+        hold: waited for before the first frame.
     """
 
-    def __init__(self, frames: Sequence[str], *, client: str = "10.0.0.1", timed_from: int = 0, stay: bool = False):
+    def __init__(
+        self,
+        frames: Sequence[str],
+        *,
+        client: str = "10.0.0.1",
+        timed_from: int = 0,
+        stay: bool = False,
+        hold: asyncio.Event | None = None,
+    ):
         self.frames = frames
         self.answer = ""
         self.idle = asyncio.Event() if stay else None
-        self._scope = _scope(
-            client,
-            "websocket",
-            "EIO=4&transport=websocket",
-            _BROWSER + _UPGRADE,
-            subprotocols=[],
-            extensions={"websocket.http.response": {}},
-        )
+        self._scope = websocket_scope(client)
         self._timed_from = timed_from
+        self._hold = hold
         self._sent = -1
         self._answers = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -115,6 +130,8 @@ class WebSocket:
                 self.idle.set()
                 await self._wait()
             return {"type": "websocket.disconnect", "code": 1005}
+        if self._hold is not None:
+            await self._hold.wait()
         frame = self.frames[self._sent]
         if self._sent == self._timed_from:
             self._began = time.process_time()
@@ -136,12 +153,48 @@ class WebSocket:
             self._waiter.set_result(None)
 
 
+class Attempt:
+    """A handshake that is refused.
+
+    Attributes:
+        answers: the types of the ASGI messages that came back.
+        status: of the answer; 0 when a WebSocket was just closed.
+
+    Args:
+        client: the address.
+        polling: over polling rather than WebSocket.
+    """
+
+    def __init__(self, client: str, *, polling: bool) -> None:
+        if polling:
+            self._scope = _scope(client, "http", "EIO=4&transport=polling", _BROWSER, method="GET")
+            self._first: Message = {"type": "http.request", "body": b"", "more_body": False}
+        else:
+            self._scope = websocket_scope(client)
+            self._first = {"type": "websocket.connect"}
+        self.answers: list[str] = []
+        self.status = 0
+
+    async def run(self, app: App) -> None:
+        await app(self._scope, self._receive, self._send)
+
+    async def _receive(self) -> Message:
+        return self._first
+
+    async def _send(self, message: Message) -> None:
+        self.answers.append(message["type"])
+        self.status = message.get("status", self.status)
+
+
 class Turns:
-    """Watches the turns of the loop: how much CPU time the longest took, and all together."""
+    """Watches the turns of the loop: how much CPU time the longest took, and all together.
+
+    `blocked` is the longest turn by the wall clock: a call that waits takes no CPU time.
+    """
 
     def __init__(self) -> None:
-        self.seconds = self.longest = 0.0
-        self._began = self._last = 0.0
+        self.seconds = self.longest = self.blocked = 0.0
+        self._began = self._last = self._last_seen = 0.0
         self._running = False
         self._loop = asyncio.get_running_loop()
 
@@ -149,6 +202,7 @@ class Turns:
         self._running = True
         self._loop.call_soon(self._turn)
         self._began = self._last = time.process_time()
+        self._last_seen = time.perf_counter()
 
     async def stop(self) -> None:
         """After what is still queued: the answer, the end of the session."""
@@ -164,10 +218,11 @@ class Turns:
             self._loop.call_soon(self._turn)
 
     def _note(self) -> None:
-        now = time.process_time()
+        now, seen = time.process_time(), time.perf_counter()
         if self._running:
             self.longest = max(self.longest, now - self._last)
-            self._last = now
+            self.blocked = max(self.blocked, seen - self._last_seen)
+            self._last, self._last_seen = now, seen
 
 
 class Stall:

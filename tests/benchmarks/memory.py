@@ -1,4 +1,4 @@
-"""What an idle connection keeps in memory."""
+"""What an idle connection keeps in memory, and how much of it is for its timer and the limits."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from typing import Any
 
 from . import apps
 from .clients import WebSocket, address
+from .limits import UNLIMITED
 from .measure import forget_tasks
 from .table import Row
 
 __all__ = ["measure_memory"]
 
 LIMIT_KIB = 4.0
+LIFE_LIMIT_KIB = 1.0
 
 
 async def _bytes_per_connection(app: Any, count: int) -> float:
@@ -53,8 +55,18 @@ async def _open(app: Any, start: int, count: int) -> list[tuple[WebSocket, async
     return opened
 
 
+def _endless(lines: apps.Lines) -> Any:
+    """A guard whose connections have no end, no deadline and no limit."""
+    return apps.guarded(
+        apps.HS256,
+        lines,
+        auth=apps.new_auth(apps.HS256, expiry="ignore"),
+        options={"limits": UNLIMITED, "connect_timeout": None},
+    )
+
+
 def measure_memory(runner: asyncio.Runner, *, rounds: int, count: int) -> list[Row]:
-    """One row: the guarded connection against the unguarded one.
+    """Rows: the guarded connection against the unguarded one, and against one that nothing ends or limits.
 
     Args:
         runner: where the applications run.
@@ -62,11 +74,32 @@ def measure_memory(runner: asyncio.Runner, *, rounds: int, count: int) -> list[R
         count: how many connections are open.
     """
     lines = apps.Lines()
-    builders: dict[str, Callable[[], Any]] = {"bare": apps.bare, "guarded": lambda: apps.guarded(apps.HS256, lines)}
+    builders: dict[str, Callable[[], Any]] = {
+        "bare": apps.bare,
+        "guarded": lambda: apps.guarded(apps.HS256, lines),
+        "endless": lambda: _endless(lines),
+    }
     found: dict[str, list[float]] = {name: [] for name in builders}
     for _ in range(rounds):
         for name, build in builders.items():
             found[name].append(runner.run(_bytes_per_connection(build(), count)) / 1024)
-    bare, guarded = (statistics.median(found[name]) for name in builders)
-    note = f"{guarded:.1f} against {bare:.1f} KiB, {count} connections, tracemalloc, medians of {rounds}"
-    return [Row("memory of an idle connection", "unguarded", guarded - bare, LIMIT_KIB, "KiB more", note)]
+    bare, guarded, endless = (statistics.median(found[name]) for name in builders)
+    how = f"{count} connections, tracemalloc{f', medians of {rounds}' if rounds > 1 else ''}"
+    return [
+        Row(
+            "memory of an idle connection",
+            "unguarded",
+            guarded - bare,
+            LIMIT_KIB,
+            "KiB more",
+            f"{guarded:.1f} against {bare:.1f} KiB, {how}",
+        ),
+        Row(
+            "memory for its timers and limits",
+            "guarded without them",
+            guarded - endless,
+            LIFE_LIMIT_KIB,
+            "KiB more",
+            f"{guarded:.2f} against {endless:.2f} KiB, {how}",
+        ),
+    ]

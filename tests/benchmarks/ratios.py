@@ -12,14 +12,14 @@ from .clients import WebSocket, address
 from .measure import Batch, Comparison, compare, no_collector
 from .table import Row
 
-__all__ = ["measure_connects", "measure_events"]
+__all__ = ["WARM_UP", "connects", "measure_connects", "measure_events", "ratio_row"]
 
 WARM_UP = 3
 EVENT = f'42{apps.NAMESPACE},7["message:new","twenty bytes of text"]'
 LOGGED_EVENT = EVENT.replace("message:new", "message:logged")
 
 
-def _connects(build: Callable[[], Any], frame: str, answer: str, count: int, lines: apps.Lines, expected: int) -> Batch:
+def connects(build: Callable[[], Any], frame: str, answer: str, count: int, lines: apps.Lines, expected: int) -> Batch:
     """A batch of whole connections: handshake, CONNECT, answer, disconnect, each from another address."""
 
     async def batch() -> float:
@@ -57,7 +57,7 @@ def _events(build: Callable[[], Any], frame: str, count: int) -> Batch:
     return batch
 
 
-def _row(what: str, against: str, limit: float, found: Comparison, name: str, reference: str) -> Row:
+def ratio_row(what: str, against: str, limit: float, found: Comparison, name: str, reference: str) -> Row:
     figure, method = found.ratio(name, reference, limit)
     note = (
         f"{found.best(name) * 1e6:.0f} against {found.best(reference) * 1e6:.0f} µs; {method}; "
@@ -86,34 +86,30 @@ def measure_connects(runner: asyncio.Runner, *, rounds: int, count: int) -> list
     found = compare(
         runner,
         {
-            "bare": _connects(apps.bare, hs256.connect(), joined, count, lines, 0),
-            "hand-written": _connects(
-                lambda: apps.hand_written(hs256, lines), hs256.connect(), joined, count, lines, 1
-            ),
-            "guarded": _connects(guarded, hs256.connect(), joined, count, lines, 2),
-            "unknown namespace": _connects(
+            "bare": connects(apps.bare, hs256.connect(), joined, count, lines, 0),
+            "hand-written": connects(lambda: apps.hand_written(hs256, lines), hs256.connect(), joined, count, lines, 1),
+            "guarded": connects(guarded, hs256.connect(), joined, count, lines, 2),
+            "unknown namespace": connects(
                 guarded, unknown, '44/mesages,{"message":"Invalid namespace"}', count, lines, 1
             ),
-            "bad signature": _connects(guarded, hs256.connect(signature=False), refused, count, lines, 1),
+            "bad signature": connects(guarded, hs256.connect(signature=False), refused, count, lines, 1),
         },
         rounds,
     )
     found_rs256 = compare(
         runner,
         {
-            "hand-written": _connects(
-                lambda: apps.hand_written(rs256, lines), rs256.connect(), joined, count, lines, 1
-            ),
-            "guarded": _connects(lambda: apps.guarded(rs256, lines), rs256.connect(), joined, count, lines, 2),
+            "hand-written": connects(lambda: apps.hand_written(rs256, lines), rs256.connect(), joined, count, lines, 1),
+            "guarded": connects(lambda: apps.guarded(rs256, lines), rs256.connect(), joined, count, lines, 2),
         },
         rounds,
     )
     accepted = "unguarded CONNECT, accepted"
     return [
-        _row("CONNECT accepted, HS256", "hand-written connect handler", 1.05, found, "guarded", "hand-written"),
-        _row("CONNECT accepted, RS256", "hand-written, from a PEM", 1.00, found_rs256, "guarded", "hand-written"),
-        _row("CONNECT refused, unknown namespace", accepted, 1.10, found, "unknown namespace", "bare"),
-        _row("CONNECT refused, bad signature", accepted, 1.25, found, "bad signature", "bare"),
+        ratio_row("CONNECT accepted, HS256", "hand-written connect handler", 1.05, found, "guarded", "hand-written"),
+        ratio_row("CONNECT accepted, RS256", "hand-written, from a PEM", 1.00, found_rs256, "guarded", "hand-written"),
+        ratio_row("CONNECT refused, unknown namespace", accepted, 1.10, found, "unknown namespace", "bare"),
+        ratio_row("CONNECT refused, bad signature", accepted, 1.25, found, "bad signature", "bare"),
     ]
 
 
@@ -140,5 +136,5 @@ def measure_events(runner: asyncio.Runner, *, rounds: int, count: int) -> list[R
         ("the same, with a log line of the handler", LOGGED_EVENT),
     ):
         variants = {"bare": _events(bare, frame, count), "guarded": _events(guarded, frame, count)}
-        rows.append(_row(what, "unguarded", 1.05, compare(runner, variants, rounds), "guarded", "bare"))
+        rows.append(ratio_row(what, "unguarded", 1.05, compare(runner, variants, rounds), "guarded", "bare"))
     return rows

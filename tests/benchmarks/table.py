@@ -112,14 +112,27 @@ characters are refused unread.
 - One process without a network: scripted clients call the ASGI application (`receive` and `send`), with the headers of
   a browser. A connection is handshake, OPEN, CONNECT, answer and disconnect, over WebSocket.
 - Batches alternate between the variants (unguarded, hand-written, guarded, unguarded, …), each with a new application
-  and a few connections to warm up, the garbage collector off within a batch, {rounds} rounds. Counted is the CPU time
-  of the process. A ratio is that of the fastest rounds; where it is within 5 % of its limit, the median of the ratios
-  of the rounds. "Halves" compares the odd with the even rounds.
+  and a few connections to warm up, the garbage collector off within a batch, {rounds} rounds as a rule. Counted is the
+  CPU time of the process. A ratio is that of the fastest rounds; where it is within 5 % of its limit, the median
+  of the ratios of the rounds. "Halves" compares the odd with the even rounds.
 - The hand-written handler calls `jwt.decode` (audience, `exp` and `sub` required), `save_session`, and writes one JSON
   line by stdlib logging. The guarded application writes two by structlog with orjson (joined and left), with all
   their fields.
   Lines go to a file and are counted; each refusal comes from another address, so that none is held back.
-- Memory is what `tracemalloc` counts after a garbage collection; each connection has a token of its own.
+- "Without limits and revocations" is the same guard with every limit set to None and without a store; with them, a
+  `MemoryStore` keeps 1,000 revocations of other tokens.
+- A flood comes from one address that has used up `failures_per_address`: each attempt is a handshake that is refused
+  with 429 (over WebSocket: closed), and none writes a log line. It is compared with a whole unguarded connection.
+- In a storm all clients come in the same moment, with default limits, from one address, each with a subject of its own.
+  In process the CPU time counts; over uvicorn (a process of its own, on a core of its own where there are two) the time
+  until the last client has its answer. The guarded application writes a log line for each, the unguarded none.
+- Memory is what `tracemalloc` counts after a garbage collection; each connection has a token of its own. "Without
+  timers and limits" is a guard with `expiry="ignore"`, no `connect_timeout`, and every limit set to None.
+- The longest turn of the loop is measured with all connections in one namespace of one process, with the garbage
+  collector off: to look at 10,000 connections takes it longer than 20 ms, with or without a guard. python-socketio
+  looks at each room of the namespace when a client leaves it: 1 to 2 ms with 10,000 clients, guarded or not.
+- In the soak, clients over WebSocket, polling and upgrades come and go by chance; a third expires, refreshes, is
+  revoked or kicked, the last are drained. Then python-socketio, python-engineio and the guard are asked what they hold.
 - For the cost of one frame, the least of several sessions counts, with the garbage collector on.
 
 Measured with CPython {platform.python_version()}, {versions}; {os.cpu_count()} cores.

@@ -93,6 +93,19 @@ ROWS: list[set[str]] = [
     {"testing", "cli.printer"},
     {"cli.words", "cli.application"},
     {"cli.rehearsal", "cli.audit"},
+    {"cli.doctor.target", "cli.doctor.symptoms", "cli.doctor.looks"},
+    {"cli.doctor.observations"},
+    {"cli.doctor.wire", "cli.doctor.fingerprints", "cli.doctor.page"},
+    {"cli.doctor.findings"},
+    {"cli.doctor.opening", "cli.doctor.living", "cli.doctor.beside"},
+    {"cli.doctor.matrix"},
+    {"cli.doctor.verdict", "cli.doctor.network"},
+    {"cli.doctor.sessions"},
+    {"cli.doctor.examination"},
+    {"cli.doctor.probes", "cli.doctor.visits", "cli.doctor.render"},
+    {"cli.doctor.checks"},
+    {"cli.doctor.command"},
+    {"cli.doctor"},
     {"cli.demo", "cli.check", "cli.token"},
     {"cli"},
 ]
@@ -108,8 +121,21 @@ KNOWN = {
 }
 
 # What only the extras install: imported by their own modules, when somebody asks for them.
-EXTRAS = {"uvicorn", "websockets", "aiohttp", "fastapi", "redis", "msgpack", "prometheus_client", "httpx2"}
-OF_EXTRAS = {"cli.demo", "fetch"}
+EXTRAS = {
+    "uvicorn",
+    "websockets",
+    "aiohttp",
+    "fastapi",
+    "redis",
+    "msgpack",
+    "prometheus_client",
+    "httpx2",
+    "click",
+    "rich",
+}
+OF_EXTRAS = {"cli.demo", "fetch"} | {
+    f"cli.doctor.{name}" for name in ("network", "sessions", "visits", "render", "command")
+}
 
 
 def imports(module: str, *, top_level: bool = False) -> set[str]:
@@ -215,7 +241,7 @@ def test_importing_the_package_imports_no_extra() -> None:
         f"print(sorted(name for name in {sorted(EXTRAS)!r} if name in sys.modules))"
     )
     # python-socketio's own client imports aiohttp where it finds it.
-    blocked = "import sys; sys.modules['aiohttp'] = None; "
+    blocked = "import sys; sys.modules['aiohttp'] = sys.modules['rich'] = None; "
     result = subprocess.run([sys.executable, "-c", blocked + program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() in ("[]", "['aiohttp']")
 
@@ -242,7 +268,8 @@ def test_asgi_messages_are_read_and_sent_in_one_module() -> None:
         and " " not in node.value
     }
     assert speaking - {"testing"} == {"asgi"}
-    for module in set(MODULES) - {"asgi", "testing", "cli.demo"}:
+    clients = {"testing", "cli.demo", "cli.doctor.network", "cli.doctor.sessions", "cli.doctor.visits"}
+    for module in set(MODULES) - {"asgi"} - clients:
         assert calls_to({"receive", "send"}, module) <= {"self.server.eio.send"}, module
 
 

@@ -137,6 +137,7 @@ GOOD: Mapping[str, Observations] = {
             "https://crm.example.com", Answer(200), 1, 0, (Baked("https://crm.example.com", "/", "/socket.io/", "a"),)
         )
     ),
+    "sticky by a cookie": seen(sticky=[Stickiness(False, 8, 4, ("srv",)), Stickiness(True, 8, 0)]),
     "plain HTTP without a token": seen("http://10.0.0.1"),
 }
 
@@ -243,7 +244,15 @@ CASES: list[tuple[str, Observations, str]] = [
     # sessions
     ("S-12", seen(sticky=[Stickiness(False, 8, 4)]), "4 of 8"),
     ("S-12", seen(sticky=[Stickiness(False, 8, 4, ("srv",)), Stickiness(True, 8, 3)]), "with cookies 3 of 8"),
-    ("S-13", seen(sticky=[Stickiness(False, 8, 4, ("srv",)), Stickiness(True, 8, 0)]), "(srv)"),
+    (
+        "S-13",
+        seen(
+            sticky=[Stickiness(False, 8, 4, ("srv",)), Stickiness(True, 8, 0)],
+            origin="https://o.example",
+            polling_origin=Answer(200, (("access-control-allow-origin", "https://o.example"),), PYTHON_OPEN),
+        ),
+        "(srv)",
+    ),
     ("S-12", seen(upgrade=Upgrade("refused", Answer(400, (), '"Invalid session x"'))), "upgrade: 400"),
     ("S-05", seen(upgrade=Upgrade("refused", REFUSED)), "upgrade: 403"),
     ("S-05", seen(upgrade=Upgrade("silent")), "2probe"),
@@ -312,7 +321,16 @@ CASES: list[tuple[str, Observations, str]] = [
     ),
     ("S-15", seen(holds=[Hold("poll", "cut", 4.0, reply=nginx_page(504, "504"))]), "after 4 s"),
     # beside
-    ("S-19", seen("http://10.0.0.1", origin="https://crm.example.com", origin_given=True), "http://10.0.0.1"),
+    (
+        "S-19",
+        seen(
+            "http://10.0.0.1",
+            origin="https://crm.example.com",
+            origin_given=True,
+            polling_origin=Answer(200, (("access-control-allow-origin", "https://crm.example.com"),), PYTHON_OPEN),
+        ),
+        "http://10.0.0.1",
+    ),
     ("S-36", seen("http://10.0.0.1", token="alg"), "http://10.0.0.1"),
     ("S-36", seen("http://10.0.0.1", joins=[Join("/", "joined", with_token=True)]), "http://10.0.0.1"),
     ("S-19", seen(page=page(Baked("ws://crm.example.com", "/", None, "a.js"))), "ws://crm.example.com in a.js"),

@@ -1,0 +1,197 @@
+"""The command line of the doctor: its options and exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from socketguard.rejections import ConfigurationError
+
+from .checks import CHECKS, Options, examine
+from .render import Redactor, Silent, Terminal, as_json
+from .symptoms import SYMPTOMS, UNSEEN
+from .target import parse_target, web_origin
+from .verdict import judge, reached
+
+__all__ = ["run"]
+
+FINDINGS, USAGE, UNREACHABLE = 1, 2, 3
+"""The exit statuses beside 0, for a good endpoint."""
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command.
+
+    Args:
+        arguments: of the command line.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        status = _command.main(arguments, prog_name="socketguard doctor", standalone_mode=False)
+    except click.ClickException as problem:
+        problem.show()
+        return USAGE
+    except click.Abort:
+        raise KeyboardInterrupt from None
+    return int(status or 0)
+
+
+def _list_checks(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if not value or context.resilient_parsing:
+        return
+    for name, check in CHECKS.items():
+        request = " (only with --only)" if check.on_request else " (only with --idle)" if name == "idle" else ""
+        click.echo(f"{name:<10} {check.title}{request}: {', '.join(check.symptoms)}")
+    click.echo("")
+    for name, symptom in SYMPTOMS.items():
+        click.echo(f"{name}  {symptom.title}")
+    for name, text in UNSEEN.items():
+        click.echo(f"{name}  not seen from outside: {text}")
+    context.exit(0)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("url")
+@click.option(
+    "--namespace",
+    "namespaces",
+    multiple=True,
+    metavar="NS",
+    help="A namespace to join, such as /messages; repeat it for more.",
+)
+@click.option(
+    "--token",
+    metavar="T",
+    help="A token for the CONNECT. Others on this machine see it in the list of processes: --token-file hides it.",
+)
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path, allow_dash=True),
+    metavar="F",
+    help="A file with the token; - is the standard input.",
+)
+@click.option(
+    "--origin",
+    metavar="O",
+    help="The origin of the page that uses the endpoint, as https://crm.example.com.  [default: the endpoint's own]",
+)
+@click.option("--path", metavar="P", help="The client's option path.  [default: /socket.io]")
+@click.option(
+    "--no-trailing-slash", "bare_path", is_flag=True, help="Ask as a client with addTrailingSlash: false does."
+)
+@click.option(
+    "--idle",
+    type=click.FloatRange(1, 86_400),
+    metavar="SECONDS",
+    help="Hold quiet connections so long, to see when something cuts them; at least the interval of pings and 5 s.",
+)
+@click.option(
+    "--page", metavar="URL", help="A page that uses the endpoint: finds the addresses that were built into it."
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0.1, 300),
+    default=8.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="For one request.",
+)
+@click.option("--json", "as_object", is_flag=True, help="Print one JSON object and nothing else.")
+@click.option(
+    "--list-checks",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list_checks,
+    help="List the checks and symptoms.",
+)
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="ID",
+    help="Run only this check, or those that can find this symptom, with what they need; repeat it for more.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Show details.")
+def _command(url: str, as_object: bool, verbose: bool, **given: Any) -> int:
+    """Examine a Socket.IO endpoint from outside, through whatever stands in front of it.
+
+    URL is what a client gives to io(). Ends with 0 when all is good, 1 for findings, 2 for wrong usage, 3 when nothing
+    answered.
+    """
+    try:
+        options = _read(url, **given)
+    except ConfigurationError as problem:
+        raise click.UsageError(str(problem)) from None
+    secrets: set[str] = set()
+    redactor = Redactor(secrets)
+    if as_object:
+        seen = asyncio.run(examine(options, Silent(), secrets))
+        findings = judge(seen)
+        click.echo(as_json(options.target.shown, findings, redactor))
+    else:
+        terminal = Terminal(sys.stdout, options.target.shown, redactor, verbose=verbose)
+        with terminal:
+            seen = asyncio.run(examine(options, terminal, secrets))
+        findings = judge(seen)
+        terminal.findings(findings)
+    if not findings:
+        return 0
+    return FINDINGS if reached(seen) else UNREACHABLE
+
+
+def _read(
+    url: str,
+    *,
+    namespaces: tuple[str, ...],
+    token: str | None,
+    token_file: Path | None,
+    origin: str | None,
+    path: str | None,
+    bare_path: bool,
+    idle: float | None,
+    page: str | None,
+    timeout: float,
+    only: tuple[str, ...],
+) -> Options:
+    target = parse_target(url, path=path, slash=not bare_path)
+    for namespace in namespaces:
+        if not namespace.startswith("/") or "," in namespace:
+            raise ConfigurationError("--namespace begins with a slash, such as /messages", option="--namespace")
+    if token is not None and token_file is not None:
+        raise ConfigurationError("--token and --token-file are two ways to say the same; give one", option="--token")
+    if token_file is not None:
+        try:
+            with click.open_file(str(token_file), encoding="utf-8") as file:
+                token = file.read(65_536).strip()
+        except (OSError, UnicodeError):
+            raise ConfigurationError("--token-file can't be read as text", option="--token-file") from None
+    if token is not None and not token:
+        raise ConfigurationError("the token is empty; leave the option out to go without", option="--token")
+    if page is not None and _scheme(page) not in ("http", "https"):
+        raise ConfigurationError("--page is the address of a page, such as https://crm.example.com", option="--page")
+    of_page = None if page is None else web_origin(page, option="--page")
+    shown_origin = of_page if origin is None else web_origin(origin, option="--origin")
+    wanted = namespaces or ((target.namespace,) if target.namespace != "/" else ())
+    return Options(target, wanted, token, shown_origin, idle, page, timeout, _chosen(only))
+
+
+def _scheme(url: str) -> str:
+    return url.partition("://")[0].lower() if "://" in url else ""
+
+
+def _chosen(only: tuple[str, ...]) -> frozenset[str]:
+    if not only:
+        return frozenset(name for name, check in CHECKS.items() if not check.on_request)
+    chosen: set[str] = set()
+    for wanted in only:
+        known = {name for name, check in CHECKS.items() if wanted == name or wanted.upper() in check.symptoms}
+        if not known:
+            raise ConfigurationError("--only takes an id that --list-checks shows", option="--only")
+        chosen |= known
+    return frozenset(chosen.union(*(CHECKS[name].needs for name in chosen)))

@@ -1,0 +1,461 @@
+"""Very many clients for a while, of which a third expires, refreshes, is revoked or kicked; then nothing may be left.
+
+It needs nothing but what the tests of the core need, and one of them runs it with fewer clients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from socketguard import NamespacePolicy
+from socketguard.identity import Connection, Identity, Session
+from socketguard.testing import FakeClock, Wire, capture_events, make_auth, mint
+from tests.core.driver import Guarded, Polling, connect_packet, guarded, held, http, until
+
+from .table import Row
+
+__all__ = ["Soaked", "measure_soak", "soak"]
+
+PATIENCE = 120.0
+"""Seconds after which something has not happened."""
+
+NOTICE, LEEWAY = 30, 10
+STEP = 8
+"""Seconds by which the clock is moved at once: less than the notice, so that nobody's end comes before it."""
+
+LONG = 80_000
+REVOKED = "a-token-that-was-revoked-before-it-was-used"
+
+# What becomes of a client, and how many of a hundred. A third is ended or refreshes.
+FATES = {
+    "stays": 55,
+    "leaves": 6,
+    "is refused": 3,
+    "vanishes while it joins": 3,
+    "expires": 7,
+    "refreshes": 7,
+    "offers another's token": 3,
+    "offers a revoked token": 3,
+    "has its token revoked": 4,
+    "has its subject revoked": 3,
+    "is kicked": 4,
+    "has its subject kicked": 2,
+}
+SHORT = {"expires", "refreshes", "offers another's token", "offers a revoked token"}
+REFRESHING = SHORT - {"expires"}
+VICTIMS = {"has its token revoked", "has its subject revoked", "is kicked", "has its subject kicked"}
+_LEFT = frozenset({"client disconnect", "transport close"})
+_STAYED = _LEFT | {"draining"}
+
+
+class _Ended(Exception):
+    """The server ended the session."""
+
+
+class _Socket:
+    """A session over WebSocket."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+
+    async def say(self, frame: str) -> None:
+        await self.wire.send(frame)
+
+    async def frame(self) -> str:
+        try:
+            return str(await self.wire.frame())
+        except ConnectionError:
+            raise _Ended from None
+
+    async def close(self) -> None:
+        await self.wire.close()
+
+
+class _Polled:
+    """A session over polling."""
+
+    def __init__(self, polling: Polling) -> None:
+        self.polling = polling
+        self._frames: list[str] = []
+
+    async def say(self, frame: str) -> None:
+        await self.polling.post(frame)  # refused once the session has ended, of which the next poll tells
+
+    async def frame(self) -> str:
+        while True:
+            while self._frames:
+                frame = self._frames.pop(0)
+                if frame == "1":
+                    raise _Ended
+                if frame == "2":
+                    await self.polling.post("3")
+                elif frame != "6":
+                    return frame
+            answer = await http(self.polling.app, "GET", self.polling.query, **self.polling.options)
+            if answer.status != 200:
+                raise _Ended
+            self._frames = answer.body.decode().split("\x1e")
+
+    async def close(self) -> None:
+        await self.polling.close()
+
+
+@dataclass(eq=False)
+class _Guest:
+    """One client and what is to become of it."""
+
+    soak: _Soak
+    number: int
+    fate: str
+    transport: str
+    namespaces: tuple[str, ...]
+    sids: dict[str, str] = field(default_factory=dict)
+    ends: float = float("inf")
+    """By the clock of the tokens."""
+    answered: set[str] = field(default_factory=set)
+    """In which namespaces its refresh was answered."""
+    gone: bool = False
+    _channel: Any = None
+    _reading: asyncio.Task[None] | None = None
+
+    @property
+    def subject(self) -> str:
+        return f"user-{self.number}"
+
+    @property
+    def token_id(self) -> str:
+        return f"token-{self.number}"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        address = f"10.{self.number >> 16 & 255}.{self.number >> 8 & 255}.{self.number & 255}"
+        return {"client": (address, 50000), "timeout": PATIENCE}
+
+    async def arrive(self) -> None:
+        """Open a session and join; a client that is refused or vanishes is gone afterwards."""
+        soak = self.soak
+        lifetime = soak.random.randrange(2 * NOTICE, 10 * NOTICE) if self.fate in SHORT else LONG
+        token = mint(self.subject, now=soak.clock.now, lifetime=lifetime, jti=self.token_id)
+        self._channel = await self._open()
+        if self.fate == "vanishes while it joins":
+            await self._channel.say(connect_packet("/a", token))
+            for _ in range(soak.random.randrange(4)):
+                await asyncio.sleep(0)
+            await self._leave()
+            return
+        if self.fate == "is refused":
+            await self._channel.say(connect_packet("/a", f"{token[:-4]}AAAA"))
+            assert (await self._channel.frame()).startswith("44/a,")
+            await self._leave()
+            return
+        for namespace in self.namespaces:
+            await self._channel.say(connect_packet(namespace, token))
+            answer = await self._channel.frame()
+            assert answer.startswith(f"40{namespace},"), answer
+            self.sids[namespace] = json.loads(answer.partition(",")[2])["sid"]
+        if self.transport == "upgrade":
+            await self._upgrade()
+        if self.fate in SHORT:
+            self.ends = int(soak.clock.now) + lifetime + LEEWAY
+            self._expect("token_expired")
+        else:
+            self._expect(*_STAYED)
+        self._reading = asyncio.get_running_loop().create_task(self._read())
+
+    async def _open(self) -> _Socket | _Polled:
+        app = self.soak.case.app
+        if self.transport != "websocket":
+            return _Polled(await Polling(app, **self.options).open())
+        wire = Wire(app, **self.options)
+        await wire.open()
+        await wire.frame()
+        return _Socket(wire)
+
+    async def _upgrade(self) -> None:
+        query = f"&sid={self._channel.polling.sid}"
+        wire = Wire(self.soak.case.app, query=query, **self.options)
+        await wire.open()
+        await wire.send("2probe")
+        assert await wire.frame() == "3probe"
+        await wire.send("5")
+        self._channel = _Socket(wire)
+
+    def _expect(self, *reasons: str, namespace: str | None = None) -> None:
+        for name in self.namespaces if namespace is None else (namespace,):
+            self.soak.expected[self.sids[name]] = frozenset(reasons)
+
+    async def _read(self) -> None:
+        """Do as the server says, until it ends the session or the last namespace."""
+        inside = set(self.namespaces)
+        with contextlib.suppress(_Ended):
+            while inside:
+                frame = await self._channel.frame()
+                namespace = frame[2:].partition(",")[0]
+                if '["socketguard:expiring"' in frame:
+                    await self._refresh(namespace)
+                elif frame.startswith("43"):
+                    self._refreshed(namespace, frame)
+                elif frame.startswith("41"):
+                    inside.discard(namespace)
+        self.gone = True
+        await self._channel.close()
+
+    async def _refresh(self, namespace: str) -> None:
+        now = self.soak.clock.now
+        token = {
+            "expires": lambda: None,
+            "refreshes": lambda: mint(self.subject, now=now, lifetime=LONG),
+            "offers another's token": lambda: mint("somebody", now=now, lifetime=LONG),
+            "offers a revoked token": lambda: mint(self.subject, now=now, lifetime=LONG, jti=REVOKED),
+        }[self.fate]()
+        if token is None:
+            return
+        if self.fate == "offers a revoked token":
+            self._expect("token_revoked", namespace=namespace)
+        await self._channel.say(f'42{namespace},7["socketguard:refresh",{{"token":"{token}"}}]')
+
+    def _refreshed(self, namespace: str, answer: str) -> None:
+        assert ('"ok":true' in answer) is (self.fate == "refreshes"), answer
+        self.answered.add(namespace)
+        if self.fate == "refreshes":
+            self._expect(*_STAYED, namespace=namespace)
+            if len(self.answered) == len(self.namespaces):
+                self.ends = float("inf")
+
+    def outlived(self) -> bool:
+        """Whether something should have happened to it by now that hasn't."""
+        now = self.soak.clock.now
+        if self.gone or self.ends == float("inf"):
+            return False
+        if now >= self.ends:
+            return True
+        return self.fate in REFRESHING and now >= self.ends - NOTICE and len(self.answered) < len(self.namespaces)
+
+    async def strike(self) -> None:
+        """Let its fate come true."""
+        guard = self.soak.case.guard
+        if self.fate == "is kicked":
+            sid = self.sids[self.namespaces[0]]
+            self._expect("kicked", namespace=self.namespaces[0])
+            assert await guard.disconnect(sid=sid) == 1
+        elif self.fate == "has its subject kicked":
+            self._expect("kicked")
+            assert await guard.disconnect(subject=self.subject) == len(self.namespaces)
+        else:
+            self._expect("token_revoked")
+            chosen = {"token_id": self.token_id} if "token" in self.fate else {"subject": self.subject}
+            assert await guard.revoke(**chosen) == len(self.namespaces)
+
+    async def leave(self) -> None:
+        """Go away in one of the ways in which clients do."""
+        if self.gone:
+            return
+        if self.soak.random.random() < 0.5:
+            for namespace in self.namespaces:
+                await self._channel.say(f"41{namespace},")
+        await self._leave()
+
+    async def _leave(self) -> None:
+        self.gone = True
+        if isinstance(self._channel, _Socket) and self.soak.random.random() < 0.3:
+            await self._channel.say("1")
+        if self._reading is not None and isinstance(self._channel, _Socket):
+            self._reading.cancel()
+        await self._channel.close()
+        await self.finished()
+
+    async def finished(self) -> None:
+        if self._reading is not None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait_for(self._reading, PATIENCE)
+
+
+@dataclass(frozen=True)
+class Soaked:
+    """What came of it.
+
+    Attributes:
+        reasons: of the canonical lines.
+        left: what python-socketio, python-engineio and the guard still hold, by name.
+        tasks: how many tasks there are more than at the start.
+        records: how many records of its sessions and connections are still in memory.
+        seconds: how long it took.
+    """
+
+    reasons: Counter[str]
+    left: dict[str, Any]
+    tasks: int
+    records: int
+    seconds: float
+
+
+class _Soak:
+    def __init__(self, clients: int, seed: int, *, ping_interval: int) -> None:
+        self.random = random.Random(seed)
+        self.clock = FakeClock()
+        self.expected: dict[str, frozenset[str]] = {}
+        self._short: list[_Guest] = []  # whose token will end
+        self.case: Guarded = guarded(
+            "/a",
+            "/b",
+            prepare=_register,
+            auth=make_auth(clock=self.clock, max_lifetime=2 * LONG, leeway=LEEWAY),
+            namespaces=["/a", NamespacePolicy("/b", authorize=_after_a_while)],
+            expiring_notice=NOTICE,
+            server_options={"ping_interval": ping_interval, "ping_timeout": 60},
+        )
+        fates = self.random.choices(list(FATES), list(FATES.values()), k=clients)
+        self.guests = [
+            _Guest(
+                self,
+                number,
+                fate,
+                self.random.choices(("websocket", "polling", "upgrade"), (70, 15, 15))[0],
+                self.random.choices((("/a",), ("/b",), ("/a", "/b")), (60, 20, 20))[0],
+            )
+            for number, fate in enumerate(fates)
+        ]
+
+    async def run(self, *, together: int, over: float) -> None:
+        guard = self.case.guard
+        await guard.revoke(token_id=REVOKED, expires_at=self.clock.now + LONG)
+        victims: list[_Guest] = []
+        for start in range(0, len(self.guests), together):
+            arriving = self.guests[start : start + together]
+            await asyncio.gather(*(guest.arrive() for guest in arriving))
+            victims += [guest for guest in arriving if guest.fate in VICTIMS or guest.fate == "leaves"]
+            self.random.shuffle(victims)
+            half = len(victims) // 2
+            await asyncio.gather(self._step(), *(self._meet(guest) for guest in victims[:half]))
+            del victims[:half]
+        await asyncio.gather(*(self._meet(guest) for guest in victims))
+        while self._short:
+            await self._step()
+        rest = [guest for guest in self.guests if not guest.gone]
+        assert rest
+        self.random.shuffle(rest)
+        await asyncio.gather(*(guest.leave() for guest in rest[: len(rest) // 2]))
+        await guard.drain(over)
+        await asyncio.gather(*(guest.finished() for guest in self.guests))
+        refused = await http(self.case.app, "GET", "EIO=4&transport=polling")
+        assert refused.status == 503, refused
+
+    @staticmethod
+    async def _meet(guest: _Guest) -> None:
+        await (guest.leave() if guest.fate == "leaves" else guest.strike())
+
+    async def _step(self) -> None:
+        """Move the clock, and wait until everybody is where they should be."""
+        self.clock.move(STEP)
+        lifetime = self.case.seam.lifetime
+        assert lifetime is not None
+        lifetime.wake()
+        self._short = [guest for guest in self.guests if guest.ends < float("inf") and not guest.gone]
+        await until(lambda: not any(guest.outlived() for guest in self._short), timeout=PATIENCE)
+
+
+def _register(server: Any) -> None:
+    for namespace in ("/a", "/b"):
+        server.on("connect", _connect(server, namespace), namespace=namespace)
+
+
+def _connect(server: Any, namespace: str) -> Any:
+    async def connect(sid: str, environ: Any, auth: Any) -> None:
+        await server.enter_room(sid, f"room {sum(sid.encode()) % 20}", namespace=namespace)
+
+    return connect
+
+
+async def _after_a_while(identity: Identity, connection: Connection) -> bool:
+    for _ in range(3):
+        await asyncio.sleep(0)
+    return True
+
+
+async def _more_tasks(before: set[asyncio.Task[Any]]) -> int:
+    """How many tasks there are beyond those, once those that are about to end have ended."""
+    deadline = time.monotonic() + PATIENCE
+    # python-engineio has a task for each session that waits for its next ping, and ends then.
+    while (more := asyncio.all_tasks() - before) and time.monotonic() < deadline:  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0.01)
+    return len(more)
+
+
+async def soak(clients: int, *, seed: int, together: int, over: float, ping_interval: int) -> Soaked:
+    """Let clients come and go.
+
+    Args:
+        clients: how many.
+        seed: what chance makes of it.
+        together: how many come at a time.
+        over: seconds of the drain at the end.
+        ping_interval: seconds; the tasks of python-engineio last so long.
+
+    Raises:
+        AssertionError: a client met with something else than its fate, or a line is missing.
+    """
+    began = time.monotonic()
+    earlier = _records()  # kept, so that no new record takes the place in memory of one of them
+    with capture_events() as events:
+        before = asyncio.all_tasks()
+        running = _Soak(clients, seed, ping_interval=ping_interval)
+        case, expected = running.case, running.expected
+        await running.run(together=together, over=over)
+        tasks = await _more_tasks(before)
+    accepted = Counter(event["sid"] for event in events if event["event"] == "socketguard.connection.accepted")
+    closed = Counter(event["sid"] for event in events if event["event"] == "socketguard.connection.closed")
+    # Who vanishes while it joins may never have been accepted.
+    assert accepted.keys() <= closed.keys()
+    assert set(closed.values()) == {1}, [sid for sid, number in closed.items() if number > 1]
+    assert expected.keys() <= accepted.keys()
+    reasons: Counter[str] = Counter()
+    for event in events:
+        if event["event"] == "socketguard.connection.closed":
+            reasons[event["reason"]] += 1
+            allowed = expected.get(event["sid"], _LEFT)
+            assert event["reason"] in allowed, (event, allowed)
+    status = case.guard.status()
+    left = held(case)
+    left |= {f"sessions {name}": number for name, number in status["sessions"].items() if number}
+    left |= {f"connections {name}": number for name, number in status["connections"].items() if number}
+    left |= {f"timers {name}": number for name, number in status["timers"].items() if number}
+    case.guard.detach()
+    events.clear()
+    running.guests.clear()
+    del running, case
+    known = {id(record) for record in earlier}
+    records = sum(id(record) not in known for record in _records())
+    return Soaked(reasons, left, tasks, records, time.monotonic() - began)
+
+
+def _records() -> list[Any]:
+    gc.collect()
+    return [each for each in gc.get_objects() if isinstance(each, Session | Connection)]
+
+
+def measure_soak(runner: asyncio.Runner, *, clients: int, together: int, ping_interval: int) -> list[Row]:
+    """One row: how much is left.
+
+    Args:
+        runner: where it runs.
+        clients: how many.
+        together: how many come at a time.
+        ping_interval: seconds.
+    """
+    found = runner.run(
+        soak(clients, seed=random.randrange(2**32), together=together, over=1.0, ping_interval=ping_interval)
+    )
+    assert not found.left, found.left
+    assert not found.tasks, f"{found.tasks} tasks are left"
+    assert not found.records, f"{found.records} records are left"
+    ends = ", ".join(f"{number} {reason}" for reason, number in found.reasons.most_common())
+    note = f"{clients:,} clients in {found.seconds:.0f} s; {ends}"
+    return [Row("left after a soak", "nothing", 0, 0, "entries and tasks", note)]

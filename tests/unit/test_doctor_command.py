@@ -1,0 +1,911 @@
+# ruff: noqa: E402 - what the extra installs is looked for first
+"""The doctor against a scripted server: its probes, its output, its exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import io
+import json
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+for package in ("click", "rich", "httpx2", "websockets"):
+    pytest.importorskip(package, reason="needs the extra socketguard[cli]")
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from socketguard.cli import doctor
+from socketguard.cli.doctor import checks, command, network, sessions, visits
+from socketguard.cli.doctor.checks import CHECKS, Options, examine
+from socketguard.cli.doctor.command import run
+from socketguard.cli.doctor.examination import Examination, Line, describe
+from socketguard.cli.doctor.findings import Finding
+from socketguard.cli.doctor.network import Channel, Network, Pace, failure
+from socketguard.cli.doctor.observations import Answer, Failure, Join, Observations, Tls
+from socketguard.cli.doctor.render import Redactor, Silent, Terminal, as_json
+from socketguard.cli.doctor.symptoms import SYMPTOMS
+from socketguard.cli.doctor.target import parse_target
+from socketguard.testing import mint
+from tests.unit.doctor_served import OPEN, Engine, Talk, answer, serving
+
+ALL = frozenset(name for name, check in CHECKS.items() if not check.on_request)
+NEVER = "127.0.0.1:1"
+
+
+@pytest.fixture(autouse=True)
+def _no_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "Pace", lambda: Pace(0))
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine()
+
+
+@pytest.fixture
+def port(engine: Engine) -> Iterator[int]:
+    with serving(engine) as port:
+        yield port
+
+
+def options(port: int, *only: str, scheme: str = "http", host: str = "127.0.0.1", **changes: Any) -> Options:
+    chosen = frozenset(only).union(*(CHECKS[name].needs for name in only)) if only else ALL
+    given: dict[str, Any] = {"namespaces": (), "token": None, "origin": None, "idle": None, "page": None}
+    given |= {"timeout": 30.0, "checks": chosen, **changes}
+    return Options(parse_target(f"{scheme}://{host}:{port}"), **given)
+
+
+class Notes:
+    """A reporter that remembers."""
+
+    def __init__(self) -> None:
+        self.lines: dict[str, Line] = {}
+        self._title = ""
+
+    def begin(self, title: str) -> None:
+        self._title = title
+
+    def end(self, line: Line) -> None:
+        self.lines[self._title] = line
+
+
+async def look(port: int, *only: str, **changes: Any) -> tuple[Observations, Notes]:
+    notes = Notes()
+    return await examine(options(port, *only, **changes), notes, set()), notes
+
+
+# --- the whole ---
+
+
+async def test_a_good_server(engine: Engine, port: int) -> None:
+    secrets: set[str] = set()
+    notes = Notes()
+    seen = await examine(options(port), notes, secrets)
+    assert {line.mark for line in notes.lines.values()} <= {"good", "skipped"}
+    assert (seen.upgrade and seen.upgrade.outcome, [join.outcome for join in seen.joins]) == ("upgraded", ["joined"])
+    assert (seen.sticky[0].asked, seen.sticky[0].unknown) == (12, 0)
+    assert secrets == {"secret-session"}
+    # A few requests a second, and under ten seconds for all of them.
+    assert len(engine.asked) * network.GAP < 8
+    # Nothing is left open: the two sessions of the handshakes are closed too.
+    assert engine.bodies == ["3", "3", "3", "1"] * 3 + ["1", "1"]
+
+
+def test_the_command_on_a_good_server(engine: Engine, port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.main([f"http://127.0.0.1:{port}", "-v"]) == 0
+    printed = capsys.readouterr().out
+    assert "✓ Handshake over polling  opens with and without Origin" in printed
+    assert "    without Origin: 200, session opened" in printed
+    assert printed.endswith("Nothing is wrong here.\n")
+    assert "secret-session" not in printed
+
+
+def test_json(engine: Engine, port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([f"http://127.0.0.1:{port}", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "schema_version": 1,
+        "target": f"http://127.0.0.1:{port}/socket.io/",
+        "findings": [],
+    }
+
+
+def test_json_with_findings_and_without_secrets(engine: Engine, port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    token = mint("ana")
+    engine.connect = '44/m,{"message":"No ' + token + '","data":{"code":"token_invalid"}}'
+    engine.overrides["websocket"] = answer(400, '"Invalid session secret-session"', "Set-Cookie: io=cookie-value-1")
+    engine.overrides["POST"] = answer(403, f"cookie-value-1 secret-session {token}")
+    assert run([f"http://127.0.0.1:{port}/m", "--token", token, "--json"]) == 1
+    printed = capsys.readouterr().out
+    content = json.loads(printed)
+    assert [finding["id"] for finding in content["findings"]] == ["S-05", "S-21", "S-34"]
+    assert set(content["findings"][0]) == {"id", "severity", "title", "evidence", "cause", "fix", "docs"}
+    assert not [secret for secret in (token, "secret-session", "cookie-value-1") if secret in printed]
+
+
+def test_unreachable(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([f"http://{NEVER}"]) == 3
+    printed = capsys.readouterr().out
+    assert "✗ S-02  No connection to 127.0.0.1 port 1" in printed
+    assert "    cause    " in printed
+
+
+def test_a_check_that_fails_by_itself(
+    engine: Engine, port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def broken(examination: Examination) -> Line:
+        raise ValueError("nobody thought of this")
+
+    monkeypatch.setattr(checks.probes, "preflight", broken)
+    monkeypatch.setattr(Examination, "leave", broken)
+    assert run([f"http://127.0.0.1:{port}", "--json"]) == 1
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    assert [finding["evidence"] for finding in findings] == [
+        "preflight: ValueError: nobody thought of this",
+        "end: ValueError: nobody thought of this",
+    ]
+
+
+# --- the command line ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "Missing argument 'URL'"),
+        (["https://u:hunter2@h"], "user name or password"),
+        (["https://h", "--namespace", "messages"], "begins with a slash"),
+        (["https://h", "--token", "a", "--token-file", "b"], "give one"),
+        (["https://h", "--token-file", "/nowhere/token"], "can't be read"),
+        (["https://h", "--token", ""], "empty"),
+        (["https://h", "--page", "crm.example.com"], "--page is"),
+        (["https://h", "--page", "wss://crm.example.com"], "--page is"),
+        (["https://h", "--origin", "ftp://x"], "--origin"),
+        (["https://h", "--only", "S-99"], "--list-checks"),
+        (["https://h", "--idle", "0"], "--idle"),
+        (["https://h", "--no-such-option"], "No such option"),
+    ],
+)
+def test_wrong_usage(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments) == 2
+    printed = capsys.readouterr()
+    assert said in printed.err
+    assert "hunter2" not in printed.err
+    assert printed.out == ""
+
+
+def test_the_lists(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--list-checks"]) == 0
+    printed = capsys.readouterr().out
+    assert "body       Large request (only with --only): S-20" in printed
+    assert "idle       Quiet connections (only with --idle)" in printed
+    assert "S-31  not seen from outside" in printed
+    assert all(name in printed for name in SYMPTOMS)
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    assert "socketguard doctor [OPTIONS] URL" in capsys.readouterr().out
+
+
+def test_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def interrupted(*_: Any) -> Observations:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "examine", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(["https://h", "--json"])
+
+
+def test_what_the_options_become(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given: list[Options] = []
+
+    async def remembered(options: Options, *_: Any) -> Observations:
+        given.append(options)
+        return Observations(options.target)
+
+    monkeypatch.setattr(command, "examine", remembered)
+    (tmp_path / "token").write_text("from-a-file\n")
+    arguments = ["--token-file", str(tmp_path / "token"), "--page", "https://crm.example.com/x", "--only", "s-07"]
+    assert run(["https://h/m", "--no-trailing-slash", "--path", "/ws", *arguments]) == 0
+    assert run(["https://h", "--namespace", "/a", "--origin", "wss://o.example", "--only", "body"]) == 0
+    first, second = given
+    assert (first.token, first.origin, first.namespaces) == ("from-a-file", "https://crm.example.com", ("/m",))
+    assert first.target.url("polling") == "https://h/ws?EIO=4&transport=polling"
+    assert first.checks == {"dns", "tcp", "tls", "polling", "websocket"}
+    assert (second.token, second.origin, second.namespaces) == (None, "https://o.example", ("/a",))
+    assert "body" in second.checks
+
+
+@pytest.mark.parametrize("arguments", [["--json"], []])
+def test_the_exit_status(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = Observations(parse_target("https://h"))
+
+    async def examined(*_: Any) -> Observations:
+        return seen
+
+    monkeypatch.setattr(command, "examine", examined)
+    assert run(["https://h", *arguments]) == 0
+    seen.polling = Answer(502)
+    assert run(["https://h", *arguments]) == 1
+    seen.polling = Failure("timeout", "no answer")
+    assert run(["https://h", *arguments]) == 3
+    assert capsys.readouterr().out.count("S-") >= 2
+
+
+def test_every_symptom_can_be_asked_for() -> None:
+    assert {symptom for check in CHECKS.values() for symptom in check.symptoms} == set(SYMPTOMS) - {"S-00"}
+
+
+# --- below HTTP ---
+
+
+def certificate(folder: Path, name: str, days: int = 60) -> tuple[ssl.SSLContext, Path]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=days, hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = folder / "certificate.pem"
+    pem.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem, folder / "key.pem")
+    context.set_alpn_protocols(["http/1.1"])
+    return context, pem
+
+
+async def test_a_trusted_certificate(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context, pem = certificate(tmp_path, "localhost")
+    monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+    with serving(engine, context) as port:
+        seen, notes = await look(port, "websocket", scheme="https", host="localhost")
+    assert isinstance(seen.tls, Tls)
+    assert (seen.tls.alpn, seen.tls.problem, round(seen.tls.days_left or 0)) == ("http/1.1", "", 60)
+    assert "valid for 60 days" in notes.lines["TLS"].text
+    assert notes.lines["Handshake over WebSocket"].mark == "good"
+
+
+async def test_without_a_trusted_certificate_the_token_stays_here(engine: Engine, tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    async def listening(talk: Talk) -> None:
+        await talk.say(OPEN)
+        while (text := await talk.hear()) is not None:
+            heard.append(text)
+            await talk.say("40/m,{}")
+
+    engine.said = listening
+    context, _ = certificate(tmp_path, "localhost")
+    with serving(engine, context) as port:
+        seen, notes = await look(port, "namespace", scheme="https", token="the-token", namespaces=("/m",))
+    assert isinstance(seen.tls, Tls)
+    assert "self" in seen.tls.problem
+    assert notes.lines["TLS"].mark == "bad"
+    assert [(join.outcome, join.with_token) for join in seen.joins] == [("joined", False)]
+    assert heard == ["40/m,", "41/m,"]
+
+
+async def test_plain_http_where_tls_is_spoken(engine: Engine, tmp_path: Path) -> None:
+    context, _ = certificate(tmp_path, "localhost")
+    with serving(engine, context) as port:
+        seen, _ = await look(port)
+    assert seen.speaks_tls
+
+
+async def test_tls_where_plain_http_is_spoken(port: int) -> None:
+    seen, notes = await look(port, scheme="https")
+    assert isinstance(seen.tls, Failure)
+    assert seen.polling is None
+    assert notes.lines["TLS"].mark == "bad"
+
+
+async def test_tls_that_ends_after_the_certificate_was_refused(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [Failure("certificate", "self-signed"), Failure("reset", "gone")]
+
+    async def handshake(self: Network, like: ssl.SSLContext) -> Failure:
+        return answers.pop(0)
+
+    monkeypatch.setattr(Network, "_handshake", handshake)
+    found = await Network(parse_target("https://h"), timeout=1, pace=Pace(0)).tls()
+    assert found == Failure("reset", "gone")
+
+
+async def test_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, notes = await look(1, host="nothing.invalid")
+    assert isinstance(seen.network, Failure)
+    assert seen.network.kind == "dns"
+    assert list(notes.lines) == ["URL", "Name"]
+
+
+async def test_nobody_listens() -> None:
+    seen, notes = await look(1)
+    assert isinstance(seen.network, Failure)
+    assert seen.network.kind == "refused"
+    assert notes.lines["Port"].mark == "bad"
+
+
+async def test_the_url_is_remarked_upon() -> None:
+    line = await checks._url(options(1))
+    assert line.mark == "good"
+    noted = Options(parse_target("h/m"), (), None, None, None, None, 1.0, ALL)
+    line = await checks._url(noted)
+    assert (line.mark, len(line.details)) == ("note", 1)
+
+
+@pytest.mark.parametrize(
+    ("problem", "kind"),
+    [
+        (ssl.SSLCertVerificationError("x"), "certificate"),
+        (ssl.SSLError("x"), "tls"),
+        (socket.gaierror("x"), "dns"),
+        (ConnectionRefusedError("x"), "refused"),
+        (
+            OSError("Multiple exceptions: [Errno 111] Connect call failed ('::1'), [Errno 111] Connect call failed"),
+            "refused",
+        ),
+        (OSError(113, "No route to host"), "unreachable"),
+        (TimeoutError(), "timeout"),
+        (ConnectionResetError("x"), "reset"),
+        (ValueError("x"), "protocol"),
+    ],
+)
+def test_which_layer_failed(problem: Exception, kind: str) -> None:
+    assert failure(problem, 1.5) == Failure(kind, str(problem) or type(problem).__name__, 1.5)  # type: ignore[arg-type]
+
+
+def test_the_layer_is_found_behind_other_exceptions() -> None:
+    outer = ValueError("outer")
+    outer.__context__ = ConnectionRefusedError("inner")
+    assert failure(outer, 0) == Failure("refused", "inner")
+    several = ExceptionGroup("several", [ValueError("a"), ConnectionRefusedError("b")])
+    assert failure(several, 0) == Failure("refused", "b")
+    circle = ValueError("circle")
+    circle.__context__ = circle
+    assert failure(circle, 0).kind == "protocol"
+
+
+async def test_requests_keep_their_distance() -> None:
+    now = [10.0]
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(round(seconds, 3))
+        now[0] += seconds
+
+    pace = Pace(0.2, clock=lambda: now[0], sleep=sleep)
+    for _ in range(3):
+        await pace.turn()
+    now[0] += 5
+    await pace.turn()
+    assert slept == [0.2, 0.2]
+    # What does not wait is waited for later.
+    await pace.turn(at_once=True)
+    await pace.turn(at_once=True)
+    await pace.turn()
+    assert slept == [0.2, 0.2, 0.6]
+
+
+async def test_what_fails_below_http_ends_the_examination(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(self: Network, *_: Any, **__: Any) -> Failure:
+        return Failure("timeout", "no answer", 8.0)
+
+    seen = Observations(parse_target("https://h"))
+    examination = Examination(Network(seen.target, timeout=1, pace=Pace(0)), seen)
+    for name, probe in (
+        ("addresses", checks.probes.dns),
+        ("connects", checks.probes.tcp),
+        ("tls", checks.probes.tls),
+        ("request", checks.probes.polling),
+    ):
+        monkeypatch.setattr(Network, name, fails)
+        line = await probe(examination)
+        assert (line.mark, line.text) == ("bad", "timeout: no answer")
+    assert seen.network == seen.tls == seen.polling == Failure("timeout", "no answer", 8.0)
+    assert not seen.speaks_tls
+
+
+# --- the handshake ---
+
+
+async def test_the_matrix_and_the_resent_request(engine: Engine, port: int) -> None:
+    engine.overrides["websocket origin"] = answer(403)
+    seen, notes = await look(port, "websocket")
+    assert isinstance(seen.websocket_origin, Answer)
+    assert (seen.websocket_origin.status, describe(seen.websocket)[:3]) == (403, "101")
+    (resent,) = [asked for asked in engine.asked if asked.query["transport"] == "websocket" and not asked.websocket]
+    assert resent.headers["origin"] == f"http://127.0.0.1:{port}"
+    assert notes.lines["Handshake over WebSocket"].text == "403, empty body"
+
+
+async def test_a_refused_websocket_is_asked_again_as_it_was(engine: Engine, port: int) -> None:
+    engine.overrides["websocket"] = answer(403, "no")
+    _, notes = await look(port, "websocket")
+    assert notes.lines["Handshake over WebSocket"].mark == "bad"
+    resent = [asked for asked in engine.asked if asked.query.get("transport") == "websocket" and not asked.websocket]
+    assert ["origin" in asked.headers for asked in resent] == [False]
+
+
+async def test_the_other_scheme_is_tried_when_a_guessed_origin_is_refused(engine: Engine, port: int) -> None:
+    engine.overrides["GET polling origin"] = answer(400, '"http://x is not an accepted origin."')
+    seen, _ = await look(port, "polling")
+    assert [asked.headers.get("origin", "").partition(":")[0] for asked in engine.asked[:3]] == ["", "http", "https"]
+    assert describe(seen.polling_plain).startswith("400, origin refused")
+    engine.asked.clear()
+    seen, _ = await look(port, "polling", origin="https://crm.example.com")
+    assert seen.polling_plain is None
+    seen, _ = await look(port, "polling", origin=None, scheme="https")
+    assert seen.polling is None
+
+
+async def test_transports_that_are_switched_off(engine: Engine, port: int) -> None:
+    engine.overrides["GET polling"] = answer(400, '{"code":0,"message":"Transport unknown"}')
+    seen, notes = await look(port)
+    assert notes.lines["Handshake over polling"].mark == "note"
+    assert notes.lines["Requests of one session"].mark == "skipped"
+    assert notes.lines["Upgrade from polling"].mark == "skipped"
+    assert seen.joins[0].outcome == "joined"
+
+
+async def test_a_closed_connection(engine: Engine, port: int) -> None:
+    engine.overrides = {"GET polling": None, "websocket": None}
+    seen, notes = await look(port)
+    assert [reply.kind for reply in (seen.polling, seen.websocket) if isinstance(reply, Failure)] == ["reset", "reset"]
+    assert describe(seen.websocket) == "reset: the connection was closed without an answer"
+    assert describe(None) == "not asked"
+    assert "Namespaces" not in notes.lines
+
+
+async def test_a_websocket_that_opens_and_says_nothing(engine: Engine, port: int) -> None:
+    async def silent(talk: Talk) -> None:
+        await talk.hear()
+
+    async def binary(talk: Talk) -> None:
+        await talk.say(b"\x00")
+        await talk.hear()
+
+    target = parse_target(f"http://127.0.0.1:{port}")
+    engine.said = silent
+    async with Network(target, timeout=0.3, pace=Pace(0)).open() as found:
+        assert isinstance(found, Answer)
+        assert (found.status, found.body) == (101, "")
+    engine.said = binary
+    async with Network(target, timeout=30, pace=Pace(0)).open() as found:
+        assert isinstance(found, Channel)
+        assert found.answer.body == ""
+
+
+async def test_a_server_that_never_answers(engine: Engine, port: int) -> None:
+    never = asyncio.Event()
+
+    async def hang(asked: Any) -> bytes:
+        await asyncio.sleep(30)
+        raise AssertionError(never)
+
+    engine.handle = hang  # type: ignore[method-assign]
+    reached = Network(parse_target(f"http://127.0.0.1:{port}"), timeout=0.3, pace=Pace(0))
+    found = await reached.request(reached.target.url("polling"))
+    assert isinstance(found, Failure)
+    assert found.kind == "timeout"
+    async with reached.open() as channel:
+        assert isinstance(channel, Failure)
+        assert channel.kind == "timeout"
+
+
+async def test_long_bodies_are_cut(engine: Engine, port: int) -> None:
+    engine.overrides["GET polling"] = answer(200, "x" * 100_000)
+    reached = Network(parse_target(f"http://127.0.0.1:{port}"), timeout=30, pace=Pace(0))
+    found = await reached.request(reached.target.url("polling"), limit=1000)
+    assert isinstance(found, Answer)
+    assert len(found.body) == 1000
+
+
+async def test_cookies_are_those_of_the_target(engine: Engine, port: int) -> None:
+    engine.overrides["GET polling"] = answer(200, OPEN, "Set-Cookie: a=1; path=/", "Set-Cookie: b(c=2")
+    reached = Network(parse_target(f"http://127.0.0.1:{port}"), timeout=30, pace=Pace(0))
+    await reached.request(reached.target.url("polling"))
+    await reached.request(reached.target.url("polling"), cookies=True)
+    await reached.request(f"http://localhost:{port}/socket.io/", cookies=False)
+    assert [asked.headers.get("cookie") for asked in engine.asked] == [None, "a=1", None]
+    assert reached.cookies == {"a": "1"}
+    elsewhere = Network(parse_target("http://127.0.0.1:1"), timeout=30, pace=Pace(0))
+    await elsewhere.request(reached.target.url("polling"))
+    assert elsewhere.cookies == {}
+
+
+# --- sessions ---
+
+
+class Workers(Engine):
+    """Two processes without a common memory, told apart by a cookie when there is one."""
+
+    def __init__(self, *, cookie: bool) -> None:
+        super().__init__()
+        self._cookie = cookie
+
+    async def handle(self, asked: Any) -> Any:
+        if asked.method == "POST" and "cookie" not in asked.headers:
+            return answer(400, '"Invalid session secret-session"')
+        found = await super().handle(asked)
+        if self._cookie and found == answer(200, OPEN):
+            return answer(200, OPEN, "Set-Cookie: srv=worker-one; path=/")
+        return found
+
+
+@pytest.mark.parametrize(("cookie", "unknown"), [(True, [12, 0]), (False, [12])])
+async def test_sessions_that_only_one_process_knows(cookie: bool, unknown: list[int]) -> None:
+    with serving(Workers(cookie=cookie)) as port:
+        seen, notes = await look(port, "sticky")
+    assert [sticky.unknown for sticky in seen.sticky] == unknown
+    line = notes.lines["Requests of one session"]
+    assert line.mark == ("note" if cookie else "bad")
+    assert line.text.startswith("sessions hold for clients that send cookies" if cookie else "without cookies")
+
+
+async def test_a_refused_post(engine: Engine, port: int) -> None:
+    engine.overrides["POST"] = answer(405, "no")
+    seen, notes = await look(port, "sticky")
+    assert seen.sticky[0].asked == 4
+    assert notes.lines["Requests of one session"].text == "POST: 405: no"
+
+
+async def test_sessions_that_do_not_begin_any_more(engine: Engine, port: int) -> None:
+    examination = Examination(
+        Network(parse_target(f"http://127.0.0.1:{port}"), timeout=30, pace=Pace(0)),
+        Observations(parse_target("http://h"), polling=Answer(200, (), OPEN)),
+    )
+    engine.overrides["GET polling"] = answer(503)
+    assert (await checks.probes.sticky(examination)).mark == "good"
+    assert examination.seen.sticky[0].asked == 0
+    examination.seen.websocket = Answer(101, (), OPEN)
+    assert (await visits.upgrade(examination)).text == "no polling session"
+    assert (await visits.body(examination)).mark == "skipped"
+    examination.seen.websocket = None
+    assert (await visits.namespaces(examination)).mark == "skipped"
+    examination.seen.joins = [Join("/", "joined")]
+    assert (await visits._hold_poll(examination, 0.1)).outcome == "failed"
+
+
+@pytest.mark.parametrize(
+    ("connect", "outcome", "mark", "text"),
+    [
+        ('44/m,{"message":"Invalid namespace"}', "refused", "bad", "/m: refused, Invalid namespace"),
+        ('44/m,"Unable to connect"', "refused", "bad", "/m: refused, Unable to connect"),
+        ("44/m,broken", "refused", "bad", "/m: refused, broken"),
+        ("44/m,{}", "refused", "bad", "/m: refused, without a message"),
+        (
+            '44/m,{"message":"Authentication required","data":{"code":"token_missing"}}',
+            "refused",
+            "note",
+            "/m: refused, Authentication required (token_missing)",
+        ),
+        ("41/m,", "closed", "bad", "/m: the connection was closed"),
+        ("", "closed", "bad", "/m: the connection was closed"),
+    ],
+)
+async def test_a_namespace(engine: Engine, port: int, connect: str, outcome: str, mark: str, text: str) -> None:
+    engine.connect = connect
+    seen, notes = await look(port, "namespace", namespaces=("/m", "/m"))
+    assert [join.outcome for join in seen.joins] == [outcome]
+    assert (notes.lines["Namespaces"].mark, notes.lines["Namespaces"].text) == (mark, text)
+
+
+async def test_the_token_is_sent_with_the_connect(engine: Engine, port: int) -> None:
+    engine.overrides["websocket"] = answer(400)
+    engine.connect = "40/m,{}"
+    seen, _ = await look(port, "namespace", namespaces=("/m",), token="the-token")
+    assert seen.joins[0].with_token
+    # Over polling, because WebSockets don't open; a ping is answered, and the session is left and closed.
+    assert engine.bodies[0] == '40/m,{"token":"the-token"}'.replace(":", ": ")
+    assert engine.bodies[1:4] == ["3", "41/m,", "1"]
+
+
+async def test_a_connect_without_an_answer(engine: Engine, port: int) -> None:
+    engine.connect = None
+    async with Network(parse_target(f"http://127.0.0.1:{port}"), timeout=30, pace=Pace(0)).open() as channel:
+        assert isinstance(channel, Channel)
+        assert await sessions.join(channel, "/", None, 0.3) == ("silent", "", None)
+
+
+async def test_a_poll_that_fails_ends_the_session(engine: Engine, port: int) -> None:
+    engine.overrides |= {"websocket": answer(400), "GET sid": answer(400, "gone")}
+    seen, _ = await look(port, "namespace")
+    assert seen.joins[0].outcome == "closed"
+
+
+async def test_only_without_an_origin(engine: Engine, port: int) -> None:
+    engine.overrides |= {"websocket origin": answer(403), "websocket sid origin": answer(403)}
+    seen, _ = await look(port)
+    assert seen.joins[0].outcome == "joined"
+    assert seen.upgrade is not None
+    assert seen.upgrade.outcome == "upgraded"
+
+
+async def test_upgrades_that_fail(engine: Engine, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.overrides["websocket sid"] = answer(400, "Session ID unknown")
+    _, notes = await look(port, "upgrade")
+    assert notes.lines["Upgrade from polling"].text == "400, session unknown: Session ID unknown"
+    del engine.overrides["websocket sid"]
+
+    async def deaf(self: Engine, talk: Talk) -> None:
+        await talk.hear()
+
+    monkeypatch.setattr(Engine, "_upgraded", deaf)
+    _, notes = await look(port, "upgrade")
+    assert notes.lines["Upgrade from polling"].text == "the probe got no answer"
+
+
+async def test_a_websocket_that_stops_opening(engine: Engine, port: int) -> None:
+    examination = Examination(
+        Network(parse_target(f"http://127.0.0.1:{port}"), timeout=30, pace=Pace(0)),
+        Observations(parse_target("http://h"), websocket=Answer(101, (), OPEN)),
+    )
+    engine.overrides["websocket"] = answer(502)
+    assert (await visits.namespaces(examination)).mark == "skipped"
+
+
+# --- the heartbeat, and what is on request ---
+
+
+async def test_the_heartbeat_line(engine: Engine, port: int) -> None:
+    engine.overrides["GET polling"] = answer(200, OPEN.replace("25000", "75000"), "Server: nginx/1.22.1")
+    _, notes = await look(port, "heartbeat")
+    line = notes.lines["Heartbeat"]
+    assert (line.mark, line.text) == ("bad", "a ping every 75 s; nginx (by server: nginx/1.22.1)")
+    assert line.details[0] == "the server is python-socketio"
+    engine.overrides["GET polling"] = answer(200, '0{"sid":"x"}')
+    _, notes = await look(port, "heartbeat")
+    assert notes.lines["Heartbeat"].text == "no session"
+
+
+QUICK = OPEN.replace('"pingInterval":25000', '"pingInterval":-4900')
+
+
+async def test_holding(engine: Engine, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(visits, "CHATTER", 0.02)
+    engine.overrides["GET polling"] = answer(200, QUICK)
+    seen, notes = await look(port, "idle", idle=0.15)
+    assert {(hold.kind, hold.outcome) for hold in seen.holds} == {
+        ("idle", "held"),
+        ("busy", "held"),
+        ("poll", "answered"),
+    }
+    assert notes.lines["Quiet connections"].mark == "good"
+
+
+async def test_holding_what_is_cut(engine: Engine, port: int) -> None:
+    async def cut(talk: Talk) -> None:
+        await talk.say(OPEN)
+        await talk.hear()
+        await talk.say('42["news"]')
+        await talk.say("40{}")
+        await talk.say('42["news"]')
+        await talk.say("2")
+        await talk.hear()
+
+    engine.said = cut
+    engine.overrides["GET polling"] = answer(200, QUICK)
+    seen, notes = await look(port, "idle", idle=30)
+    idle = seen.holds[0]
+    assert (idle.outcome, idle.pings, idle.code) == ("cut", 1, None)
+    assert notes.lines["Quiet connections"].mark == "bad"
+
+
+async def test_holding_what_is_closed(engine: Engine, port: int) -> None:
+    async def closed(talk: Talk) -> None:
+        await talk.say(OPEN)
+        await talk.hear()
+        await talk.say("40{}")
+        talk.end(4000)
+
+    engine.said = closed
+    seen, _ = await look(port, "idle", idle=30)
+    assert [(hold.outcome, hold.code) for hold in seen.holds[:2]] == [("closed", 4000)] * 2
+
+
+async def test_a_busy_connection_that_is_gone_when_it_talks() -> None:
+    class Gone:
+        close_code = None
+
+        def __init__(self) -> None:
+            self.calls = 0
+
+        async def receive(self) -> str:
+            self.calls += 1
+            if self.calls == 1:
+                raise TimeoutError
+            raise sessions.ConnectionClosed(None, None, None)
+
+        async def transmit(self, text: str) -> None:
+            raise sessions.ConnectionClosed(None, None, None)
+
+    found = await sessions.hold(Gone(), "busy", 30, every=1)  # type: ignore[arg-type]
+    assert found.outcome == "cut"
+
+
+async def test_holding_needs_a_namespace(engine: Engine, port: int) -> None:
+    engine.connect = '44{"message":"no"}'
+    seen, notes = await look(port, "idle", idle=1)
+    assert {hold.outcome for hold in seen.holds} == {"failed"}
+    assert notes.lines["Quiet connections"].mark == "skipped"
+    assert "quiet WebSocket: not tried" in notes.lines["Quiet connections"].details
+
+
+async def test_holding_where_the_namespace_is_closed_meanwhile(engine: Engine, port: int) -> None:
+    examination = Examination(
+        Network(parse_target(f"http://127.0.0.1:{port}"), timeout=30, pace=Pace(0)),
+        Observations(
+            parse_target("http://h"),
+            polling=Answer(200, (), OPEN),
+            websocket=Answer(101, (), OPEN),
+            joins=[Join("/", "joined")],
+        ),
+        idle=1,
+    )
+    engine.connect = '44{"message":"no"}'
+    assert (await visits._hold(examination, "idle", 1)).outcome == "failed"
+    assert (await visits._hold_poll(examination, 1)).outcome == "failed"
+    examination.idle = None
+    assert (await visits.held(examination)).text == "only with --idle SECONDS"
+    examination.idle, examination.seen.polling, examination.seen.websocket = 1, None, None
+    assert (await visits.held(examination)).text == "no session"
+
+
+async def test_one_large_request(engine: Engine, port: int) -> None:
+    _, notes = await look(port, "body")
+    assert notes.lines["Large request"].text == "2000 bytes: 200: ok"
+    assert sorted(len(body) for body in engine.bodies)[-2:] == [1, 2000]
+    engine.overrides["GET polling"] = answer(200, OPEN.replace("2000}", "90000000}"))
+    engine.overrides["POST"] = answer(413)
+    _, notes = await look(port, "body")
+    assert (notes.lines["Large request"].mark, notes.lines["Large request"].text) == (
+        "bad",
+        "2000000 bytes: 413, empty body",
+    )
+    engine.overrides["GET polling"] = answer(200, '0{"sid":"x"}')
+    _, notes = await look(port, "body")
+    assert notes.lines["Large request"].text.startswith("1000000 bytes")
+
+
+# --- the page and the token ---
+
+
+async def test_the_page_names_the_namespaces(engine: Engine, port: int) -> None:
+    engine.overrides["GET polling"] = None
+
+    class Site(Engine):
+        async def handle(self, asked: Any) -> Any:
+            pages = {"/app": '<script src="/a.js"></script>', "/a.js": f'io("http://127.0.0.1:{ports[0]}/m")'}
+            if asked.path in pages:
+                return answer(200, pages[asked.path])
+            return await super().handle(asked)
+
+    site = Site(connect="40/m,{}")
+    ports: list[int] = []
+    with serving(site) as own:
+        ports.append(own)
+        seen, notes = await look(own, page=f"http://127.0.0.1:{own}/app")
+        assert [join.namespace for join in seen.joins] == ["/m"]
+        assert notes.lines["Page"].text == "1 scripts read, 0 left out; 1 addresses found"
+        site.connect = "40/x,{}"
+        seen, notes = await look(own, "namespace", "page", page=f"http://127.0.0.1:{own}/app", namespaces=("/x",))
+        assert [join.namespace for join in seen.joins] == ["/x"]
+        seen, notes = await look(own, "page", page=f"http://127.0.0.1:{port}/gone")
+        assert notes.lines["Page"].mark == "bad"
+
+
+async def test_the_token_line(port: int) -> None:
+    seen, notes = await look(port, "token", token=mint("ana"))
+    assert notes.lines["Token"].mark == "good"
+    seen, notes = await look(port, "token", token="no-token")
+    assert notes.lines["Token"].mark == "bad"
+    assert seen.token_problem == "it is no JWT"
+
+
+# --- printing ---
+
+FINDING = Finding("S-05", "error", "title", "evidence \x1b[31m sid=abc", "cause", "fix", "docs/x.md")
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    stream = Screen()
+    with Terminal(stream, "https://h", Redactor({"s3cret-value"}), verbose=True) as terminal:
+        terminal.begin("First")
+        terminal.end(Line("good", "fine s3cret-value", ("detail",)))
+        terminal.begin("Second")
+        terminal.end(Line("skipped", "no"))
+    terminal.findings([FINDING])
+    shown = stream.getvalue()
+    assert "├──" in shown
+    assert "detail" in shown
+    assert "docs/x.md" in shown
+    assert "s3cret-value" not in shown
+
+
+def test_a_stream_that_knows_ascii_only() -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii", errors="replace")
+    with Terminal(stream, "https://h", Redactor(set()), verbose=False) as terminal:
+        terminal.begin("First")
+        terminal.end(Line("bad", "broken", ("detail",)))
+    terminal.findings([FINDING])
+    stream.flush()
+    text = raw.getvalue().decode()
+    assert "X First  broken\n" in text
+    assert "X S-05  title" in text
+    assert "detail" not in text
+
+
+def test_a_stream_without_an_encoding() -> None:
+    stream = SimpleNamespace(encoding=None)
+    assert command.Terminal.__module__.endswith("render")
+    from socketguard.cli.doctor.render import _can_write
+
+    assert _can_write(stream, "✓")  # type: ignore[arg-type]
+
+
+def test_nothing_is_said_in_silence() -> None:
+    silent = Silent()
+    silent.begin("x")
+    silent.end(Line("good", "x"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "key-of-the-session-1",
+        "0{'sid': 'other', 'upgrades': []}".replace("'", '"'),
+        "GET /socket.io/?EIO=4&sid=other",
+        mint("ana"),
+        "Set-Cookie: srv=other",
+        "Authorization: Bearer other-token",
+        "Bearer othertoken",
+    ],
+)
+def test_secrets_are_taken_out_of_all_texts(text: str) -> None:
+    redactor = Redactor({"key-of-the-session-1", ""})
+    finding = Finding("S-05", "error", text, text, text, text, "docs/x.md")
+    printed = as_json(text, [finding], redactor)
+    assert "other" not in printed
+    assert "key-of-the-session-1" not in printed
+    assert mint("ana")[:20] not in printed
+
+
+def test_what_a_terminal_would_obey_is_taken_out() -> None:
+    printed = as_json("t", [FINDING], Redactor(set()))
+    assert "\x1b" not in json.loads(printed)["findings"][0]["evidence"]
+
+
+def test_the_network_library_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    network._SILENT.error("a secret")
+    assert caplog.records == []
