@@ -22,7 +22,7 @@ from .text import neutralise
 if TYPE_CHECKING:
     from .verifier import Verifier
 
-__all__ = ["Admission"]
+__all__ = ["Admission", "subject_key"]
 
 RETRY_AFTER = 5
 """Seconds after which a client may try again where there is no better guess."""
@@ -175,12 +175,11 @@ class Admission:
 
     def _take(self, connection: Connection) -> Rejection | None:
         identity = connection.identity
-        subject = None if identity.subject is None else (identity.issuer, identity.subject)
-        full = self.ledger.take(subject, connection.client_address)
+        full = self.ledger.take(subject_key(identity), connection.client_address)
         if full is not None:
             limit = getattr(self.limits, full)
             return Rejection(RejectCode.CONNECTION_LIMIT, full, {"limit": limit, "retry_after": RETRY_AFTER})
-        connection.held = (subject, connection.client_address)
+        connection.held = True
         return None
 
     async def refresh(self, connection: Connection, token: object, deadline: float) -> Identity | Rejection:
@@ -280,6 +279,11 @@ class Admission:
             return None
         received = repr(answer) if answer is None or answer is False else type(answer).__name__
         return Rejection(RejectCode.INSUFFICIENT_SCOPE, "authorize_refused", {"received": received})
+
+
+def subject_key(identity: Identity) -> tuple[str | None, str] | None:
+    """Whose a connection is for the ledger; a refresh changes neither."""
+    return None if identity.subject is None else (identity.issuer, identity.subject)
 
 
 def _someone_else(old: Identity, new: Identity, stable_claims: Sequence[str]) -> Rejection | None:

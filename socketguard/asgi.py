@@ -143,8 +143,9 @@ class Endpoint:
         scope[SESSION_KEY] = session
         session.active = time.monotonic()
         scope["headers"] = normalised_headers(scope["headers"], request)
-        serve = self._websocket if request.websocket else self._http
-        return serve(scope, request, session, receive, send)
+        if request.websocket:
+            return _Frames(self, request, session, receive, send, scope).run()
+        return self._http(scope, request, session, receive, send)
 
     async def _turn_away(
         self,
@@ -243,33 +244,6 @@ class Endpoint:
             )
             self.report.handshake_rejected(request, refusal, new_ref(), session)
 
-    # WebSocket
-
-    async def _websocket(
-        self, scope: Scope, request: HandshakeRequest, session: Session, receive: Receive, send: Send
-    ) -> None:
-        first = await receive()
-        if _is_gone(first):
-            return
-        frames = _Frames(self, request, session, first, receive, send, scope)
-        del first, request  # This frame lives as long as the connection.
-        try:
-            await self.seam.handle_request(scope, frames.receive, frames.send)
-        except Exception as exc:
-            # A frame that python-engineio can't decode: it would leave the session to its ping timeout.
-            self.report.packet_rejected(session, "packet_malformed", "python-engineio could not decode a frame", exc)
-            await self.seam.end_session(session.eio_sid, "parse error")
-            await frames.close(UNSUPPORTED_DATA)
-        finally:
-            frames.finished()
-        if frames.upgrading and session.ending is None:
-            self.seam.abandon_upgrade(session.eio_sid)
-            self.patterns.upgrade_failed()
-            self.report.upgrade_failed(
-                session,
-                "the client opened a WebSocket but did not finish the upgrade: a proxy cut it, or the client went away",
-            )
-
     # Answers of our own
 
     async def _refuse(
@@ -357,14 +331,13 @@ class _Frames:
         endpoint: Endpoint,
         request: HandshakeRequest,
         session: Session,
-        first: Message,
         receive: Receive,
         send: Send,
         scope: Scope,
     ) -> None:
         self._endpoint = endpoint
         self._session = session
-        self._first: Message | None = first
+        self._first: Message | None = None
         self._receive = receive
         self._send = send
         self._max_body = endpoint.seam.max_body
@@ -380,6 +353,25 @@ class _Frames:
         # Needed until the WebSocket is accepted.
         self._request: HandshakeRequest | None = request
         self._scope: Scope | None = scope
+
+    async def run(self) -> None:
+        """Serve the WebSocket; with few variables, since each of them takes memory for as long as it is open."""
+        self._first = await self._receive()
+        if _is_gone(self._first):
+            return
+        try:
+            await self._endpoint.seam.handle_request(self._scope, self.receive, self.send)
+        except Exception as exc:
+            await self._fail(exc)
+        finally:
+            self._finished()
+
+    async def _fail(self, error: Exception) -> None:
+        """A frame that python-engineio can't decode: it would leave the session to its ping timeout."""
+        endpoint, session = self._endpoint, self._session
+        endpoint.report.packet_rejected(session, "packet_malformed", "python-engineio could not decode a frame", error)
+        await endpoint.seam.end_session(session.eio_sid, "parse error")
+        await self.close(UNSUPPORTED_DATA)
 
     async def receive(self) -> Message:
         session = self._session
@@ -545,12 +537,20 @@ class _Frames:
             self._writer.cancel()
         await self.close(NORMAL)
 
-    def finished(self) -> None:
+    def _finished(self) -> None:
         """The application has returned."""
-        if self._session.carrier is self:
-            self._session.carrier = None
+        endpoint, session = self._endpoint, self._session
+        if session.carrier is self:
+            session.carrier = None
         if self._gone is not None and not self._gone.done():
             self._gone.set_result(None)
+        if self.upgrading and session.ending is None:
+            endpoint.seam.abandon_upgrade(session.eio_sid)
+            endpoint.patterns.upgrade_failed()
+            endpoint.report.upgrade_failed(
+                session,
+                "the client opened a WebSocket but did not finish the upgrade: a proxy cut it, or the client went away",
+            )
 
     async def _stop(self, code: int, reason: str, hint: str) -> Message:
         self._session.ending = "parse error"

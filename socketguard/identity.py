@@ -205,8 +205,8 @@ class Connection:
         self.timer: Any = None
         # When its authority ends, in seconds of the clock by which tokens are verified.
         self.ends_at: float | None = None
-        # Whether it counts in the ledger, and as whose.
-        self.held: tuple[Any, ...] | None = None
+        # Whether it counts in the ledger.
+        self.held = False
         # The refusal that somebody has decided on while it was being admitted.
         self.verdict: Any = None
         # What is left of its rates, by handler.

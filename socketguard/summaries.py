@@ -7,7 +7,7 @@ as nothing changes. Times are seconds of a clock that never goes back.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Collection, Mapping
 
 __all__ = ["BUCKET_S", "LEAST_AGE_S", "REACH_S", "SHORT_S", "Elsewhere", "Loops", "Mass", "Peak", "Share"]
@@ -228,19 +228,19 @@ class Loops:
     __slots__ = ("_table", "due", "now", "standing")
 
     def __init__(self) -> None:
-        self._table: OrderedDict[str, list[float]] = OrderedDict()  # live sessions, short sessions in a row, last seen
+        # Live sessions, short sessions in a row, last seen; in the order of the last session.
+        self._table: dict[str, list[float]] = {}
         self.due: set[str] = set()
         self.standing: set[str] = set()
         self.now = 0.0
 
     def opened(self, address: str) -> None:
-        entry = self._table.get(address)
+        entry = self._table.pop(address, None)
         if entry is None:
             if len(self._table) >= _ADDRESSES:
-                self._table.popitem(last=False)
-            entry = self._table[address] = [0, 0, self.now]
-        else:
-            self._table.move_to_end(address)
+                del self._table[next(iter(self._table))]
+            entry = [0, 0, self.now]
+        self._table[address] = entry
         entry[0] += 1
         if entry[0] > 1 or self.now - entry[2] > _PAUSE_S:
             entry[1] = 0

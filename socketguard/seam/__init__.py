@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import engineio
 import socketio
 
+from socketguard.admission import subject_key
 from socketguard.checks import ServerFacts
 from socketguard.deadline import Escaped, Overdue, is_ours, run_until
 from socketguard.delivery import Delivery
@@ -576,9 +577,9 @@ class Seam:
 
     def _forget(self, connection: Connection) -> None:
         connection.state = Connection.ENDED
-        if connection.held is not None:
-            self.ledger.release(*connection.held)
-            connection.held = None
+        if connection.held:
+            self.ledger.release(subject_key(connection.identity), connection.client_address)
+            connection.held = False
         if connection.session.connections.get(connection.namespace) is connection:
             del connection.session.connections[connection.namespace]
         self.connections.pop(connection.sid, None)

@@ -24,7 +24,6 @@ Restore = Callable[[], None]
 _PARAMETERS = ("event", "data", "namespace", "room", "skip_sid", "callback", "to")
 _PREFIX = "on_"
 _NOT_EVENTS = frozenset({"connect", "disconnect"})
-_logger = logging.getLogger("socketguard")
 
 
 def is_shared(manager: Any) -> bool:
@@ -140,7 +139,7 @@ def _wrap_emit(manager: Any, delivery: Delivery, look: Callable[[Any, str, Any],
         except Exception:
             # No defect of these diagnostics costs anybody a message, nor a traceback for each.
             broken = True
-            _logger.exception("can't look at emits; they go on unwatched")
+            logging.getLogger("socketguard").exception("can't look at emits; they go on unwatched")
         return delivery.skip
 
     def look_now() -> None:
