@@ -194,7 +194,10 @@ def _undelivered(what: str) -> Callable[[_Fields], str]:
         where = f"{_quoted(fields.get('event_name'))} in {_quoted(fields.get('namespace', '/'))}"
         room = "" if fields.get("room") is None else f" to {_quoted(fields['room'])}"
         meant = "" if fields.get("suggestion") is None else f"; did you mean {_quoted(fields['suggestion'])}?"
-        return f"{what} {where}{room}: {_text(fields.get('reason', 'no reason known'))}{meant}{_hint(fields)}"
+        hint = _hint(fields)
+        if meant:
+            hint = hint.removeprefix(".")  # The question ends the sentence.
+        return f"{what} {where}{room}: {_text(fields.get('reason', 'no reason known'))}{meant}{hint}"
 
     return build
 

@@ -125,7 +125,9 @@ def _lifetime(text: str) -> int:
         raise ConfigurationError("lifetime is no time; write --lifetime 15m, 1h or 3600", option="lifetime")
     seconds = int(match[1]) * _UNITS[match[2]]
     if not seconds:
-        raise ConfigurationError("lifetime is 0; write --lifetime 15m, or -1m for an expired token", option="lifetime")
+        raise ConfigurationError(
+            "lifetime is 0; write --lifetime 15m, or --lifetime=-1m for an expired token", option="lifetime"
+        )
     if abs(seconds) > LONGEST:
         raise ConfigurationError(
             "lifetime is more than a day, too long for a development token; write --lifetime 1d or less",
@@ -373,7 +375,9 @@ def _parser() -> argparse.ArgumentParser:
     mint.add_argument(
         "--claim", action="append", default=[], metavar="NAME=VALUE", help="another claim; JSON where it is, else text"
     )
-    mint.add_argument("--lifetime", default="1h", help="15m, 1h or seconds; at most a day; -1m is expired already (1h)")
+    mint.add_argument(
+        "--lifetime", default="1h", help="15m, 1h or seconds; at most a day; --lifetime=-1m is expired already (1h)"
+    )
     mint.add_argument("--algorithm", choices=(*_SECRETS, *_SIGNING), help="HS256, or what fits the key")
     mint.add_argument("--kid", help="the kid of the header")
     mint.add_argument("--yes", action="store_true", help="take an issuer that looks real")

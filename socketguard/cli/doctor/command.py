@@ -97,7 +97,8 @@ def _list_checks(context: click.Context, _: click.Parameter, value: bool) -> Non
 @click.option(
     "--timeout",
     type=click.FloatRange(0.1, 300),
-    default=8.0,
+    # More than a guard's own deadline for a CONNECT, whose refusal says more than silence.
+    default=12.0,
     show_default=True,
     metavar="SECONDS",
     help="For one request.",

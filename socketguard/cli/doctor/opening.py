@@ -116,7 +116,8 @@ def redirect(seen: Observations, reply: Answer) -> Finding:
     if same_host and same_scheme and not seen.target.slash and parts.path == asked:
         return finding("S-18", evidence)
     if same_host and parts.path in (asked, seen.target.path, ""):
-        return finding("S-16", evidence, fix=f"give clients {parts.scheme or seen.target.scheme}://{seen.target.host}")
+        where = parts.netloc.rpartition("@")[2] or seen.target.host
+        return finding("S-16", evidence, fix=f"give clients {parts.scheme or seen.target.scheme}://{where}")
     if any(word in location.lower() for word in ("login", "signin", "sign-in", "auth", "sso", "cloudflareaccess")):
         return finding("S-27", evidence, title="A login page takes the request")
     return finding("S-16", evidence)

@@ -68,7 +68,8 @@ SYMPTOMS: Mapping[str, Symptom] = MappingProxyType(
         "S-06": Symptom(
             "WebSocket handshakes end in an error of the server",
             "most often the proxy forwards Upgrade but not Connection: upgrade, on which ASGI servers stumble",
-            "nginx: proxy_set_header Connection $connection_upgrade, with the map of $http_upgrade",
+            "nginx: proxy_set_header Connection $connection_upgrade, with the map of $http_upgrade; "
+            "with nothing in front, pip install 'uvicorn[standard]': uvicorn without a WebSocket library answers so too",
         ),
         "S-07": Symptom(
             "WebSocket is refused only with an Origin",
@@ -109,7 +110,8 @@ SYMPTOMS: Mapping[str, Symptom] = MappingProxyType(
         "S-13": Symptom(
             "Sessions hold only for clients that send cookies",
             "the proxy tells sessions apart by a cookie, which native clients and pages of other sites don't send",
-            "clients: withCredentials: true; the cookie: SameSite=None; Secure; or transports: ['websocket']",
+            "let clients set withCredentials: true and the proxy SameSite=None and Secure on its cookie; "
+            "or let clients use transports: ['websocket']",
         ),
         "S-14": Symptom(
             "Quiet WebSockets are cut",
