@@ -13,7 +13,7 @@ from socketguard.patterns import Patterns
 from socketguard.seam.stand_ins import SessionIds
 from socketguard.testing import Wire, capture_events
 from socketguard.watching import PatternWatch
-from tests.core.driver import Polling, a_session, guarded, http, joined_wire, nothing_left, until
+from tests.core.driver import Polling, a_session, guarded, http, joined_wire, nothing_left, open_wire, until
 
 
 class Recorder(Patterns):
@@ -166,5 +166,50 @@ async def test_emits_of_a_guarded_server_are_looked_at() -> None:
         ("socketguard.emit.undelivered", "/messages"),
         ("socketguard.event.unhandled", "echo"),
     ]
+    await wire.close()
+    nothing_left(case)
+
+
+async def test_a_refused_handshake_names_the_proxies_that_it_came_through() -> None:
+    case = guarded()
+    with capture_events() as events:
+        headers = {"cf-ray": "8a1b2c3d4e5f-GRU", "x-forwarded-for": "203.0.113.7"}
+        answer = await http(case.app, "GET", "EIO=3&transport=polling", headers=headers)
+    assert answer.status == 400
+    (line,) = [event for event in events if event["event"] == "socketguard.handshake.rejected"]
+    assert (line["detail"], line["proxies"]) == ("engineio_3", ["cloudflare"])
+
+
+async def test_a_session_that_the_guard_ends_is_told_with_its_origin() -> None:
+    case = guarded(connect_timeout=0.01)
+    with capture_events() as events:
+        wire = await open_wire(case.app, headers={"origin": "http://testserver"})
+        with pytest.raises(ConnectionError):
+            while True:
+                await wire.frame()
+    (line,) = [event for event in events if event["event"] == "socketguard.session.ended"]
+    assert (line["reason"], line["origin"]) == ("connect_timeout", "http://testserver")
+    case.guard._core.report.session_ended(a_session(), "made-up")  # a reason without a hint
+    await wire.close()
+    nothing_left(case)
+
+
+async def test_handlers_that_answer_nothing_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    def prepare(server: Any) -> None:
+        async def quiet(sid: str) -> None: ...
+
+        for name in ("one", "two"):
+            server.on(name, quiet, namespace="/messages")
+
+    monkeypatch.setattr("socketguard.seam._REMEMBERED", 1)
+    case = guarded(prepare=prepare)
+    wire, _ = await joined_wire(case.app)
+    with capture_events() as events:
+        for number in range(2):
+            for name in ("one", "two"):
+                await wire.send(f'42/messages,{number}["{name}"]')
+                assert await wire.frame() == f"43/messages,{number}[]"
+    assert case.seam._handled == {("/messages", "one")}
+    assert events == []
     await wire.close()
     nothing_left(case)

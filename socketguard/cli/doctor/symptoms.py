@@ -69,7 +69,7 @@ SYMPTOMS: Mapping[str, Symptom] = MappingProxyType(
             "WebSocket handshakes end in an error of the server",
             "most often the proxy forwards Upgrade but not Connection: upgrade, on which ASGI servers stumble",
             "nginx: proxy_set_header Connection $connection_upgrade, with the map of $http_upgrade; "
-            "with nothing in front, pip install 'uvicorn[standard]': uvicorn without a WebSocket library answers so too",
+            "with nothing in front, pip install 'uvicorn[standard]': without a WebSocket library uvicorn answers so",
         ),
         "S-07": Symptom(
             "WebSocket is refused only with an Origin",
