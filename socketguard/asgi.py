@@ -380,9 +380,9 @@ class _Frames:
         # Whoever ends the session interrupts it here: to wait for two things at once would cost each message more.
         self._reader = asyncio.current_task()
         message = await self._receive()
-        session.active = time.monotonic()
         text = message.get("text")
         if text is not None and session.joined and text[:2] in _USUAL and len(text) <= self._max_body:
+            session.active = time.monotonic()
             session.packets_in += 1
             return message
         return await self._examine(message, text)
@@ -431,6 +431,7 @@ class _Frames:
             self._closing = True  # There is nobody left to send anything to.
             return message
         session = self._session
+        session.active = time.monotonic()
         size = len(message.get("bytes") or b"") if text is None else len(text)
         if text is not None and (problem := packet_problem(text, strict_text=self._endpoint.seam.strict_text)):
             return await self._stop(UNSUPPORTED_DATA, "packet_malformed", problem)
@@ -641,9 +642,10 @@ async def _interruptible(receive: Receive, session: Session) -> Message:
     """
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - narrows the type: ASGI applications run in a task
-    if session.reading is None:
-        session.reading = set()
-    session.reading.add(task)
+    reading = session.reading
+    if reading is None:
+        reading = session.reading = set()
+    reading.add(task)
     try:
         return await receive()
     except asyncio.CancelledError:
@@ -651,8 +653,8 @@ async def _interruptible(receive: Receive, session: Session) -> Message:
             raise
         raise _Ended from None
     finally:
-        session.reading.discard(task)
-        if not session.reading:
+        reading.discard(task)
+        if not reading:
             session.reading = None
 
 

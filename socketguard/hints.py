@@ -428,8 +428,8 @@ def wrong_path(path: str, paths: Sequence[str]) -> Hint:
     asked = "/" + path.strip("/")
     for one in paths:
         own = "/" + one.strip("/")
-        if asked != own and own.endswith(asked) and asked != "/":
-            prefix = own.removesuffix(asked)
+        if asked != own and (own.endswith(asked) or asked == "/"):
+            prefix = own if asked == "/" else own.removesuffix(asked)
             return Hint(
                 "prefix_stripped",
                 f"{text}: a proxy took {prefix!r} away (nginx: no URI after the port in proxy_pass; Traefik: "

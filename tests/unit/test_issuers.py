@@ -109,7 +109,9 @@ class TestChoosing:
     )
     def test_malformed(self, token: Any, detail: str) -> None:
         error = refused(both(), token)
-        assert (error.code, error.detail) == (RejectCode.TOKEN_MALFORMED, detail)
+        assert error.code is RejectCode.TOKEN_MALFORMED
+        # How deep is too deep, Python decides: 3.13 reads on to the end, where the brackets are missing.
+        assert error.detail in {detail, "not_json" if detail == "nested_too_deeply" else detail}
 
     def test_what_reads_the_issuer_lets_nothing_through_that_is_refused_later(self) -> None:
         payload = json.dumps(claims(iss=A, x="...")).replace('"..."', "NaN").encode()
