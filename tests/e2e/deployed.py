@@ -47,7 +47,8 @@ def end_with_the_tests() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-threading.Thread(target=end_with_the_tests, daemon=True).start()
+if "E2E_WORKER" not in os.environ:  # A worker process has another stdin.
+    threading.Thread(target=end_with_the_tests, daemon=True).start()
 
 SETTINGS = Settings(**json.loads(os.environ.get("E2E_SETTINGS", "{}")))
 sio = socketio.AsyncServer(async_mode="asgi", ping_interval=SETTINGS.interval, ping_timeout=SETTINGS.timeout)
