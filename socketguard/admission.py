@@ -272,7 +272,7 @@ class Admission:
         answer = authorize(identity, connection)
         if inspect.isawaitable(answer):
             try:
-                answer = await run_until(_as_coroutine(answer), deadline)
+                answer = await run_until(answer, deadline)
             except Overdue:
                 return Rejection(RejectCode.ADMISSION_TIMEOUT, "authorize")
         if answer is True:
@@ -295,10 +295,6 @@ def _someone_else(old: Identity, new: Identity, stable_claims: Sequence[str]) ->
         if type(before) is not type(after) or before != after:  # True and 1 are equal to Python
             return Rejection(RejectCode.SUBJECT_MISMATCH, "claim_changed", {"claim": claim})
     return None
-
-
-async def _as_coroutine(awaitable: Any) -> Any:
-    return await awaitable
 
 
 def _what_was_sent(data: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import Any
 
 __all__ = ["GRACE", "Escaped", "Overdue", "is_ours", "run_until"]
@@ -41,21 +41,21 @@ def is_ours(error: BaseException) -> bool:
     return not isinstance(error, KeyboardInterrupt | SystemExit)
 
 
-async def run_until(coroutine: Coroutine[Any, Any, Any], deadline: float, *, grace: float = GRACE) -> Any:
-    """Run ``coroutine`` in a task of its own and return what it returns.
+async def run_until(work: Awaitable[Any], deadline: float, *, grace: float = GRACE) -> Any:
+    """Run something in a task of its own and return what it returns.
 
     Args:
-        coroutine: what to run.
+        work: what to run.
         deadline: in seconds of the loop's clock.
         grace: seconds to wait for a cancelled task.
 
     Raises:
-        Overdue: the deadline passed. What the coroutine returned or raised after that does not count.
-        Escaped: the coroutine ended in something that is no Exception.
-        Exception: whatever the coroutine raised in time.
+        Overdue: the deadline passed. What was returned or raised after that does not count.
+        Escaped: it ended in something that is no Exception.
+        Exception: whatever it raised in time.
     """
     loop = asyncio.get_running_loop()
-    task = loop.create_task(coroutine)
+    task = loop.create_task(work if isinstance(work, Coroutine) else _as_coroutine(work))
     # As asyncio.wait does it, for one task and at half of the cost.
     waiter = loop.create_future()
     task.add_done_callback(functools.partial(_wake, waiter))
@@ -78,6 +78,10 @@ async def run_until(coroutine: Coroutine[Any, Any, Any], deadline: float, *, gra
         if not is_ours(exc):
             raise
         raise Escaped(type(exc).__name__) from exc
+
+
+async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
 
 
 def _wake(waiter: asyncio.Future[None], _: object = None) -> None:

@@ -129,7 +129,7 @@ class Refreshes:
         try:
             answer = self._on_refresh(connection, connection.identity, new)
             if inspect.isawaitable(answer):
-                await run_until(_as_coroutine(answer), deadline)
+                await run_until(answer, deadline)
         except Overdue:
             return Rejection(RejectCode.ADMISSION_TIMEOUT, "on_refresh")
         except BaseException as exc:
@@ -149,7 +149,3 @@ def _has_ended(connection: Connection) -> Rejection | None:
     if connection.state is Connection.JOINED and connection.reason is None:
         return None
     return Rejection(RejectCode.TOKEN_EXPIRED, "connection_ended")
-
-
-async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable

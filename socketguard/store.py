@@ -299,7 +299,7 @@ class Revocations:
             raise StoreUnavailable("the store gave up before it confirmed the revocation; revoke once more") from exc
 
     async def _until(self, awaitable: Awaitable[Any]) -> Any:
-        return await run_until(_as_coroutine(awaitable), asyncio.get_running_loop().time() + self._timeout)
+        return await run_until(awaitable, asyncio.get_running_loop().time() + self._timeout)
 
     def _answered(self, answer: Any, failures: int) -> Rejection | None:
         if answer is not True and answer is not False:
@@ -339,7 +339,3 @@ def _united(first: Revocation, second: Revocation) -> Revocation:
         before = max(before, second.issued_before)
     expires_at = max(first.expires_at, second.expires_at)
     return Revocation(first.issuer, first.token_id, first.subject, before, expires_at)
-
-
-async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
