@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -359,6 +359,18 @@ class Deployments:
         self._stack = contextlib.ExitStack()
         self.authority = folder / "authority.pem"
         """The certificate of the authority that signed those of the sites."""
+
+    @classmethod
+    @contextlib.contextmanager
+    def stand(cls, new_folder: Callable[[], Path], wanted: Iterable[tuple[str, str]]) -> Iterator[Deployments]:
+        """The deployments; once more when somebody else has taken one of so many ports before its proxy did."""
+        pairs = list(wanted)
+        with contextlib.ExitStack() as stack:
+            try:
+                found = stack.enter_context(cls(new_folder(), pairs))
+            except AssertionError:
+                found = stack.enter_context(cls(new_folder(), pairs))
+            yield found
 
     def url(self, site: str, server: str) -> str:
         """Where a deployment is."""

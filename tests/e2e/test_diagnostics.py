@@ -133,7 +133,7 @@ def deployments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment
     wanted = [(case.site, case.server) for case in CASES]
     wanted += [("caddy: two replicas", "guarded replica 1"), ("nginx", "guarded, quick"), ("apache", "guarded")]
     wanted += [("nginx: GET only", "guarded, impatient")]
-    with Deployments(tmp_path_factory.mktemp("deployments"), wanted) as found:
+    with Deployments.stand(lambda: tmp_path_factory.mktemp("deployments"), wanted) as found:
         yield found
 
 
@@ -346,7 +346,7 @@ def traffic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployments]:
         ("haproxy: spread by chance", "guarded replica 1"),
         ("apache", "guarded"),
     ]
-    with Deployments(tmp_path_factory.mktemp("traffic"), wanted) as found:
+    with Deployments.stand(lambda: tmp_path_factory.mktemp("traffic"), wanted) as found:
         yield found
 
 

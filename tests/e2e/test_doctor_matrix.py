@@ -234,7 +234,8 @@ def examine_here(arguments: list[str]) -> tuple[int, str]:
 @pytest.fixture(scope="module")
 def deployments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployments]:
     cases = [*GOOD, *EXAMINED.values()]
-    with Deployments(tmp_path_factory.mktemp("deployments"), [(case.site, case.server) for case in cases]) as found:
+    wanted = [(case.site, case.server) for case in cases]
+    with Deployments.stand(lambda: tmp_path_factory.mktemp("deployments"), wanted) as found:
         yield found
 
 
