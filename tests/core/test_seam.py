@@ -255,3 +255,17 @@ async def test_an_endpoint_whose_path_is_not_known_is_not_taken_for_a_wrong_one(
     assert wire.close_code == 1003
     await wire.close()
     await until(lambda: not held(inner))
+
+
+async def test_what_is_dropped_for_a_client_that_does_not_read_leaves_the_writer_its_end() -> None:
+    case = guarded()
+    client = await Polling(case.app).open()
+    queue = case.server.eio.sockets[client.sid].queue
+    for waiting in ("one", None):
+        queue.put_nowait(waiting)
+    case.seam.drop_queue(client.sid)
+    assert queue.get_nowait() is None
+    assert queue.empty()
+    case.seam.drop_queue("nobody")
+    await client.close()
+    nothing_left(case)
