@@ -15,7 +15,7 @@ from .identity import Connection, Identity
 from .keys import KeysPending
 from .limits import AddressBudget, Ledger, Limits
 from .namespaces import Known, Registry, Served, authorise, claim_value
-from .rejections import RejectCode, Rejection, TokenError
+from .rejections import RETRY_AFTER, RejectCode, Rejection, TokenError
 from .store import Revocations
 from .text import neutralise
 
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from .verifier import Verifier
 
 __all__ = ["Admission", "subject_key"]
-
-RETRY_AFTER = 5
-"""Seconds after which a client may try again where there is no better guess."""
 
 MAX_NAME = 256
 """The longest namespace, in characters, whose refusal is remembered."""

@@ -11,12 +11,9 @@ from collections.abc import Callable
 
 from .handshake import HandshakeRefusal, HandshakeRequest
 from .limits import AddressBudget, Ledger, address_key
-from .rejections import REPLIES, RejectCode
+from .rejections import REPLIES, RETRY_AFTER, RejectCode
 
 __all__ = ["Gate", "busy"]
-
-RETRY_AFTER = 5
-"""Seconds after which a refused client may try again, where nothing tells better."""
 
 _TOO_MANY_REQUESTS, _UNAVAILABLE = 429, 503
 

@@ -20,6 +20,7 @@ from typing import Any
 
 __all__ = [
     "REPLIES",
+    "RETRY_AFTER",
     "ConfigurationError",
     "RejectCode",
     "Rejection",
@@ -29,6 +30,10 @@ __all__ = [
     "TokenError",
     "new_ref",
 ]
+
+
+RETRY_AFTER = 5
+"""Seconds after which a refused client may try again, where nothing tells better."""
 
 
 class Retry(enum.StrEnum):

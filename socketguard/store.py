@@ -13,11 +13,10 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from .deadline import Escaped, Overdue, is_ours, run_until
 from .identity import Identity
-from .rejections import ConfigurationError, RejectCode, Rejection, SocketGuardError
+from .rejections import RETRY_AFTER, ConfigurationError, RejectCode, Rejection, SocketGuardError
 from .revocations import Revocation, revocation_for
 
 __all__ = [
-    "RETRY_AFTER",
     "MemoryStore",
     "Revocation",
     "Revocations",
@@ -26,9 +25,6 @@ __all__ = [
     "StoreUnavailable",
     "revocation_for",
 ]
-
-RETRY_AFTER = 5
-"""Seconds after which a client may try again when the store gave no answer."""
 
 # Seconds. JavaScript clients wait in silence for as long; more is most likely milliseconds.
 _MAX_TIMEOUT = 60

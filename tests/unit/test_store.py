@@ -14,9 +14,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from socketguard.identity import ANONYMOUS, Identity
-from socketguard.rejections import ConfigurationError, RejectCode, Rejection, SocketGuardError
+from socketguard.rejections import RETRY_AFTER, ConfigurationError, RejectCode, Rejection, SocketGuardError
 from socketguard.store import (
-    RETRY_AFTER,
     MemoryStore,
     Revocation,
     Revocations,
