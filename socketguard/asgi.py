@@ -106,6 +106,7 @@ class Endpoint:
         seen = scope.get(SEEN_KEY)
         if seen is not None:
             seen.append(True)
+        now = time.monotonic()
         request = read(scope, self.trusted)
         seam = self.seam
         session = None if request.sid is None else seam.session(request.sid)
@@ -116,7 +117,7 @@ class Endpoint:
             upgraded=session is not None and seam.upgraded(request.sid),
             allowed_origins=_policy(seam.allowed_origins),
             session_issued=seam.issued,
-            uptime_s=time.monotonic() - self._began,
+            uptime_s=now - self._began,
         )
         if refusal is None and session is not None:
             if seam.was_let_go(request.sid) and not seam.has_queue(session.eio_sid):
@@ -141,7 +142,7 @@ class Endpoint:
             )
         # In the scope itself, as Starlette does with its own keys: a copy would cost every open connection memory.
         scope[SESSION_KEY] = session
-        session.active = time.monotonic()
+        session.active = now
         scope["headers"] = normalised_headers(scope["headers"], request)
         if request.websocket:
             return _Frames(self, request, session, receive, send, scope).run()

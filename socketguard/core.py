@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,7 +20,7 @@ from .endings import Endings
 from .findings import Finding
 from .gate import Gate
 from .heartbeat import findings_for_server
-from .identity import Connection
+from .identity import Connection, Identity
 from .lifetime import Lifetime
 from .limits import AddressBudget, Ledger
 from .logs import EventLog
@@ -93,7 +94,7 @@ class Core:
         self.delivery = Delivery(
             self.report.undelivered, sample=1 if settings.debug else SAMPLE, shared=is_shared(server.manager)
         )
-        self.endings = Endings(self.report, (lambda _: None) if auth is None else auth.ends_at)
+        self.endings = Endings(self.report)
         heartbeat = settings.heartbeat
         self.patterns = Patterns(
             self.report.pattern,
@@ -110,16 +111,19 @@ class Core:
             slow=self.endings.slow,
             watch=self.watch,
         )
-        self.lifetime = (
-            None
-            if auth is None
-            else Lifetime(
-                ends_at=auth.ends_at,
-                clock=auth.now,
-                notice=settings.expiring_notice,
-                notify=self.endings.notify,
-                expire=self.endings.expire,
-            )
+        self.lifetime = Lifetime(
+            ends_at=_never if auth is None else auth.ends_at,
+            clock=time.time if auth is None else auth.now,
+            notice=settings.expiring_notice,
+            notify=self.endings.notify,
+            expire=self.endings.expire,
+        )
+        self.gate = Gate(
+            budget,
+            ledger,
+            pending=lambda: self.sessions.pending,
+            outage=self._outage,
+            on_proxy=self._found_proxy,
         )
         refreshes = Refreshes(
             admission.refresh,
@@ -141,19 +145,13 @@ class Core:
             lifetime=self.lifetime,
             ledger=ledger,
             budget=budget,
+            gate=self.gate,
             report=self.report,
             delivery=self.delivery,
             admission_timeout=timeout,
             log_claims=settings.log_claims,
             debug=settings.debug,
             owner=self,
-        )
-        self.gate = Gate(
-            budget,
-            ledger,
-            pending=lambda: self.sessions.pending,
-            outage=self._outage,
-            on_proxy=self._found_proxy,
         )
         self.drain = Drain(self.seam, self.gate, self.endings, self.report)
         endpoint = Endpoint(
@@ -345,6 +343,10 @@ MEMORY = Finding(
     "revocations are kept in the memory of this process: they are lost at a restart, and other workers don't know them",
     "run one worker with tokens that live for minutes, or pass a store that the workers share",
 )
+
+
+def _never(identity: Identity) -> None:
+    """When the authority of somebody ends who needs no token."""
 
 
 def _is_loopback(host: str) -> bool:

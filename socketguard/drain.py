@@ -68,7 +68,7 @@ class Drain:
     async def _run(self, over: float) -> int:
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        self._gate.draining = self._seam.draining = True
+        self._gate.draining = True
         sessions = list(self._seam.sessions.open)
         random.shuffle(sessions)
         self._report.drain_started(len(sessions), over)

@@ -8,10 +8,10 @@ namespace of the session lives on, and a reason that it can't mend disconnects.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from .identity import Connection, Identity, Session
+from .identity import Connection, Session
 from .pace import Pace
 from .rejections import REPLIES, RejectCode, Rejection
 from .report import Report
@@ -62,12 +62,10 @@ class Endings:
 
     Args:
         report: told what was ended.
-        ends_at: tells when the authority of an identity ends.
     """
 
-    def __init__(self, report: Report, ends_at: Callable[[Identity], float | None]) -> None:
+    def __init__(self, report: Report) -> None:
         self._report = report
-        self._ends_at = ends_at
         self.pace = Pace()
         self.seam: Seam
 
@@ -85,19 +83,13 @@ class Endings:
             return
         session = connection.session
         others = [other for other in session.connections.values() if other is not connection and _lives(other)]
-        if any(self._outlives(other, connection) for other in others):
+        if any(_outlives(other, connection) for other in others):
             connection.reason = "token_expired"
             self.pace.begin(self._disconnect(connection, RejectCode.TOKEN_EXPIRED))
             return
         for each in (connection, *others):
             each.reason = "token_expired"
         self._close(session, "token_expired", (connection, *others))
-
-    def _outlives(self, other: Connection, connection: Connection) -> bool:
-        if other.state is Connection.PENDING:
-            return True
-        end, own = self._ends_at(other.identity), self._ends_at(connection.identity)
-        return end is None or own is None or end > own + TOGETHER
 
     def revoked(self, connection: Connection) -> None:
         """End a connection whose token was revoked."""
@@ -207,6 +199,14 @@ class Endings:
 
 def _lives(connection: Connection) -> bool:
     return connection.state in (Connection.PENDING, Connection.JOINED) and connection.reason is None
+
+
+def _outlives(other: Connection, connection: Connection) -> bool:
+    """Whether one connection lives on when the authority of another has ended."""
+    if other.state is Connection.PENDING:
+        return True
+    end, own = other.ends_at, connection.ends_at
+    return end is None or own is None or end > own + TOGETHER
 
 
 def _closing(code: RejectCode) -> dict[str, Any]:

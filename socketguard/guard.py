@@ -361,7 +361,7 @@ class SocketGuard:
             "accepted": seam.accepted,
             "refused": dict(seam.refused),
             "timers": {
-                "expiry": 0 if core.lifetime is None else len(core.lifetime),
+                "expiry": len(core.lifetime),
                 "connect": sessions.timers,
                 "ending": len(core.endings.pace),
             },

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeAlias
 
 from .deadline import Overdue, is_ours, run_until
 from .identity import Connection, Identity, bound_connection
 from .lifetime import Lifetime
-from .limits import Bucket, Rate
+from .limits import Rate
 from .rejections import RejectCode, Rejection, new_ref
 from .report import Report
+from .requires import wait_for
 
 __all__ = ["OnRefresh", "Refreshes"]
 
@@ -35,7 +35,7 @@ class Refreshes:
     Args:
         decide: decides on the token.
         report: told what happened.
-        lifetime: told of the new end; None when no connection ends by its token.
+        lifetime: told of the new end.
         rate: how many refreshes one connection may ask for.
         on_refresh: the application's own function.
         timeout: seconds for one refresh.
@@ -48,7 +48,7 @@ class Refreshes:
         decide: Decide,
         report: Report,
         *,
-        lifetime: Lifetime | None,
+        lifetime: Lifetime,
         rate: Rate | None,
         on_refresh: OnRefresh | None,
         timeout: float,
@@ -85,7 +85,7 @@ class Refreshes:
                 connection.refreshing = False
                 connection.offered = None
         if rejection is None:
-            return {"ok": True, "expires_in": self._seconds_left(connection)}
+            return {"ok": True, "expires_in": self._lifetime.seconds_left(connection)}
         ref = new_ref()
         self._report.refresh_rejected(connection, rejection, ref)
         if rejection.code is RejectCode.TOKEN_REVOKED:
@@ -93,11 +93,7 @@ class Refreshes:
         return rejection.acknowledgement(ref)
 
     def _over_budget(self, connection: Connection) -> Rejection | None:
-        if self._rate is None:
-            return None
-        if connection.budgets is None:
-            connection.budgets = {}
-        wait = connection.budgets.setdefault(_BUDGET, Bucket()).take(self._rate, time.monotonic())
+        wait = wait_for(connection, _BUDGET, self._rate)
         if not wait:
             return None
         return Rejection(RejectCode.RATE_LIMITED, "refreshes_per_connection", {"retry_after": int(wait) + 1})
@@ -117,9 +113,8 @@ class Refreshes:
         connection.identity = found
         connection.refreshes += 1
         connection.bind_log_fields(self._log_claims)
-        if self._lifetime is not None:
-            self._lifetime.renew(connection)
-        self._report.refreshed(connection, self._seconds_left(connection), previous)
+        self._lifetime.renew(connection)
+        self._report.refreshed(connection, self._lifetime.seconds_left(connection), previous)
         return None
 
     async def _tell(self, connection: Connection, new: Identity, deadline: float) -> Rejection | None:
@@ -139,9 +134,6 @@ class Refreshes:
         finally:
             bound_connection.reset(token)
         return None
-
-    def _seconds_left(self, connection: Connection) -> int | None:
-        return None if self._lifetime is None else self._lifetime.seconds_left(connection)
 
 
 def _has_ended(connection: Connection) -> Rejection | None:

@@ -14,7 +14,7 @@ from .limits import Bucket, Rate
 from .rejections import ConfigurationError, RejectCode, Rejection
 from .tokens import names
 
-__all__ = ["EventRefused", "requires"]
+__all__ = ["EventRefused", "requires", "wait_for"]
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
@@ -96,12 +96,26 @@ def _missing(connection: Connection, needed: frozenset[str]) -> Rejection | None
 
 
 def _too_often(connection: Connection, key: object, rate: Rate | None) -> Rejection | None:
-    if rate is None:
-        return None
-    if connection.budgets is None:
-        connection.budgets = {}
-    bucket = connection.budgets.setdefault(key, Bucket())
-    wait = bucket.take(rate, time.monotonic())
+    wait = wait_for(connection, key, rate)
     if not wait:
         return None
     return Rejection(RejectCode.RATE_LIMITED, "rate", {"limit": str(rate), "retry_after": math.ceil(wait)})
+
+
+def wait_for(connection: Connection, key: object, rate: Rate | None) -> float:
+    """Take one of what a connection may do so often.
+
+    Args:
+        connection: the connection; its ``budgets`` hold what is left.
+        key: what it does.
+        rate: how often it may; None for any number.
+
+    Returns:
+        0.0 when it may, else the seconds until it may again.
+    """
+    if rate is None:
+        return 0.0
+    if connection.budgets is None:
+        connection.budgets = {}
+    bucket: Bucket = connection.budgets.setdefault(key, Bucket())
+    return bucket.take(rate, time.monotonic())

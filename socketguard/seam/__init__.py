@@ -22,6 +22,7 @@ from socketguard.admission import subject_key
 from socketguard.checks import ServerFacts
 from socketguard.deadline import Escaped, Overdue, is_ours, run_until
 from socketguard.delivery import Delivery
+from socketguard.gate import Gate
 from socketguard.identity import Connection, Session, bound_connection
 from socketguard.lifetime import Lifetime
 from socketguard.limits import AddressBudget, Ledger, Refusals
@@ -127,9 +128,10 @@ class Seam:
         refresh: asked for each fresh token.
         end: ends a session that the seam itself finds fault with.
         sessions: told which sessions there are.
-        lifetime: told which connections there are; None when their authority never ends.
+        lifetime: told which connections there are.
         ledger: gets back what admission has taken.
         budget: told of refusals that count against an address.
+        gate: knows whether the server is being emptied.
         report: told what happened.
         delivery: told of emits and events that may reach nobody.
         admission_timeout: seconds for everything between a CONNECT and its answer.
@@ -147,9 +149,10 @@ class Seam:
         refresh: Refresh,
         end: End,
         sessions: Sessions,
-        lifetime: Lifetime | None,
+        lifetime: Lifetime,
         ledger: Ledger,
         budget: AddressBudget,
+        gate: Gate,
         report: Report,
         delivery: Delivery,
         admission_timeout: float,
@@ -165,6 +168,7 @@ class Seam:
         self.lifetime = lifetime
         self.ledger = ledger
         self.budget = budget
+        self.gate = gate
         self.report = report
         self.delivery = delivery
         self.admission_timeout = admission_timeout
@@ -172,7 +176,6 @@ class Seam:
         self.debug = debug
         self.owner = owner
         self.attached = False
-        self.draining = False
         self.connections: dict[str, Connection] = {}
         self.pending: set[Connection] = set()
         self.accepted = 0
@@ -244,21 +247,19 @@ class Seam:
         for undo in reversed(self._undo):
             undo()
         self.delivery.flush()
-        for name, ours, original in (
-            ("handle_request", self._endpoint, self.handle_request),
-            ("_handle_connect", self._handle_connect, self._original_connect),
-            ("_trigger_event", self._trigger_event, self._original_trigger),
-            ("disconnect", self._disconnect, self._original_disconnect),
+        for holder, name, ours, original in (
+            (server, "handle_request", self._endpoint, self.handle_request),
+            (server, "_handle_connect", self._handle_connect, self._original_connect),
+            (server, "_trigger_event", self._trigger_event, self._original_trigger),
+            (server, "disconnect", self._disconnect, self._original_disconnect),
+            (server.eio, "send_packet", self._send_packet, self._original_send),
         ):
-            if getattr(server, name) == ours:
-                setattr(server, name, original)
+            if getattr(holder, name) == ours:
+                setattr(holder, name, original)
         server.eio.on("message", self._original_message)
-        if server.eio.send_packet == self._send_packet:
-            server.eio.send_packet = self._original_send
         server.environ = dict(server.environ)
         self.sessions.clear()
-        if self.lifetime is not None:
-            self.lifetime.close()
+        self.lifetime.close()
         server.namespaces = self._original_namespaces
         for holder, name, value in reversed(self._restore):
             setattr(holder, name, value)
@@ -442,7 +443,7 @@ class Seam:
         session = self.session(eio_sid)
         if session is None or not self.alive(eio_sid):
             return  # The session ended before its packet was read: python-socketio would keep such a client for ever.
-        if self.draining:
+        if self.gate.draining:
             self.end(session, "draining")
             return
         self.identify(session)
@@ -525,8 +526,7 @@ class Seam:
         self.accepted += 1
         self.sessions.joined(connection.session)
         self.report.accepted(connection)
-        if self.lifetime is not None:
-            self.lifetime.begin(connection)
+        self.lifetime.begin(connection)
         if not self.alive(eio_sid):
             # It went away while its handler ran, and python-engineio has told everybody else already.
             connection.reason = connection.session.ending or "transport close"
@@ -600,7 +600,7 @@ class Seam:
             return await self._trigger_pending(event, namespace, args, connection)
         if type(event) is not str or event in _RESERVED or event.startswith(OWN_EVENTS):
             return await self._trigger_reserved(event, namespace, args, connection)
-        if connection.reason is not None or (self.lifetime is not None and self.lifetime.is_over(connection)):
+        if connection.reason is not None or self.lifetime.is_over(connection):
             return self.server.not_handled  # Its authority has ended, and the client is being told so.
         connection.events_in += 1
         token = bound_connection.set(connection)
@@ -630,8 +630,7 @@ class Seam:
             connection.state = Connection.LEAVING
             connection.session.left_by = args[1]
             self.sessions.left(connection.session, alive=self.alive(connection.session.eio_sid))
-            if self.lifetime is not None:
-                self.lifetime.end(connection)
+            self.lifetime.end(connection)
             return await self._leave(connection, namespace, args)
         if event == REFRESH:
             return self.server.not_handled if connection.reason is not None else await self.refresh(connection, args)

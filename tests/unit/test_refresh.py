@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from socketguard.identity import Connection, Identity, Session, bound_connection
+from socketguard.lifetime import Lifetime
 from socketguard.limits import Rate
 from socketguard.logs import EventLog
 from socketguard.refresh import OnRefresh, Refreshes
@@ -62,7 +63,13 @@ def refreshes(
     return Refreshes(
         decide,
         Report(log, RejectionLog(log, Suppressor()), ("plan",)),
-        lifetime=None,
+        lifetime=Lifetime(
+            ends_at=lambda identity: None,
+            clock=lambda: 0.0,
+            notice=None,
+            notify=lambda connection, seconds: None,
+            expire=lambda connection: None,
+        ),
         rate=rate,
         on_refresh=on_refresh,
         timeout=5.0,
