@@ -12,32 +12,14 @@ import jwt
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa, x25519
 from jwt.algorithms import get_default_algorithms
 
 from socketguard.keys import ALGORITHMS, KeysPending, PreparedKey, StaticKeys, check_algorithms, fitting
 from socketguard.rejections import ConfigurationError, RejectCode, TokenError
+from tests.unit.private_keys import private
 
 SECRET = "k9Zt-4vQ_7mB2xLwR8sYcN1pD6hJ3fGa"  # 32 bytes
 Encoding, Public, Private = serialization.Encoding, serialization.PublicFormat, serialization.PrivateFormat
-
-
-@functools.cache
-def private(kind: str) -> Any:
-    makers: dict[str, Any] = {
-        "rsa": lambda: rsa.generate_private_key(65537, 2048),
-        "rsa-other": lambda: rsa.generate_private_key(65537, 2048),
-        "rsa-small": lambda: rsa.generate_private_key(65537, 1024),  # noqa: S505 - it must be refused
-        "p256": lambda: ec.generate_private_key(ec.SECP256R1()),
-        "p384": lambda: ec.generate_private_key(ec.SECP384R1()),
-        "p521": lambda: ec.generate_private_key(ec.SECP521R1()),
-        "k256": lambda: ec.generate_private_key(ec.SECP256K1()),
-        "ed25519": ed25519.Ed25519PrivateKey.generate,
-        "ed448": ed448.Ed448PrivateKey.generate,
-        "x25519": x25519.X25519PrivateKey.generate,
-        "dsa": lambda: dsa.generate_private_key(2048),
-    }
-    return makers[kind]()
 
 
 def pem(kind: str) -> str:

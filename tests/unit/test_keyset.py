@@ -8,7 +8,6 @@ import json
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorithm, get_default_algorithms
@@ -16,24 +15,9 @@ from jwt.algorithms import ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorith
 from socketguard.keys import ALGORITHMS
 from socketguard.keyset import KeySet, Unusable
 from socketguard.rejections import RejectCode, TokenError
+from tests.unit.private_keys import private
 
 ASYMMETRIC = tuple(name for name in ALGORITHMS if not name.startswith("HS"))
-
-
-@functools.cache
-def private(kind: str) -> Any:
-    makers: dict[str, Any] = {
-        "rsa": lambda: rsa.generate_private_key(65537, 2048),
-        "rsa-other": lambda: rsa.generate_private_key(65537, 2048),
-        "rsa-small": lambda: rsa.generate_private_key(65537, 1024),  # noqa: S505 - it must be refused
-        "p256": lambda: ec.generate_private_key(ec.SECP256R1()),
-        "p384": lambda: ec.generate_private_key(ec.SECP384R1()),
-        "p521": lambda: ec.generate_private_key(ec.SECP521R1()),
-        "k256": lambda: ec.generate_private_key(ec.SECP256K1()),
-        "ed25519": ed25519.Ed25519PrivateKey.generate,
-        "ed448": ed448.Ed448PrivateKey.generate,
-    }
-    return makers[kind]()
 
 
 @functools.cache
