@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Coroutine
+import inspect
+from collections.abc import Awaitable
 from typing import Any
 
-__all__ = ["GRACE", "Escaped", "Overdue", "is_ours", "run_until"]
+__all__ = ["GRACE", "Escaped", "Overdue", "is_ours", "run_until", "settled"]
 
 GRACE = 1.0
 """Seconds that cancelled code has to finish before nobody waits for it any more."""
+
+_DEEPEST = 8
 
 
 class Overdue(Exception):
@@ -42,7 +45,7 @@ def is_ours(error: BaseException) -> bool:
 
 
 async def run_until(work: Awaitable[Any], deadline: float, *, grace: float = GRACE) -> Any:
-    """Run something in a task of its own and return what it returns.
+    """Run something in a task of its own and return what it returns, as `settled` has it.
 
     Args:
         work: what to run.
@@ -55,7 +58,7 @@ async def run_until(work: Awaitable[Any], deadline: float, *, grace: float = GRA
         Exception: whatever it raised in time.
     """
     loop = asyncio.get_running_loop()
-    task = loop.create_task(work if isinstance(work, Coroutine) else _as_coroutine(work))
+    task = loop.create_task(settled(work))
     # As asyncio.wait does it, for one task and at half of the cost.
     waiter = loop.create_future()
     task.add_done_callback(functools.partial(_wake, waiter))
@@ -80,8 +83,18 @@ async def run_until(work: Awaitable[Any], deadline: float, *, grace: float = GRA
         raise Escaped(type(exc).__name__) from exc
 
 
-async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
+async def settled(result: Any) -> Any:
+    """Await what code that isn't ours has returned, and what comes out of that, until it is no awaitable any more.
+
+    Whether there is something to await can't be told before: a decorator without ``async``, an object with an
+    asynchronous ``__call__`` and a function that hands on a task look synchronous.
+    """
+    # What goes on for ever without a pause would stop the loop.
+    for _ in range(_DEEPEST):
+        if not inspect.isawaitable(result):
+            break
+        result = await result
+    return result
 
 
 def _wake(waiter: asyncio.Future[None], _: object = None) -> None:

@@ -18,7 +18,8 @@ from .requires import wait_for
 __all__ = ["OnRefresh", "Refreshes"]
 
 OnRefresh: TypeAlias = Callable[[Connection, Identity, Identity], Awaitable[None] | None]
-"""Called with the connection, the old and the new identity, before the new one counts; what it raises refuses it."""
+"""Called with the connection, the old and the new identity, before the new one counts. What it raises refuses the
+new one, and so does anything that it returns but None and True."""
 
 _BUDGET = "socketguard:refresh"
 
@@ -124,7 +125,7 @@ class Refreshes:
         try:
             answer = self._on_refresh(connection, connection.identity, new)
             if inspect.isawaitable(answer):
-                await run_until(answer, deadline)
+                answer = await run_until(answer, deadline)
         except Overdue:
             return Rejection(RejectCode.ADMISSION_TIMEOUT, "on_refresh")
         except BaseException as exc:
@@ -133,7 +134,9 @@ class Refreshes:
             return Rejection(RejectCode.INTERNAL_ERROR, "on_refresh", error=exc)
         finally:
             bound_connection.reset(token)
-        return None
+        if answer is None or answer is True:
+            return None
+        return Rejection(RejectCode.INSUFFICIENT_SCOPE, "on_refresh_refused", {"received": type(answer).__name__})
 
 
 def _has_ended(connection: Connection) -> Rejection | None:

@@ -20,7 +20,7 @@ import socketio
 
 from socketguard.admission import subject_key
 from socketguard.checks import ServerFacts
-from socketguard.deadline import Escaped, Overdue, is_ours, run_until
+from socketguard.deadline import Escaped, Overdue, is_ours, run_until, settled
 from socketguard.delivery import Delivery
 from socketguard.gate import Gate
 from socketguard.identity import Connection, Session, bound_connection
@@ -58,6 +58,8 @@ _REASONS = frozenset(
 _ENCODE = json.JSONEncoder(separators=(",", ":"), default=str).encode
 _DEFAULT = socketio.packet.Packet
 _RESERVED = frozenset({"connect", "disconnect"})
+# What handlers mostly return, and nobody need await.
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict})
 OWN_EVENTS = "socketguard:"
 """How the names of the guard's own events begin; the application never sees such an event from a client."""
 REFRESH = "socketguard:refresh"
@@ -606,9 +608,13 @@ class Seam:
         token = bound_connection.set(connection)
         try:
             result = await self._original_trigger(event, namespace, *args)
+            if type(result) not in _PLAIN:
+                result = await settled(result)
         except EventRefused as exc:
             return self._refuse_event(connection, event, exc.rejection)
-        except Exception as exc:
+        except BaseException as exc:
+            if not is_ours(exc):
+                raise
             # Whoever awaits this is python-socketio, or nobody: the task of this one event.
             self.report.handler_failed(connection, event, exc)
             return self.server.not_handled
@@ -696,6 +702,11 @@ class Seam:
             detail = "disconnect_called" if pending.dropped else "returned_false"
             pending.rejection = Rejection(RejectCode.REFUSED_BY_APP, detail)
             return False
+        if result is not None and result is not True and result is not self.server.not_handled:
+            # python-socketio takes all but False for a yes, also what was meant for a no.
+            received = {"received": type(result).__name__}
+            pending.rejection = Rejection(RejectCode.REFUSED_BY_APP, "returned_unknown", received)
+            return False
         return result
 
     def _fail(self, pending: _Pending, code: RejectCode, detail: str, error: BaseException | None = None) -> Any:
@@ -739,7 +750,7 @@ class Seam:
         self.server._binary_packet.pop(connection.session.eio_sid, None)
         token = bound_connection.set(connection)
         try:
-            return await self._original_trigger("disconnect", namespace, *args)
+            return await settled(await self._original_trigger("disconnect", namespace, *args))
         except BaseException as exc:
             # Were it to go on, python-socketio would keep the client in its rooms for ever.
             if not is_ours(exc):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -265,11 +266,262 @@ async def test_a_refusal_that_can_not_be_sent_is_an_internal_error(data: Any, st
     assert [e["detail"] for e in events if e["event"].endswith("connection.rejected")] == ["refusal_not_serializable"]
 
 
-@pytest.mark.parametrize("value", [None, 0, "", "no", True, [], object()], ids=repr)
-async def test_whatever_else_a_handler_returns_admits_as_in_python_socketio(value: Any) -> None:
-    case = connecting(lambda sid, environ, auth: value)
-    async with join(case.app, "/messages", token=mint()) as client:
-        assert await client.call("echo", 1) == 1
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("value", [None, True], ids=repr)
+async def test_a_handler_that_returns_none_or_true_admits(value: Any, style: str) -> None:
+    case = connecting(lambda sid, environ, auth: value, style)
+    async with join(case.app, "/messages", token=mint()):
+        pass
+    nothing_left(case)
+
+
+class Endless:
+    """What is awaited gives the same again."""
+
+    def __await__(self) -> Any:
+        yield from ()
+        return self
+
+
+def a_generator() -> Any:
+    yield True
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: 0,
+        lambda: 1,
+        lambda: "",
+        lambda: "no",
+        lambda: [],
+        lambda: {"ok": False},
+        lambda: (False, "banned"),
+        object,
+        a_generator,
+        Endless,
+        lambda: NotImplemented,
+    ],
+)
+async def test_whatever_else_a_handler_returns_is_no_yes(make: Callable[[], Any], style: str) -> None:
+    with capture_events() as events:
+        case = as_it_is(lambda *args: make(), style)
+        wire, answer = await answer_to(case)
+        assert refusal(answer) == {"message": "Connection rejected by server"}
+        await gone(case, wire)
+    (line,) = [event for event in events if event["event"] == "socketguard.connection.rejected"]
+    assert (line["reason"], line["detail"]) == ("refused_by_app", "returned_unknown")
+    assert line["received"] == type(make()).__name__
+    assert case.guard.status()["refused"] == {"refused_by_app": 1}
+
+
+# Handlers that do not look asynchronous, but are
+
+
+def handed_on(handler: Handler) -> Handler:
+    def connect(*args: Any) -> Any:
+        return handler(*args)
+
+    return connect
+
+
+class Called:
+    """An object with an asynchronous ``__call__``."""
+
+    def __init__(self, handler: Handler) -> None:
+        self.handler = handler
+
+    async def __call__(self, *args: Any) -> Any:
+        return await self.handler(*args)
+
+
+def as_a_task(handler: Handler) -> Handler:
+    return lambda *args: asyncio.ensure_future(handler(*args))
+
+
+def twice(handler: Handler) -> Handler:
+    async def connect(*args: Any) -> Any:
+        return handler(*args)
+
+    return connect
+
+
+SHAPES: dict[str, Callable[[Handler], Handler]] = {
+    "handed on": handed_on,
+    "called": Called,
+    "partial": functools.partial,
+    "partial of an object": lambda handler: functools.partial(Called(handler)),
+    "task": as_a_task,
+    "twice": twice,
+    "method": lambda handler: Called(handler).__call__,
+}
+UNCLEAR = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+
+
+def as_it_is(handler: Handler, style: str, event: str = "connect", **options: Any) -> Guarded:
+    """A server with this very object as a handler. It gets the namespace first where it is for all of them."""
+
+    def prepare(server: Any) -> None:
+        name = "*" if style.startswith("catch-all") else "/messages"
+        if style in ("function", "catch-all"):
+            server.on(event, handler, namespace=name)
+        else:
+            space = socketio.AsyncNamespace(name)
+            setattr(space, f"on_{event}", handler)
+            server.register_namespace(space)
+
+    return guarded("/other", prepare=prepare, namespaces=["/messages"], **options)
+
+
+@UNCLEAR
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize(
+    ("answer", "detail"),
+    [(False, "returned_false"), ("no", "returned_unknown"), (PermissionError("secret"), "connect_handler")],
+    ids=str,
+)
+async def test_what_a_connect_handler_says_later_counts(
+    answer: Any, detail: str, style: str, shape: Callable[[Handler], Handler]
+) -> None:
+    async def connect(*args: Any) -> Any:
+        await asyncio.sleep(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    with capture_events() as events:
+        case = as_it_is(shape(connect), style)
+        wire, said = await answer_to(case)
+        refusal(said)
+        await gone(case, wire)
+    (line,) = [event for event in events if event["event"] == "socketguard.connection.rejected"]
+    assert line["detail"] == detail
+
+
+@UNCLEAR
+@pytest.mark.parametrize("style", STYLES)
+async def test_a_connect_handler_that_says_yes_later_has_run_before_the_client_is_in(
+    style: str, shape: Callable[[Handler], Handler]
+) -> None:
+    ran: list[str | None] = []
+
+    async def connect(*args: Any) -> None:
+        await asyncio.sleep(0)
+        ran.append(current_connection().identity.subject)
+
+    case = as_it_is(shape(connect), style)
+    async with join(case.app, "/messages", token=mint("ann")):
+        assert ran == ["ann"]
+    nothing_left(case)
+
+
+@UNCLEAR
+@pytest.mark.parametrize("style", STYLES)
+async def test_the_deadline_is_for_what_a_connect_handler_does_later_too(
+    style: str, shape: Callable[[Handler], Handler]
+) -> None:
+    cancelled: list[bool] = []
+
+    async def connect(*args: Any) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.append(True)
+
+    case = as_it_is(shape(connect), style, admission_timeout=0.02)
+    wire, said = await answer_to(case)
+    assert refusal(said)["data"]["code"] == "admission_timeout"
+    assert cancelled == [True]
+    await gone(case, wire)
+
+
+@UNCLEAR
+@pytest.mark.parametrize("style", STYLES)
+async def test_a_cancellation_later_is_no_acceptance(style: str, shape: Callable[[Handler], Handler]) -> None:
+    async def connect(*args: Any) -> None:
+        raise asyncio.CancelledError
+
+    case = as_it_is(shape(connect), style)
+    wire, said = await answer_to(case)
+    assert refusal(said)["data"]["code"] == "internal_error"
+    await gone(case, wire)
+
+
+@pytest.mark.parametrize("style", STYLES)
+async def test_a_future_that_says_no(style: str) -> None:
+    def connect(*args: Any) -> Any:
+        future = asyncio.get_running_loop().create_future()
+        future.set_result(False)
+        return future
+
+    case = as_it_is(connect, style)
+    wire, said = await answer_to(case)
+    assert refusal(said) == {"message": "Connection rejected by server"}
+    await gone(case, wire)
+
+
+@UNCLEAR
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("async_handlers", [True, False])
+async def test_what_an_event_handler_returns_later_is_the_acknowledgement(
+    async_handlers: bool, style: str, shape: Callable[[Handler], Handler]
+) -> None:
+    async def save(*args: Any) -> Any:
+        await asyncio.sleep(0)
+        if args[-1] == "raise":
+            raise ValueError
+        if args[-1] == "cancel":
+            raise asyncio.CancelledError
+        return args[-1]
+
+    case = as_it_is(shape(save), style, "save", server_options={"async_handlers": async_handlers})
+    with capture_events() as events:
+        async with join(case.app, "/messages", token=mint()) as client:
+            assert await client.call("save", "text") == "text"
+            await client.emit("save", "raise")
+            await client.emit("save", "cancel")
+            assert await client.call("save", [1]) == [1]
+    # Where python-socketio sees that it is asynchronous, it takes a cancellation for a return.
+    assert len([e for e in events if e["event"] == "socketguard.handler.failed"]) in (1, 2)
+    nothing_left(case)
+
+
+@UNCLEAR
+@pytest.mark.parametrize("style", STYLES)
+async def test_what_a_disconnect_handler_does_later_is_done(style: str, shape: Callable[[Handler], Handler]) -> None:
+    done: list[Any] = []
+
+    async def disconnect(*args: Any) -> None:
+        await asyncio.sleep(0)
+        done.append(current_connection().identity.subject)
+
+    case = as_it_is(shape(disconnect), style, "disconnect")
+    async with join(case.app, "/messages", token=mint("ann")):
+        pass
+    await until(lambda: done == ["ann"])
+    nothing_left(case)
+
+
+async def test_a_cancellation_by_somebody_else_ends_what_an_event_handler_does_later() -> None:
+    """As at the end of the server: nobody waits for it any more."""
+    entered = asyncio.Event()
+    tasks: list[Any] = []
+
+    async def save(*args: Any) -> None:
+        tasks.append(asyncio.current_task())
+        entered.set()
+        await asyncio.Event().wait()
+
+    case = as_it_is(handed_on(save), "function", "save")
+    with capture_events() as events:
+        async with join(case.app, "/messages", token=mint()) as client:
+            await client.emit("save", 1)
+            await entered.wait()
+            tasks[0].cancel()
+            await asyncio.wait(tasks)
+            assert tasks[0].cancelled()
+    assert not [e for e in events if e["event"] == "socketguard.handler.failed"]
     nothing_left(case)
 
 

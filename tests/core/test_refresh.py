@@ -519,6 +519,38 @@ class TestOnRefresh:
         assert case.guard.identity(sid).token_id == "old"
         await ends_after(case, clock, peer, 70)
 
+    @pytest.mark.parametrize("said", [False, 0, "no", [None]], ids=repr)
+    @pytest.mark.parametrize("times", [0, 1, 2])
+    async def test_anything_but_none_and_true_is_no_yes(
+        self, said: Any, times: int, clock: FakeClock, events: list[dict[str, Any]]
+    ) -> None:
+        def on_refresh(*args: Any, times: int = times) -> Any:
+            return later(times - 1) if times else said
+
+        async def later(times: int) -> Any:
+            return on_refresh(times=times)
+
+        case = a_guard(clock, on_refresh=on_refresh)
+        peer, sid = await joined(case, clock, jti="old")
+        assert of_refusal(await peer.refresh("/messages", token_at(clock, 600))) == ("insufficient_scope", "never")
+        [line] = lines(events, "token.refresh_rejected")
+        assert (line["detail"], line["received"]) == ("on_refresh_refused", type(said).__name__)
+        assert case.guard.identity(sid).token_id == "old"
+        await ends_after(case, clock, peer, 70)
+
+    async def test_what_it_raises_later_refuses_the_token(self, clock: FakeClock) -> None:
+        async def raising() -> None:
+            raise PermissionError
+
+        async def on_refresh(*args: Any) -> Any:
+            return raising()
+
+        case = a_guard(clock, on_refresh=on_refresh)
+        peer, sid = await joined(case, clock, jti="old")
+        assert of_refusal(await peer.refresh("/messages", token_at(clock, 600))) == ("internal_error", "backoff")
+        assert case.guard.identity(sid).token_id == "old"
+        await ends_after(case, clock, peer, 70)
+
     async def test_it_hangs(self, clock: FakeClock, events: list[dict[str, Any]]) -> None:
         pausing = Pausing()
         case = a_guard(clock, on_refresh=pausing, admission_timeout=0.05)
