@@ -184,6 +184,15 @@ _ENTRIES = (
         "docs/namespaces.md#the-admin-interface",
     ),
     Entry(
+        "SG017",
+        ERROR,
+        "A handler runs without the requires() that was written for it",
+        "sio.on registers what it decorates. A requires() above it reaches the handler all the same, but not through a "
+        "decorator between them that does not say what it wraps: events are then dispatched to whoever sends them.",
+        "Write requires() right below sio.on(), or use functools.wraps in the decorator between them.",
+        "docs/limits.md#per-event",
+    ),
+    Entry(
         "SG020",
         WARNING,
         "Middleware of an inner application never sees Socket.IO requests",

@@ -22,6 +22,7 @@ class ServerFacts:
         class_namespaces: the names of class-based namespaces.
         admin_namespaces: where ``instrument()`` put its admin interface.
         packets_logged: whether ``engineio_logger`` prints each packet.
+        bypassed: namespaces and events whose handlers run without the checks of ``requires``.
         write_only: whether the client manager only emits, and never hears of what other processes emit.
     """
 
@@ -39,6 +40,7 @@ class ServerFacts:
     admin_namespaces: tuple[str, ...]
     packets_logged: bool
     write_only: bool = False
+    bypassed: tuple[tuple[str, str], ...] = ()
 
 
 # Published advisories, and the first releases without them.
@@ -56,6 +58,15 @@ def check_server(facts: ServerFacts, *, policies: Collection[str] | None) -> lis
         policies: the names that are declared to the guard; None when it takes what is registered.
     """
     found = [*_origins(facts), *_namespaces(facts, policies), *_releases(facts)]
+    found += [
+        Finding(
+            "SG017",
+            f"the handler of {event!r} in {namespace!r} runs without what requires() asks for: it was registered "
+            "before, and a decorator between the two hides it",
+            "write @guard.requires(…) right below @sio.on(…), or functools.wraps into the decorator between them",
+        )
+        for namespace, event in facts.bypassed
+    ]
     if facts.packets_logged:
         found.append(
             Finding(

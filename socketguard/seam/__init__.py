@@ -28,7 +28,7 @@ from socketguard.lifetime import Lifetime
 from socketguard.limits import AddressBudget, Ledger, Refusals
 from socketguard.rejections import ConfigurationError, RejectCode, Rejection, new_ref
 from socketguard.report import Report
-from socketguard.requires import EventRefused
+from socketguard.requires import EventRefused, required
 from socketguard.sessions import Sessions
 
 from .emits import event_names, handles, is_shared, watch_early_events, watch_server
@@ -41,6 +41,7 @@ from .handlers import (
     is_shielded,
     put_connect_handler,
     raised_by_the_call,
+    unchecked_methods,
 )
 from .server import ATTRIBUTE, ServedNames, facts, known_options, require_server
 from .stand_ins import Admitted, Environments, SessionIds, packet_class_for
@@ -192,6 +193,7 @@ class Seam:
         self._endpoint: ASGIHandler | None = None
         self._original_connect = server._handle_connect
         self._original_trigger = server._trigger_event
+        self._original_find = server._get_event_handler
         self._original_disconnect = server.disconnect
         self._original_message = server.eio.handlers["message"]
         self._original_send = server.eio.send_packet
@@ -199,6 +201,7 @@ class Seam:
         limit = sessions.limits.queue_bytes
         self._queue_bytes = math.inf if limit is None else limit
         self._shields: list[tuple[Any, Any]] = []
+        self._class_namespaces: dict[int, Any] = {}
         self._restore: list[tuple[Any, str, Any]] = []
         self._undo: list[Callable[[], None]] = []
         self._ids = SessionIds()
@@ -228,6 +231,7 @@ class Seam:
         self._endpoint = server.handle_request = endpoint
         server._handle_connect = self._handle_connect
         server._trigger_event = self._trigger_event
+        server._get_event_handler = self._get_event_handler
         server.disconnect = self._disconnect
         server.eio.on("message", self._handle_message)
         if self.sessions.limits.queue_bytes is not None or self.sessions.limits.send_timeout is not None:
@@ -253,6 +257,7 @@ class Seam:
             (server, "handle_request", self._endpoint, self.handle_request),
             (server, "_handle_connect", self._handle_connect, self._original_connect),
             (server, "_trigger_event", self._trigger_event, self._original_trigger),
+            (server, "_get_event_handler", self._get_event_handler, self._original_find),
             (server, "disconnect", self._disconnect, self._original_disconnect),
             (server.eio, "send_packet", self._send_packet, self._original_send),
         ):
@@ -625,6 +630,10 @@ class Seam:
             self._look_for_handler(namespace, event)
         return result
 
+    def _get_event_handler(self, event: Any, namespace: str, args: Any) -> Any:
+        handler, args = self._original_find(event, namespace, args)
+        return required(handler), args
+
     def _look_for_handler(self, namespace: str, event: str) -> None:
         if not handles(self.server, namespace, event):
             self.delivery.unhandled(namespace, event, event_names(self.server, namespace))
@@ -739,9 +748,15 @@ class Seam:
     def _shield(self, namespace: str) -> None:
         """Keep python-socketio from taking a CancelledError out of a connect handler for an acceptance."""
         for holder in connect_holders(self.server, namespace):
+            if not isinstance(holder, dict) and id(holder) not in self._class_namespaces:
+                # Its methods are looked up by python-socketio itself, and nobody joins before this.
+                self._class_namespaces[id(holder)] = holder
+                for name, method in unchecked_methods(holder):
+                    self._restore.append((holder, name, method))
+                    setattr(holder, name, required(method))
             handler = connect_handler(holder)
             if not is_shielded(handler) and inspect.iscoroutinefunction(handler):
-                put_connect_handler(holder, cancellation_proof(handler))
+                put_connect_handler(holder, cancellation_proof(required(handler)))
                 self._shields.append((holder, handler))
 
     async def _leave(self, connection: Connection, namespace: str, args: tuple[Any, ...]) -> Any:

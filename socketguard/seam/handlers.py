@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from typing import Any
 
 from socketguard.deadline import Escaped
+from socketguard.requires import bypassed, required
 from socketguard.text import neutralise
 
 __all__ = [
     "app_message",
+    "bypassed_handlers",
     "callback_frames",
     "cancellation_proof",
     "connect_handler",
@@ -17,6 +20,7 @@ __all__ = [
     "is_shielded",
     "put_connect_handler",
     "raised_by_the_call",
+    "unchecked_methods",
 ]
 
 
@@ -92,3 +96,28 @@ _SHIELD_CODE = cancellation_proof(None).__code__
 
 def is_shielded(handler: Any) -> bool:
     return getattr(handler, "__code__", None) is _SHIELD_CODE
+
+
+# Handlers that `SocketGuard.requires` has decorated after they were registered.
+
+
+def methods_of(namespace: Any) -> list[tuple[str, Any]]:
+    """The handlers of a class-based namespace."""
+    names = [name for name in dir(namespace) if name.startswith("on_")]
+    return [(name, getattr(namespace, name)) for name in names if callable(inspect.getattr_static(namespace, name))]
+
+
+def unchecked_methods(namespace: Any) -> list[tuple[str, Any]]:
+    return [(name, method) for name, method in methods_of(namespace) if required(method) is not method]
+
+
+def bypassed_handlers(server: Any) -> list[tuple[str, str]]:
+    """Namespaces and events whose handlers run without the checks that somebody has written for them."""
+    found = []
+    for name, handlers in server.handlers.items():
+        for event, handler in handlers.items():
+            found.append((handler.__wrapped__ if is_shielded(handler) else handler, (name, event)))
+    for name, namespace in server.namespace_handlers.items():
+        found += [(method, (name, event.removeprefix("on_"))) for event, method in methods_of(namespace)]
+    ids = {id(handler) for handler in bypassed(handler for handler, _ in found)}
+    return sorted(place for handler, place in found if id(handler) in ids)

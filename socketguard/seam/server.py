@@ -13,6 +13,8 @@ import socketio
 from socketguard.checks import ServerFacts
 from socketguard.rejections import ConfigurationError
 
+from .handlers import bypassed_handlers
+
 __all__ = ["ATTRIBUTE", "ServedNames", "facts", "known_options", "require_server"]
 
 ATTRIBUTE = "_socketguard"
@@ -114,6 +116,9 @@ def _check_parts(server: Any) -> None:
         parameters = tuple(inspect.signature(getattr(type(server), name)).parameters)[1 : 1 + len(expected)]
         if parameters != expected:
             missing.append(f"{name}{parameters}")
+    find = getattr(server, "_get_event_handler", None)
+    if find is None or tuple(inspect.signature(find).parameters) != ("event", "namespace", "args"):
+        missing.append("_get_event_handler")
     if not inspect.iscoroutinefunction(getattr(server.eio, "send_packet", None)):
         missing.append("eio.send_packet")
     if type(server.environ) is not dict:
@@ -153,6 +158,7 @@ def facts(server: Any, served: ServedNames) -> ServerFacts:
         ),
         packets_logged=eio.logger.isEnabledFor(logging.INFO),
         write_only=bool(getattr(server.manager, "write_only", False)),
+        bypassed=tuple(bypassed_handlers(server)),
     )
 
 

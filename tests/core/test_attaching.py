@@ -296,6 +296,7 @@ def _no_message(server: Any) -> None:
 CHANGES = {
     "no _handle_connect": (_without("_handle_connect"), "_handle_connect"),
     "no _trigger_event": (_without("_trigger_event"), "_trigger_event"),
+    "no _get_event_handler": (_without("_get_event_handler"), "_get_event_handler"),
     "no handle_request": (_without("handle_request"), "handle_request"),
     "no disconnect": (_without("disconnect"), "disconnect"),
     "other parameters": (_other_parameters, r"_handle_connect\('eio_sid', 'request'\)"),
@@ -404,7 +405,7 @@ async def test_detaching_puts_everything_back() -> None:
     assert server.eio.cors_allowed_origins == "https://x.example"
     assert after[2] == before[2]
     assert server.namespaces == ["/messages"]
-    for name in ("handle_request", "_handle_connect", "_trigger_event", "disconnect"):
+    for name in ("handle_request", "_handle_connect", "_trigger_event", "_get_event_handler", "disconnect"):
         assert getattr(server, name).__func__ is getattr(type(server), name)
     with pytest.raises(LookupError):
         SocketGuard.of(server)

@@ -40,6 +40,16 @@ def test_what_is_replaced_is_a_coroutine_function_with_these_parameters(name: st
     assert parameters(getattr(server(), name)) == expected
 
 
+def test_how_handlers_are_found() -> None:
+    async def handler() -> None: ...
+
+    found = server()
+    found.on("x", handler, namespace="*")
+    assert parameters(found._get_event_handler) == ["event", "namespace", "args"]
+    assert found._get_event_handler("x", "/a", ("sid",)) == (handler, ("/a", "sid"))
+    assert found._get_event_handler("y", "/a", ("sid",)) == (None, ("sid",))
+
+
 def test_the_attributes_that_are_read() -> None:
     found = server()
     assert found.async_mode == "asgi"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 import socketio
 
 from socketguard import NamespacePolicy, SocketGuard, current_connection
-from socketguard.testing import capture_events, join, make_auth, mint
+from socketguard.testing import Refused, capture_events, join, make_auth, mint
 from tests.core.driver import (
     Guarded,
     Polling,
@@ -326,3 +328,371 @@ async def test_without_a_guard_the_handler_fails_closed() -> None:
         await client._wire.send("40/messages,")
         await client._wire.frame()
     assert seen == []
+
+
+# Above sio.on
+
+Registered = Callable[[Any, Any, list[Any]], None]
+
+
+def saving(seen: list[Any]) -> Any:
+    async def save(*args: Any) -> str:
+        seen.append(args[-1])
+        return "saved"
+
+    return save
+
+
+def above_a_function(server: Any, requires: Any, seen: list[Any]) -> None:
+    @requires("messages:write")
+    @server.on("save", namespace="/messages")
+    async def save(sid: str, *args: Any) -> str:
+        seen.append(args[-1])
+        return "saved"
+
+
+def above_a_synchronous_function(server: Any, requires: Any, seen: list[Any]) -> None:
+    @requires("messages:write")
+    @server.on("save", namespace="/messages")
+    def save(sid: str, *args: Any) -> str:
+        seen.append(args[-1])
+        return "saved"
+
+
+def above_event(server: Any, requires: Any, seen: list[Any]) -> None:
+    @requires("messages:write")
+    @server.event(namespace="/messages")
+    async def save(sid: str, *args: Any) -> str:
+        seen.append(args[-1])
+        return "saved"
+
+
+def above_any_event(server: Any, requires: Any, seen: list[Any]) -> None:
+    requires("messages:write")(server.on("*", namespace="/messages")(saving(seen)))
+
+
+def above_any_namespace(server: Any, requires: Any, seen: list[Any]) -> None:
+    requires("messages:write")(server.on("save", namespace="*")(saving(seen)))
+
+
+def above_anything(server: Any, requires: Any, seen: list[Any]) -> None:
+    requires("messages:write")(server.on("*", namespace="*")(saving(seen)))
+
+
+class Callback:
+    def __init__(self, seen: list[Any]) -> None:
+        self.seen = seen
+
+    async def save(self, *args: Any) -> str:
+        self.seen.append(args[-1])
+        return "saved"
+
+    __call__ = save
+
+
+def above_a_method(server: Any, requires: Any, seen: list[Any]) -> None:
+    handlers = Callback(seen)
+    requires("messages:write")(Callback(seen).save)  # Another one's.
+    server.on("save", handlers.save, namespace="/messages")
+    requires("messages:write")(handlers.save)
+    server.keep = handlers
+
+
+def above_an_object(server: Any, requires: Any, seen: list[Any]) -> None:
+    requires("messages:write")(server.on("save", namespace="/messages")(Callback(seen)))
+
+
+def above_a_partial(server: Any, requires: Any, seen: list[Any]) -> None:
+    requires("messages:write")(server.on("save", namespace="/messages")(functools.partial(saving(seen), "more")))
+
+
+def logged(handler: Any) -> Any:
+    @functools.wraps(handler)
+    async def save(*args: Any) -> Any:
+        return await handler(*args)
+
+    return save
+
+
+def above_another_decorator(server: Any, requires: Any, seen: list[Any]) -> None:
+    requires("messages:write")(logged(server.on("save", namespace="/messages")(saving(seen))))
+
+
+def below_another_decorator(server: Any, requires: Any, seen: list[Any]) -> None:
+    server.on("save", namespace="/messages")(logged(requires("messages:write")(saving(seen))))
+
+
+def between_two(server: Any, requires: Any, seen: list[Any]) -> None:
+    save = requires("messages:write")(saving(seen))
+    requires(rate="100/second")(server.on("save", namespace="/messages")(save))
+
+
+def two_above(server: Any, requires: Any, seen: list[Any]) -> None:
+    save = server.on("save", namespace="/messages")(saving(seen))
+    requires(rate="100/second")(requires("messages:write")(save))
+
+
+def of_a_class(server: Any, requires: Any, seen: list[Any]) -> None:
+    class Messages(socketio.AsyncNamespace):
+        async def on_save(self, *args: Any) -> str:
+            seen.append(args[-1])
+            return "saved"
+
+    requires("messages:write")(Messages.on_save)
+    server.register_namespace(Messages("/messages"))
+
+
+def of_an_instance(server: Any, requires: Any, seen: list[Any]) -> None:
+    class Messages(socketio.AsyncNamespace):
+        async def on_save(self, *args: Any) -> str:
+            seen.append(args[-1])
+            return "saved"
+
+    messages = Messages("*")
+    server.register_namespace(messages)
+    requires("messages:write")(messages.on_save)
+
+
+ABOVE: list[Registered] = [
+    above_a_function,
+    above_a_synchronous_function,
+    above_event,
+    above_any_event,
+    above_any_namespace,
+    above_anything,
+    above_a_method,
+    above_an_object,
+    above_a_partial,
+    above_another_decorator,
+    below_another_decorator,
+    between_two,
+    two_above,
+    of_a_class,
+    of_an_instance,
+]
+
+
+def above(register: Registered, seen: list[Any], when: str) -> tuple[Any, SocketGuard]:
+    """An application and its guard; the handlers are registered before or after that is made."""
+    server = socketio.AsyncServer(async_mode="asgi", monitor_clients=False)
+    app = socketio.ASGIApp(server)
+    if when == "before":
+        register(server, SocketGuard.requires, seen)
+    guard = SocketGuard.protect(server, auth=make_auth(), namespaces=["/messages"], logger=False)
+    if when != "before":
+        register(server, guard.requires, seen)
+    return app, guard
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("register", ABOVE)
+async def test_it_works_above_too(register: Registered, when: str) -> None:
+    seen: list[Any] = []
+    app, guard = above(register, seen, when)
+    async with join(app, "/messages", token=mint(scope="messages:read")) as reader:
+        for _ in range(2):
+            assert (await reader.call("save", "read"))["code"] == "insufficient_scope"
+        async with join(app, "/messages", token=mint(scope="messages:write")) as writer:
+            assert [await writer.call("save", "written") for _ in range(2)] == ["saved", "saved"]
+        assert (await reader.call("save", "read"))["code"] == "insufficient_scope"
+    assert seen == ["written", "written"]
+    assert "SG017" not in {finding.id for finding in guard.check()}
+
+
+async def test_a_handler_that_comes_late_is_checked_as_well() -> None:
+    """Also when its event had another handler before."""
+    seen: list[Any] = []
+    app, guard = above(lambda server, requires, seen: server.on("save", saving(seen), namespace="/messages"), seen, "")
+    async with join(app, "/messages", token=mint()) as client:
+        assert await client.call("save", "open") == "saved"
+        above_a_function(guard.server, guard.requires, seen)
+        assert (await client.call("save", "text"))["code"] == "insufficient_scope"
+    assert seen == ["open"]
+
+
+async def test_each_of_several_counts_once() -> None:
+    seen: list[Any] = []
+
+    def register(server: Any, requires: Any, seen: list[Any]) -> None:
+        save = server.on("save", namespace="/messages")(requires(rate="3/day")(saving(seen)))
+        requires("messages:write")(requires("messages:more", rate="2/day")(save))
+
+    app, _ = above(register, seen, "before")
+    for scope in ("messages:write", "messages:more"):
+        async with join(app, "/messages", token=mint(scope=scope)) as client:
+            assert (await client.call("save"))["code"] == "insufficient_scope"
+    async with join(app, "/messages", token=mint(scope="messages:write messages:more")) as client:
+        assert [await client.call("save", 1) for _ in range(2)] == ["saved", "saved"]
+        assert (await client.call("save", 1))["code"] == "rate_limited"
+    assert seen == [1, 1]
+
+
+async def test_another_instance_asks_for_nothing() -> None:
+    seen: list[Any] = []
+
+    def register(server: Any, requires: Any, seen: list[Any]) -> None:
+        server.one, server.other = Callback(seen), Callback(seen)
+        server.on("save", server.one.save, namespace="/messages")
+        requires("messages:write")(server.other.save)
+
+    app, _ = above(register, seen, "before")
+    async with join(app, "/messages", token=mint()) as client:
+        assert await client.call("save", 1) == "saved"
+
+
+@pytest.mark.parametrize("style", ["function", "synchronous", "any namespace", "class", "instance"])
+async def test_above_a_connect_handler_it_refuses_the_client(style: str) -> None:
+    seen: list[Any] = []
+
+    class Messages(socketio.AsyncNamespace):
+        async def on_connect(self, *args: Any) -> None:
+            seen.append(args[0])
+
+    async def connect(*args: Any) -> None:
+        seen.append(args[0])
+
+    def connect_now(*args: Any) -> None:
+        seen.append(args[0])
+
+    def register(server: Any, requires: Any, seen: list[Any]) -> None:
+        decorate = requires("messages:write")
+        if style == "class":
+            decorate(Messages.on_connect)
+            server.register_namespace(Messages("/messages"))
+        elif style == "instance":
+            messages = Messages("/messages")
+            server.register_namespace(messages)
+            decorate(messages.on_connect)
+        else:
+            handler = connect_now if style == "synchronous" else connect
+            decorate(server.on("connect", namespace="*" if style == "any namespace" else "/messages")(handler))
+
+    app, guard = above(register, seen, "before")
+    for _ in range(2):
+        with pytest.raises(Refused, match="Forbidden"):
+            async with join(app, "/messages", token=mint(scope="messages:read")):
+                pass
+    assert seen == []
+    async with join(app, "/messages", token=mint(scope="messages:write")):
+        assert len(seen) == 1
+    assert guard.status()["refused"] == {"insufficient_scope": 2}
+
+
+async def test_a_disconnect_handler_below_it_runs() -> None:
+    seen: list[Any] = []
+
+    def register(server: Any, requires: Any, seen: list[Any]) -> None:
+        @requires("messages:write")
+        @server.on("disconnect", namespace="/messages")
+        async def disconnect(sid: str) -> None:  # The older signature.
+            seen.append(sid)
+
+    app, _ = above(register, seen, "before")
+    async with join(app, "/messages", token=mint()) as client:
+        sid = client.sid
+    await until(lambda: seen == [sid])
+
+
+def test_detaching_puts_the_methods_back() -> None:
+    async def run() -> None:
+        app, guard = above(of_an_instance, [], "before")
+        namespace = guard.server.namespace_handlers["*"]
+        before = namespace.on_save
+        async with join(app, "/messages", token=mint()):
+            assert namespace.on_save != before
+        guard.detach()
+        assert namespace.on_save == before
+
+    asyncio.run(run())
+
+
+# What hides a handler
+
+
+def hidden(handler: Any) -> Any:
+    async def anything(*args: Any) -> Any:
+        return await handler(*args)
+
+    return anything
+
+
+class Hiding:
+    def __init__(self, handler: Any) -> None:
+        self.handler = handler
+
+    async def __call__(self, *args: Any) -> Any:
+        return await self.handler(*args)
+
+
+@pytest.mark.parametrize("style", ["function", "class", "any"])
+@pytest.mark.parametrize("by", [hidden, Hiding, functools.partial, lambda handler: hidden(Hiding(handler))])
+def test_a_handler_that_a_decorator_hides_is_found(by: Any, style: str) -> None:
+    seen: list[Any] = []
+
+    class Messages(socketio.AsyncNamespace):
+        async def on_save(self, *args: Any) -> None:
+            """Saves."""
+
+    def register(server: Any, requires: Any, seen: list[Any]) -> None:
+        server.on("echo", saving(seen), namespace="/messages")
+        if style == "class":
+            server.register_namespace(messages := Messages("/messages"))
+            server.kept = requires("messages:write")(by(messages.on_save))
+        else:
+            name = "*" if style == "any" else "/messages"
+            requires("messages:write")(by(server.on("save", namespace=name)(saving(seen))))
+
+    _, guard = above(register, seen, "before")
+    (finding,) = [finding for finding in guard.check() if finding.id == "SG017"]
+    assert f"'save' in {'*' if style == 'any' else '/messages'!r}" in finding.text
+    assert "right below @sio.on" in finding.fix
+
+
+def test_handlers_that_others_call_are_not_suspected() -> None:
+    seen: list[Any] = []
+
+    def register(server: Any, requires: Any, seen: list[Any]) -> None:
+        notify = server.on("notify", namespace="/messages")(saving(seen))
+
+        async def save(sid: str) -> None:
+            await notify(sid)
+            await later(sid)
+
+        requires("a")(server.on("above", namespace="/messages")(save))
+
+        @server.on("below", namespace="/messages")
+        @requires("a")
+        async def below(sid: str) -> None:
+            await notify(sid)
+
+        server.on("hidden", namespace="/messages")(hidden(requires("a")(hidden(notify))))
+
+        class Messages(socketio.AsyncNamespace):
+            @requires("a")
+            async def on_read(self, sid: str) -> None:
+                await notify(sid)
+
+        server.register_namespace(Messages("/messages"))
+
+        if "later" in server.handlers:
+
+            async def later(sid: str) -> None:
+                """Was never made: its cell is empty."""
+
+    _, guard = above(register, seen, "before")
+    assert "SG017" not in {finding.id for finding in guard.check()}
+
+
+async def test_a_shielded_connect_handler_is_found_too() -> None:
+    seen: list[Any] = []
+
+    async def connect(*args: Any) -> None:
+        """Lets everybody in."""
+
+    def register(server: Any, requires: Any, seen: list[Any]) -> None:
+        requires("messages:write")(hidden(server.on("connect", namespace="/messages")(connect)))
+
+    app, guard = above(register, seen, "before")
+    async with join(app, "/messages", token=mint()):
+        (finding,) = [finding for finding in guard.check() if finding.id == "SG017"]
+    assert "'connect' in '/messages'" in finding.text

@@ -50,6 +50,7 @@ def test_a_plain_server_has_nothing_to_say() -> None:
         ({"class_namespaces": ("/a",)}, []),
         ({"catch_all_events": ("message",), "class_namespaces": ("/a",)}, ["SG015"]),
         ({"admin_namespaces": ("/admin",)}, ["SG016"]),
+        ({"bypassed": (("/a", "save"), ("*", "save"))}, ["SG017", "SG017"]),
         ({"packets_logged": True}, ["SG041"]),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import pytest
 from socketguard import requires as module
 from socketguard.identity import Connection, Identity, Session, bound_connection
 from socketguard.rejections import ConfigurationError, RejectCode
-from socketguard.requires import EventRefused, requires
+from socketguard.requires import EventRefused, required, requires
 
 
 def make_connection(*scopes: str) -> Connection:
@@ -201,3 +202,52 @@ def test_only_handlers_are_decorated() -> None:
     with pytest.raises(ConfigurationError, match="decorates a handler, not a str") as caught:
         requires("a")("handler")  # type: ignore[type-var]
     assert caught.value.option == "scopes"
+
+
+def test_what_can_not_be_told_from_others_is_not_decorated() -> None:
+    class Slots:
+        __slots__ = ()
+
+        def __call__(self) -> None: ...
+
+    for wrong in (Slots(), Slots().__call__):
+        with pytest.raises(ConfigurationError, match="takes no weak references; write a function"):
+            requires("a")(wrong)
+    # Whoever wraps such a thing is told apart.
+    wrapping = functools.partial(Slots())
+    wrapping.__wrapped__ = Slots()  # type: ignore[attr-defined]
+    assert required(requires("a")(wrapping)) is not None
+    assert required(wrapping) is not wrapping
+
+
+def test_what_wraps_itself_comes_to_an_end() -> None:
+    def strange() -> None: ...
+
+    strange.__wrapped__ = strange  # type: ignore[attr-defined]
+    assert required(requires("a")(strange)) is not strange
+
+
+def test_nothing_is_kept_of_handlers_that_are_gone() -> None:
+    def make() -> Any:
+        class Space:
+            def save(self) -> None: ...
+
+        return Space
+
+    def decorate(space: Any) -> None:
+        def save() -> None:
+            space.save()
+
+        requires("a")(save)
+        requires("a")(space.save)
+
+    gc.collect()
+    kept = len(module._NEEDED._notes), len(module._HELD._notes)
+    made = make()
+    for _ in range(10):
+        decorate(made())
+        gc.collect()
+    assert len(module._NEEDED._notes[id(made.save)][1]) == 1
+    del made
+    gc.collect()
+    assert (len(module._NEEDED._notes), len(module._HELD._notes)) == kept
