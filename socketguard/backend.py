@@ -16,8 +16,9 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 
 from .identity import Identity
+from .lists import names
 from .rejections import REPLIES, RejectCode, TokenError
-from .tokens import TokenFinder, names
+from .tokens import TokenFinder
 
 __all__ = ["Backend"]
 

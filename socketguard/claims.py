@@ -14,9 +14,9 @@ from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 from .identity import Identity
+from .lists import listed, names
 from .rejections import ConfigurationError, RejectCode, TokenError
 from .text import neutralise
-from .tokens import names
 
 __all__ = [
     "ANY",
@@ -328,6 +328,9 @@ class ClaimRules:
         claim = self._scope_claim
         if not isinstance(claim, str):
             name, value = "scope_claim", claim(claims)
+            if isinstance(value, Mapping | bytes | bytearray):
+                # A list of it would have the keys alone: {"admin": False} is no scope.
+                raise claim_type(name, "a string or an array of strings", value)
             if value is not None and not isinstance(value, str):
                 value = list(value)
         else:
@@ -388,11 +391,10 @@ def media_type(name: str | None) -> str | None:
 
 def media_types(types: Any) -> frozenset[str | None]:
     """Check the option ``types``."""
-    if not isinstance(types, list | tuple | set | frozenset) or not types:
-        raise ConfigurationError(
-            'types must be a non-empty collection of strings and None; write types=("JWT", "at+jwt", None)',
-            option="types",
-        )
+    example = '("JWT", "at+jwt", None)'
+    types = listed(types, "types", example=example)
+    if not types:
+        raise ConfigurationError(f"types is empty, so that no token would fit; write types={example}", option="types")
     if not all(name is None or (isinstance(name, str) and name) for name in types):
         raise ConfigurationError('types must hold non-empty strings and None; write types=("at+jwt",)', option="types")
     return frozenset(media_type(name) for name in types)

@@ -7,10 +7,10 @@ must not hold dynamic values). What varies is in the fields.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
-from typing import Any
 
+from .lists import names
 from .rejections import ConfigurationError
 
 __all__ = [
@@ -136,36 +136,24 @@ RESERVED_FIELDS = frozenset(_OWN_FIELDS.split() + _STRUCTLOG_FIELDS.split())
 """Names that no claim may take in a log line."""
 
 
-def check_log_claims(names: Iterable[str]) -> tuple[str, ...]:
+def check_log_claims(claims: Collection[str]) -> tuple[str, ...]:
     """Validate the ``log_claims`` option.
 
     Args:
-        names: the claims that are to stand in the log lines; ``"sub"`` is the subject.
+        claims: the claims that are to stand in the log lines; ``"sub"`` is the subject.
 
     Returns:
         The names, each once, in the order given.
 
     Raises:
-        ConfigurationError: it is no iterable of claim names, or a name is taken by another field.
+        ConfigurationError: it is no list of claim names, or a name is taken by another field.
     """
-    given: Any = names
-    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
-        raise ConfigurationError(
-            f'log_claims must be a list or tuple of claim names, not {type(given).__name__}: write log_claims=("sub",)',
-            option="log_claims",
-        )
-    checked: tuple[Any, ...] = tuple(given)
+    checked = names(claims, "log_claims", example='("sub",)')
     for name in checked:
-        if not isinstance(name, str) or not name:
-            raise ConfigurationError(
-                "log_claims must hold names of claims, each a string that is not empty; "
-                f"one is {'empty' if name == '' else 'of type ' + type(name).__name__}",
-                option="log_claims",
-            )
         if name in RESERVED_FIELDS:
             raise ConfigurationError(
                 f"log_claims can't hold {name!r}: a log line already has a field of that name"
                 + (' (for the subject write "sub")' if name == "subject" else ""),
                 option="log_claims",
             )
-    return tuple(dict.fromkeys(checked))
+    return checked

@@ -9,13 +9,14 @@ from __future__ import annotations
 import base64
 import functools
 import ipaddress
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from . import hints
 from .hints import Hint, Issued
+from .lists import listed
 from .rejections import REPLIES, ConfigurationError, RejectCode, Retry
 from .text import neutralise
 
@@ -132,13 +133,9 @@ class TrustedProxies:
         ConfigurationError: for anything else.
     """
 
-    def __init__(self, networks: Iterable[str] = ()) -> None:
-        if isinstance(networks, str):
-            raise ConfigurationError(
-                f"trusted_proxies is a list of addresses and CIDR blocks, not one string; write [{networks!r}]",
-                option="trusted_proxies",
-            )
-        self.networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = tuple(map(self._network, networks))
+    def __init__(self, networks: Collection[str] = ()) -> None:
+        given = listed(networks, "trusted_proxies", example="['10.0.0.0/8']")
+        self.networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = tuple(map(self._network, given))
 
     def __eq__(self, other: object) -> bool:
         return self.networks == other.networks if isinstance(other, TrustedProxies) else NotImplemented
@@ -328,11 +325,7 @@ def check_origins(origins: object) -> str | tuple[str, ...] | None:
     """
     if origins is None or origins == "*":
         return "*" if origins else None
-    if isinstance(origins, str) or not isinstance(origins, Iterable):
-        raise ConfigurationError(
-            f'allowed_origins is "*" or a list of origins; write [{origins!r}]', option="allowed_origins"
-        )
-    result = tuple(origins)
+    result = listed(origins, "allowed_origins", example="['https://crm.example.com']")
     if result == ("*",):
         return "*"
     if not result:
@@ -349,7 +342,7 @@ def check_origins(origins: object) -> str | tuple[str, ...] | None:
 def _check_origin(origin: object) -> None:
     problem = None
     if not isinstance(origin, str):
-        problem = "is not a string"
+        problem = "is not a string; write one such as 'https://crm.example.com'"
     elif "*" in origin:
         problem = "holds a wildcard, which is not supported; list each origin"
     else:

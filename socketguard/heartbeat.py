@@ -18,11 +18,12 @@ This module is pure.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from .findings import Finding
+from .lists import listed, names
 from .proxies import (
     PROFILES,
     Limit,
@@ -67,12 +68,8 @@ class Heartbeat:
     def __post_init__(self) -> None:
         _check_seconds("interval", self.interval)
         _check_seconds("timeout", self.timeout)
-        if not isinstance(self.proxies, (tuple, list)):
-            raise ConfigurationError(
-                f"proxies is a {type(self.proxies).__name__}; write a tuple of names: proxies=('nginx',).",
-                option="proxies",
-            )
-        object.__setattr__(self, "proxies", tuple(dict.fromkeys(map(canonical_name, self.proxies))))
+        given = listed(self.proxies, "proxies", example="('nginx',)")
+        object.__setattr__(self, "proxies", tuple(dict.fromkeys(map(canonical_name, given))))
         if self.idle_timeout is not None:
             check_idle_timeout(self.idle_timeout)
 
@@ -109,7 +106,7 @@ class Heartbeat:
         check_idle_timeout(seconds)
         return cls.behind(idle_timeout=seconds)
 
-    def findings(self, *, transports: Iterable[str] = _TRANSPORTS) -> list[Finding]:
+    def findings(self, *, transports: Collection[str] = _TRANSPORTS) -> list[Finding]:
         """Check the heartbeat against the limits of the path.
 
         Args:
@@ -406,8 +403,8 @@ def _check_seconds(option: str, value: object) -> None:
         )
 
 
-def _check_transports(transports: Iterable[str]) -> tuple[str, ...]:
-    allowed = () if isinstance(transports, str) else tuple(transports)
+def _check_transports(transports: Collection[str]) -> tuple[str, ...]:
+    allowed = names(transports, "transports", example="['polling', 'websocket']")
     if not allowed or not set(allowed) <= set(_TRANSPORTS):
         raise ConfigurationError(
             "transports has to be a list with 'polling', 'websocket' or both.",

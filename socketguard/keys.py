@@ -11,7 +11,7 @@ import binascii
 import hashlib
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from cryptography import x509
@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from jwt.algorithms import get_default_algorithms
 
+from .lists import listed, names
 from .rejections import ConfigurationError, RejectCode, TokenError
-from .tokens import names
 
 __all__ = [
     "ALGORITHMS",
@@ -194,7 +194,8 @@ class StaticKeys:
     __slots__ = ("_candidates", "fingerprints", "is_public", "kinds")
 
     def __init__(self, key: Key | Sequence[Key], algorithms: tuple[str, ...]) -> None:
-        given = list(key) if isinstance(key, list | tuple) else [key]
+        several = isinstance(key, Iterable) and not isinstance(key, str | bytes | bytearray | Mapping)
+        given = listed(key, "key", example="[NEW, OLD]") if several else (key,)
         if not given:
             raise ConfigurationError("key is an empty list; give at least one key", option="key")
         self.is_public = algorithms[0] not in _SECRET_BYTES

@@ -16,7 +16,7 @@ import logging
 import operator
 import os
 import sys
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Collection, Mapping, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -317,7 +317,7 @@ class ConnectionFilter(logging.Filter):
     the claims named here, are ``-`` outside handlers, so that a format such as ``%(sid)s`` never fails.
     """
 
-    def __init__(self, log_claims: Iterable[str] = ()) -> None:
+    def __init__(self, log_claims: Collection[str] = ()) -> None:
         """
         Args:
             log_claims: the claims that the format string uses.

@@ -8,7 +8,7 @@ policy with what a token says.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Literal
@@ -16,10 +16,14 @@ from typing import Any, Final, Literal
 from .diagnosis import LONGEST_NAME, Question, Served, Unknown, diagnose, is_plain
 from .findings import Finding
 from .identity import Connection, Identity
+from .lists import listed, names
 from .rejections import ConfigurationError, RejectCode, Rejection
 from .text import neutralise
 
-__all__ = ["Known", "NamespacePolicy", "Registry", "Served", "Unknown", "authorise", "claim_value"]
+__all__ = ["EXAMPLE", "Known", "NamespacePolicy", "Registry", "Served", "Unknown", "authorise", "claim_value"]
+
+EXAMPLE = '["/messages", NamespacePolicy("/admin", scopes={"admin"})]'
+"""How ``namespaces`` is written, for errors."""
 
 Authorize = Callable[[Identity, Connection], bool | Awaitable[bool]]
 
@@ -63,7 +67,7 @@ class NamespacePolicy:
         name: str,
         *,
         token: Literal["required", "optional", "none"] = _REQUIRED,
-        scopes: Iterable[str] = (),
+        scopes: Collection[str] = (),
         claims: Mapping[str, object] = _NOTHING,
         authorize: Authorize | None = None,
         hidden: bool = False,
@@ -73,7 +77,7 @@ class NamespacePolicy:
             raise ConfigurationError(
                 f'token={token!r} of {name!r}: write "required", "optional" or "none"', option="token"
             )
-        checked_scopes = _checked_scopes(name, scopes)
+        checked_scopes = frozenset(names(scopes, "scopes", example='{"messages:read"}', of=f" of {name!r}"))
         checked_claims = _checked_claims(name, claims, pieces[1::2])
         if token == _NONE and (checked_scopes or checked_claims):
             option = "scopes" if checked_scopes else "claims"
@@ -183,7 +187,7 @@ class Registry:
 
     __slots__ = ("_cache", "_declared", "_exact", "_patterns")
 
-    def __init__(self, namespaces: Iterable[str | NamespacePolicy] | None) -> None:
+    def __init__(self, namespaces: Collection[str | NamespacePolicy] | None) -> None:
         self._cache: dict[str, Known] = {}
         self._exact: dict[str, Known] = {}
         self._patterns: list[tuple[re.Pattern[str], NamespacePolicy]] = []
@@ -427,7 +431,7 @@ def _checked_name(name: object) -> tuple[str, ...]:
         return ConfigurationError(f"the namespace {name!r} {problem}: write {instead}", option="namespaces")
 
     if not isinstance(name, str):
-        raise wrong("is no text", '"/messages"')
+        raise wrong("is no text", '"/messages" or NamespacePolicy("/messages", scopes={"messages:read"})')
     if "*" in name:
         raise wrong(
             'has a "*", which matches nothing here',
@@ -452,25 +456,6 @@ def _checked_name(name: object) -> tuple[str, ...]:
     if len(set(pieces[1::2])) < len(pieces[1::2]):
         raise wrong("has the same placeholder twice", "different words in the braces")
     return pieces
-
-
-def _checked_scopes(name: str, scopes: object) -> frozenset[str]:
-    if isinstance(scopes, str):
-        instead = ", ".join(f'"{scope}"' for scope in scopes.split()) or '"messages:read"'
-        raise ConfigurationError(
-            f"scopes={scopes!r} of {name!r} is one text, not several: write scopes={{{instead}}}", option="scopes"
-        )
-    if not isinstance(scopes, Iterable):
-        raise ConfigurationError(
-            f'scopes={scopes!r} of {name!r}: write a set of texts such as {{"messages:read"}}', option="scopes"
-        )
-    found = list(scopes)
-    for scope in found:
-        if not isinstance(scope, str) or not scope:
-            raise ConfigurationError(
-                f"scopes of {name!r} hold {scope!r}: write texts that are not empty", option="scopes"
-            )
-    return frozenset(found)
 
 
 def _checked_claims(name: str, claims: object, placeholders: tuple[str, ...]) -> Mapping[str, str | int]:
@@ -507,12 +492,8 @@ def _checked_claims(name: str, claims: object, placeholders: tuple[str, ...]) ->
 
 
 def _checked_policies(namespaces: object) -> tuple[NamespacePolicy, ...]:
-    if isinstance(namespaces, str | bytes | Mapping | NamespacePolicy) or not isinstance(namespaces, Iterable):
-        raise ConfigurationError(
-            f"namespaces={namespaces!r} is no list: write namespaces=[…] with names and NamespacePolicy objects",
-            option="namespaces",
-        )
-    policies = tuple(entry if isinstance(entry, NamespacePolicy) else NamespacePolicy(entry) for entry in namespaces)
+    entries = listed(namespaces, "namespaces", example=EXAMPLE)
+    policies = tuple(entry if isinstance(entry, NamespacePolicy) else NamespacePolicy(entry) for entry in entries)
     seen: set[str] = set()
     for policy in policies:
         if policy.name in seen:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypedDict, cast
 
@@ -12,16 +12,16 @@ from .handshake import TrustedProxies, check_origins
 from .heartbeat import Heartbeat
 from .issuers import Issuers
 from .limits import Limits
-from .namespaces import NamespacePolicy
+from .lists import listed, names
+from .namespaces import EXAMPLE, NamespacePolicy
 from .refresh import OnRefresh
 from .rejections import ConfigurationError
 from .store import Store
-from .tokens import names
 from .verifier import JWTAuth, Verifier
 
 __all__ = ["Auth", "Options", "Settings", "admission_timeout", "name_of", "read_options"]
 
-Auth: TypeAlias = JWTAuth | Issuers | Sequence[JWTAuth] | None
+Auth: TypeAlias = JWTAuth | Issuers | Collection[JWTAuth] | None
 """What ``auth=`` takes: one verifier, or one for each issuer, or (written out) none."""
 
 ADMISSION_TIMEOUT = 10.0
@@ -35,7 +35,7 @@ _LONGEST = 31_536_000
 class Options(TypedDict, total=False):
     """The options of `SocketGuard` beside ``auth``."""
 
-    namespaces: Iterable[str | NamespacePolicy] | None
+    namespaces: Collection[str | NamespacePolicy] | None
     heartbeat: Heartbeat | None
     limits: Limits | None
     store: Store | None
@@ -44,12 +44,12 @@ class Options(TypedDict, total=False):
     connect_timeout: float | None
     admission_timeout: float | None
     expiring_notice: float | None
-    stable_claims: Iterable[str]
+    stable_claims: Collection[str]
     on_refresh: OnRefresh | None
     bind_polling: Literal["address"] | None
-    trusted_proxies: Iterable[str]
-    allowed_origins: Iterable[str] | Literal["*"] | None
-    log_claims: Iterable[str]
+    trusted_proxies: Collection[str]
+    allowed_origins: Collection[str] | Literal["*"] | None
+    log_claims: Collection[str]
     logger: Any
     debug: bool
 
@@ -81,7 +81,7 @@ class Settings:
 def read_options(
     auth: Auth,
     *,
-    namespaces: Iterable[str | NamespacePolicy] | None = None,
+    namespaces: Collection[str | NamespacePolicy] | None = None,
     heartbeat: Heartbeat | None = None,
     limits: Limits | None = None,
     store: Store | None = None,
@@ -90,12 +90,12 @@ def read_options(
     connect_timeout: float | None = 15.0,
     admission_timeout: float | None = None,
     expiring_notice: float | None = 30.0,
-    stable_claims: Iterable[str] = (),
+    stable_claims: Collection[str] = (),
     on_refresh: OnRefresh | None = None,
     bind_polling: Literal["address"] | None = None,
-    trusted_proxies: Iterable[str] = (),
-    allowed_origins: Iterable[str] | Literal["*"] | None = None,
-    log_claims: Iterable[str] = ("sub",),
+    trusted_proxies: Collection[str] = (),
+    allowed_origins: Collection[str] | Literal["*"] | None = None,
+    log_claims: Collection[str] = ("sub",),
     logger: Any = None,
     debug: bool = False,
 ) -> Settings:
@@ -157,12 +157,17 @@ def name_of(policy: str | NamespacePolicy) -> str:
 def _check_auth(auth: Any) -> Verifier | None:
     if auth is None or isinstance(auth, JWTAuth | Issuers):
         return cast("Verifier | None", auth)
-    if isinstance(auth, list | tuple) and auth and all(isinstance(one, JWTAuth) for one in auth):
-        return auth[0] if len(auth) == 1 else Issuers(*auth)
+    given: tuple[Any, ...] = ()
+    what = f"a {type(auth).__name__}"
+    # A text may be a secret, which stands in no error.
+    if isinstance(auth, Iterable) and not isinstance(auth, str):
+        given = listed(auth, "auth", example="[JWTAuth(…), JWTAuth(…)]")
+        what = f"{what} of something else" if given else f"an empty {type(auth).__name__}"
+    if given and all(isinstance(one, JWTAuth) for one in given):
+        return given[0] if len(given) == 1 else Issuers(*given)
     raise ConfigurationError(
-        f"auth is a {type(auth).__name__}{' of something else' if auth and isinstance(auth, list | tuple) else ''}; "
-        "write auth=JWTAuth(key, algorithms=[…]), a list with one for each issuer, or auth=None for no token at "
-        "all",
+        f"auth is {what}; write auth=JWTAuth(key, algorithms=[…]), a list with one for each issuer, or auth=None for "
+        "no token at all",
         option="auth",
     )
 
@@ -170,9 +175,9 @@ def _check_auth(auth: Any) -> Verifier | None:
 def _check_namespaces(namespaces: Any) -> tuple[str | NamespacePolicy, ...] | None:
     if namespaces is None:
         return None
-    if isinstance(namespaces, str | NamespacePolicy) or not isinstance(namespaces, Iterable):
+    if isinstance(namespaces, NamespacePolicy):
         raise ConfigurationError(f"namespaces is a list; write namespaces=[{namespaces!r}]", option="namespaces")
-    return tuple(namespaces)
+    return listed(namespaces, "namespaces", example=EXAMPLE)
 
 
 def _check_heartbeat(heartbeat: object) -> Heartbeat | None:

@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 from .identity import Connection, current_connection
 from .limits import Bucket, Rate
+from .lists import names
 from .rejections import ConfigurationError, RejectCode, Rejection
-from .tokens import names
 
 __all__ = ["EventRefused", "bypassed", "required", "requires", "wait_for"]
 

@@ -12,6 +12,7 @@ from itertools import chain
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
+from .lists import names
 from .rejections import ConfigurationError, RejectCode, TokenError
 
 __all__ = [
@@ -22,7 +23,6 @@ __all__ = [
     "check_shape",
     "decode_base64url",
     "decode_json_object",
-    "names",
 ]
 
 MAX_TOKEN_LENGTH = 8192
@@ -47,32 +47,6 @@ _NO_TOKENS = frozenset(
 )
 _COOKIE_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _MAX_PARAMETERS = 256
-
-
-def names(value: Any, option: str, *, example: str) -> tuple[str, ...]:
-    """Check an option that is a collection of non-empty strings.
-
-    A single string is refused: Python would take it for a collection of characters, or match substrings of it.
-
-    Args:
-        value: what the user gave.
-        option: the name of the option, for the error.
-        example: what to write instead.
-
-    Returns:
-        The strings without repetitions, in the order given; sorted when the collection has no order.
-
-    Raises:
-        ConfigurationError: it is something else.
-    """
-    if not isinstance(value, list | tuple | set | frozenset):
-        raise ConfigurationError(
-            f"{option} must be a list, tuple or set of strings, not {type(value).__name__}; write {option}={example}",
-            option=option,
-        )
-    if not all(isinstance(item, str) and item for item in value):
-        raise ConfigurationError(f"{option} must hold non-empty strings only; write {option}={example}", option=option)
-    return tuple(sorted(value)) if isinstance(value, set | frozenset) else tuple(dict.fromkeys(value))
 
 
 def check_shape(token: str) -> bytes:

@@ -16,10 +16,11 @@ from .findings import Finding
 from .identity import Identity
 from .jwks import Fetch, KeysChange, RemoteKeys
 from .keys import Key, KeySource, KeysPending, StaticKeys, check_algorithms
+from .lists import names
 from .presets import Presets
 from .rejections import ConfigurationError, RejectCode, TokenError
 from .text import neutralise
-from .tokens import Found, TokenFinder, check_shape, decode_base64url, decode_json_object, names
+from .tokens import Found, TokenFinder, check_shape, decode_base64url, decode_json_object
 
 __all__ = ["ANY", "JWTAuth", "ScopeClaim", "Verifier"]
 

@@ -12,6 +12,7 @@ import socketio
 
 from socketguard.delivery import Delivery
 from socketguard.diagnosis import Served
+from socketguard.lists import names
 from socketguard.rejections import ConfigurationError
 
 from .server import ATTRIBUTE
@@ -78,10 +79,8 @@ def watch_emits(target: Any, delivery: Delivery, namespaces: Collection[str] | N
             "such as socketio.AsyncRedisManager(url, write_only=True)",
             option="sio",
         )
-    if isinstance(namespaces, str):
-        raise ConfigurationError(
-            f"namespaces must be a list of names: write namespaces=[{namespaces!r}]", option="namespaces"
-        )
+    if namespaces is not None:
+        namespaces = names(namespaces, "namespaces", example='["/messages"]')
     shared = is_shared(manager)
     lock = threading.Lock()
 

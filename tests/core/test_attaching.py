@@ -461,7 +461,7 @@ async def test_clients_that_are_connected_when_the_guard_goes_stay() -> None:
     [
         ({"auth": "secret"}, "auth", "JWTAuth"),
         ({"auth": JWTAuth}, "auth", "JWTAuth"),
-        ({"namespaces": "/messages"}, "namespaces", r"\['/messages'\]"),
+        ({"namespaces": "/messages"}, "namespaces", r'\["/messages"\]'),
         ({"namespaces": NamespacePolicy("/messages")}, "namespaces", "list"),
         ({"namespaces": 5}, "namespaces", "list"),
         ({"namespaces": ["messages"]}, None, "messages"),

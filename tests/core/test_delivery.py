@@ -371,7 +371,7 @@ async def test_a_server_without_a_queue_reaches_nobody() -> None:
     [
         (object(), None, "sio", "sio is a object"),
         (socketio.AsyncClient, None, "sio", "sio is a type"),
-        (AsyncQueue(), "/messages", "namespaces", "write namespaces=['/messages']"),
+        (AsyncQueue(), "/messages", "namespaces", 'write namespaces=["/messages"]'),
     ],
 )
 def test_what_can_not_be_watched(target: Any, namespaces: Any, option: str, words: str) -> None:

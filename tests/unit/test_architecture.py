@@ -22,6 +22,7 @@ PURE = {
     "text",
     "findings",
     "rejections",
+    "lists",
     "identity",
     "tokens",
     "diagnosis",
@@ -58,6 +59,7 @@ PURE = {
 ROWS: list[set[str]] = [
     {"text", "findings", "records", "timers", "pace", "catalogue"},
     {"rejections"},
+    {"lists"},
     {"identity"},
     {"proxies", "summaries"},
     {"hints"},

@@ -180,9 +180,9 @@ def test_proxies_are_stored_once_under_their_names() -> None:
     assert hash(heartbeat) == hash(Heartbeat(proxies=("aws-alb", "traefik")))
 
 
-@pytest.mark.parametrize("proxies", ["nginx", {"nginx"}, None])
-def test_proxies_have_to_be_a_sequence(proxies: tuple[str, ...]) -> None:
-    with pytest.raises(ConfigurationError, match="write a tuple of names") as caught:
+@pytest.mark.parametrize("proxies", ["nginx", {"nginx": 60}, None])
+def test_proxies_have_to_be_a_list(proxies: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigurationError, match="write proxies=") as caught:
         Heartbeat(proxies=proxies)
     assert caught.value.option == "proxies"
 

@@ -218,7 +218,7 @@ class TestConfiguration:
     @pytest.mark.parametrize(
         ("sources", "text"),
         [
-            ("payload", "must be a list, tuple or set"),
+            ("payload", "must be a list, not str"),
             ((), "is empty"),
             (("",), "non-empty strings"),
             ((1,), "non-empty strings"),
