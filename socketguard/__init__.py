@@ -1,11 +1,11 @@
 """socketguard: JWT, namespaces, heartbeats and readable logs for Socket.IO apps built on python-socketio."""
 
+from .errors import ConfigurationError, RejectCode, SocketGuardError, TokenError
 from .guard import SocketGuard
 from .heartbeat import Heartbeat
 from .identity import Connection, Identity, current_connection
 from .limits import Limits
 from .namespaces import NamespacePolicy
-from .rejections import ConfigurationError, RejectCode, SocketGuardError, TokenError
 from .store import MemoryStore, Store, StoreFull
 from .verifier import ANY, JWTAuth
 from .watch import watch_emits

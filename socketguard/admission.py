@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .deadline import Overdue, is_ours, run_until
+from .errors import RETRY_AFTER, RejectCode, Rejection, TokenError
 from .identity import Connection, Identity
 from .keys import KeysPending
 from .limits import AddressBudget, Ledger, Limits
 from .namespaces import Known, Registry, Served, authorise, claim_value
-from .rejections import RETRY_AFTER, RejectCode, Rejection, TokenError
 from .store import Revocations
 from .text import neutralise
 

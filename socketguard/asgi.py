@@ -16,6 +16,7 @@ from typing import Any, cast
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .endings import CLOSE_CODES
+from .errors import Retry, new_ref
 from .gate import DRAINING, Gate
 from .handshake import (
     MAX_PARTS,
@@ -34,7 +35,6 @@ from .handshake import (
 )
 from .identity import Session
 from .patterns import Patterns
-from .rejections import Retry, new_ref
 from .report import Report
 from .seam import Seam
 from .text import neutralise

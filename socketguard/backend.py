@@ -15,9 +15,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 
+from .errors import REPLIES, RejectCode, TokenError
 from .identity import Identity
 from .lists import names
-from .rejections import REPLIES, RejectCode, TokenError
 from .tokens import TokenFinder
 
 __all__ = ["Backend"]

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from .findings import Finding
+from .errors import Finding
 
 __all__ = ["ServerFacts", "check_server"]
 

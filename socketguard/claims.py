@@ -13,9 +13,9 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
+from .errors import ConfigurationError, RejectCode, TokenError
 from .identity import Identity
 from .lists import listed, names
-from .rejections import ConfigurationError, RejectCode, TokenError
 from .text import neutralise
 
 __all__ = [

@@ -17,7 +17,7 @@ from .delivery import Delivery
 from .discovery import Discovery
 from .drain import Drain
 from .endings import Endings
-from .findings import Finding
+from .errors import ConfigurationError, Finding
 from .gate import Gate
 from .heartbeat import findings_for_server
 from .identity import Connection, Identity
@@ -28,7 +28,6 @@ from .namespaces import Registry
 from .options import Settings, admission_timeout, name_of
 from .patterns import Patterns
 from .refresh import Refreshes
-from .rejections import ConfigurationError
 from .report import Report
 from .seam import Seam, ServedNames, is_shared, known_options
 from .sessions import Sessions

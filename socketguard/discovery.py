@@ -9,8 +9,7 @@ import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
-from .findings import Finding
-from .rejections import ConfigurationError
+from .errors import ConfigurationError, Finding
 
 __all__ = ["Discovery", "discover"]
 

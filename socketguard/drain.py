@@ -12,7 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from .endings import Endings
-from .findings import Finding
+from .errors import Finding
 from .gate import Gate
 from .report import Report
 

@@ -11,9 +11,9 @@ import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from .errors import REPLIES, RejectCode, Rejection
 from .identity import Connection, Session
 from .pace import Pace
-from .rejections import REPLIES, RejectCode, Rejection
 from .report import Report
 
 if TYPE_CHECKING:

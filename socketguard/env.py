@@ -11,8 +11,8 @@ from typing import Any
 from starlette.config import Config
 from starlette.datastructures import CommaSeparatedStrings
 
+from .errors import ConfigurationError
 from .heartbeat import Heartbeat
-from .rejections import ConfigurationError
 from .verifier import ANY, JWTAuth
 
 __all__ = ["VARIABLES", "options_from_env"]

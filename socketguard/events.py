@@ -10,8 +10,8 @@ import logging
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
+from .errors import ConfigurationError
 from .lists import names
-from .rejections import ConfigurationError
 
 __all__ = [
     "ACCEPTED",

@@ -8,7 +8,7 @@ import importlib
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from .rejections import ConfigurationError
+from .errors import ConfigurationError
 from .text import neutralise
 
 if TYPE_CHECKING:

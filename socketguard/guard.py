@@ -16,10 +16,9 @@ from .discovery import discover
 from .drain import LONGEST
 from .drain import findings as drain_findings
 from .env import options_from_env
-from .findings import Finding
+from .errors import ConfigurationError, Finding, RejectCode, Rejection
 from .identity import Connection, Identity
 from .options import Auth, Options, read_options, seconds
-from .rejections import ConfigurationError, RejectCode, Rejection
 from .requires import requires
 from .revocations import Revocation, revocation_for
 from .seam import Seam, require_server

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from . import hints
+from .errors import REPLIES, ConfigurationError, RejectCode, Retry
 from .hints import Hint, Issued
 from .lists import listed
-from .rejections import REPLIES, ConfigurationError, RejectCode, Retry
 from .text import neutralise
 
 __all__ = [

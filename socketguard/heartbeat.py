@@ -22,7 +22,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from .findings import Finding
+from .errors import ConfigurationError, Finding
 from .lists import listed, names
 from .proxies import (
     PROFILES,
@@ -35,7 +35,6 @@ from .proxies import (
     number,
     where,
 )
-from .rejections import ConfigurationError
 
 __all__ = ["Heartbeat", "findings_for_server"]
 

@@ -8,10 +8,9 @@ from typing import Any
 
 from .backend import Backend
 from .claims import claim_type, invalid, issuer_mismatch
-from .findings import Finding
+from .errors import ConfigurationError, Finding
 from .identity import Identity
 from .jwks import KeysChange
-from .rejections import ConfigurationError
 from .tokens import Found, check_shape, decode_base64url, decode_json_object
 from .verifier import JWTAuth
 

@@ -22,9 +22,9 @@ from typing import Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from .deadline import Overdue, run_until
+from .errors import ConfigurationError, RejectCode, TokenError
 from .keys import KeysPending, PreparedKey
 from .keyset import KeySet, Unusable
-from .rejections import ConfigurationError, RejectCode, TokenError
 from .text import neutralise
 
 __all__ = ["BODY_LIMIT", "Fetch", "KeysChange", "RemoteKeys"]

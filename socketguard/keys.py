@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from jwt.algorithms import get_default_algorithms
 
+from .errors import ConfigurationError, RejectCode, TokenError
 from .lists import listed, names
-from .rejections import ConfigurationError, RejectCode, TokenError
 
 __all__ = [
     "ALGORITHMS",

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
 from .claims import template_parts
+from .errors import RejectCode, TokenError
 from .keys import RSA_BITS, PreparedKey, PublicKey, fitting
-from .rejections import RejectCode, TokenError
 from .text import neutralise
 
 __all__ = ["KeySet", "Unusable"]

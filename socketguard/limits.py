@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
-from .rejections import ConfigurationError
+from .errors import ConfigurationError
 
 __all__ = ["AddressBudget", "Bucket", "Ledger", "Limits", "Rate", "Refusals", "address_key"]
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Set
 from typing import Any
 
-from .rejections import ConfigurationError
+from .errors import ConfigurationError
 
 __all__ = ["listed", "names"]
 

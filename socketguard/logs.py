@@ -22,11 +22,11 @@ from typing import Any, Literal
 
 import structlog
 
+from .errors import ConfigurationError
 from .events import LEVELS, check_log_claims
 from .identity import bound_connection
 from .records import RECORD_ATTRIBUTES, traceback_text
 from .redact import RedactFilter
-from .rejections import ConfigurationError
 from .sentences import sentence
 from .text import neutralise
 

@@ -14,10 +14,9 @@ from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from .diagnosis import LONGEST_NAME, Question, Served, Unknown, diagnose, is_plain
-from .findings import Finding
+from .errors import ConfigurationError, Finding, RejectCode, Rejection
 from .identity import Connection, Identity
 from .lists import listed, names
-from .rejections import ConfigurationError, RejectCode, Rejection
 from .text import neutralise
 
 __all__ = ["EXAMPLE", "Known", "NamespacePolicy", "Registry", "Served", "Unknown", "authorise", "claim_value"]

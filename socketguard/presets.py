@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 from .claims import ANY, Names, Unchecked
+from .errors import ConfigurationError
 from .lists import names
-from .rejections import ConfigurationError
 
 __all__ = ["Presets"]
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from .rejections import ConfigurationError
+from .errors import ConfigurationError
 from .text import neutralise
 
 __all__ = [

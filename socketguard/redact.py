@@ -8,8 +8,8 @@ import re
 from typing import Any
 from urllib.parse import unquote
 
+from .errors import ConfigurationError
 from .records import RECORD_ATTRIBUTES, TRACEBACK_LIMIT, traceback_text
-from .rejections import ConfigurationError
 
 __all__ = ["RedactFilter"]
 

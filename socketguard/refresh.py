@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeAlias
 
 from .deadline import Overdue, is_ours, run_until
+from .errors import RejectCode, Rejection, new_ref
 from .identity import Connection, Identity, bound_connection
 from .lifetime import Lifetime
 from .limits import Rate
-from .rejections import RejectCode, Rejection, new_ref
 from .report import Report
 from .requires import wait_for
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from . import events
 from .delivery import EVENT_REASONS
+from .errors import REPLIES, RejectCode, Rejection
 from .handshake import HandshakeRefusal, HandshakeRequest
 from .identity import Connection, Session
 from .jwks import KeysChange
 from .logs import EventLog
-from .rejections import REPLIES, RejectCode, Rejection
 from .suppression import RejectionLog
 from .text import neutralise
 

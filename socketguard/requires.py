@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable, Iterator
 from types import MethodType
 from typing import Any, TypeVar
 
+from .errors import ConfigurationError, RejectCode, Rejection
 from .identity import Connection, current_connection
 from .limits import Bucket, Rate
 from .lists import names
-from .rejections import ConfigurationError, RejectCode, Rejection
 
 __all__ = ["EventRefused", "bypassed", "required", "requires", "wait_for"]
 

@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from .errors import ConfigurationError
 from .identity import Identity
-from .rejections import ConfigurationError
 
 __all__ = ["Revocation", "revocation_for"]
 

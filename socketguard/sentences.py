@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .errors import REPLIES, RejectCode
 from .events import (
     ACCEPTED,
     CLOSED,
@@ -33,7 +34,6 @@ from .events import (
     UPGRADE_FAILED,
     UPGRADED,
 )
-from .rejections import REPLIES, RejectCode
 from .text import neutralise
 
 __all__ = ["sentence"]

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Collection, Iterator
 from types import FrameType
 
-from .findings import Finding
+from .errors import Finding
 
 __all__ = ["find_misspelt_options"]
 

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from .deadline import Escaped, Overdue, is_ours, run_until
+from .errors import RETRY_AFTER, ConfigurationError, RejectCode, Rejection, SocketGuardError
 from .identity import Identity
-from .rejections import RETRY_AFTER, ConfigurationError, RejectCode, Rejection, SocketGuardError
 from .revocations import Revocation, revocation_for
 
 __all__ = [

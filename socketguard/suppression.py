@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from .errors import ConfigurationError
 from .events import REJECTED
 from .limits import address_key
 from .logs import EventLog
-from .rejections import ConfigurationError
 
 __all__ = ["RejectionLog", "Suppressor"]
 

@@ -15,7 +15,7 @@ from typing import Any
 import jwt
 
 from . import logs
-from .rejections import SocketGuardError
+from .errors import SocketGuardError
 from .verifier import JWTAuth
 
 __all__ = [

@@ -12,8 +12,8 @@ from itertools import chain
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
+from .errors import ConfigurationError, RejectCode, TokenError
 from .lists import names
-from .rejections import ConfigurationError, RejectCode, TokenError
 
 __all__ = [
     "MAX_DEPTH",

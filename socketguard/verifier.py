@@ -12,13 +12,12 @@ from typing import Any, Literal, Protocol, Self
 
 from .backend import Backend
 from .claims import ANY, REQUIRE, ClaimRules, Names, ScopeClaim, invalid, media_type, media_types, shown
-from .findings import Finding
+from .errors import ConfigurationError, Finding, RejectCode, TokenError
 from .identity import Identity
 from .jwks import Fetch, KeysChange, RemoteKeys
 from .keys import Key, KeySource, KeysPending, StaticKeys, check_algorithms
 from .lists import names
 from .presets import Presets
-from .rejections import ConfigurationError, RejectCode, TokenError
 from .text import neutralise
 from .tokens import Found, TokenFinder, check_shape, decode_base64url, decode_json_object
 

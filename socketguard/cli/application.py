@@ -17,10 +17,9 @@ from typing import Any
 
 from socketguard.core import Core
 from socketguard.discovery import Discovery, discover
-from socketguard.findings import Finding
+from socketguard.errors import ConfigurationError, Finding
 from socketguard.guard import SocketGuard
 from socketguard.redact import RedactFilter
-from socketguard.rejections import ConfigurationError
 from socketguard.text import neutralise
 
 __all__ = ["Application", "LoadError", "core_of", "examine", "load"]

@@ -9,9 +9,8 @@ from typing import Any
 from socketguard.catalogue import ERROR, severity
 from socketguard.checks import ServerFacts, check_server
 from socketguard.core import MEMORY
-from socketguard.findings import Finding
+from socketguard.errors import ConfigurationError, Finding, TokenError
 from socketguard.heartbeat import Heartbeat, findings_for_server
-from socketguard.rejections import ConfigurationError, TokenError
 from socketguard.seam.server import ServedNames, facts, require_server
 from socketguard.store import MemoryStore
 from socketguard.testing import mint

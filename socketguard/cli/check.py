@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from socketguard.catalogue import CATALOGUE, ERROR, WARNING, severity
-from socketguard.findings import Finding
+from socketguard.errors import ConfigurationError, Finding
 from socketguard.proxies import canonical_name
 from socketguard.redact import RedactFilter
-from socketguard.rejections import ConfigurationError
 
 from .application import Application, LoadError, examine, load
 from .audit import findings, workers_of

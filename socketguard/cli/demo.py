@@ -20,10 +20,10 @@ import socketio
 import uvicorn
 
 from socketguard import events
+from socketguard.errors import REPLIES, RejectCode
 from socketguard.guard import SocketGuard
 from socketguard.identity import Identity, current_connection
 from socketguard.namespaces import NamespacePolicy
-from socketguard.rejections import REPLIES, RejectCode
 from socketguard.sentences import sentence
 from socketguard.testing import capture_events, mint
 from socketguard.verifier import JWTAuth

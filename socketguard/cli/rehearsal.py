@@ -12,6 +12,7 @@ from urllib.parse import quote_plus
 
 from socketguard.admission import Admission
 from socketguard.core import Core
+from socketguard.errors import ConfigurationError, RejectCode, Rejection, TokenError
 from socketguard.guard import SocketGuard
 from socketguard.identity import Connection, Session
 from socketguard.issuers import Issuers
@@ -19,7 +20,6 @@ from socketguard.keys import ALGORITHMS, PreparedKey
 from socketguard.keyset import KeySet, Unusable
 from socketguard.limits import AddressBudget, Ledger
 from socketguard.namespaces import Known, Registry, Served
-from socketguard.rejections import ConfigurationError, RejectCode, Rejection, TokenError
 from socketguard.store import MemoryStore
 from socketguard.text import neutralise
 from socketguard.verifier import JWTAuth, Verifier

@@ -21,9 +21,9 @@ import jwt
 from jwt.algorithms import get_default_algorithms
 
 from socketguard.claims import ANY
+from socketguard.errors import ConfigurationError, TokenError
 from socketguard.keys import ALGORITHMS, StaticKeys, fitting
 from socketguard.redact import RedactFilter
-from socketguard.rejections import ConfigurationError, TokenError
 from socketguard.testing import TEST_SECRET
 from socketguard.text import neutralise
 from socketguard.tokens import check_shape, decode_base64url, decode_json_object

@@ -12,8 +12,8 @@ import socketio
 
 from socketguard.delivery import Delivery
 from socketguard.diagnosis import Served
+from socketguard.errors import ConfigurationError
 from socketguard.lists import names
-from socketguard.rejections import ConfigurationError
 
 from .server import ATTRIBUTE
 

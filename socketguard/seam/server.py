@@ -11,7 +11,7 @@ import engineio
 import socketio
 
 from socketguard.checks import ServerFacts
-from socketguard.rejections import ConfigurationError
+from socketguard.errors import ConfigurationError
 
 from .handlers import bypassed_handlers
 

@@ -12,7 +12,7 @@ import socketio
 from socketio.async_pubsub_manager import AsyncPubSubManager
 
 from socketguard.delivery import Delivery
-from socketguard.rejections import ConfigurationError
+from socketguard.errors import ConfigurationError
 from socketguard.seam.emits import (
     event_names,
     handles,

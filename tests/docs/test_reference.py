@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import socketguard
-from socketguard import events, logs, rejections, testing
+from socketguard import errors as rejections
+from socketguard import events, logs, testing
 from socketguard.env import PREFIX, VARIABLES
 from socketguard.options import Options
 from socketguard.verifier import Verifier
@@ -50,7 +51,7 @@ def test_every_variable_is_documented() -> None:
 
 
 def test_every_warning_is_documented() -> None:
-    source = "".join(path.read_text() for path in (ROOT / "socketguard").glob("*.py"))
+    source = "".join(path.read_text() for path in (ROOT / "socketguard").rglob("*.py"))
     emitted = set(re.findall(r'"(SG\d{3})"', source))
     assert emitted == set(re.findall(r"^\| .*", API, re.MULTILINE) and re.findall(r"SG\d{3}", API))
 

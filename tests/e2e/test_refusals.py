@@ -12,7 +12,7 @@ import pytest
 import socketio
 import websockets
 
-from socketguard.rejections import REPLIES, RejectCode
+from socketguard.errors import REPLIES, RejectCode
 from socketguard.testing import mint
 from tests.e2e.support import PATIENCE, TRANSPORTS, JavaScript, Server, leave, new_address
 

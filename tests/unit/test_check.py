@@ -28,7 +28,7 @@ from socketguard.cli import audit, check, rehearsal
 from socketguard.cli.application import LoadError, core_of, examine, load
 from socketguard.cli.rehearsal import Play, play
 from socketguard.cli.words import RULES, duration, explain, words
-from socketguard.rejections import RejectCode
+from socketguard.errors import RejectCode
 from socketguard.testing import TEST_SECRET, capture_events
 from socketguard.testing import mint as mint_test
 from tests.unit.minting import RSA, RSA_NEXT, RSA_PEM, SECRET, jwk

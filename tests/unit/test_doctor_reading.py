@@ -15,7 +15,7 @@ from socketguard.cli.doctor.observations import Answer, Baked, Failure, Reply
 from socketguard.cli.doctor.page import MAX_BAKED, endpoint, find_baked, read_page, scripts_of
 from socketguard.cli.doctor.target import parse_target, same_origin_url, web_origin
 from socketguard.cli.doctor.wire import Meaning, Server, meaning, open_packet, packets, readable, server_of
-from socketguard.rejections import ConfigurationError
+from socketguard.errors import ConfigurationError
 
 PYTHON_OPEN = '0{"sid":"s1","upgrades":["websocket"],"pingTimeout":20000,"pingInterval":25000,"maxPayload":1000000}'
 NODE_OPEN = '0{"sid":"s1","upgrades":["websocket"],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}'

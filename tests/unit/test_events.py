@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socketguard import events
+from socketguard.errors import ConfigurationError
 from socketguard.events import LEVELS, RESERVED_FIELDS, check_log_claims
-from socketguard.rejections import ConfigurationError
 from socketguard.sentences import sentence
 
 NAMES = {name: value for name, value in vars(events).items() if name.isupper() and isinstance(value, str)}

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from socketguard.errors import REPLIES, RETRY_AFTER, RejectCode, Retry
 from socketguard.gate import DRAINING, Gate, busy
 from socketguard.handshake import HandshakeRefusal, HandshakeRequest
 from socketguard.limits import AddressBudget, Ledger, Limits, Rate
-from socketguard.rejections import REPLIES, RETRY_AFTER, RejectCode, Retry
 
 ADDRESS = "203.0.113.7"
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socketguard import ConfigurationError
+from socketguard.errors import Retry
 from socketguard.handshake import (
     MAX_PARTS,
     HandshakeRefusal,
@@ -25,7 +26,6 @@ from socketguard.handshake import (
     read,
     wrong_path,
 )
-from socketguard.rejections import Retry
 from socketguard.text import neutralise
 
 NOBODY = TrustedProxies()

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from socketguard.findings import Finding
+from socketguard.errors import ConfigurationError, Finding
 from socketguard.heartbeat import Heartbeat, _recommend, findings_for_server
 from socketguard.proxies import PROFILES, LimitKind
-from socketguard.rejections import ConfigurationError
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "heartbeat.md"
 

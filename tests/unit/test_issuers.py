@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
+from socketguard.errors import ConfigurationError, RejectCode, TokenError
 from socketguard.identity import Identity
 from socketguard.issuers import Issuers
 from socketguard.keys import KeysPending
-from socketguard.rejections import ConfigurationError, RejectCode, TokenError
 from socketguard.verifier import ANY, Verifier
 from tests.unit.minting import (
     NOW,

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from jwt.algorithms import ECAlgorithm
 
+from socketguard.errors import ConfigurationError, RejectCode, TokenError
 from socketguard.jwks import BODY_LIMIT, KeysChange, RemoteKeys
 from socketguard.keys import KeysPending
-from socketguard.rejections import ConfigurationError, RejectCode, TokenError
 
 URL = "https://login.example.com/jwks"
 ISSUER = "https://login.example.com/tenant"

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from uvicorn.logging import AccessFormatter, DefaultFormatter
 
 from socketguard import events, logs
+from socketguard.errors import ConfigurationError
 from socketguard.identity import Connection, Identity, Session, bound_connection
 from socketguard.logs import (
     ConnectionFilter,
@@ -33,7 +34,6 @@ from socketguard.logs import (
     add_connection,
     configure,
 )
-from socketguard.rejections import ConfigurationError
 from socketguard.suppression import RejectionLog, Suppressor
 
 FIELDS = {"namespace": "/messages", "subject": "u-1", "client_address": "10.0.0.1", "transport": "websocket"}

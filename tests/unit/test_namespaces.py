@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from socketguard.errors import ConfigurationError, RejectCode
 from socketguard.identity import ANONYMOUS, Connection, Identity
 from socketguard.namespaces import Known, NamespacePolicy, Registry, authorise
-from socketguard.rejections import ConfigurationError, RejectCode
 from tests.unit.served import Server
 
 ANY_HANDLER = Server(catch_all=True)

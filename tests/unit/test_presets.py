@@ -8,8 +8,8 @@ from typing import Any
 import jwt
 import pytest
 
+from socketguard.errors import ConfigurationError, TokenError
 from socketguard.identity import Identity
-from socketguard.rejections import ConfigurationError, TokenError
 from socketguard.verifier import ANY, JWTAuth
 from tests.unit.minting import NOW, P256, RSA, SECRET, KeyServer, arefused, jwk, refused
 

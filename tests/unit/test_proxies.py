@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from socketguard.errors import ConfigurationError
 from socketguard.heartbeat import Heartbeat
 from socketguard.proxies import (
     PROFILES,
@@ -20,7 +21,6 @@ from socketguard.proxies import (
     number,
     where,
 )
-from socketguard.rejections import ConfigurationError
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "heartbeat.md"
 

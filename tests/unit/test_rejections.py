@@ -5,8 +5,7 @@ import json
 import pytest
 
 from socketguard import ConfigurationError, RejectCode, SocketGuardError, TokenError
-from socketguard.findings import Finding
-from socketguard.rejections import REPLIES, Rejection, Retry
+from socketguard.errors import REPLIES, Finding, Rejection, Retry
 
 
 def test_every_code_has_a_reply() -> None:

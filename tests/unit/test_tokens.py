@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketguard.rejections import ConfigurationError, RejectCode, TokenError
+from socketguard.errors import ConfigurationError, RejectCode, TokenError
 from socketguard.tokens import (
     MAX_DEPTH,
     MAX_TOKEN_LENGTH,

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from socketguard.rejections import ConfigurationError
+from socketguard.errors import ConfigurationError
 
 from .checks import CHECKS, Options, examine
 from .render import Redactor, Silent, Terminal, as_json

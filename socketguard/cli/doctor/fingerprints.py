@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from socketguard.errors import ConfigurationError
 from socketguard.heartbeat import Heartbeat
 from socketguard.proxies import PROFILES, LimitKind
-from socketguard.rejections import ConfigurationError
 
 from .observations import Answer
 

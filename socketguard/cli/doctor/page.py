@@ -8,7 +8,7 @@ import re
 from collections.abc import Awaitable, Callable
 from urllib.parse import urljoin, urlsplit
 
-from socketguard.rejections import ConfigurationError
+from socketguard.errors import ConfigurationError
 
 from .observations import Answer, Baked, PageSeen, Reply
 from .target import Target, parse_target, same_origin_url, web_origin

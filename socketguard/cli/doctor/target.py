@@ -6,7 +6,7 @@ import ipaddress
 from dataclasses import dataclass
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
-from socketguard.rejections import ConfigurationError
+from socketguard.errors import ConfigurationError
 
 __all__ = ["DEFAULT_PATH", "Target", "parse_target", "same_origin_url", "web_origin"]
 

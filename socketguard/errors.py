@@ -22,6 +22,7 @@ __all__ = [
     "REPLIES",
     "RETRY_AFTER",
     "ConfigurationError",
+    "Finding",
     "RejectCode",
     "Rejection",
     "Reply",
@@ -30,7 +31,6 @@ __all__ = [
     "TokenError",
     "new_ref",
 ]
-
 
 RETRY_AFTER = 5
 """Seconds after which a refused client may try again, where nothing tells better."""
@@ -204,3 +204,18 @@ class TokenError(SocketGuardError):
     def rejection(self) -> Rejection:
         """The same as a `Rejection`."""
         return Rejection(self.code, self.detail, self.fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One result of a check.
+
+    Attributes:
+        id: a stable id such as ``SG001``; ids are never reused.
+        text: what was found, with the values.
+        fix: what to write instead.
+    """
+
+    id: str
+    text: str
+    fix: str
