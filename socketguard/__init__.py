@@ -1,9 +1,9 @@
 """socketguard: JWT, namespaces, heartbeats and readable logs for Socket.IO apps built on python-socketio."""
 
+from .connection import Connection, Identity, current_connection
 from .errors import ConfigurationError, RejectCode, SocketGuardError, TokenError
 from .guard import SocketGuard
 from .heartbeat import Heartbeat
-from .identity import Connection, Identity, current_connection
 from .limits import Limits
 from .namespaces import NamespacePolicy
 from .store import MemoryStore, Store, StoreFull

@@ -10,9 +10,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .connection import Connection, Identity
 from .deadline import Overdue, is_ours, run_until
 from .errors import RETRY_AFTER, RejectCode, Rejection, TokenError
-from .identity import Connection, Identity
 from .keys import KeysPending
 from .limits import AddressBudget, Ledger, Limits
 from .namespaces import Known, Registry, Served, authorise, claim_value

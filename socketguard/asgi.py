@@ -15,13 +15,12 @@ from typing import Any, cast
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .connection import HandshakeRequest, Session
 from .endings import CLOSE_CODES
-from .errors import Retry, new_ref
+from .errors import HandshakeRefusal, Retry, new_ref
 from .gate import DRAINING, Gate
 from .handshake import (
     MAX_PARTS,
-    HandshakeRefusal,
-    HandshakeRequest,
     TrustedProxies,
     body_problem,
     cors_headers,
@@ -33,7 +32,6 @@ from .handshake import (
     read,
     wrong_path,
 )
-from .identity import Session
 from .patterns import Patterns
 from .report import Report
 from .seam import Seam

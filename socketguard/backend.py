@@ -15,8 +15,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 
+from .connection import Identity
 from .errors import REPLIES, RejectCode, TokenError
-from .identity import Identity
 from .lists import names
 from .tokens import TokenFinder
 

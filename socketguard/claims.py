@@ -13,8 +13,8 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
+from .connection import Identity
 from .errors import ConfigurationError, RejectCode, TokenError
-from .identity import Identity
 from .lists import listed, names
 from .text import neutralise
 

@@ -13,6 +13,7 @@ from . import events
 from .admission import Admission
 from .asgi import Endpoint
 from .checks import check_server
+from .connection import Connection, Identity
 from .delivery import Delivery
 from .discovery import Discovery
 from .drain import Drain
@@ -20,7 +21,6 @@ from .endings import Endings
 from .errors import ConfigurationError, Finding
 from .gate import Gate
 from .heartbeat import findings_for_server
-from .identity import Connection, Identity
 from .lifetime import Lifetime
 from .limits import AddressBudget, Ledger
 from .logs import EventLog

@@ -11,8 +11,8 @@ import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from .connection import Connection, Session
 from .errors import REPLIES, RejectCode, Rejection
-from .identity import Connection, Session
 from .pace import Pace
 from .report import Report
 

@@ -23,6 +23,7 @@ __all__ = [
     "RETRY_AFTER",
     "ConfigurationError",
     "Finding",
+    "HandshakeRefusal",
     "RejectCode",
     "Rejection",
     "Reply",
@@ -219,3 +220,26 @@ class Finding:
     id: str
     text: str
     fix: str
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeRefusal:
+    """Why a request does not become (or reach) a session.
+
+    Attributes:
+        reason: one word of a closed set; the ``code`` of the answer and the ``reason`` of the log line.
+        status: of the HTTP answer.
+        message: for the client; holds nothing of the request.
+        hint: for the log: what to do about it.
+        retry: advice for the client.
+        retry_after: seconds for which trying again is of no use.
+        detail: for the log: which of the causes of this reason it was; one word of a closed set.
+    """
+
+    reason: str
+    status: int
+    message: str
+    hint: str
+    retry: Retry = Retry.NEVER
+    retry_after: int | None = None
+    detail: str | None = None

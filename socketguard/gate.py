@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from .errors import REPLIES, RETRY_AFTER, RejectCode
-from .handshake import HandshakeRefusal, HandshakeRequest
-from .limits import AddressBudget, Ledger, address_key
+from .connection import HandshakeRequest, address_key
+from .errors import REPLIES, RETRY_AFTER, HandshakeRefusal, RejectCode
+from .limits import AddressBudget, Ledger
 
 __all__ = ["Gate", "busy"]
 

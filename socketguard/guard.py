@@ -11,13 +11,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import events
 from .asgi import WrongPath
+from .connection import Connection, Identity
 from .core import MEMORY, Core
 from .discovery import discover
 from .drain import LONGEST
 from .drain import findings as drain_findings
 from .env import options_from_env
 from .errors import ConfigurationError, Finding, RejectCode, Rejection
-from .identity import Connection, Identity
 from .options import Auth, Options, read_options, seconds
 from .requires import requires
 from .revocations import Revocation, revocation_for

@@ -10,20 +10,18 @@ import base64
 import functools
 import ipaddress
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from . import hints
-from .errors import REPLIES, ConfigurationError, RejectCode, Retry
+from .connection import HandshakeRequest, Headers
+from .errors import REPLIES, ConfigurationError, HandshakeRefusal, RejectCode, Retry
 from .hints import Hint, Issued
 from .lists import listed
 from .text import neutralise
 
 __all__ = [
     "MAX_PARTS",
-    "HandshakeRefusal",
-    "HandshakeRequest",
     "Issued",
     "TrustedProxies",
     "body_problem",
@@ -38,8 +36,6 @@ __all__ = [
     "wrong_path",
 ]
 
-Headers = Sequence[tuple[bytes, bytes]]
-
 _PLAIN_SCHEME = {"wss": "https", "ws": "http"}
 
 # Engine.IO v4 packet types. ASCII only: int("٠") is 0 in Python, so other digits would pass further down.
@@ -53,74 +49,6 @@ MAX_PARTS = 512
 
 # What a client sends over polling. On the other types python-engineio would wait for the session to end, for ever.
 _POLLING_TYPES = frozenset("1345")
-
-
-class HandshakeRequest(NamedTuple):
-    """What a request to the Engine.IO endpoint asks for. Texts are as they came, except where said otherwise.
-
-    Attributes:
-        websocket: whether it is a WebSocket (the type of the ASGI scope).
-        sid: the Engine.IO session id it names; a secret.
-        transport: the ``transport`` parameter, ``polling`` when absent.
-        version: the ``EIO`` parameter.
-        scheme: ``http`` or ``https``, as the browser sees it: ``X-Forwarded-Proto`` where there is one, with
-            ``ws``/``wss`` (which Traefik sends for upgrades) put back to what an Origin says.
-        proxied: whether there was an ``X-Forwarded-Proto``.
-        client_address: of the client, behind trusted proxies.
-        forwarded_by: a private address that isn't trusted and yet forwards: most likely a proxy.
-        transport_given: whether there was a ``transport`` parameter.
-        headers: all of them as they came, for hints; they hold secrets.
-        http_version: ``1.0``, ``1.1``, ``2`` or ``3``.
-    """
-
-    websocket: bool
-    method: str
-    path: str
-    sid: str | None
-    transport: str
-    version: str | None
-    jsonp: bool
-    origin: str | None
-    host: str | None
-    forwarded_host: str | None
-    scheme: str
-    proxied: bool
-    upgrade: str | None
-    content_length: str | None
-    client_address: str | None
-    user_agent: str | None
-    forwarded_by: str | None = None
-    transport_given: bool = True
-    headers: Headers = ()
-    http_version: str | None = None
-
-    @property
-    def proxies(self) -> tuple[str, ...]:
-        """The proxies that it came through, as far as its headers tell."""
-        return hints.recognise(self.headers, self.http_version)
-
-
-@dataclass(frozen=True, slots=True)
-class HandshakeRefusal:
-    """Why a request does not become (or reach) a session.
-
-    Attributes:
-        reason: one word of a closed set; the ``code`` of the answer and the ``reason`` of the log line.
-        status: of the HTTP answer.
-        message: for the client; holds nothing of the request.
-        hint: for the log: what to do about it.
-        retry: advice for the client.
-        retry_after: seconds for which trying again is of no use.
-        detail: for the log: which of the causes of this reason it was; one word of a closed set.
-    """
-
-    reason: str
-    status: int
-    message: str
-    hint: str
-    retry: Retry = Retry.NEVER
-    retry_after: int | None = None
-    detail: str | None = None
 
 
 class TrustedProxies:

@@ -8,8 +8,8 @@ from typing import Any
 
 from .backend import Backend
 from .claims import claim_type, invalid, issuer_mismatch
+from .connection import Identity
 from .errors import ConfigurationError, Finding
-from .identity import Identity
 from .jwks import KeysChange
 from .tokens import Found, check_shape, decode_base64url, decode_json_object
 from .verifier import JWTAuth

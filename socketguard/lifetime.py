@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from .identity import Connection, Identity
+from .connection import Connection, Identity
 from .timers import Timers
 
 __all__ = ["Lifetime"]

@@ -7,8 +7,6 @@ is counted per connection goes when the connection goes. Belongs to one event lo
 from __future__ import annotations
 
 import dataclasses
-import functools
-import ipaddress
 import math
 import re
 import time
@@ -17,15 +15,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
+from .connection import address_key
 from .errors import ConfigurationError
 
-__all__ = ["AddressBudget", "Bucket", "Ledger", "Limits", "Rate", "Refusals", "address_key"]
+__all__ = ["AddressBudget", "Bucket", "Ledger", "Limits", "Rate", "Refusals"]
 
 _Key = TypeVar("_Key")
 _UNITS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
 _NAMES = {seconds: name for name, seconds in _UNITS.items()}
 _RATE = re.compile(r"([1-9][0-9]{0,6})/(second|minute|hour|day)")
-_ADDRESS_LIMIT = 64  # characters; the longest IPv6 address with an IPv4 part has 45, and a zone may follow
 _EXEMPT_LIMIT = 4096
 _NAMES_PER_SESSION = 64
 # Parts of a token: how much of one may be missing, since (now + wait) - now is not quite wait in floating point. The
@@ -192,33 +190,6 @@ class Bucket:
         self._tokens = tokens if wait else tokens - 1.0
         self._stamp = now
         return wait
-
-
-@functools.lru_cache(maxsize=4096)
-def _ipv6_key(address: str) -> str:
-    try:
-        parsed = ipaddress.IPv6Address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return f"{ipaddress.IPv6Address(int(parsed) >> 64 << 64)}/64"
-
-
-def address_key(address: str) -> str:
-    """What counts as one source.
-
-    Args:
-        address: the address of a client as text, or whatever stands in its place.
-
-    Returns:
-        An IPv4 address as it is, an IPv4-mapped one (RFC 4291, section 2.5.5.2) as IPv4, an IPv6 address as its /64
-        (one link, RFC 4291, section 2.5.1: whoever has an address there has all of them), anything else as it is, cut
-        off after 64 characters.
-    """
-    if len(address) > _ADDRESS_LIMIT:
-        address = address[:_ADDRESS_LIMIT]
-    return _ipv6_key(address) if ":" in address else address
 
 
 class AddressBudget:

@@ -22,9 +22,9 @@ from typing import Any, Literal
 
 import structlog
 
+from .connection import bound_connection
 from .errors import ConfigurationError
 from .events import LEVELS, check_log_claims
-from .identity import bound_connection
 from .records import RECORD_ATTRIBUTES, traceback_text
 from .redact import RedactFilter
 from .sentences import sentence

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
+from .connection import Connection, Identity
 from .diagnosis import LONGEST_NAME, Question, Served, Unknown, diagnose, is_plain
 from .errors import ConfigurationError, Finding, RejectCode, Rejection
-from .identity import Connection, Identity
 from .lists import listed, names
 from .text import neutralise
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypedDict, cast
 
 from . import events
+from .connection import OnRefresh
 from .errors import ConfigurationError
 from .handshake import TrustedProxies, check_origins
 from .heartbeat import Heartbeat
@@ -15,7 +16,6 @@ from .issuers import Issuers
 from .limits import Limits
 from .lists import listed, names
 from .namespaces import EXAMPLE, NamespacePolicy
-from .refresh import OnRefresh
 from .store import Store
 from .verifier import JWTAuth, Verifier
 

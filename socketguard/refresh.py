@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable
+from typing import Any, Protocol
 
+from .connection import Connection, Identity, OnRefresh, bound_connection
 from .deadline import Overdue, is_ours, run_until
 from .errors import RejectCode, Rejection, new_ref
-from .identity import Connection, Identity, bound_connection
 from .lifetime import Lifetime
 from .limits import Rate
 from .report import Report
 from .requires import wait_for
 
-__all__ = ["OnRefresh", "Refreshes"]
-
-OnRefresh: TypeAlias = Callable[[Connection, Identity, Identity], Awaitable[None] | None]
-"""Called with the connection, the old and the new identity, before the new one counts. What it raises refuses the
-new one, and so does anything that it returns but None and True."""
+__all__ = ["Refreshes"]
 
 _BUDGET = "socketguard:refresh"
 

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import events
+from .connection import Connection, HandshakeRequest, Session
 from .delivery import EVENT_REASONS
-from .errors import REPLIES, RejectCode, Rejection
-from .handshake import HandshakeRefusal, HandshakeRequest
-from .identity import Connection, Session
+from .errors import REPLIES, HandshakeRefusal, RejectCode, Rejection
 from .jwks import KeysChange
 from .logs import EventLog
 from .suppression import RejectionLog

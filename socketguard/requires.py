@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Iterator
 from types import MethodType
 from typing import Any, TypeVar
 
+from .connection import Connection, current_connection
 from .errors import ConfigurationError, RejectCode, Rejection
-from .identity import Connection, current_connection
 from .limits import Bucket, Rate
 from .lists import names
 

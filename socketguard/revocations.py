@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from .connection import Identity
 from .errors import ConfigurationError
-from .identity import Identity
 
 __all__ = ["Revocation", "revocation_for"]
 

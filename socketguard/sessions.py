@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from .identity import Session
+from .connection import Session
 from .limits import Ledger, Limits
 from .timers import Timers
 

@@ -11,9 +11,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+from .connection import Identity
 from .deadline import Escaped, Overdue, is_ours, run_until
 from .errors import RETRY_AFTER, ConfigurationError, RejectCode, Rejection, SocketGuardError
-from .identity import Identity
 from .revocations import Revocation, revocation_for
 
 __all__ = [

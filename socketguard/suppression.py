@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from .connection import address_key
 from .errors import ConfigurationError
 from .events import REJECTED
-from .limits import address_key
 from .logs import EventLog
 
 __all__ = ["RejectionLog", "Suppressor"]

@@ -12,8 +12,8 @@ from typing import Any, Literal, Protocol, Self
 
 from .backend import Backend
 from .claims import ANY, REQUIRE, ClaimRules, Names, ScopeClaim, invalid, media_type, media_types, shown
+from .connection import Identity
 from .errors import ConfigurationError, Finding, RejectCode, TokenError
-from .identity import Identity
 from .jwks import Fetch, KeysChange, RemoteKeys
 from .keys import Key, KeySource, KeysPending, StaticKeys, check_algorithms
 from .lists import names

@@ -7,7 +7,7 @@ import contextvars
 import time
 from collections.abc import Callable
 
-from .identity import Session
+from .connection import Session
 from .patterns import Patterns
 
 __all__ = ["PatternWatch"]

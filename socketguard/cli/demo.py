@@ -20,9 +20,9 @@ import socketio
 import uvicorn
 
 from socketguard import events
+from socketguard.connection import Identity, current_connection
 from socketguard.errors import REPLIES, RejectCode
 from socketguard.guard import SocketGuard
-from socketguard.identity import Identity, current_connection
 from socketguard.namespaces import NamespacePolicy
 from socketguard.sentences import sentence
 from socketguard.testing import capture_events, mint

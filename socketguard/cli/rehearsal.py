@@ -11,10 +11,10 @@ from typing import Any, Literal, TypeAlias
 from urllib.parse import quote_plus
 
 from socketguard.admission import Admission
+from socketguard.connection import Connection, Session
 from socketguard.core import Core
 from socketguard.errors import ConfigurationError, RejectCode, Rejection, TokenError
 from socketguard.guard import SocketGuard
-from socketguard.identity import Connection, Session
 from socketguard.issuers import Issuers
 from socketguard.keys import ALGORITHMS, PreparedKey
 from socketguard.keyset import KeySet, Unusable

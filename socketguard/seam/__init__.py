@@ -20,11 +20,11 @@ import socketio
 
 from socketguard.admission import subject_key
 from socketguard.checks import ServerFacts
+from socketguard.connection import Connection, Session, bound_connection
 from socketguard.deadline import Escaped, Overdue, is_ours, run_until, settled
 from socketguard.delivery import Delivery
 from socketguard.errors import ConfigurationError, RejectCode, Rejection, new_ref
 from socketguard.gate import Gate
-from socketguard.identity import Connection, Session, bound_connection
 from socketguard.lifetime import Lifetime
 from socketguard.limits import AddressBudget, Ledger, Refusals
 from socketguard.report import Report

@@ -8,7 +8,7 @@ import hmac
 import secrets
 from typing import Any
 
-from socketguard.identity import Session, bound_connection
+from socketguard.connection import Session, bound_connection
 from socketguard.sessions import Sessions
 
 __all__ = ["Admitted", "Environments", "SessionIds", "packet_class_for"]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from socketguard import NamespacePolicy
-from socketguard.identity import Connection, Identity, Session
+from socketguard.connection import Connection, Identity, Session
 from socketguard.testing import FakeClock, Wire, capture_events, make_auth, mint
 from tests.core.driver import Guarded, Polling, connect_packet, guarded, held, http, until
 

@@ -12,7 +12,7 @@ from typing import Any
 import socketio
 
 from socketguard import SocketGuard
-from socketguard.identity import Session
+from socketguard.connection import Session
 from socketguard.limits import Limits
 from socketguard.seam import Seam
 from socketguard.testing import Wire, make_auth, mint

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from socketguard import NamespacePolicy, current_connection
-from socketguard.identity import Connection
+from socketguard.connection import Connection
 from socketguard.testing import TEST_SECRET, FakeClock, Wire, capture_events, make_auth
 from socketguard.verifier import JWTAuth
 from tests.core.driver import Guarded, guarded, http, until

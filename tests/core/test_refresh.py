@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from socketguard import JWTAuth, Limits, MemoryStore, NamespacePolicy, SocketGuard, current_connection
-from socketguard.identity import Connection, Identity
+from socketguard.connection import Connection, Identity
 from socketguard.revocations import Revocation
 from socketguard.testing import TEST_SECRET, FakeClock, capture_events, make_auth, mint
 from tests.core.driver import Guarded, guarded, until

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from socketguard import ConfigurationError, JWTAuth, Limits, MemoryStore, NamespacePolicy, endings
-from socketguard.identity import Connection, Identity
+from socketguard.connection import Connection, Identity
 from socketguard.revocations import Revocation
 from socketguard.store import StoreFull, StoreUnavailable
 from socketguard.testing import TEST_SECRET, FakeClock, Refused, capture_events, make_auth

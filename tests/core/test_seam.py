@@ -10,7 +10,7 @@ import pytest
 
 from socketguard import NamespacePolicy
 from socketguard.asgi import _Frames
-from socketguard.identity import Connection
+from socketguard.connection import Connection
 from socketguard.testing import capture_events, mint
 from tests.core.driver import (
     Polling,

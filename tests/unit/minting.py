@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import get_default_algorithms
 
+from socketguard.connection import Identity
 from socketguard.errors import TokenError
-from socketguard.identity import Identity
 from socketguard.verifier import JWTAuth
 
 NOW = 1_800_000_000

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socketguard.claims import ANY, ClaimRules
+from socketguard.connection import Identity
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
-from socketguard.identity import Identity
 from socketguard.verifier import JWTAuth
 from tests.unit.minting import (
     ISSUER,

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from socketguard.errors import REPLIES, RETRY_AFTER, RejectCode, Retry
+from socketguard.connection import HandshakeRequest
+from socketguard.errors import REPLIES, RETRY_AFTER, HandshakeRefusal, RejectCode, Retry
 from socketguard.gate import DRAINING, Gate, busy
-from socketguard.handshake import HandshakeRefusal, HandshakeRequest
 from socketguard.limits import AddressBudget, Ledger, Limits, Rate
 
 ADDRESS = "203.0.113.7"

@@ -9,11 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socketguard import ConfigurationError
-from socketguard.errors import Retry
+from socketguard.connection import HandshakeRequest
+from socketguard.errors import HandshakeRefusal, Retry
 from socketguard.handshake import (
     MAX_PARTS,
-    HandshakeRefusal,
-    HandshakeRequest,
     TrustedProxies,
     body_problem,
     check_origins,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from socketguard import Connection, Identity, current_connection
-from socketguard.identity import ANONYMOUS, Session, bound_connection
+from socketguard.connection import ANONYMOUS, Session, bound_connection
 
 
 def session(**options: Any) -> Session:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
+from socketguard.connection import Identity
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
-from socketguard.identity import Identity
 from socketguard.issuers import Issuers
 from socketguard.keys import KeysPending
 from socketguard.verifier import ANY, Verifier

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketguard.identity import ANONYMOUS, Connection, Identity, Session
+from socketguard.connection import ANONYMOUS, Connection, Identity, Session
 from socketguard.lifetime import Lifetime
 
 START = 1_700_000_000.0

@@ -13,8 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from socketguard.connection import address_key
 from socketguard.errors import ConfigurationError
-from socketguard.limits import AddressBudget, Bucket, Ledger, Limits, Rate, Refusals, address_key
+from socketguard.limits import AddressBudget, Bucket, Ledger, Limits, Rate, Refusals
 
 PER_MINUTE = Rate(30, 60.0)
 RATES = st.builds(Rate, st.integers(1, 1000), st.sampled_from([1.0, 60.0, 3600.0, 86400.0]))

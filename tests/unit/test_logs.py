@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 from uvicorn.logging import AccessFormatter, DefaultFormatter
 
 from socketguard import events, logs
+from socketguard.connection import Connection, Identity, Session, bound_connection
 from socketguard.errors import ConfigurationError
-from socketguard.identity import Connection, Identity, Session, bound_connection
 from socketguard.logs import (
     ConnectionFilter,
     EventLog,

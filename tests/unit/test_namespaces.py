@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from socketguard.connection import ANONYMOUS, Connection, Identity
 from socketguard.errors import ConfigurationError, RejectCode
-from socketguard.identity import ANONYMOUS, Connection, Identity
 from socketguard.namespaces import Known, NamespacePolicy, Registry, authorise
 from tests.unit.served import Server
 

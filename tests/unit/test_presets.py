@@ -8,8 +8,8 @@ from typing import Any
 import jwt
 import pytest
 
+from socketguard.connection import Identity
 from socketguard.errors import ConfigurationError, TokenError
-from socketguard.identity import Identity
 from socketguard.verifier import ANY, JWTAuth
 from tests.unit.minting import NOW, P256, RSA, SECRET, KeyServer, arefused, jwk, refused
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from socketguard.connection import Connection, Identity, OnRefresh, Session, bound_connection
 from socketguard.errors import RejectCode, Rejection
-from socketguard.identity import Connection, Identity, Session, bound_connection
 from socketguard.lifetime import Lifetime
 from socketguard.limits import Rate
 from socketguard.logs import EventLog
-from socketguard.refresh import OnRefresh, Refreshes
+from socketguard.refresh import Refreshes
 from socketguard.report import Report
 from socketguard.suppression import RejectionLog, Suppressor
 from socketguard.testing import capture_events

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from socketguard import requires as module
+from socketguard.connection import Connection, Identity, Session, bound_connection
 from socketguard.errors import ConfigurationError, RejectCode
-from socketguard.identity import Connection, Identity, Session, bound_connection
 from socketguard.requires import EventRefused, required, requires
 
 

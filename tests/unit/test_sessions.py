@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from socketguard import sessions as module
-from socketguard.identity import Connection, Session
+from socketguard.connection import Connection, Session
 from socketguard.limits import Ledger, Limits
 from socketguard.sessions import BURST, GRACE, SWEEPS, Sessions
 
@@ -398,12 +398,12 @@ async def test_timers_hold_no_context_of_the_application() -> None:
     done = asyncio.Event()
 
     def look() -> None:
-        from socketguard.identity import bound_connection
+        from socketguard.connection import bound_connection
 
         seen.append(bound_connection.get())
         done.set()
 
-    from socketguard.identity import bound_connection
+    from socketguard.connection import bound_connection
 
     session = Session(
         client_address=None, origin=None, user_agent=None, transport="websocket", headers=[], query_string=b""

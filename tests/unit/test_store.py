@@ -13,8 +13,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from socketguard.connection import ANONYMOUS, Identity
 from socketguard.errors import RETRY_AFTER, ConfigurationError, RejectCode, Rejection, SocketGuardError
-from socketguard.identity import ANONYMOUS, Identity
 from socketguard.store import (
     MemoryStore,
     Revocation,

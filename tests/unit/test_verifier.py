@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ed448, rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from socketguard.connection import Identity
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
-from socketguard.identity import Identity
 from socketguard.keys import KeysPending
 from socketguard.verifier import ANY, JWTAuth, Verifier
 from tests.unit.minting import (

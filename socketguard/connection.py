@@ -6,15 +6,29 @@ This module is pure. `current_connection` hands the running handler its own `Con
 from __future__ import annotations
 
 import contextvars
+import functools
+import ipaddress
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
+from . import hints
 from .text import neutralise
 
-__all__ = ["ANONYMOUS", "Connection", "Identity", "Session", "bound_connection", "current_connection"]
+__all__ = [
+    "ANONYMOUS",
+    "Connection",
+    "HandshakeRequest",
+    "Headers",
+    "Identity",
+    "OnRefresh",
+    "Session",
+    "address_key",
+    "bound_connection",
+    "current_connection",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,3 +299,86 @@ def current_connection() -> Connection:
             "elsewhere use guard.identity(sid, namespace)"
         )
     return connection
+
+
+_ADDRESS_LIMIT = 64  # characters; the longest IPv6 address with an IPv4 part has 45, and a zone may follow
+
+
+@functools.lru_cache(maxsize=4096)
+def _ipv6_key(address: str) -> str:
+    try:
+        parsed = ipaddress.IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return f"{ipaddress.IPv6Address(int(parsed) >> 64 << 64)}/64"
+
+
+def address_key(address: str) -> str:
+    """What counts as one source.
+
+    Args:
+        address: the address of a client as text, or whatever stands in its place.
+
+    Returns:
+        An IPv4 address as it is, an IPv4-mapped one (RFC 4291, section 2.5.5.2) as IPv4, an IPv6 address as its /64
+        (one link, RFC 4291, section 2.5.1: whoever has an address there has all of them), anything else as it is, cut
+        off after 64 characters.
+    """
+    if len(address) > _ADDRESS_LIMIT:
+        address = address[:_ADDRESS_LIMIT]
+    return _ipv6_key(address) if ":" in address else address
+
+
+OnRefresh: TypeAlias = Callable[[Connection, Identity, Identity], Awaitable[None] | None]
+"""Called with the connection, the old and the new identity, before the new one counts. What it raises refuses the
+new one, and so does anything that it returns but None and True."""
+
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class HandshakeRequest(NamedTuple):
+    """What a request to the Engine.IO endpoint asks for. Texts are as they came, except where said otherwise.
+
+    Attributes:
+        websocket: whether it is a WebSocket (the type of the ASGI scope).
+        sid: the Engine.IO session id it names; a secret.
+        transport: the ``transport`` parameter, ``polling`` when absent.
+        version: the ``EIO`` parameter.
+        scheme: ``http`` or ``https``, as the browser sees it: ``X-Forwarded-Proto`` where there is one, with
+            ``ws``/``wss`` (which Traefik sends for upgrades) put back to what an Origin says.
+        proxied: whether there was an ``X-Forwarded-Proto``.
+        client_address: of the client, behind trusted proxies.
+        forwarded_by: a private address that isn't trusted and yet forwards: most likely a proxy.
+        transport_given: whether there was a ``transport`` parameter.
+        headers: all of them as they came, for hints; they hold secrets.
+        http_version: ``1.0``, ``1.1``, ``2`` or ``3``.
+    """
+
+    websocket: bool
+    method: str
+    path: str
+    sid: str | None
+    transport: str
+    version: str | None
+    jsonp: bool
+    origin: str | None
+    host: str | None
+    forwarded_host: str | None
+    scheme: str
+    proxied: bool
+    upgrade: str | None
+    content_length: str | None
+    client_address: str | None
+    user_agent: str | None
+    forwarded_by: str | None = None
+    transport_given: bool = True
+    headers: Headers = ()
+    http_version: str | None = None
+
+    @property
+    def proxies(self) -> tuple[str, ...]:
+        """The proxies that it came through, as far as its headers tell."""
+        return hints.recognise(self.headers, self.http_version)
