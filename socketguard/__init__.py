@@ -3,9 +3,9 @@
 from .connection import Connection, Identity, current_connection
 from .errors import ConfigurationError, RejectCode, SocketGuardError, TokenError
 from .guard import SocketGuard
-from .heartbeat import Heartbeat
 from .limits import Limits
 from .namespaces import NamespacePolicy
+from .proxies.heartbeat import Heartbeat
 from .store import MemoryStore, Store, StoreFull
 from .verifier import ANY, JWTAuth
 from .watch import watch_emits

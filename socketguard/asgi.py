@@ -21,7 +21,6 @@ from .errors import HandshakeRefusal, Retry, new_ref
 from .gate import DRAINING, Gate
 from .handshake import (
     MAX_PARTS,
-    TrustedProxies,
     body_problem,
     cors_headers,
     count_parts,
@@ -33,6 +32,7 @@ from .handshake import (
     wrong_path,
 )
 from .patterns import Patterns
+from .proxies.trusted import TrustedProxies
 from .report import Report
 from .seam import Seam
 from .text import neutralise

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
-from . import hints
 from .text import neutralise
 
 __all__ = [
@@ -377,8 +376,3 @@ class HandshakeRequest(NamedTuple):
     transport_given: bool = True
     headers: Headers = ()
     http_version: str | None = None
-
-    @property
-    def proxies(self) -> tuple[str, ...]:
-        """The proxies that it came through, as far as its headers tell."""
-        return hints.recognise(self.headers, self.http_version)

@@ -20,13 +20,13 @@ from .drain import Drain
 from .endings import Endings
 from .errors import ConfigurationError, Finding
 from .gate import Gate
-from .heartbeat import findings_for_server
 from .lifetime import Lifetime
 from .limits import AddressBudget, Ledger
 from .logs import EventLog
 from .namespaces import Registry
 from .options import Settings, admission_timeout, name_of
 from .patterns import Patterns
+from .proxies.heartbeat import findings_for_server
 from .refresh import Refreshes
 from .report import Report
 from .seam import Seam, ServedNames, is_shared, known_options

@@ -12,7 +12,7 @@ from starlette.config import Config
 from starlette.datastructures import CommaSeparatedStrings
 
 from .errors import ConfigurationError
-from .heartbeat import Heartbeat
+from .proxies.heartbeat import Heartbeat
 from .verifier import ANY, JWTAuth
 
 __all__ = ["VARIABLES", "options_from_env"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import ipaddress
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -18,12 +17,13 @@ from .connection import HandshakeRequest, Headers
 from .errors import REPLIES, ConfigurationError, HandshakeRefusal, RejectCode, Retry
 from .hints import Hint, Issued
 from .lists import listed
+from .proxies.traces import recognise
+from .proxies.trusted import TrustedProxies
 from .text import neutralise
 
 __all__ = [
     "MAX_PARTS",
     "Issued",
-    "TrustedProxies",
     "body_problem",
     "check_origins",
     "cors_headers",
@@ -49,104 +49,6 @@ MAX_PARTS = 512
 
 # What a client sends over polling. On the other types python-engineio would wait for the session to end, for ever.
 _POLLING_TYPES = frozenset("1345")
-
-
-class TrustedProxies:
-    """The proxies whose ``X-Forwarded-For`` is believed.
-
-    Args:
-        networks: addresses and CIDR blocks, such as ``"10.0.0.0/8"``.
-
-    Raises:
-        ConfigurationError: for anything else.
-    """
-
-    def __init__(self, networks: Collection[str] = ()) -> None:
-        given = listed(networks, "trusted_proxies", example="['10.0.0.0/8']")
-        self.networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = tuple(map(self._network, given))
-
-    def __eq__(self, other: object) -> bool:
-        return self.networks == other.networks if isinstance(other, TrustedProxies) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self.networks)
-
-    @staticmethod
-    def _network(text: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-        try:
-            if not isinstance(text, str):
-                raise ValueError("not a string")
-            return ipaddress.ip_network(text.strip())
-        except ValueError as exc:
-            raise ConfigurationError(
-                f"trusted_proxies: {text!r} is no address and no CIDR block ({exc}); write for example '10.0.0.0/8'",
-                option="trusted_proxies",
-            ) from None
-
-    def client(self, peer: str | None, forwarded_for: str | None) -> str | None:
-        """The client's address, read from the right: the first hop that isn't a trusted proxy.
-
-        Args:
-            peer: the address of the TCP connection.
-            forwarded_for: the ``X-Forwarded-For`` header, several of them joined by commas.
-
-        Returns:
-            ``peer`` itself when it isn't trusted: anybody can send the header.
-        """
-        if not self.networks or forwarded_for is None or not self._trusts(peer):
-            return peer
-        client = peer
-        for hop in reversed(forwarded_for.split(",")):
-            address = _address(hop)
-            if address is None:
-                break
-            client = str(address)
-            if not self._contains(address):
-                break
-        return client
-
-    def stranger(self, peer: str | None) -> str | None:
-        """A peer that sends forwarding headers, when it is a private address that isn't trusted."""
-        if peer is None or not _is_private(peer) or (self.networks and self._trusts(peer)):
-            return None
-        return peer
-
-    def _trusts(self, peer: str | None) -> bool:
-        address = _address(peer or "")
-        return address is not None and self._contains(address)
-
-    def _contains(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-        return any(address in network for network in self.networks)
-
-
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Parse an address as proxies write it: bare, ``1.2.3.4:567``, ``[::1]`` or ``[::1]:567``."""
-    text = text.strip()[:64]
-    if text.startswith("["):
-        text = text[1:].partition("]")[0]
-    elif text.count(":") == 1:
-        text = text.partition(":")[0]
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return None
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        return address.ipv4_mapped
-    return address
-
-
-# RFC 1918, RFC 6598 (carrier-grade NAT, also used by clouds), RFC 4193, link-local and loopback addresses.
-_PRIVATE_BLOCKS = (
-    *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16", "127.0.0.0/8"),
-    *("fc00::/7", "fe80::/10", "::1/128"),
-)
-_PRIVATE = tuple(map(ipaddress.ip_network, _PRIVATE_BLOCKS))
-
-
-@functools.lru_cache(maxsize=64)
-def _is_private(text: str) -> bool:
-    address = _address(text)
-    return address is not None and any(address in network for network in _PRIVATE)
 
 
 _FORWARDED = frozenset({b"x-forwarded-proto"})
@@ -315,7 +217,7 @@ def _origin_refusal(request: HandshakeRequest, allowed: str | Collection[str] | 
         scheme=request.scheme,
         allowed=allowed,
         headers=request.headers,
-        proxies=request.proxies,
+        proxies=recognise(request.headers, request.http_version),
     )
     return _refusal("origin_not_allowed", reply.message, hint, status=reply.http_status)
 
@@ -361,7 +263,7 @@ def examine(
     if request.sid is not None and not session_known:
         if callable(session_issued):
             session_issued = "here" if session_issued(request.sid) else "elsewhere"
-        hint = hints.session_unknown(session_issued, request.proxies, uptime_s)
+        hint = hints.session_unknown(session_issued, recognise(request.headers, request.http_version), uptime_s)
         return _refusal("session_unknown", "Session ID unknown", hint, retry=Retry.NOW)
     return _session_problem(request, upgraded)
 
@@ -380,7 +282,9 @@ def _transport_problem(request: HandshakeRequest, transports: Collection[str]) -
     if request.websocket != (request.transport == "websocket"):
         if request.websocket:
             return _refusal("transport_mismatch", "Bad request", hints.transport_mismatch(request.transport_given))
-        hint = hints.upgrade_missing(request.headers, request.http_version, request.proxies)
+        hint = hints.upgrade_missing(
+            request.headers, request.http_version, recognise(request.headers, request.http_version)
+        )
         return _refusal("upgrade_missing", "Bad request", hint)
     return None
 

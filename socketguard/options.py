@@ -10,12 +10,13 @@ from typing import Any, Literal, TypeAlias, TypedDict, cast
 from . import events
 from .connection import OnRefresh
 from .errors import ConfigurationError
-from .handshake import TrustedProxies, check_origins
-from .heartbeat import Heartbeat
+from .handshake import check_origins
 from .issuers import Issuers
 from .limits import Limits
 from .lists import listed, names
 from .namespaces import EXAMPLE, NamespacePolicy
+from .proxies.heartbeat import Heartbeat
+from .proxies.trusted import TrustedProxies
 from .store import Store
 from .verifier import JWTAuth, Verifier
 

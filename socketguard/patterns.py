@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any
 
-from .heartbeat import Heartbeat
-from .proxies import PROFILES, LimitKind, number, where
+from .proxies.heartbeat import Heartbeat
+from .proxies.profiles import PROFILES, LimitKind, number, where
 from .summaries import BUCKET_S, LEAST_AGE_S, REACH_S, SHORT_S, Elsewhere, Loops, Mass, Peak, Share
 
 __all__ = [

@@ -14,6 +14,7 @@ from .delivery import EVENT_REASONS
 from .errors import REPLIES, HandshakeRefusal, RejectCode, Rejection
 from .jwks import KeysChange
 from .logs import EventLog
+from .proxies.traces import recognise
 from .suppression import RejectionLog
 from .text import neutralise
 
@@ -53,8 +54,8 @@ class Report:
         }
         if refusal.detail is None:
             del fields["detail"]
-        if request.proxies:
-            fields["proxies"] = list(request.proxies)
+        if proxies := recognise(request.headers, request.http_version):
+            fields["proxies"] = list(proxies)
         if refusal.retry_after is not None:
             fields["retry_after"] = refusal.retry_after
         if session is not None and session.digest:

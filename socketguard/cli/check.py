@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from socketguard.catalogue import CATALOGUE, ERROR, WARNING, severity
 from socketguard.errors import ConfigurationError, Finding
-from socketguard.proxies import canonical_name
+from socketguard.proxies.profiles import canonical_name
 from socketguard.redact import RedactFilter
 
 from .application import Application, LoadError, examine, load

@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from socketguard.errors import ConfigurationError, Finding
-from socketguard.heartbeat import Heartbeat, _recommend, findings_for_server
-from socketguard.proxies import PROFILES, LimitKind
+from socketguard.proxies.heartbeat import Heartbeat, _recommend, findings_for_server
+from socketguard.proxies.profiles import PROFILES, LimitKind
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "heartbeat.md"
 

@@ -10,14 +10,14 @@ from socketguard.hints import (
     Hint,
     origin_refused,
     protocol_version,
-    recognise,
     session_unknown,
-    setting_for,
     transport_unknown,
     upgrade_missing,
     wrong_path,
 )
-from socketguard.proxies import PROFILES
+from socketguard.proxies.profiles import PROFILES
+from socketguard.proxies.settings import setting_for
+from socketguard.proxies.traces import recognise
 from socketguard.text import neutralise
 
 PAGE = "https://crm.example.com"

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socketguard.errors import ConfigurationError
-from socketguard.heartbeat import Heartbeat
-from socketguard.proxies import (
+from socketguard.proxies.heartbeat import Heartbeat
+from socketguard.proxies.profiles import (
     PROFILES,
     Confidence,
     Limit,

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from socketguard.errors import ConfigurationError
-from socketguard.heartbeat import Heartbeat
-from socketguard.proxies import PROFILES, LimitKind
+from socketguard.proxies.heartbeat import Heartbeat
+from socketguard.proxies.profiles import PROFILES, LimitKind
 
 from .observations import Answer
 

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from .errors import ConfigurationError
-from .text import neutralise
+from socketguard.errors import ConfigurationError
+from socketguard.text import neutralise
 
 __all__ = [
     "PROFILES",

@@ -22,9 +22,10 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from .errors import ConfigurationError, Finding
-from .lists import listed, names
-from .proxies import (
+from socketguard.errors import ConfigurationError, Finding
+from socketguard.lists import listed, names
+
+from .profiles import (
     PROFILES,
     Limit,
     LimitKind,
