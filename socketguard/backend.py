@@ -15,9 +15,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 
+from .check import names
 from .connection import Identity
 from .errors import REPLIES, RejectCode, TokenError
-from .lists import names
 from .tokens import TokenFinder
 
 __all__ = ["Backend"]

@@ -13,9 +13,9 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
+from .check import listed, names
 from .connection import Identity
 from .errors import ConfigurationError, RejectCode, TokenError
-from .lists import listed, names
 from .text import neutralise
 
 __all__ = [

@@ -13,6 +13,7 @@ from . import events
 from .admission import Admission
 from .asgi import Endpoint
 from .checks import check_server
+from .config import Settings, admission_timeout, name_of
 from .connection import Connection, Identity
 from .delivery import Delivery
 from .discovery import Discovery
@@ -24,7 +25,6 @@ from .lifetime import Lifetime
 from .limits import AddressBudget, Ledger
 from .logs import EventLog
 from .namespaces import Registry
-from .options import Settings, admission_timeout, name_of
 from .patterns import Patterns
 from .proxies.heartbeat import findings_for_server
 from .refresh import Refreshes

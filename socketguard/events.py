@@ -10,8 +10,8 @@ import logging
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
+from .check import names
 from .errors import ConfigurationError
-from .lists import names
 
 __all__ = [
     "ACCEPTED",

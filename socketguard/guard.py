@@ -11,14 +11,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import events
 from .asgi import WrongPath
+from .check import seconds
+from .config import Auth, Options, options_from_env, read_options
 from .connection import Connection, Identity
 from .core import MEMORY, Core
 from .discovery import discover
 from .drain import LONGEST
 from .drain import findings as drain_findings
-from .env import options_from_env
 from .errors import ConfigurationError, Finding, RejectCode, Rejection
-from .options import Auth, Options, read_options, seconds
 from .requires import requires
 from .revocations import Revocation, revocation_for
 from .seam import Seam, require_server

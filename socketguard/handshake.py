@@ -10,13 +10,12 @@ import base64
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from . import hints
 from .connection import HandshakeRequest, Headers
-from .errors import REPLIES, ConfigurationError, HandshakeRefusal, RejectCode, Retry
+from .errors import REPLIES, HandshakeRefusal, RejectCode, Retry
 from .hints import Hint, Issued
-from .lists import listed
 from .proxies.traces import recognise
 from .proxies.trusted import TrustedProxies
 from .text import neutralise
@@ -25,7 +24,6 @@ __all__ = [
     "MAX_PARTS",
     "Issued",
     "body_problem",
-    "check_origins",
     "cors_headers",
     "count_parts",
     "examine",
@@ -138,58 +136,6 @@ def normalised_headers(headers: Headers, request: HandshakeRequest) -> list[tupl
     if request.websocket and request.upgrade is None:
         result += [(b"upgrade", b"websocket"), (b"connection", b"upgrade")]
     return result
-
-
-def check_origins(origins: object) -> str | tuple[str, ...] | None:
-    """Validate ``allowed_origins``.
-
-    Args:
-        origins: None, ``"*"`` or a collection of origins as a browser sends them (RFC 6454): scheme, host and a port
-            that isn't the scheme's own.
-
-    Returns:
-        None, ``"*"`` or a tuple.
-
-    Raises:
-        ConfigurationError: for anything that could never match an Origin header.
-    """
-    if origins is None or origins == "*":
-        return "*" if origins else None
-    result = listed(origins, "allowed_origins", example="['https://crm.example.com']")
-    if result == ("*",):
-        return "*"
-    if not result:
-        raise ConfigurationError(
-            "allowed_origins is empty, so that no browser could connect; list the origins of your pages, "
-            "such as 'https://crm.example.com', or leave the option out for same-origin only",
-            option="allowed_origins",
-        )
-    for origin in result:
-        _check_origin(origin)
-    return result
-
-
-def _check_origin(origin: object) -> None:
-    problem = None
-    if not isinstance(origin, str):
-        problem = "is not a string; write one such as 'https://crm.example.com'"
-    elif "*" in origin:
-        problem = "holds a wildcard, which is not supported; list each origin"
-    else:
-        parts = urlsplit(origin)
-        try:
-            wanted = f"{parts.scheme}://{parts.netloc}".lower()
-            default_port = (parts.scheme, parts.port) in (("https", 443), ("http", 80))
-        except ValueError:
-            wanted, default_port = "", False
-        if not parts.scheme or not parts.netloc:
-            problem = "is no origin; write scheme and host, such as 'https://crm.example.com'"
-        elif default_port:
-            problem = "names the scheme's own port, which browsers leave out"
-        elif origin != wanted:
-            problem = f"is not what a browser sends; write {wanted!r}"
-    if problem:
-        raise ConfigurationError(f"allowed_origins: {origin!r} {problem}", option="allowed_origins")
 
 
 def origin_is_allowed(request: HandshakeRequest, allowed: str | Collection[str] | None) -> bool:

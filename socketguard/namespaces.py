@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
+from .check import listed, names
 from .connection import Connection, Identity
 from .diagnosis import LONGEST_NAME, Question, Served, Unknown, diagnose, is_plain
 from .errors import ConfigurationError, Finding, RejectCode, Rejection
-from .lists import listed, names
 from .text import neutralise
 
 __all__ = ["EXAMPLE", "Known", "NamespacePolicy", "Registry", "Served", "Unknown", "authorise", "claim_value"]

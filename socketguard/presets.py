@@ -10,9 +10,9 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
+from .check import names
 from .claims import ANY, Names, Unchecked
 from .errors import ConfigurationError
-from .lists import names
 
 __all__ = ["Presets"]
 

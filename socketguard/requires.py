@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable, Iterator
 from types import MethodType
 from typing import Any, TypeVar
 
+from .check import names
 from .connection import Connection, current_connection
 from .errors import ConfigurationError, RejectCode, Rejection
 from .limits import Bucket, Rate
-from .lists import names
 
 __all__ = ["EventRefused", "bypassed", "required", "requires", "wait_for"]
 

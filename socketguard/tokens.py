@@ -12,8 +12,8 @@ from itertools import chain
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
+from .check import names
 from .errors import ConfigurationError, RejectCode, TokenError
-from .lists import names
 
 __all__ = [
     "MAX_DEPTH",

@@ -11,12 +11,12 @@ from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any, Literal, Protocol, Self
 
 from .backend import Backend
+from .check import names
 from .claims import ANY, REQUIRE, ClaimRules, Names, ScopeClaim, invalid, media_type, media_types, shown
 from .connection import Identity
 from .errors import ConfigurationError, Finding, RejectCode, TokenError
 from .jwks import Fetch, KeysChange, RemoteKeys
 from .keys import Key, KeySource, KeysPending, StaticKeys, check_algorithms
-from .lists import names
 from .presets import Presets
 from .text import neutralise
 from .tokens import Found, TokenFinder, check_shape, decode_base64url, decode_json_object

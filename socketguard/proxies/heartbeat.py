@@ -22,8 +22,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from socketguard.check import listed, names
 from socketguard.errors import ConfigurationError, Finding
-from socketguard.lists import listed, names
 
 from .profiles import (
     PROFILES,

@@ -6,8 +6,8 @@ import functools
 import ipaddress
 from collections.abc import Collection
 
+from socketguard.check import listed
 from socketguard.errors import ConfigurationError
-from socketguard.lists import listed
 
 __all__ = ["TrustedProxies"]
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import socketio
 
+from socketguard.check import names
 from socketguard.delivery import Delivery
 from socketguard.diagnosis import Served
 from socketguard.errors import ConfigurationError
-from socketguard.lists import names
 
 from .server import ATTRIBUTE
 

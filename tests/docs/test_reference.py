@@ -11,8 +11,7 @@ import pytest
 import socketguard
 from socketguard import errors as rejections
 from socketguard import events, logs, testing
-from socketguard.env import PREFIX, VARIABLES
-from socketguard.options import Options
+from socketguard.config import PREFIX, VARIABLES, Options
 from socketguard.verifier import Verifier
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from socketguard import ConfigurationError, Heartbeat, JWTAuth
-from socketguard.env import VARIABLES, options_from_env
+from socketguard.config import VARIABLES, options_from_env
 from socketguard.testing import mint
 
 SECRET = "a secret of at least thirty-two bytes"

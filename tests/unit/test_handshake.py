@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socketguard import ConfigurationError
+from socketguard.config import check_origins
 from socketguard.connection import HandshakeRequest
 from socketguard.errors import HandshakeRefusal, Retry
 from socketguard.handshake import (
     MAX_PARTS,
     body_problem,
-    check_origins,
     cors_headers,
     count_parts,
     examine,

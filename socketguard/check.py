@@ -8,7 +8,7 @@ from typing import Any
 
 from .errors import ConfigurationError
 
-__all__ = ["listed", "names"]
+__all__ = ["listed", "names", "seconds"]
 
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
 _TEXTS = (str, bytes, bytearray, memoryview)
@@ -86,3 +86,32 @@ def _like(example: str, values: list[str]) -> str:
 
 def _write(option: str, example: str) -> str:
     return f"write {example}" if example[:1].isalpha() else f"write {option}={example}"
+
+
+# A year: whatever lasts longer is a mistake, and a loop can't count to any number.
+_LONGEST = 31_536_000
+
+
+def seconds(value: object, option: str, *, example: float, lowest: float = 0.0) -> float:
+    """Check a time in seconds.
+
+    Args:
+        value: what was given.
+        option: its name.
+        example: what might stand there.
+        lowest: what it must be greater than.
+
+    Raises:
+        ConfigurationError: it is no finite number, or too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not lowest < value <= _LONGEST:
+        # Python refuses to write out integers of more than 4,300 digits.
+        shown = "too large" if isinstance(value, int) and value.bit_length() > 10_000 else repr(value)
+        raise ConfigurationError(f"{option} is {shown}; write seconds, such as {option}={example}", option=option)
+    return float(value)
+
+
+def _check_flag(value: object, option: str) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise ConfigurationError(f"{option} is {value!r}; write True or False", option=option)
