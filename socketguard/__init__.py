@@ -7,7 +7,7 @@ from .limits import Limits
 from .namespaces import NamespacePolicy
 from .proxies.heartbeat import Heartbeat
 from .store import MemoryStore, Store, StoreFull
-from .verifier import ANY, JWTAuth
+from .tokens.auth import ANY, JWTAuth
 from .watch import watch_emits
 
 __all__ = [

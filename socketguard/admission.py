@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from .connection import Connection, Identity
 from .deadline import Overdue, is_ours, run_until
 from .errors import RETRY_AFTER, RejectCode, Rejection, TokenError
-from .keys import KeysPending
 from .limits import AddressBudget, Ledger, Limits
 from .namespaces import Known, Registry, Served, authorise, claim_value
 from .store import Revocations
 from .text import neutralise
+from .tokens.keys import KeysPending
 
 if TYPE_CHECKING:
-    from .verifier import Verifier
+    from .tokens.auth import Verifier
 
 __all__ = ["Admission", "subject_key"]
 

@@ -18,13 +18,13 @@ from . import events
 from .check import _check_flag, listed, names, seconds
 from .connection import OnRefresh
 from .errors import ConfigurationError
-from .issuers import Issuers
 from .limits import Limits
 from .namespaces import EXAMPLE, NamespacePolicy
 from .proxies.heartbeat import Heartbeat
 from .proxies.trusted import TrustedProxies
 from .store import Store
-from .verifier import ANY, JWTAuth, Verifier
+from .tokens.auth import ANY, JWTAuth, Verifier
+from .tokens.issuers import Issuers
 
 __all__ = [
     "VARIABLES",

@@ -23,7 +23,7 @@ from .requires import requires
 from .revocations import Revocation, revocation_for
 from .seam import Seam, require_server
 from .text import neutralise
-from .verifier import Verifier
+from .tokens.auth import Verifier
 
 __all__ = ["SocketGuard"]
 

@@ -12,11 +12,11 @@ from . import events
 from .connection import Connection, HandshakeRequest, Session
 from .delivery import EVENT_REASONS
 from .errors import REPLIES, HandshakeRefusal, RejectCode, Rejection
-from .jwks import KeysChange
 from .logs import EventLog
 from .proxies.traces import recognise
 from .suppression import RejectionLog
 from .text import neutralise
+from .tokens.jwks import KeysChange
 
 __all__ = ["Report"]
 

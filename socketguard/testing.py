@@ -16,7 +16,7 @@ import jwt
 
 from . import logs
 from .errors import SocketGuardError
-from .verifier import JWTAuth
+from .tokens.auth import JWTAuth
 
 __all__ = [
     "TEST_SECRET",

@@ -14,7 +14,7 @@ from socketguard.proxies.heartbeat import Heartbeat, findings_for_server
 from socketguard.seam.server import ServedNames, facts, require_server
 from socketguard.store import MemoryStore
 from socketguard.testing import mint
-from socketguard.verifier import JWTAuth
+from socketguard.tokens.auth import JWTAuth
 
 from .application import Application, core_of
 from .rehearsal import verifiers

@@ -26,7 +26,7 @@ from socketguard.guard import SocketGuard
 from socketguard.namespaces import NamespacePolicy
 from socketguard.sentences import sentence
 from socketguard.testing import capture_events, mint
-from socketguard.verifier import JWTAuth
+from socketguard.tokens.auth import JWTAuth
 
 from .printer import Printer
 

@@ -15,14 +15,14 @@ from socketguard.connection import Connection, Session
 from socketguard.core import Core
 from socketguard.errors import ConfigurationError, RejectCode, Rejection, TokenError
 from socketguard.guard import SocketGuard
-from socketguard.issuers import Issuers
-from socketguard.keys import ALGORITHMS, PreparedKey
-from socketguard.keyset import KeySet, Unusable
 from socketguard.limits import AddressBudget, Ledger
 from socketguard.namespaces import Known, Registry, Served
 from socketguard.store import MemoryStore
 from socketguard.text import neutralise
-from socketguard.verifier import JWTAuth, Verifier
+from socketguard.tokens.auth import JWTAuth, Verifier
+from socketguard.tokens.issuers import Issuers
+from socketguard.tokens.jwks import KeySet, Unusable
+from socketguard.tokens.keys import ALGORITHMS, PreparedKey
 
 from .application import core_of
 from .words import duration, explain

@@ -20,14 +20,14 @@ from typing import Any
 import jwt
 from jwt.algorithms import get_default_algorithms
 
-from socketguard.claims import ANY
 from socketguard.errors import ConfigurationError, TokenError
-from socketguard.keys import ALGORITHMS, StaticKeys, fitting
 from socketguard.redact import RedactFilter
 from socketguard.testing import TEST_SECRET
 from socketguard.text import neutralise
-from socketguard.tokens import check_shape, decode_base64url, decode_json_object
-from socketguard.verifier import JWTAuth, Verifier
+from socketguard.tokens.auth import JWTAuth, Verifier
+from socketguard.tokens.claims import ANY
+from socketguard.tokens.encoding import check_shape, decode_base64url, decode_json_object
+from socketguard.tokens.keys import ALGORITHMS, StaticKeys, fitting
 
 from .application import LoadError, examine, load
 from .check import SCHEMA_VERSION, USAGE, Parser, read_jwks, read_token

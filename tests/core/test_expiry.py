@@ -11,7 +11,7 @@ import pytest
 from socketguard import NamespacePolicy, current_connection
 from socketguard.connection import Connection
 from socketguard.testing import TEST_SECRET, FakeClock, Wire, capture_events, make_auth
-from socketguard.verifier import JWTAuth
+from socketguard.tokens.auth import JWTAuth
 from tests.core.driver import Guarded, guarded, http, until
 from tests.core.peers import KINDS, STYLES, Closed, Peer, a_clock, gone, lines, move, styled, token_at
 

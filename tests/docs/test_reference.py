@@ -12,7 +12,7 @@ import socketguard
 from socketguard import errors as rejections
 from socketguard import events, logs, testing
 from socketguard.config import PREFIX, VARIABLES, Options
-from socketguard.verifier import Verifier
+from socketguard.tokens.auth import Verifier
 
 ROOT = Path(__file__).parents[2]
 API = (ROOT / "docs" / "api.md").read_text()

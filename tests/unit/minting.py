@@ -15,7 +15,7 @@ from jwt.algorithms import get_default_algorithms
 
 from socketguard.connection import Identity
 from socketguard.errors import TokenError
-from socketguard.verifier import JWTAuth
+from socketguard.tokens.auth import JWTAuth
 
 NOW = 1_800_000_000
 SECRET = "k9Zt-4vQ_7mB2xLwR8sYcN1pD6hJ3fGa-of-sixty-four-bytes-for-HS512-too"

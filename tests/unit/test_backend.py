@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 
 from socketguard.connection import Identity
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
-from socketguard.verifier import JWTAuth
+from socketguard.tokens.auth import JWTAuth
 from tests.unit.minting import (
     NOW,
     OTHER_SECRET,

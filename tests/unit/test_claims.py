@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketguard.claims import ANY, ClaimRules
 from socketguard.connection import Identity
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
-from socketguard.verifier import JWTAuth
+from socketguard.tokens.auth import JWTAuth
+from socketguard.tokens.claims import ANY, ClaimRules
 from tests.unit.minting import (
     ISSUER,
     NOW,

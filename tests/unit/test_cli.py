@@ -12,7 +12,7 @@ import pytest
 import socketguard
 from socketguard import cli
 from socketguard.cli.printer import Printer
-from socketguard.verifier import JWTAuth
+from socketguard.tokens.auth import JWTAuth
 
 
 @pytest.fixture

@@ -21,8 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 
 from socketguard.errors import ConfigurationError
-from socketguard.fetch import FetchError, default_fetch
-from socketguard.jwks import BODY_LIMIT, RemoteKeys
+from socketguard.tokens.jwks import BODY_LIMIT, FetchError, RemoteKeys, default_fetch
 
 PRIVATE = ec.generate_private_key(ec.SECP256R1())
 BODY = json.dumps(

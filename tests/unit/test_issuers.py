@@ -14,9 +14,9 @@ from starlette.testclient import TestClient
 
 from socketguard.connection import Identity
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
-from socketguard.issuers import Issuers
-from socketguard.keys import KeysPending
-from socketguard.verifier import ANY, Verifier
+from socketguard.tokens.auth import ANY, Verifier
+from socketguard.tokens.issuers import Issuers
+from socketguard.tokens.keys import KeysPending
 from tests.unit.minting import (
     NOW,
     OTHER_SECRET,

@@ -18,8 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from jwt.algorithms import ECAlgorithm
 
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
-from socketguard.jwks import BODY_LIMIT, KeysChange, RemoteKeys
-from socketguard.keys import KeysPending
+from socketguard.tokens.jwks import BODY_LIMIT, KeysChange, RemoteKeys
+from socketguard.tokens.keys import KeysPending
 
 URL = "https://login.example.com/jwks"
 ISSUER = "https://login.example.com/tenant"

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from jwt.algorithms import get_default_algorithms
 
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
-from socketguard.keys import ALGORITHMS, KeysPending, PreparedKey, StaticKeys, check_algorithms, fitting
+from socketguard.tokens.keys import ALGORITHMS, KeysPending, PreparedKey, StaticKeys, check_algorithms, fitting
 from tests.unit.private_keys import private
 
 SECRET = "k9Zt-4vQ_7mB2xLwR8sYcN1pD6hJ3fGa"  # 32 bytes

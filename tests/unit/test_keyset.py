@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorithm, get_default_algorithms
 
 from socketguard.errors import RejectCode, TokenError
-from socketguard.keys import ALGORITHMS
-from socketguard.keyset import KeySet, Unusable
+from socketguard.tokens.jwks import KeySet, Unusable
+from socketguard.tokens.keys import ALGORITHMS
 from tests.unit.private_keys import private
 
 ASYMMETRIC = tuple(name for name in ALGORITHMS if not name.startswith("HS"))

@@ -10,7 +10,7 @@ import pytest
 
 from socketguard.connection import Identity
 from socketguard.errors import ConfigurationError, TokenError
-from socketguard.verifier import ANY, JWTAuth
+from socketguard.tokens.auth import ANY, JWTAuth
 from tests.unit.minting import NOW, P256, RSA, SECRET, KeyServer, arefused, jwk, refused
 
 DATES = {"iat": NOW - 5, "exp": NOW + 60}

@@ -12,16 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
-from socketguard.tokens import (
-    MAX_DEPTH,
-    MAX_TOKEN_LENGTH,
-    Found,
-    TokenFinder,
-    check_shape,
-    decode_base64url,
-    decode_json_object,
-    names,
-)
+from socketguard.tokens.encoding import MAX_DEPTH, MAX_TOKEN_LENGTH, check_shape, decode_base64url, decode_json_object
+from socketguard.tokens.finder import Found, TokenFinder, names
 
 TOKEN = "aaaa.bbbb.cccc"
 OTHER = "dddd.eeee.ffff"

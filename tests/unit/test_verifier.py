@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 
 from socketguard.connection import Identity
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
-from socketguard.keys import KeysPending
-from socketguard.verifier import ANY, JWTAuth, Verifier
+from socketguard.tokens.auth import ANY, JWTAuth, Verifier
+from socketguard.tokens.keys import KeysPending
 from tests.unit.minting import (
     ALGORITHMS,
     ISSUER,

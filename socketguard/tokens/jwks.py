@@ -8,8 +8,12 @@ the one of jwks-client (https://github.com/modern-python/jwks-client).
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
 import contextvars
 import functools
+import hashlib
+import importlib
 import ipaddress
 import json
 import math
@@ -18,16 +22,282 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from .deadline import Overdue, run_until
-from .errors import ConfigurationError, RejectCode, TokenError
-from .keys import KeysPending, PreparedKey
-from .keyset import KeySet, Unusable
-from .text import neutralise
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
-__all__ = ["BODY_LIMIT", "Fetch", "KeysChange", "RemoteKeys"]
+from socketguard.deadline import Overdue, run_until
+from socketguard.errors import ConfigurationError, RejectCode, TokenError
+from socketguard.text import neutralise
+
+from .claims import template_parts
+from .keys import RSA_BITS, KeysPending, PreparedKey, PublicKey, fitting
+
+if TYPE_CHECKING:
+    import httpx2
+
+__all__ = ["BODY_LIMIT", "Fetch", "FetchError", "KeySet", "KeysChange", "RemoteKeys", "Unusable", "default_fetch"]
+
+_HEADERS = {
+    "Accept": "application/jwk-set+json, application/json;q=0.9, */*;q=0.1",
+    # A small compressed body can expand to any size; what is sent compressed all the same is refused.
+    "Accept-Encoding": "identity",
+}
+
+
+class FetchError(Exception):
+    """There was an answer, but none that may be used. The text says why."""
+
+
+def default_fetch(*, timeout: float, limit: int) -> Callable[[str], Awaitable[bytes]]:
+    """Make a function that fetches the body of a URL.
+
+    It follows no redirect, takes no other status than 200 and no compressed body, and stops reading at the limit.
+    Proxies are taken from the environment (``HTTPS_PROXY``, ``NO_PROXY``), and so are ``SSL_CERT_FILE`` and
+    ``SSL_CERT_DIR``.
+
+    Args:
+        timeout: seconds for the whole of it: connecting, sending and reading.
+        limit: bytes of body.
+
+    Returns:
+        An async function of the URL. It raises `TimeoutError`, `FetchError` and the exceptions of httpx2.
+
+    Raises:
+        ConfigurationError: httpx2 is not installed.
+    """
+    try:
+        import httpx2
+    except ImportError:
+        raise ConfigurationError(
+            "fetching keys over HTTP needs httpx2: pip install 'socketguard[jwks]'; "
+            "or give your own async function of the URL that returns bytes: fetch=…",
+            option="fetch",
+        ) from None
+    # Made here and not for each fetch: reading the certificates takes tens of milliseconds, in which the loop stands.
+    context = httpx2.create_ssl_context()
+    # Which httpx2 would import at the first fetch, for 20 ms.
+    with contextlib.suppress(ImportError):
+        importlib.import_module("anyio._backends._asyncio")
+
+    async def fetch(url: str) -> bytes:
+        # A client of its own for each fetch: there are minutes between them, and nothing is then tied to one loop.
+        async with (
+            asyncio.timeout(timeout),
+            httpx2.AsyncClient(verify=context, timeout=None, follow_redirects=False, headers=_HEADERS) as client,
+            client.stream("GET", url) as response,
+        ):
+            _check(response)
+            body = bytearray()
+            async for chunk in response.aiter_raw():
+                body += chunk
+                if len(body) > limit:
+                    raise FetchError(f"the body is larger than {limit} bytes")
+            return bytes(body)
+
+    return fetch
+
+
+def _check(response: httpx2.Response) -> None:
+    if response.is_redirect:
+        raise FetchError(f"status {response.status_code}: redirects are not followed; use the address it leads to")
+    if response.status_code != 200:
+        raise FetchError(f"status {response.status_code}")
+    encoding = response.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise FetchError(f"the body is compressed ({neutralise(encoding, 32)}) although that was not asked for")
+    # Any other type may hold JSON: servers of static files don't know better. This one is a login page or a portal.
+    if response.headers.get("content-type", "").lower().startswith("text/html"):
+        raise FetchError("the answer is a page (text/html), not JSON")
+
+
+_MAX_KEYS = 100
+_MAX_TRIED = 4
+"""How many keys are tried for one token: each costs a verification, and anybody can send tokens."""
+
+_MAX_KEY_ID = 128  # characters; tokens with a longer one are refused
+_MAX_ISSUER = 512  # characters
+_RSA_MAX_BITS = 16_384  # OpenSSL verifies with none that is larger
+_SHOWN_KEYS = 10
+_CURVES: dict[str, type[ec.EllipticCurve]] = {"P-256": ec.SECP256R1, "P-384": ec.SECP384R1, "P-521": ec.SECP521R1}
+_EDWARDS: dict[str, type[ed25519.Ed25519PublicKey] | type[ed448.Ed448PublicKey]] = {
+    "Ed25519": ed25519.Ed25519PublicKey,
+    "Ed448": ed448.Ed448PublicKey,
+}
+_SAME = frozenset({"EdDSA", "Ed25519"})  # what `alg` says of an Ed25519 key, before and since RFC 9864
+_PLACEHOLDERS = {"tenantid": "tid"}
+"""Placeholders of ``issuer`` that are no names of claims, in lower case: Microsoft writes {tenantid} and {tenantId}."""
+
+
+class Unusable(Exception):
+    """An answer or one of its keys can't be used; the text says why."""
+
+
+class KeySet:
+    """The usable keys of one JWK Set. It never changes.
+
+    Args:
+        document: the decoded JSON.
+        algorithms: the allowed algorithms. The set never adds to them.
+
+    Raises:
+        Unusable: there is no key that can be used; the text says why.
+
+    Attributes:
+        count: how many keys can be used.
+        ids: their ``kid``, neutralised.
+        ignored: which keys can't be used, and why.
+        fingerprint: equal for equal keys.
+    """
+
+    __slots__ = ("_all", "_by_id", "_fits", "count", "fingerprint", "ids", "ignored")
+
+    def __init__(self, document: Mapping[str, Any], algorithms: Sequence[str]) -> None:
+        given = document.get("keys")
+        if not isinstance(given, list):
+            raise Unusable('the answer has no list "keys"')
+        if len(given) > _MAX_KEYS:
+            raise Unusable(f"the set has {len(given)} keys; at most {_MAX_KEYS} are taken")
+        self._all: dict[str, tuple[PreparedKey, ...]] = {}
+        self._by_id: dict[tuple[str, str], tuple[PreparedKey, ...]] = {}
+        self._fits: dict[str, set[str]] = {}
+        self.ignored: list[str] = []
+        self.count = 0
+        fingerprint = set()
+        for position, jwk in enumerate(given, 1):
+            key_id: str | None = None
+            try:
+                key_id = _key_id(jwk)
+                kind, fits, key = _read_key(jwk, algorithms)
+                issuer = _issuer(jwk)
+                self._add(key_id, kind, fits, key, issuer)
+            except Unusable as refusal:
+                label = f"key {position}" if key_id is None else f"key {neutralise(key_id, _MAX_KEY_ID)}"
+                self.ignored.append(f"{label}: {refusal}")
+            else:
+                self.count += 1
+                form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+                fingerprint.add((key_id, fits, issuer, hashlib.sha256(key.public_bytes(*form)).digest()))
+        if not self.count:
+            raise Unusable("; ".join(["no key of the set can be used", *self.ignored[:_SHOWN_KEYS]]))
+        self.ids = tuple(neutralise(key_id, _MAX_KEY_ID) for key_id in self._fits)
+        self.fingerprint = frozenset(fingerprint)
+
+    def _add(
+        self, key_id: str | None, kind: str, fits: tuple[str, ...], key: PublicKey, issuer: tuple[str, ...] | None
+    ) -> None:
+        if key_id is not None:
+            if any(len(self._by_id.get((name, key_id), ())) >= _MAX_TRIED for name in fits):
+                raise Unusable(f"more than {_MAX_TRIED} keys have this kid")
+            self._fits.setdefault(key_id, set()).update(fits)
+        for name in fits:
+            prepared = (PreparedKey(name, kind, key, issuer=issuer),)
+            self._all[name] = self._all.get(name, ()) + prepared
+            if key_id is not None:
+                self._by_id[name, key_id] = self._by_id.get((name, key_id), ()) + prepared
+
+    def find(self, algorithm: str, key_id: str | None) -> tuple[PreparedKey, ...]:
+        """The keys that may have signed a token; none when its key is not in the set.
+
+        Args:
+            algorithm: its ``alg``.
+            key_id: its ``kid``.
+
+        Raises:
+            TokenError: it has no ``kid`` and too many keys fit, or its key is for other algorithms.
+        """
+        if key_id is None:
+            found = self._all.get(algorithm, ())
+            if len(found) > _MAX_TRIED:
+                raise TokenError(RejectCode.TOKEN_INVALID, "key_id_missing", keys=len(found))
+            return found
+        found = self._by_id.get((algorithm, key_id), ())
+        if not found and key_id in self._fits:
+            shown = neutralise(key_id, _MAX_KEY_ID)
+            expected = sorted(self._fits[key_id])
+            raise TokenError(
+                RejectCode.TOKEN_INVALID, "algorithm_not_allowed", expected=expected, received=algorithm, key_id=shown
+            )
+        return found
+
+
+def _key_id(jwk: Any) -> str | None:
+    if not isinstance(jwk, dict):
+        raise Unusable(f"it must be an object, not {type(jwk).__name__}")
+    key_id = jwk.get("kid")
+    if key_id is not None and (not isinstance(key_id, str) or len(key_id) > _MAX_KEY_ID):
+        raise Unusable(f"kid must be a string of at most {_MAX_KEY_ID} characters")
+    return key_id
+
+
+def _issuer(jwk: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The only issuer whose tokens a key may verify, in parts; None when it names none."""
+    if "issuer" not in jwk:
+        return None
+    issuer = jwk["issuer"]
+    if not isinstance(issuer, str) or not 0 < len(issuer) <= _MAX_ISSUER:
+        raise Unusable(f"issuer must be a non-empty string of at most {_MAX_ISSUER} characters")
+    # Here a placeholder may stand for the host too: this only ever narrows what JWTAuth(issuer=…) lets through.
+    parts = template_parts(issuer)
+    if parts is None:
+        raise Unusable("issuer has braces that name no claim, or iss")
+    return tuple(_PLACEHOLDERS.get(part.lower(), part) if index % 2 else part for index, part in enumerate(parts))
+
+
+def _read_key(jwk: Mapping[str, Any], algorithms: Sequence[str]) -> tuple[str, tuple[str, ...], PublicKey]:
+    """What a JWK is, the allowed algorithms it serves, and the key (RFC 7517 section 4, RFC 7518 section 6)."""
+    if jwk.get("kty") == "oct":
+        raise Unusable("a shared secret is no secret when it is published")
+    if jwk.get("use", "sig") != "sig":
+        raise Unusable("use is not sig")
+    operations = jwk.get("key_ops", ["verify"])
+    if not isinstance(operations, list) or "verify" not in operations:
+        raise Unusable("key_ops has no verify")
+    if "d" in jwk:
+        raise Unusable("it holds its private part: whoever reads it can sign")
+    try:
+        key = _public_key(jwk)
+    except Unusable:
+        raise
+    except Exception:
+        # Whatever is wrong with one key, the others of its set count.
+        raise Unusable("its numbers are missing or wrong") from None
+    kind, fits = fitting(key) or ("", ())
+    if isinstance(key, rsa.RSAPublicKey) and not RSA_BITS <= key.key_size <= _RSA_MAX_BITS:
+        raise Unusable(f"RSA needs {RSA_BITS} to {_RSA_MAX_BITS} bits, this has {key.key_size}")
+    named = jwk.get("alg")
+    served = tuple(
+        name
+        for name in algorithms
+        if name in fits and (named is None or named == name or (named in fits and {named, name} == _SAME))
+    )
+    if not served:
+        own = f"{kind}, alg {neutralise(str(named), 32)}" if named is not None else kind
+        raise Unusable(f"it fits none of the algorithms {', '.join(algorithms)} ({own})")
+    return kind, served, key
+
+
+def _public_key(jwk: Mapping[str, Any]) -> PublicKey:
+    type_, curve = jwk.get("kty"), jwk.get("crv")
+    if type_ == "RSA":
+        return rsa.RSAPublicNumbers(_number(jwk["e"]), _number(jwk["n"])).public_key()
+    if type_ == "EC" and curve in _CURVES:
+        return ec.EllipticCurvePublicNumbers(_number(jwk["x"]), _number(jwk["y"]), _CURVES[curve]()).public_key()
+    if type_ == "OKP" and curve in _EDWARDS:
+        return _EDWARDS[curve].from_public_bytes(_octets(jwk["x"]))
+    shown = " ".join(neutralise(str(part), 32) for part in (type_, curve) if part is not None)
+    raise Unusable(f"keys of the kind {shown or 'without kty'} are unknown")
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(_octets(text), "big")
+
+
+def _octets(text: str) -> bytes:
+    return base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
+
 
 Fetch: TypeAlias = Callable[[str], Awaitable[bytes]]
 """An async function of a URL that returns the body of the answer, and raises when there is none with status 200."""
@@ -131,7 +401,7 @@ class RemoteKeys:
             raise ConfigurationError("fetch must be an async function of the URL that returns bytes", option="fetch")
         if fetch is None:
             # Only here, so that nobody else needs httpx2.
-            from .fetch import default_fetch
+            pass
 
             self._fetch: Fetch = default_fetch(timeout=self._timeout, limit=BODY_LIMIT)
         else:

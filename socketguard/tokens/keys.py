@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from jwt.algorithms import get_default_algorithms
 
-from .check import listed, names
-from .errors import ConfigurationError, RejectCode, TokenError
+from socketguard.check import listed, names
+from socketguard.errors import ConfigurationError, RejectCode, TokenError
 
 __all__ = [
     "ALGORITHMS",

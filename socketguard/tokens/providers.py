@@ -10,9 +10,10 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
-from .check import names
+from socketguard.check import names
+from socketguard.errors import ConfigurationError
+
 from .claims import ANY, Names, Unchecked
-from .errors import ConfigurationError
 
 __all__ = ["Presets"]
 

@@ -15,10 +15,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 
-from .check import names
-from .connection import Identity
-from .errors import REPLIES, RejectCode, TokenError
-from .tokens import TokenFinder
+from socketguard.check import names
+from socketguard.connection import Identity
+from socketguard.errors import REPLIES, RejectCode, TokenError
+
+from .finder import TokenFinder
 
 __all__ = ["Backend"]
 

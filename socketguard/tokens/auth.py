@@ -10,16 +10,18 @@ import time
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any, Literal, Protocol, Self
 
-from .backend import Backend
-from .check import names
+from socketguard.check import names
+from socketguard.connection import Identity
+from socketguard.errors import ConfigurationError, Finding, RejectCode, TokenError
+from socketguard.text import neutralise
+
 from .claims import ANY, REQUIRE, ClaimRules, Names, ScopeClaim, invalid, media_type, media_types, shown
-from .connection import Identity
-from .errors import ConfigurationError, Finding, RejectCode, TokenError
+from .encoding import check_shape, decode_base64url, decode_json_object
+from .finder import Found, TokenFinder
+from .http import Backend
 from .jwks import Fetch, KeysChange, RemoteKeys
 from .keys import Key, KeySource, KeysPending, StaticKeys, check_algorithms
-from .presets import Presets
-from .text import neutralise
-from .tokens import Found, TokenFinder, check_shape, decode_base64url, decode_json_object
+from .providers import Presets
 
 __all__ = ["ANY", "JWTAuth", "ScopeClaim", "Verifier"]
 

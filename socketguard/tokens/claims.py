@@ -13,10 +13,10 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
-from .check import listed, names
-from .connection import Identity
-from .errors import ConfigurationError, RejectCode, TokenError
-from .text import neutralise
+from socketguard.check import listed, names
+from socketguard.connection import Identity
+from socketguard.errors import ConfigurationError, RejectCode, TokenError
+from socketguard.text import neutralise
 
 __all__ = [
     "ANY",

@@ -6,13 +6,15 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .backend import Backend
+from socketguard.connection import Identity
+from socketguard.errors import ConfigurationError, Finding
+
+from .auth import JWTAuth
 from .claims import claim_type, invalid, issuer_mismatch
-from .connection import Identity
-from .errors import ConfigurationError, Finding
+from .encoding import check_shape, decode_base64url, decode_json_object
+from .finder import Found
+from .http import Backend
 from .jwks import KeysChange
-from .tokens import Found, check_shape, decode_base64url, decode_json_object
-from .verifier import JWTAuth
 
 __all__ = ["Issuers"]
 

@@ -1,0 +1,1 @@
+"""Is this credential good, and whose is it?"""

@@ -1,0 +1,158 @@
+"""The text of a token: its length, its alphabet, its base64url and its JSON."""
+
+from __future__ import annotations
+
+import binascii
+import json
+import math
+from collections.abc import Iterable
+from itertools import chain
+from typing import Any, NoReturn
+
+from socketguard.errors import RejectCode, TokenError
+
+from .finder import _NO_TOKENS
+
+__all__ = ["MAX_DEPTH", "MAX_TOKEN_LENGTH", "check_shape", "decode_base64url", "decode_json_object"]
+
+
+MAX_TOKEN_LENGTH = 8192
+"""Characters of a token. Servers take header lines of 8 KiB or less (nginx's large_client_header_buffers)."""
+
+
+MAX_DEPTH = 32
+"""How deeply objects and arrays of a token may be nested (the ``realm_access`` of Keycloak needs three)."""
+
+
+MAX_HEADER_PARTS = 64
+"""Members and elements of a token's header: it is decoded before the signature is checked."""
+
+
+_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+
+
+_TO_STANDARD = bytes.maketrans(b"-_", b"+/")
+
+
+_PADDING = (b"", b"", b"==", b"=")
+
+
+# The last character of a part that is no whole number of 24-bit groups has bits that belong to no byte. RFC 4648
+# section 3.5 wants them zero; otherwise one token has several spellings.
+_CANONICAL_END = (_ALPHABET, b"", b"AQgw", b"AEIMQUYcgkosw048")
+
+
+def check_shape(token: str) -> bytes:
+    """Check length and alphabet of a token in compact serialisation (RFC 7515 section 7.1), before any decoding.
+
+    Args:
+        token: what the client sent.
+
+    Returns:
+        The token as bytes: three parts of base64url characters, none empty, with two dots between them.
+
+    Raises:
+        TokenError: ``token_malformed`` with the detail ``not_a_string``, ``too_long`` (above `MAX_TOKEN_LENGTH`),
+            ``not_base64url`` or ``not_three_parts``.
+    """
+    if not isinstance(token, str):
+        raise TokenError(RejectCode.TOKEN_MALFORMED, "not_a_string", received=type(token).__name__)
+    if len(token) > MAX_TOKEN_LENGTH:
+        raise TokenError(RejectCode.TOKEN_MALFORMED, "too_long", received=len(token), limit=MAX_TOKEN_LENGTH)
+    try:
+        raw = token.encode("ascii")
+    except UnicodeEncodeError:
+        raise TokenError(RejectCode.TOKEN_MALFORMED, "not_base64url") from None
+    others = raw.translate(None, _ALPHABET)
+    if others == b".." and b".." not in raw and raw[0] != 0x2E and raw[-1] != 0x2E:
+        return raw
+    fields: dict[str, Any] = {}
+    if token in _NO_TOKENS:
+        fields["hint"] = f"the client sent the text {token!r} instead of a token"
+    elif others == b"....":
+        fields["hint"] = "five parts are an encrypted token (JWE); a signed one (JWS) is expected"
+    detail = "not_base64url" if others.strip(b".") else "not_three_parts"
+    raise TokenError(RejectCode.TOKEN_MALFORMED, detail, **fields)
+
+
+def decode_base64url(part: bytes, name: str) -> bytes:
+    """Decode one part of a token that `check_shape` let pass: base64url without padding (RFC 7515 section 2).
+
+    Args:
+        part: the part.
+        name: what it is, for the log: ``header``, ``payload`` or ``signature``.
+
+    Raises:
+        TokenError: ``token_malformed`` with the detail ``not_base64url``: an impossible length, or bits at the end
+            that belong to no byte.
+    """
+    rest = len(part) % 4
+    if rest and part[-1] not in _CANONICAL_END[rest]:
+        raise TokenError(RejectCode.TOKEN_MALFORMED, "not_base64url", part=name)
+    return binascii.a2b_base64(part.translate(_TO_STANDARD) + _PADDING[rest])
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("a number beyond every float")
+    return number
+
+
+_decode_json = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite).raw_decode
+
+
+def _check_tree(root: Any) -> None:
+    """Refuse what parses but breaks whoever handles it later: lone surrogates, and depth."""
+    stack = [(root, 1)]
+    while stack:
+        value, depth = stack.pop()
+        if isinstance(value, str):
+            value.encode()
+        elif isinstance(value, dict | list):
+            if depth > MAX_DEPTH:
+                raise RecursionError
+            children: Iterable[Any] = chain(value, value.values()) if isinstance(value, dict) else value
+            stack.extend((child, depth + 1) for child in children)
+
+
+def decode_json_object(part: bytes, name: str) -> dict[str, Any]:
+    """Decode a part of a token that must be a JSON object in UTF-8 (RFC 7519 section 7.2).
+
+    Of members with the same name the last one counts, as RFC 7519 section 4 allows. Refused are other encodings, a
+    byte order mark, ``NaN`` and ``Infinity``, numbers beyond a float's range, lone surrogates, and more than
+    `MAX_DEPTH` levels.
+
+    Args:
+        part: the part, still in base64url.
+        name: ``header`` or ``payload``, for the log.
+
+    Raises:
+        TokenError: ``token_malformed`` with the detail ``not_base64url``, ``not_utf8``, ``not_json``,
+            ``nested_too_deeply`` or ``not_an_object``.
+    """
+    data = decode_base64url(part, name)
+    try:
+        text = data.decode().strip(" \t\r\n")
+        if name == "header" and text.count("[") + text.count("{") + text.count(",") > MAX_HEADER_PARTS:
+            # Nobody has vouched for the header yet; a real one has a handful of fields.
+            raise TokenError(RejectCode.TOKEN_MALFORMED, "nested_too_deeply", part=name)
+        value, end = _decode_json(text)
+        if end != len(text):
+            raise TokenError(RejectCode.TOKEN_MALFORMED, "not_json", part=name)
+        # Only a token with an escape or with many brackets can hold what _check_tree looks for.
+        if "\\u" in text or text.count("{") + text.count("[") > MAX_DEPTH:
+            _check_tree(value)
+    except UnicodeError:
+        raise TokenError(RejectCode.TOKEN_MALFORMED, "not_utf8", part=name) from None
+    except ValueError:
+        raise TokenError(RejectCode.TOKEN_MALFORMED, "not_json", part=name) from None
+    except RecursionError:
+        raise TokenError(RejectCode.TOKEN_MALFORMED, "nested_too_deeply", part=name) from None
+    if not isinstance(value, dict):
+        raise TokenError(RejectCode.TOKEN_MALFORMED, "not_an_object", part=name)
+    return value
