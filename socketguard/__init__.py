@@ -4,7 +4,7 @@ from .connection import Connection, Identity, current_connection
 from .errors import ConfigurationError, RejectCode, SocketGuardError, TokenError
 from .guard import SocketGuard
 from .limits import Limits
-from .namespaces import NamespacePolicy
+from .namespaces.policy import NamespacePolicy
 from .proxies.heartbeat import Heartbeat
 from .store import MemoryStore, Store, StoreFull
 from .tokens.auth import ANY, JWTAuth

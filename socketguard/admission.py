@@ -14,7 +14,7 @@ from .connection import Connection, Identity
 from .deadline import Overdue, is_ours, run_until
 from .errors import RETRY_AFTER, RejectCode, Rejection, TokenError
 from .limits import AddressBudget, Ledger, Limits
-from .namespaces import Known, Registry, Served, authorise, claim_value
+from .namespaces.registry import Known, Registry, Served, authorise, claim_value
 from .store import Revocations
 from .text import neutralise
 from .tokens.keys import KeysPending

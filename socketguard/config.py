@@ -19,7 +19,8 @@ from .check import _check_flag, listed, names, seconds
 from .connection import OnRefresh
 from .errors import ConfigurationError
 from .limits import Limits
-from .namespaces import EXAMPLE, NamespacePolicy
+from .namespaces.policy import NamespacePolicy
+from .namespaces.registry import EXAMPLE
 from .proxies.heartbeat import Heartbeat
 from .proxies.trusted import TrustedProxies
 from .store import Store

@@ -24,7 +24,7 @@ from .gate import Gate
 from .lifetime import Lifetime
 from .limits import AddressBudget, Ledger
 from .logs import EventLog
-from .namespaces import Registry
+from .namespaces.registry import Registry
 from .patterns import Patterns
 from .proxies.heartbeat import findings_for_server
 from .refresh import Refreshes

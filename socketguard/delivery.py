@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from .diagnosis import Served
+from .namespaces.policy import Served
 from .recipients import ID, Found, Recipients, Rooms, malformed, nearest, shape, shown, unserved
 
 __all__ = ["EVENT_REASONS", "REASONS", "Delivery"]

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from .diagnosis import Served
+from .namespaces.policy import Served
 from .text import neutralise
 
 __all__ = ["CONFIRMED", "ID", "Found", "Recipients", "Rooms", "malformed", "nearest", "shape", "shown", "unserved"]

@@ -23,7 +23,7 @@ from socketguard import events
 from socketguard.connection import Identity, current_connection
 from socketguard.errors import REPLIES, RejectCode
 from socketguard.guard import SocketGuard
-from socketguard.namespaces import NamespacePolicy
+from socketguard.namespaces.policy import NamespacePolicy
 from socketguard.sentences import sentence
 from socketguard.testing import capture_events, mint
 from socketguard.tokens.auth import JWTAuth

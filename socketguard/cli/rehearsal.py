@@ -16,7 +16,7 @@ from socketguard.core import Core
 from socketguard.errors import ConfigurationError, RejectCode, Rejection, TokenError
 from socketguard.guard import SocketGuard
 from socketguard.limits import AddressBudget, Ledger
-from socketguard.namespaces import Known, Registry, Served
+from socketguard.namespaces.registry import Known, Registry, Served
 from socketguard.store import MemoryStore
 from socketguard.text import neutralise
 from socketguard.tokens.auth import JWTAuth, Verifier

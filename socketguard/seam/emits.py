@@ -12,8 +12,8 @@ import socketio
 
 from socketguard.check import names
 from socketguard.delivery import Delivery
-from socketguard.diagnosis import Served
 from socketguard.errors import ConfigurationError
+from socketguard.namespaces.policy import Served
 
 from .server import ATTRIBUTE
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketguard.diagnosis import RULES, Unknown, _differing, _distance, is_plain
-from socketguard.namespaces import NamespacePolicy, Registry
+from socketguard.namespaces.policy import NamespacePolicy, is_plain
+from socketguard.namespaces.registry import Registry
+from socketguard.namespaces.unknown import RULES, Unknown, _differing, _distance
 from socketguard.text import neutralise
 from tests.unit.served import Server
 

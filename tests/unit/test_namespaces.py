@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from socketguard.connection import ANONYMOUS, Connection, Identity
 from socketguard.errors import ConfigurationError, RejectCode
-from socketguard.namespaces import Known, NamespacePolicy, Registry, authorise
+from socketguard.namespaces.policy import NamespacePolicy
+from socketguard.namespaces.registry import Known, Registry, authorise
 from tests.unit.served import Server
 
 ANY_HANDLER = Server(catch_all=True)

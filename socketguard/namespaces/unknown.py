@@ -16,15 +16,13 @@ import heapq
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 from urllib.parse import unquote
 
-from .text import neutralise
+from socketguard.text import neutralise
 
-__all__ = ["LONGEST_NAME", "RULES", "Question", "Served", "Unknown", "diagnose", "is_plain"]
+from .policy import LONGEST_NAME, Served
 
-LONGEST_NAME = 256
-"""Characters of the longest name that a pattern or a wildcard matches."""
+__all__ = ["RULES", "Question", "Unknown", "diagnose"]
 
 _LISTED = 20  # names in one log line
 _SHOWN = 128  # characters of a client's name in a log line
@@ -40,32 +38,6 @@ _SECRET = re.compile(
     r"(?i)(\b(?:\w*token|jwt|\w*key|\w*secret|password|auth|authorization)=)[^/\"' ]+"
     r"|(?<![a-z0-9])eyJ[a-z0-9_-]++(?:\.[a-z0-9_-]*)+"
 )
-
-
-class Served(Protocol):
-    """What the python-socketio server has handlers for, as far as namespaces are concerned."""
-
-    def serves(self, name: str) -> bool:
-        """Whether handlers, a class-based namespace or the server's own ``namespaces`` list this exact name."""
-        ...
-
-    @property
-    def catch_all(self) -> bool:
-        """Whether there are handlers for ``namespace="*"``."""
-        ...
-
-    @property
-    def wildcard(self) -> bool:
-        """Whether the server was made with ``namespaces="*"``."""
-        ...
-
-    def names(self) -> tuple[str, ...]:
-        """All exact names it serves, sorted, without ``*``.
-
-        python-socketio lists ``/`` by itself when it is given no ``namespaces``; such a ``/`` without any handler may
-        be left out here, so that it is neither advertised nor reported as undeclared.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,18 +115,6 @@ class Question:
 
 Answer = tuple[str, str | None]
 Rule = Callable[[Question], Answer | None]
-
-
-def is_plain(name: str) -> bool:
-    """Whether a name is short and printable enough to be matched by a pattern or a wildcard.
-
-    What looks like another name, or like none at all, must not become a new namespace: control and invisible
-    characters, marks that change the direction of text, and lone surrogates are refused. So are ``?`` and ``,``, which
-    end a name in the default serializer and not in msgpack's: both must see the same names.
-    """
-    if len(name) > LONGEST_NAME or "?" in name or "," in name:
-        return False
-    return neutralise(name, LONGEST_NAME) == name
 
 
 def _presentable(name: str) -> str:

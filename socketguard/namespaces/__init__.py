@@ -1,0 +1,1 @@
+"""Which namespaces exist, who may enter, and why is one unknown?"""
