@@ -3,10 +3,10 @@
 from .connection import Connection, Identity, current_connection
 from .errors import ConfigurationError, RejectCode, SocketGuardError, TokenError
 from .guard import SocketGuard
-from .limits import Limits
+from .limits.counters import Limits
+from .limits.revocation import MemoryStore, Revocation, Store, StoreFull
 from .namespaces.policy import NamespacePolicy
 from .proxies.heartbeat import Heartbeat
-from .store import MemoryStore, Store, StoreFull
 from .tokens.auth import ANY, JWTAuth
 from .watch import watch_emits
 
@@ -21,6 +21,7 @@ __all__ = [
     "MemoryStore",
     "NamespacePolicy",
     "RejectCode",
+    "Revocation",
     "SocketGuard",
     "SocketGuardError",
     "Store",

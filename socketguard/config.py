@@ -18,12 +18,12 @@ from . import events
 from .check import _check_flag, listed, names, seconds
 from .connection import OnRefresh
 from .errors import ConfigurationError
-from .limits import Limits
+from .limits.counters import Limits
+from .limits.revocation import Store
 from .namespaces.policy import NamespacePolicy
 from .namespaces.registry import EXAMPLE
 from .proxies.heartbeat import Heartbeat
 from .proxies.trusted import TrustedProxies
-from .store import Store
 from .tokens.auth import ANY, JWTAuth, Verifier
 from .tokens.issuers import Issuers
 

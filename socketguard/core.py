@@ -21,8 +21,10 @@ from .drain import Drain
 from .endings import Endings
 from .errors import ConfigurationError, Finding
 from .gate import Gate
-from .lifetime import Lifetime
-from .limits import AddressBudget, Ledger
+from .limits.counters import Ledger
+from .limits.expiry import Lifetime
+from .limits.rates import AddressBudget
+from .limits.revocation import MemoryStore, Revocations
 from .logs import EventLog
 from .namespaces.registry import Registry
 from .patterns import Patterns
@@ -32,7 +34,6 @@ from .report import Report
 from .seam import Seam, ServedNames, is_shared, known_options
 from .sessions import Sessions
 from .sources import find_misspelt_options
-from .store import MemoryStore, Revocations
 from .suppression import RejectionLog, Suppressor
 from .watching import PatternWatch
 

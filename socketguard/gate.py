@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 from .connection import HandshakeRequest, address_key
 from .errors import REPLIES, RETRY_AFTER, HandshakeRefusal, RejectCode
-from .limits import AddressBudget, Ledger
+from .limits.counters import Ledger
+from .limits.rates import AddressBudget
 
 __all__ = ["Gate", "busy"]
 

@@ -19,8 +19,8 @@ from .discovery import discover
 from .drain import LONGEST
 from .drain import findings as drain_findings
 from .errors import ConfigurationError, Finding, RejectCode, Rejection
+from .limits.revocation import Revocation, revocation_for
 from .requires import requires
-from .revocations import Revocation, revocation_for
 from .seam import Seam, require_server
 from .text import neutralise
 from .tokens.auth import Verifier

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from .connection import Connection, Identity, OnRefresh, bound_connection
-from .deadline import Overdue, is_ours, run_until
 from .errors import RejectCode, Rejection, new_ref
-from .lifetime import Lifetime
-from .limits import Rate
+from .limits.deadline import Overdue, is_ours, run_until
+from .limits.expiry import Lifetime
+from .limits.rates import Rate
 from .report import Report
 from .requires import wait_for
 

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from .check import names
 from .connection import Connection, current_connection
 from .errors import ConfigurationError, RejectCode, Rejection
-from .limits import Bucket, Rate
+from .limits.rates import Bucket, Rate
 
 __all__ = ["EventRefused", "bypassed", "required", "requires", "wait_for"]
 

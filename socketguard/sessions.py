@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from .connection import Session
-from .limits import Ledger, Limits
-from .timers import Timers
+from .limits.counters import Ledger, Limits
+from .limits.timers import Timers
 
 __all__ = ["GRACE", "Sessions"]
 

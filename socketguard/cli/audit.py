@@ -10,9 +10,9 @@ from socketguard.catalogue import ERROR, severity
 from socketguard.checks import ServerFacts, check_server
 from socketguard.core import MEMORY
 from socketguard.errors import ConfigurationError, Finding, TokenError
+from socketguard.limits.revocation import MemoryStore
 from socketguard.proxies.heartbeat import Heartbeat, findings_for_server
 from socketguard.seam.server import ServedNames, facts, require_server
-from socketguard.store import MemoryStore
 from socketguard.testing import mint
 from socketguard.tokens.auth import JWTAuth
 

@@ -15,9 +15,10 @@ from socketguard.connection import Connection, Session
 from socketguard.core import Core
 from socketguard.errors import ConfigurationError, RejectCode, Rejection, TokenError
 from socketguard.guard import SocketGuard
-from socketguard.limits import AddressBudget, Ledger
+from socketguard.limits.counters import Ledger
+from socketguard.limits.rates import AddressBudget
+from socketguard.limits.revocation import MemoryStore
 from socketguard.namespaces.registry import Known, Registry, Served
-from socketguard.store import MemoryStore
 from socketguard.text import neutralise
 from socketguard.tokens.auth import JWTAuth, Verifier
 from socketguard.tokens.issuers import Issuers

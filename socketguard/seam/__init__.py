@@ -21,12 +21,13 @@ import socketio
 from socketguard.admission import subject_key
 from socketguard.checks import ServerFacts
 from socketguard.connection import Connection, Session, bound_connection
-from socketguard.deadline import Escaped, Overdue, is_ours, run_until, settled
 from socketguard.delivery import Delivery
 from socketguard.errors import ConfigurationError, RejectCode, Rejection, new_ref
 from socketguard.gate import Gate
-from socketguard.lifetime import Lifetime
-from socketguard.limits import AddressBudget, Ledger, Refusals
+from socketguard.limits.counters import Ledger, Refusals
+from socketguard.limits.deadline import Escaped, Overdue, is_ours, run_until, settled
+from socketguard.limits.expiry import Lifetime
+from socketguard.limits.rates import AddressBudget
 from socketguard.report import Report
 from socketguard.requires import EventRefused, required
 from socketguard.sessions import Sessions

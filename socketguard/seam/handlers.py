@@ -6,7 +6,7 @@ import asyncio
 import inspect
 from typing import Any
 
-from socketguard.deadline import Escaped
+from socketguard.limits.deadline import Escaped
 from socketguard.requires import bypassed, required
 from socketguard.text import neutralise
 

@@ -8,8 +8,8 @@ import time
 from typing import Any
 
 from socketguard import Limits, MemoryStore
+from socketguard.limits.revocation import Revocation
 from socketguard.seam import Seam
-from socketguard.store import Revocation
 
 from . import apps
 from .clients import Attempt, WebSocket, address

@@ -11,7 +11,7 @@ from typing import Any
 import jwt
 
 from socketguard import JWTAuth
-from socketguard.lifetime import Lifetime
+from socketguard.limits.expiry import Lifetime
 from socketguard.seam import Seam
 from socketguard.testing import FakeClock
 

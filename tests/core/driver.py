@@ -13,7 +13,7 @@ import socketio
 
 from socketguard import SocketGuard
 from socketguard.connection import Session
-from socketguard.limits import Limits
+from socketguard.limits.counters import Limits
 from socketguard.seam import Seam
 from socketguard.testing import Wire, make_auth, mint
 

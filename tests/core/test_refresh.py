@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from socketguard import JWTAuth, Limits, MemoryStore, NamespacePolicy, SocketGuard, current_connection
 from socketguard.connection import Connection, Identity
-from socketguard.revocations import Revocation
+from socketguard.limits.revocation import Revocation
 from socketguard.testing import TEST_SECRET, FakeClock, capture_events, make_auth, mint
 from tests.core.driver import Guarded, guarded, until
 from tests.core.peers import KINDS, STYLES, Peer, a_clock, gone, lines, move, styled, token_at

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from socketguard.limits import Ledger
+from socketguard.limits.counters import Ledger
 from tests.benchmarks.soak import soak
 
 

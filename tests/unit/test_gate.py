@@ -11,7 +11,8 @@ import pytest
 from socketguard.connection import HandshakeRequest
 from socketguard.errors import REPLIES, RETRY_AFTER, HandshakeRefusal, RejectCode, Retry
 from socketguard.gate import DRAINING, Gate, busy
-from socketguard.limits import AddressBudget, Ledger, Limits, Rate
+from socketguard.limits.counters import Ledger, Limits
+from socketguard.limits.rates import AddressBudget, Rate
 
 ADDRESS = "203.0.113.7"
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socketguard.connection import ANONYMOUS, Connection, Identity, Session
-from socketguard.lifetime import Lifetime
+from socketguard.limits.expiry import Lifetime
 
 START = 1_700_000_000.0
 

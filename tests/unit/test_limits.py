@@ -15,7 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from socketguard.connection import address_key
 from socketguard.errors import ConfigurationError
-from socketguard.limits import AddressBudget, Bucket, Ledger, Limits, Rate, Refusals
+from socketguard.limits.counters import Ledger, Limits, Refusals
+from socketguard.limits.rates import AddressBudget, Bucket, Rate
 
 PER_MINUTE = Rate(30, 60.0)
 RATES = st.builds(Rate, st.integers(1, 1000), st.sampled_from([1.0, 60.0, 3600.0, 86400.0]))

@@ -10,8 +10,8 @@ import pytest
 
 from socketguard.connection import Connection, Identity, OnRefresh, Session, bound_connection
 from socketguard.errors import RejectCode, Rejection
-from socketguard.lifetime import Lifetime
-from socketguard.limits import Rate
+from socketguard.limits.expiry import Lifetime
+from socketguard.limits.rates import Rate
 from socketguard.logs import EventLog
 from socketguard.refresh import Refreshes
 from socketguard.report import Report

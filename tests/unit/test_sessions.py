@@ -11,7 +11,7 @@ import pytest
 
 from socketguard import sessions as module
 from socketguard.connection import Connection, Session
-from socketguard.limits import Ledger, Limits
+from socketguard.limits.counters import Ledger, Limits
 from socketguard.sessions import BURST, GRACE, SWEEPS, Sessions
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from socketguard.connection import ANONYMOUS, Identity
 from socketguard.errors import RETRY_AFTER, ConfigurationError, RejectCode, Rejection, SocketGuardError
-from socketguard.store import (
+from socketguard.limits.revocation import (
     MemoryStore,
     Revocation,
     Revocations,

@@ -15,8 +15,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from socketguard.timers import _FEW as FEW
-from socketguard.timers import Timers
+from socketguard.limits.timers import _FEW as FEW
+from socketguard.limits.timers import Timers
 
 START = 1_700_000_000.0
 
@@ -98,7 +98,7 @@ class Loop:
 @pytest.fixture
 def loop(monkeypatch: pytest.MonkeyPatch) -> Loop:
     fake = Loop()
-    monkeypatch.setattr("socketguard.timers.asyncio.get_running_loop", lambda: fake)
+    monkeypatch.setattr("socketguard.limits.timers.asyncio.get_running_loop", lambda: fake)
     return fake
 
 
@@ -598,7 +598,7 @@ class TimersMachine(RuleBasedStateMachine):
         super().__init__()
         self.patch = pytest.MonkeyPatch()
         self.loop = Loop()
-        self.patch.setattr("socketguard.timers.asyncio.get_running_loop", lambda: self.loop)
+        self.patch.setattr("socketguard.limits.timers.asyncio.get_running_loop", lambda: self.loop)
         self.clock = Clock(1000.0)
         self.timers = Timers(self.fire, clock=self.clock, recheck=self.RECHECK, batch=self.BATCH)
         self.model: list[tuple[float, int]] = []

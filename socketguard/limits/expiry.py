@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from .connection import Connection, Identity
+from socketguard.connection import Connection, Identity
+
 from .timers import Timers
 
 __all__ = ["Lifetime"]

@@ -1,0 +1,1 @@
+"""How much may a client have, and for how long?"""
