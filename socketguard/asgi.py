@@ -31,9 +31,9 @@ from .handshake import (
     read,
     wrong_path,
 )
+from .logs.report import Report
 from .patterns import Patterns
 from .proxies.trusted import TrustedProxies
-from .report import Report
 from .seam import Seam
 from .text import neutralise
 

@@ -14,12 +14,12 @@ from urllib.parse import urlsplit
 from starlette.config import Config
 from starlette.datastructures import CommaSeparatedStrings
 
-from . import events
 from .check import _check_flag, listed, names, seconds
 from .connection import OnRefresh
 from .errors import ConfigurationError
 from .limits.counters import Limits
 from .limits.revocation import Store
+from .logs import events
 from .namespaces.policy import NamespacePolicy
 from .namespaces.registry import EXAMPLE
 from .proxies.heartbeat import Heartbeat

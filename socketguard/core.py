@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from starlette.types import Receive, Scope
 
-from . import events
 from .admission import Admission
 from .asgi import Endpoint
 from .checks import check_server
@@ -25,16 +24,17 @@ from .limits.counters import Ledger
 from .limits.expiry import Lifetime
 from .limits.rates import AddressBudget
 from .limits.revocation import MemoryStore, Revocations
-from .logs import EventLog
+from .logs import events
+from .logs.floods import RejectionLog, Suppressor
+from .logs.report import Report
+from .logs.sink import EventLog
 from .namespaces.registry import Registry
 from .patterns import Patterns
 from .proxies.heartbeat import findings_for_server
 from .refresh import Refreshes
-from .report import Report
 from .seam import Seam, ServedNames, is_shared, known_options
 from .sessions import Sessions
 from .sources import find_misspelt_options
-from .suppression import RejectionLog, Suppressor
 from .watching import PatternWatch
 
 if TYPE_CHECKING:

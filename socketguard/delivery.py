@@ -16,7 +16,7 @@ from typing import Any
 from .namespaces.policy import Served
 from .recipients import ID, Found, Recipients, Rooms, malformed, nearest, shape, shown, unserved
 
-__all__ = ["EVENT_REASONS", "REASONS", "Delivery"]
+__all__ = ["REASONS", "Delivery"]
 
 REASONS = frozenset(
     {
@@ -35,8 +35,6 @@ REASONS = frozenset(
 )
 """Why an emit of the application reaches nobody. ``nobody`` (and nothing more is known) is only said in full."""
 
-EVENT_REASONS = frozenset({"event_unhandled", "event_too_early"})
-"""Why an event of a client reaches nobody."""
 
 _BURST = 20  # emits per second that are looked at before sampling begins: a quiet server is seen whole
 _SCANS = 20  # per second; a scan takes up to 0.1 ms

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .endings import Endings
 from .errors import Finding
 from .gate import Gate
-from .report import Report
+from .logs.report import Report
 
 if TYPE_CHECKING:
     from .seam import Seam

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from .connection import Connection, Session
 from .errors import REPLIES, RejectCode, Rejection
+from .logs.report import Report
 from .pace import Pace
-from .report import Report
 
 if TYPE_CHECKING:
     from .seam import Seam

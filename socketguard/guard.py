@@ -9,7 +9,6 @@ from typing import Any, Self, Unpack
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from . import events
 from .asgi import WrongPath
 from .check import seconds
 from .config import Auth, Options, options_from_env, read_options
@@ -20,6 +19,7 @@ from .drain import LONGEST
 from .drain import findings as drain_findings
 from .errors import ConfigurationError, Finding, RejectCode, Rejection
 from .limits.revocation import Revocation, revocation_for
+from .logs import events
 from .requires import requires
 from .seam import Seam, require_server
 from .text import neutralise

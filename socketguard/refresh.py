@@ -12,7 +12,7 @@ from .errors import RejectCode, Rejection, new_ref
 from .limits.deadline import Overdue, is_ours, run_until
 from .limits.expiry import Lifetime
 from .limits.rates import Rate
-from .report import Report
+from .logs.report import Report
 from .requires import wait_for
 
 __all__ = ["Refreshes"]

@@ -14,8 +14,8 @@ from typing import Any
 
 import jwt
 
-from . import logs
 from .errors import SocketGuardError
+from .logs import sink as logs
 from .tokens.auth import JWTAuth
 
 __all__ = [

@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from .delivery import Delivery
-from .logs import EventLog
-from .report import Report
+from .logs.floods import RejectionLog, Suppressor
+from .logs.report import Report
+from .logs.sink import EventLog
 from .seam.emits import watch_emits as wrap
-from .suppression import RejectionLog, Suppressor
 
 __all__ = ["watch_emits"]
 

@@ -19,7 +19,7 @@ from socketguard.core import Core
 from socketguard.discovery import Discovery, discover
 from socketguard.errors import ConfigurationError, Finding
 from socketguard.guard import SocketGuard
-from socketguard.redact import RedactFilter
+from socketguard.logs.redact import RedactFilter
 from socketguard.text import neutralise
 
 __all__ = ["Application", "LoadError", "core_of", "examine", "load"]

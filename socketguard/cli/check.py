@@ -18,8 +18,8 @@ from typing import Any, NoReturn
 
 from socketguard.catalogue import CATALOGUE, ERROR, WARNING, severity
 from socketguard.errors import ConfigurationError, Finding
+from socketguard.logs.redact import RedactFilter
 from socketguard.proxies.profiles import canonical_name
-from socketguard.redact import RedactFilter
 
 from .application import Application, LoadError, examine, load
 from .audit import findings, workers_of

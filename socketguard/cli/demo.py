@@ -19,12 +19,12 @@ import aiohttp
 import socketio
 import uvicorn
 
-from socketguard import events
 from socketguard.connection import Identity, current_connection
 from socketguard.errors import REPLIES, RejectCode
 from socketguard.guard import SocketGuard
+from socketguard.logs import events
+from socketguard.logs.events import sentence
 from socketguard.namespaces.policy import NamespacePolicy
-from socketguard.sentences import sentence
 from socketguard.testing import capture_events, mint
 from socketguard.tokens.auth import JWTAuth
 

@@ -21,7 +21,7 @@ import jwt
 from jwt.algorithms import get_default_algorithms
 
 from socketguard.errors import ConfigurationError, TokenError
-from socketguard.redact import RedactFilter
+from socketguard.logs.redact import RedactFilter
 from socketguard.testing import TEST_SECRET
 from socketguard.text import neutralise
 from socketguard.tokens.auth import JWTAuth, Verifier

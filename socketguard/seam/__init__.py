@@ -28,7 +28,7 @@ from socketguard.limits.counters import Ledger, Refusals
 from socketguard.limits.deadline import Escaped, Overdue, is_ours, run_until, settled
 from socketguard.limits.expiry import Lifetime
 from socketguard.limits.rates import AddressBudget
-from socketguard.report import Report
+from socketguard.logs.report import Report
 from socketguard.requires import EventRefused, required
 from socketguard.sessions import Sessions
 

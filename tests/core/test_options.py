@@ -23,7 +23,7 @@ from socketguard import (
 )
 from socketguard.check import seconds
 from socketguard.config import Settings, admission_timeout, name_of, read_options
-from socketguard.logs import ConnectionFilter
+from socketguard.logs.host import ConnectionFilter
 from socketguard.testing import TEST_SECRET, FakeClock, capture_events, make_auth, mint
 from socketguard.tokens.issuers import Issuers
 from socketguard.watch import watch_emits

@@ -10,8 +10,10 @@ import pytest
 
 import socketguard
 from socketguard import errors as rejections
-from socketguard import events, logs, testing
+from socketguard import testing
 from socketguard.config import PREFIX, VARIABLES, Options
+from socketguard.logs import events
+from socketguard.logs import sink as logs
 from socketguard.tokens.auth import Verifier
 
 ROOT = Path(__file__).parents[2]

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketguard import events
 from socketguard.errors import ConfigurationError
-from socketguard.events import LEVELS, RESERVED_FIELDS, check_log_claims
-from socketguard.sentences import sentence
+from socketguard.logs import events
+from socketguard.logs.events import LEVELS, RESERVED_FIELDS, check_log_claims, sentence
 
 NAMES = {name: value for name, value in vars(events).items() if name.isupper() and isinstance(value, str)}
 

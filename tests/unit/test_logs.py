@@ -24,17 +24,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from uvicorn.logging import AccessFormatter, DefaultFormatter
 
-from socketguard import events, logs
 from socketguard.connection import Connection, Identity, Session, bound_connection
 from socketguard.errors import ConfigurationError
-from socketguard.logs import (
-    ConnectionFilter,
-    EventLog,
-    RedactFilter,
-    add_connection,
-    configure,
-)
-from socketguard.suppression import RejectionLog, Suppressor
+from socketguard.logs import events
+from socketguard.logs import sink as logs
+from socketguard.logs.floods import RejectionLog, Suppressor
+from socketguard.logs.host import ConnectionFilter, add_connection, configure
+from socketguard.logs.sink import EventLog, RedactFilter
 
 FIELDS = {"namespace": "/messages", "subject": "u-1", "client_address": "10.0.0.1", "transport": "websocket"}
 JOINED = "Joined '/messages': subject 'u-1' from 10.0.0.1 over websocket"
@@ -645,8 +641,8 @@ def test_no_fields_make_it_raise(fields: dict[str, Any]) -> None:
 # --- in processes of their own ---------------------------------------------------------------------------------------
 
 EMIT = f"""
-from socketguard import events
-from socketguard.logs import EventLog
+from socketguard.logs import events
+from socketguard.logs.sink import EventLog
 log = EventLog()
 log.emit(events.ACCEPTED, {FIELDS!r})
 log.emit(events.REJECTED, {{"reason": "token_missing", "namespace": "/messages", "client_address": "10.0.0.1"}})

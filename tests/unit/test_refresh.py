@@ -12,10 +12,10 @@ from socketguard.connection import Connection, Identity, OnRefresh, Session, bou
 from socketguard.errors import RejectCode, Rejection
 from socketguard.limits.expiry import Lifetime
 from socketguard.limits.rates import Rate
-from socketguard.logs import EventLog
+from socketguard.logs.floods import RejectionLog, Suppressor
+from socketguard.logs.report import Report
+from socketguard.logs.sink import EventLog
 from socketguard.refresh import Refreshes
-from socketguard.report import Report
-from socketguard.suppression import RejectionLog, Suppressor
 from socketguard.testing import capture_events
 
 OLD = Identity("user-1", MappingProxyType({"plan": "free"}), token_id="old")

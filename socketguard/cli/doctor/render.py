@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from socketguard.redact import RedactFilter
+from socketguard.logs.redact import RedactFilter
 from socketguard.text import neutralise
 
 from .examination import Line, Mark

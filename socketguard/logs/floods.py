@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .connection import address_key
-from .errors import ConfigurationError
+from socketguard.connection import address_key
+from socketguard.errors import ConfigurationError
+
 from .events import REJECTED
-from .logs import EventLog
+from .sink import EventLog
 
 __all__ = ["RejectionLog", "Suppressor"]
 

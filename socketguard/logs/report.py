@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from socketguard.connection import Connection, HandshakeRequest, Session
+from socketguard.errors import REPLIES, HandshakeRefusal, RejectCode, Rejection
+from socketguard.proxies.traces import recognise
+from socketguard.text import neutralise
+from socketguard.tokens.jwks import KeysChange
+
 from . import events
-from .connection import Connection, HandshakeRequest, Session
-from .delivery import EVENT_REASONS
-from .errors import REPLIES, HandshakeRefusal, RejectCode, Rejection
-from .logs import EventLog
-from .proxies.traces import recognise
-from .suppression import RejectionLog
-from .text import neutralise
-from .tokens.jwks import KeysChange
+from .events import EVENT_REASONS
+from .floods import RejectionLog
+from .sink import EventLog
 
 __all__ = ["Report"]
 
