@@ -16,6 +16,7 @@ from typing import Any, cast
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .connection import HandshakeRequest, Session
+from .diagnosis.traffic import Patterns
 from .endings import CLOSE_CODES
 from .errors import HandshakeRefusal, Retry, new_ref
 from .gate import DRAINING, Gate
@@ -32,7 +33,6 @@ from .handshake import (
     wrong_path,
 )
 from .logs.report import Report
-from .patterns import Patterns
 from .proxies.trusted import TrustedProxies
 from .seam import Seam
 from .text import neutralise

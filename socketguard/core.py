@@ -11,11 +11,11 @@ from starlette.types import Receive, Scope
 
 from .admission import Admission
 from .asgi import Endpoint
-from .checks import check_server
 from .config import Settings, admission_timeout, name_of
 from .connection import Connection, Identity
-from .delivery import Delivery
-from .discovery import Discovery
+from .diagnosis.delivery import Delivery
+from .diagnosis.startup import Discovery, check_server, find_misspelt_options
+from .diagnosis.traffic import Patterns, PatternWatch
 from .drain import Drain
 from .endings import Endings
 from .errors import ConfigurationError, Finding
@@ -29,13 +29,10 @@ from .logs.floods import RejectionLog, Suppressor
 from .logs.report import Report
 from .logs.sink import EventLog
 from .namespaces.registry import Registry
-from .patterns import Patterns
 from .proxies.heartbeat import findings_for_server
 from .refresh import Refreshes
 from .seam import Seam, ServedNames, is_shared, known_options
 from .sessions import Sessions
-from .sources import find_misspelt_options
-from .watching import PatternWatch
 
 if TYPE_CHECKING:
     from .guard import SocketGuard

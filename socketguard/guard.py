@@ -14,7 +14,7 @@ from .check import seconds
 from .config import Auth, Options, options_from_env, read_options
 from .connection import Connection, Identity
 from .core import MEMORY, Core
-from .discovery import discover
+from .diagnosis.startup import discover
 from .drain import LONGEST
 from .drain import findings as drain_findings
 from .errors import ConfigurationError, Finding, RejectCode, Rejection

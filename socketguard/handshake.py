@@ -12,10 +12,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
-from . import hints
 from .connection import HandshakeRequest, Headers
+from .diagnosis import handshake as hints
+from .diagnosis.handshake import Hint, Issued
 from .errors import REPLIES, HandshakeRefusal, RejectCode, Retry
-from .hints import Hint, Issued
 from .proxies.traces import recognise
 from .proxies.trusted import TrustedProxies
 from .text import neutralise

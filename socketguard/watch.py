@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any
 
-from .delivery import Delivery
+from .diagnosis.delivery import Delivery
 from .logs.floods import RejectionLog, Suppressor
 from .logs.report import Report
 from .logs.sink import EventLog

@@ -16,7 +16,7 @@ from types import ModuleType, TracebackType
 from typing import Any
 
 from socketguard.core import Core
-from socketguard.discovery import Discovery, discover
+from socketguard.diagnosis.startup import Discovery, discover
 from socketguard.errors import ConfigurationError, Finding
 from socketguard.guard import SocketGuard
 from socketguard.logs.redact import RedactFilter

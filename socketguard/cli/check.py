@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from socketguard.catalogue import CATALOGUE, ERROR, WARNING, severity
+from socketguard.diagnosis.catalogue import CATALOGUE, ERROR, WARNING, severity
 from socketguard.errors import ConfigurationError, Finding
 from socketguard.logs.redact import RedactFilter
 from socketguard.proxies.profiles import canonical_name

@@ -19,9 +19,9 @@ import engineio
 import socketio
 
 from socketguard.admission import subject_key
-from socketguard.checks import ServerFacts
 from socketguard.connection import Connection, Session, bound_connection
-from socketguard.delivery import Delivery
+from socketguard.diagnosis.delivery import Delivery
+from socketguard.diagnosis.startup import ServerFacts
 from socketguard.errors import ConfigurationError, RejectCode, Rejection, new_ref
 from socketguard.gate import Gate
 from socketguard.limits.counters import Ledger, Refusals

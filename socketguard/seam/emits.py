@@ -11,7 +11,7 @@ from typing import Any
 import socketio
 
 from socketguard.check import names
-from socketguard.delivery import Delivery
+from socketguard.diagnosis.delivery import Delivery
 from socketguard.errors import ConfigurationError
 from socketguard.namespaces.policy import Served
 

@@ -10,7 +10,7 @@ from typing import Any
 import engineio
 import socketio
 
-from socketguard.checks import ServerFacts
+from socketguard.diagnosis.startup import ServerFacts
 from socketguard.errors import ConfigurationError
 
 from .handlers import bypassed_handlers

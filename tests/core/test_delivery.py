@@ -11,7 +11,7 @@ import pytest
 import socketio
 from socketio.async_pubsub_manager import AsyncPubSubManager
 
-from socketguard.delivery import Delivery
+from socketguard.diagnosis.delivery import Delivery
 from socketguard.errors import ConfigurationError
 from socketguard.seam.emits import (
     event_names,

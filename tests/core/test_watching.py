@@ -9,10 +9,9 @@ import pytest
 import socketio
 
 from socketguard import watch_emits
-from socketguard.patterns import Patterns
+from socketguard.diagnosis.traffic import Patterns, PatternWatch
 from socketguard.seam.stand_ins import SessionIds
 from socketguard.testing import Wire, capture_events
-from socketguard.watching import PatternWatch
 from tests.core.driver import Polling, a_session, guarded, http, joined_wire, nothing_left, open_wire, until
 
 
@@ -115,7 +114,7 @@ def test_ids_are_known_again_by_whoever_made_them() -> None:
 
 
 async def test_it_looks_once_a_second_until_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("socketguard.watching._EVERY", 0.001)
+    monkeypatch.setattr("socketguard.diagnosis.traffic._EVERY", 0.001)
     recorder = Recorder()
     watch = PatternWatch(recorder, lambda eio_sid: True)
     session = a_session()

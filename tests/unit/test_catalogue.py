@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import socketguard
-from socketguard.catalogue import CATALOGUE, ERROR, WARNING, Entry, severity
+from socketguard.diagnosis.catalogue import CATALOGUE, ERROR, WARNING, Entry, severity
 
 PACKAGE = Path(socketguard.__file__).parent
 ROOT = Path(__file__).parents[2]

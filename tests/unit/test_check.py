@@ -23,11 +23,11 @@ from starlette.middleware import Middleware
 from starlette.routing import Mount
 
 from socketguard import Heartbeat, JWTAuth, NamespacePolicy, SocketGuard, TokenError
-from socketguard.catalogue import CATALOGUE
 from socketguard.cli import audit, check, rehearsal
 from socketguard.cli.application import LoadError, core_of, examine, load
 from socketguard.cli.rehearsal import Play, play
 from socketguard.cli.words import RULES, duration, explain, words
+from socketguard.diagnosis.catalogue import CATALOGUE
 from socketguard.errors import RejectCode
 from socketguard.testing import TEST_SECRET, capture_events
 from socketguard.testing import mint as mint_test

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from socketguard.checks import ServerFacts, check_server
+from socketguard.diagnosis.startup import ServerFacts, check_server
 
 PLAIN = ServerFacts(
     versions={"python-socketio": "5.18.1", "python-engineio": "4.15.1"},

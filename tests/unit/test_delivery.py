@@ -14,9 +14,8 @@ from bidict import bidict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketguard.delivery import REASONS, Delivery
+from socketguard.diagnosis.delivery import ID, REASONS, Delivery, nearest, shape, shown
 from socketguard.logs.events import EVENT_REASONS
-from socketguard.recipients import ID, nearest, shape, shown
 from socketguard.text import neutralise
 
 

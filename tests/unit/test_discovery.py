@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from socketguard import ConfigurationError
-from socketguard.discovery import discover
+from socketguard.diagnosis.startup import discover
 
 
 def asgi_app(server: object = "server", path: str | None = "/socket.io/", inner: object = None) -> Any:

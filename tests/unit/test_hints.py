@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketguard.hints import (
+from socketguard.diagnosis.handshake import (
     Hint,
     origin_refused,
     protocol_version,

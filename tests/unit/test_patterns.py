@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from socketguard.patterns import (
+from socketguard.diagnosis.traffic import (
     FIRST_PING_UNANSWERED,
     MASS_DISCONNECT,
     NEVER_UPGRADED,

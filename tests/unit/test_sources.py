@@ -9,8 +9,8 @@ import pytest
 import socketio
 
 from socketguard import SocketGuard
+from socketguard.diagnosis.startup import find_misspelt_options
 from socketguard.seam import known_options
-from socketguard.sources import find_misspelt_options
 from socketguard.testing import make_auth
 
 

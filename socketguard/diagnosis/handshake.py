@@ -12,9 +12,9 @@ import ipaddress
 from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple
 
-from .proxies.settings import setting_for
-from .proxies.traces import Headers, _value
-from .text import neutralise
+from socketguard.proxies.settings import setting_for
+from socketguard.proxies.traces import Headers, _value
+from socketguard.text import neutralise
 
 __all__ = [
     "Hint",
