@@ -7,8 +7,8 @@ from .limits.counters import Limits
 from .limits.revocation import MemoryStore, Revocation, Store, StoreFull
 from .namespaces.policy import NamespacePolicy
 from .proxies.heartbeat import Heartbeat
+from .server.emits import watch_emits
 from .tokens.auth import ANY, JWTAuth
-from .watch import watch_emits
 
 __all__ = [
     "ANY",

@@ -10,16 +10,12 @@ from typing import TYPE_CHECKING, Any, cast
 from starlette.types import Receive, Scope
 
 from .admission import Admission
-from .asgi import Endpoint
 from .config import Settings, admission_timeout, name_of
 from .connection import Connection, Identity
 from .diagnosis.delivery import Delivery
 from .diagnosis.startup import Discovery, check_server, find_misspelt_options
 from .diagnosis.traffic import Patterns, PatternWatch
-from .drain import Drain
-from .endings import Endings
 from .errors import ConfigurationError, Finding
-from .gate import Gate
 from .limits.counters import Ledger
 from .limits.expiry import Lifetime
 from .limits.rates import AddressBudget
@@ -30,9 +26,12 @@ from .logs.report import Report
 from .logs.sink import EventLog
 from .namespaces.registry import Registry
 from .proxies.heartbeat import findings_for_server
-from .refresh import Refreshes
-from .seam import Seam, ServedNames, is_shared, known_options
-from .sessions import Sessions
+from .server.attach import Seam, ServedNames, is_shared, known_options
+from .server.dispatch import Refreshes
+from .server.endings import Drain, Endings
+from .server.endpoint import Endpoint
+from .server.handshake import Gate
+from .server.sessions import Sessions
 
 if TYPE_CHECKING:
     from .guard import SocketGuard

@@ -9,19 +9,19 @@ from typing import Any, Self, Unpack
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .asgi import WrongPath
 from .check import seconds
 from .config import Auth, Options, options_from_env, read_options
 from .connection import Connection, Identity
 from .core import MEMORY, Core
 from .diagnosis.startup import discover
-from .drain import LONGEST
-from .drain import findings as drain_findings
 from .errors import ConfigurationError, Finding, RejectCode, Rejection
 from .limits.revocation import Revocation, revocation_for
 from .logs import events
-from .requires import requires
-from .seam import Seam, require_server
+from .server.attach import Seam, require_server
+from .server.dispatch import requires
+from .server.endings import LONGEST
+from .server.endings import findings as drain_findings
+from .server.endpoint import WrongPath
 from .text import neutralise
 from .tokens.auth import Verifier
 

@@ -12,7 +12,7 @@ from socketguard.diagnosis.startup import ServerFacts, check_server
 from socketguard.errors import ConfigurationError, Finding, TokenError
 from socketguard.limits.revocation import MemoryStore
 from socketguard.proxies.heartbeat import Heartbeat, findings_for_server
-from socketguard.seam.server import ServedNames, facts, require_server
+from socketguard.server.attach import ServedNames, facts, require_server
 from socketguard.testing import mint
 from socketguard.tokens.auth import JWTAuth
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from socketguard import Limits, MemoryStore
 from socketguard.limits.revocation import Revocation
-from socketguard.seam import Seam
+from socketguard.server.attach import Seam
 
 from . import apps
 from .clients import Attempt, WebSocket, address

@@ -12,7 +12,7 @@ import jwt
 
 from socketguard import JWTAuth
 from socketguard.limits.expiry import Lifetime
-from socketguard.seam import Seam
+from socketguard.server.attach import Seam
 from socketguard.testing import FakeClock
 
 from . import apps

@@ -14,7 +14,7 @@ import socketio
 from socketguard import SocketGuard
 from socketguard.connection import Session
 from socketguard.limits.counters import Limits
-from socketguard.seam import Seam
+from socketguard.server.attach import Seam
 from socketguard.testing import Wire, make_auth, mint
 
 __all__ = [

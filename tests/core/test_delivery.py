@@ -13,14 +13,7 @@ from socketio.async_pubsub_manager import AsyncPubSubManager
 
 from socketguard.diagnosis.delivery import Delivery
 from socketguard.errors import ConfigurationError
-from socketguard.seam.emits import (
-    event_names,
-    handles,
-    is_shared,
-    watch_early_events,
-    watch_emits,
-    watch_server,
-)
+from socketguard.server.emits import event_names, handles, is_shared, observe_emits, watch_early_events, watch_server
 from tests.core.driver import Guarded, guarded, joined_wire, open_wire
 
 
@@ -302,7 +295,7 @@ def test_which_client_managers_join_several_processes() -> None:
 
 async def test_emits_of_a_webhook() -> None:
     lines, manager = Lines(), AsyncQueue(channel="crm")
-    restore = watch_emits(manager, a_delivery(lines), namespaces=["/messages", "/scheduler"])
+    restore = observe_emits(manager, a_delivery(lines), namespaces=["/messages", "/scheduler"])
     await manager.emit("new", {"id": 1}, namespace="/messages", room="tenant:1")
     assert lines == []
     await manager.emit("new", {"id": 1}, namespace="/mesages", room="tenant:1")
@@ -322,7 +315,7 @@ async def test_emits_of_a_webhook() -> None:
 @pytest.mark.parametrize(("listeners", "found"), [(0, ["no_listener"]), (1, []), (None, []), (False, []), ("0", [])])
 async def test_nobody_listens_to_the_queue(listeners: Any, found: list[str]) -> None:
     lines, manager = Lines(), AsyncQueue(listeners, channel="crm")
-    watch_emits(manager, a_delivery(lines))
+    observe_emits(manager, a_delivery(lines))
     await manager.emit("new", {"id": 1}, namespace="/messages")
     await manager.disconnect("sid", "/messages", ignore_queue=True)
     await manager.close_room("room", "/messages")  # No emit: nobody waits for it.
@@ -338,7 +331,7 @@ async def test_nobody_listens_to_the_queue(listeners: Any, found: list[str]) -> 
 def test_emits_of_a_worker_without_asyncio(listeners: int, found: list[str]) -> None:
     lines, manager = Lines(), Queue(listeners)
     server = socketio.Server(client_manager=manager)
-    restore = watch_emits(server, a_delivery(lines))
+    restore = observe_emits(server, a_delivery(lines))
     server.emit("new", {"id": 1}, namespace="messages")
     assert lines.reasons == found
     assert len(manager.queue.messages) == 1
@@ -350,7 +343,7 @@ def test_emits_of_a_worker_without_asyncio(listeners: int, found: list[str]) -> 
 async def test_a_server_without_a_queue_reaches_nobody() -> None:
     lines = Lines()
     server = socketio.AsyncServer(async_mode="asgi")
-    watch_emits(server, a_delivery(lines))
+    observe_emits(server, a_delivery(lines))
     await server.emit("new", namespace="/messages")
     assert lines.reasons == ["no_message_queue"]
     await server.manager.connect("eio", "/messages")
@@ -376,11 +369,11 @@ async def test_a_server_without_a_queue_reaches_nobody() -> None:
 )
 def test_what_can_not_be_watched(target: Any, namespaces: Any, option: str, words: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        watch_emits(target, a_delivery(Lines()), namespaces=namespaces)
+        observe_emits(target, a_delivery(Lines()), namespaces=namespaces)
     assert caught.value.option == option
     assert words in str(caught.value)
 
 
 def test_a_guarded_server_is_watched_by_its_guard() -> None:
     with pytest.raises(ConfigurationError, match=r"guard\.watch_delivery"):
-        watch_emits(guarded().server, a_delivery(Lines()))
+        observe_emits(guarded().server, a_delivery(Lines()))

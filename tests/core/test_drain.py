@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from socketguard import ConfigurationError, asgi, drain
+from socketguard import ConfigurationError
+from socketguard.server import endings as drain
 from socketguard.testing import Refused, Wire, capture_events
 from tests.core.driver import (
     Answer,
@@ -70,7 +71,7 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> Naps:
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients and handlers that hang are not waited for as long as usual."""
     monkeypatch.setattr(drain, "_LAST_WORDS", 0.05)
-    monkeypatch.setattr(asgi, "CLOSE_TIMEOUT", 0.02)
+    monkeypatch.setattr("socketguard.server.websocket.CLOSE_TIMEOUT", 0.02)
 
 
 def lines(events: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:

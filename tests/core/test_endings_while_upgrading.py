@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from socketguard import asgi
 from socketguard.testing import FakeClock, Wire, make_auth, mint
 from tests.core.driver import Guarded, Polling, guarded, nothing_left, until
 
@@ -27,7 +26,7 @@ async def test_an_upgrade_may_finish_before_its_session_is_closed(
     case = guarded(auth=make_auth(clock=clock), expiring_notice=None)
     wire = await upgrading(case, clock)
     if not finishes:
-        monkeypatch.setattr(asgi, "UPGRADE_PATIENCE", 0.01)
+        monkeypatch.setattr("socketguard.server.websocket.UPGRADE_PATIENCE", 0.01)
     clock.move(70)
     assert case.seam.lifetime is not None
     case.seam.lifetime.wake()

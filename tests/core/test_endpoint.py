@@ -11,7 +11,7 @@ import pytest
 import socketio
 
 from socketguard import SocketGuard
-from socketguard.asgi import CLOSE_TIMEOUT, _Frames
+from socketguard.server.websocket import CLOSE_TIMEOUT, _Frames
 from socketguard.testing import Refused, Wire, capture_events, join, make_auth, mint
 from tests.core.driver import (
     Polling,
@@ -497,7 +497,7 @@ async def test_a_frame_without_text_or_bytes_ends_the_session() -> None:
 
 
 async def test_a_close_frame_that_nobody_reads_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("socketguard.asgi.CLOSE_TIMEOUT", 0.01)
+    monkeypatch.setattr("socketguard.server.websocket.CLOSE_TIMEOUT", 0.01)
     assert CLOSE_TIMEOUT > 1
     case = guarded()
     wire = await open_wire(case.app)

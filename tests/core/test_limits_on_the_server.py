@@ -12,8 +12,9 @@ import socketio
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 
-from socketguard import JWTAuth, Limits, NamespacePolicy, SocketGuard, seam
-from socketguard import sessions as sessions_module
+from socketguard import JWTAuth, Limits, NamespacePolicy, SocketGuard
+from socketguard.server import attach as seam
+from socketguard.server import sessions as sessions_module
 from socketguard.testing import Refused, Wire, capture_events, make_auth, mint
 from tests.core.driver import (
     UNLIMITED,

@@ -24,9 +24,9 @@ from socketguard import (
 from socketguard.check import seconds
 from socketguard.config import Settings, admission_timeout, name_of, read_options
 from socketguard.logs.host import ConnectionFilter
+from socketguard.server.emits import watch_emits
 from socketguard.testing import TEST_SECRET, FakeClock, capture_events, make_auth, mint
 from socketguard.tokens.issuers import Issuers
-from socketguard.watch import watch_emits
 from tests.core.driver import connect_packet, guarded, nothing_left, open_wire, until
 
 ISSUERS = ("https://a.example.com/", "https://b.example.com/")

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from socketguard import ConfigurationError, JWTAuth, Limits, MemoryStore, NamespacePolicy, endings
+from socketguard import ConfigurationError, JWTAuth, Limits, MemoryStore, NamespacePolicy
 from socketguard.connection import Connection, Identity
 from socketguard.limits.revocation import Revocation, StoreFull, StoreUnavailable
+from socketguard.server import endings
 from socketguard.testing import TEST_SECRET, FakeClock, Refused, capture_events, make_auth
 from tests.core.driver import Guarded, guarded, until
 from tests.core.peers import KINDS, Peer, a_clock, gone, lines, move, token_at

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from socketguard import NamespacePolicy
-from socketguard.asgi import _Frames
 from socketguard.connection import Connection
+from socketguard.server.websocket import _Frames
 from socketguard.testing import capture_events, mint
 from tests.core.driver import (
     Polling,

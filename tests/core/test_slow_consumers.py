@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from socketguard import Limits, asgi
-from socketguard.asgi import _Frames
-from socketguard.sessions import BURST, GRACE, SWEEPS, Sessions
+from socketguard import Limits
+from socketguard.server.sessions import BURST, GRACE, SWEEPS, Sessions
+from socketguard.server.websocket import _Frames
 from socketguard.testing import Wire, capture_events
 from tests.core.driver import (
     UNLIMITED,
@@ -60,7 +60,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Later:
     made = Later()
     monkeypatch.setattr(Sessions, "_later", staticmethod(made))
     # Some clients here never read a close frame either.
-    monkeypatch.setattr(asgi, "CLOSE_TIMEOUT", 0.02)
+    monkeypatch.setattr("socketguard.server.websocket.CLOSE_TIMEOUT", 0.02)
     return made
 
 

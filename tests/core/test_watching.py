@@ -10,7 +10,7 @@ import socketio
 
 from socketguard import watch_emits
 from socketguard.diagnosis.traffic import Patterns, PatternWatch
-from socketguard.seam.stand_ins import SessionIds
+from socketguard.server.attach import SessionIds
 from socketguard.testing import Wire, capture_events
 from tests.core.driver import Polling, a_session, guarded, http, joined_wire, nothing_left, open_wire, until
 
@@ -200,7 +200,7 @@ async def test_handlers_that_answer_nothing_are_remembered_within_bounds(monkeyp
         for name in ("one", "two"):
             server.on(name, quiet, namespace="/messages")
 
-    monkeypatch.setattr("socketguard.seam._REMEMBERED", 1)
+    monkeypatch.setattr("socketguard.server.attach._REMEMBERED", 1)
     case = guarded(prepare=prepare)
     wire, _ = await joined_wire(case.app)
     with capture_events() as events:

@@ -10,9 +10,9 @@ import pytest
 
 from socketguard.connection import HandshakeRequest
 from socketguard.errors import REPLIES, RETRY_AFTER, HandshakeRefusal, RejectCode, Retry
-from socketguard.gate import DRAINING, Gate, busy
 from socketguard.limits.counters import Ledger, Limits
 from socketguard.limits.rates import AddressBudget, Rate
+from socketguard.server.handshake import DRAINING, Gate, busy
 
 ADDRESS = "203.0.113.7"
 

@@ -12,19 +12,9 @@ from socketguard import ConfigurationError
 from socketguard.config import check_origins
 from socketguard.connection import HandshakeRequest
 from socketguard.errors import HandshakeRefusal, Retry
-from socketguard.handshake import (
-    MAX_PARTS,
-    body_problem,
-    cors_headers,
-    count_parts,
-    examine,
-    normalised_headers,
-    origin_is_allowed,
-    packet_problem,
-    read,
-    wrong_path,
-)
 from socketguard.proxies.trusted import TrustedProxies
+from socketguard.server.handshake import cors_headers, examine, normalised_headers, origin_is_allowed, read, wrong_path
+from socketguard.server.packets import MAX_PARTS, body_problem, count_parts, packet_problem
 from socketguard.text import neutralise
 
 NOBODY = TrustedProxies()

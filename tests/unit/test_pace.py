@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from socketguard import pace
-from socketguard.pace import Pace
+from socketguard.server import endings as pace
+from socketguard.server.endings import Pace
 
 
 @pytest.fixture

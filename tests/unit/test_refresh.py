@@ -15,7 +15,7 @@ from socketguard.limits.rates import Rate
 from socketguard.logs.floods import RejectionLog, Suppressor
 from socketguard.logs.report import Report
 from socketguard.logs.sink import EventLog
-from socketguard.refresh import Refreshes
+from socketguard.server.dispatch import Refreshes
 from socketguard.testing import capture_events
 
 OLD = Identity("user-1", MappingProxyType({"plan": "free"}), token_id="old")

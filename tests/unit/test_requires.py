@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from socketguard import requires as module
 from socketguard.connection import Connection, Identity, Session, bound_connection
 from socketguard.errors import ConfigurationError, RejectCode
-from socketguard.requires import EventRefused, required, requires
+from socketguard.server import dispatch as module
+from socketguard.server.dispatch import EventRefused, required, requires
 
 
 def make_connection(*scopes: str) -> Connection:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from socketguard import sessions as module
 from socketguard.connection import Connection, Session
 from socketguard.limits.counters import Ledger, Limits
-from socketguard.sessions import BURST, GRACE, SWEEPS, Sessions
+from socketguard.server import sessions as module
+from socketguard.server.sessions import BURST, GRACE, SWEEPS, Sessions
 
 
 class Later:

@@ -10,7 +10,7 @@ import socketio
 
 from socketguard import SocketGuard
 from socketguard.diagnosis.startup import find_misspelt_options
-from socketguard.seam import known_options
+from socketguard.server.attach import known_options
 from socketguard.testing import make_auth
 
 

@@ -7,12 +7,16 @@ python-socketio admits anybody; what python-socketio then does is done by python
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
+import hmac
 import inspect
 import json
+import logging
 import math
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from importlib import metadata
 from typing import Any, Protocol
 
 import engineio
@@ -23,18 +27,15 @@ from socketguard.connection import Connection, Session, bound_connection
 from socketguard.diagnosis.delivery import Delivery
 from socketguard.diagnosis.startup import ServerFacts
 from socketguard.errors import ConfigurationError, RejectCode, Rejection, new_ref
-from socketguard.gate import Gate
 from socketguard.limits.counters import Ledger, Refusals
 from socketguard.limits.deadline import Escaped, Overdue, is_ours, run_until, settled
 from socketguard.limits.expiry import Lifetime
 from socketguard.limits.rates import AddressBudget
 from socketguard.logs.report import Report
-from socketguard.requires import EventRefused, required
-from socketguard.sessions import Sessions
 
-from .emits import event_names, handles, is_shared, watch_early_events, watch_server
-from .handlers import (
+from .connect import (
     app_message,
+    bypassed_handlers,
     callback_frames,
     cancellation_proof,
     connect_handler,
@@ -44,10 +45,251 @@ from .handlers import (
     raised_by_the_call,
     unchecked_methods,
 )
-from .server import ATTRIBUTE, ServedNames, facts, known_options, require_server
-from .stand_ins import Admitted, Environments, SessionIds, packet_class_for
+from .dispatch import EventRefused, required
+from .emits import event_names, handles, is_shared, watch_early_events, watch_server
+from .handshake import Gate
+from .packets import ATTRIBUTE
+from .sessions import Sessions
 
-__all__ = ["OWN_EVENTS", "Seam", "ServedNames", "is_shared", "known_options", "require_server"]
+__all__ = [
+    "OWN_EVENTS",
+    "Admitted",
+    "Environments",
+    "Seam",
+    "ServedNames",
+    "SessionIds",
+    "facts",
+    "is_shared",
+    "known_options",
+    "packet_class_for",
+    "require_server",
+]
+
+
+class Environments(dict[str, Any]):
+    """Stands in for ``server.environ``, which has an entry for exactly as long as a session is open."""
+
+    def __init__(self, sessions: Sessions, *args: Any) -> None:
+        super().__init__(*args)
+        self._sessions = sessions
+
+    def __setitem__(self, eio_sid: str, environ: Any) -> None:
+        super().__setitem__(eio_sid, environ)
+        session: Session | None = environ["asgi.scope"].get("socketguard")
+        if session is not None:
+            session.eio_sid = eio_sid
+            self._sessions.opened(session)
+
+    def __delitem__(self, eio_sid: str) -> None:
+        session: Session | None = self[eio_sid]["asgi.scope"].get("socketguard")
+        super().__delitem__(eio_sid)
+        if session is not None:
+            self._sessions.closed(session)
+
+
+class SessionIds:
+    """Stands in for python-engineio's generator of session ids: it knows its own again, without keeping any.
+
+    An id is as long as before: 96 random bits, and 24 bits of a keyed digest of them in place of a counter. So an id of
+    another process, or of this one before its restart, is told from one that has ended.
+    """
+
+    def __init__(self) -> None:
+        self._key = secrets.token_bytes(16)
+
+    def new(self) -> str:
+        """Make an id."""
+        body = secrets.token_bytes(12)
+        return base64.urlsafe_b64encode(body + self._digest(body)).decode()
+
+    def issued(self, eio_sid: str) -> bool:
+        """Whether an id was made here. One in 16 million others is taken for it."""
+        try:
+            made = base64.b64decode(eio_sid, altchars=b"-_", validate=True)
+        except ValueError:
+            return False
+        return len(eio_sid) == 20 and hmac.compare_digest(made[12:], self._digest(made[:12]))
+
+    def _digest(self, body: bytes) -> bytes:
+        return hashlib.blake2b(body, key=self._key, digest_size=3).digest()
+
+
+class Admitted:
+    """Stands in for ``server.namespaces``: python-socketio admits what is being admitted by the guard right now.
+
+    It is not ``"*"``: were the guard's wrapper ever lost, that would open every name to everybody.
+    """
+
+    def __contains__(self, name: object) -> bool:
+        connection = bound_connection.get()
+        return connection is not None and connection.pending is not None and connection.namespace == name
+
+
+def packet_class_for(original: Any) -> Any:
+    """The packet class to use instead of a server's own.
+
+    With msgpack python-socketio writes a DISCONNECT with ``data: null``. JavaScript's parser takes that for an error,
+    so that a client that was sent away comes back at once.
+    """
+    if getattr(original, "__module__", None) != "socketio.msgpack_packet" or not hasattr(original, "_to_dict"):
+        return original
+
+    class Packet(original):  # type: ignore[misc]
+        def _to_dict(self) -> dict[str, Any]:
+            found: dict[str, Any] = super()._to_dict()
+            if found.get("data") is None:
+                found.pop("data", None)
+            return found
+
+    return Packet
+
+
+# The two private names, with the parameters they had in every release from 5.8 to 5.18.1.
+_SIGNATURES = {"_handle_connect": ("eio_sid", "namespace", "data"), "_trigger_event": ("event", "namespace")}
+
+
+class ServedNames:
+    """What python-socketio would admit, looked up live: see `socketguard.namespaces.Served`."""
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+        declared = server.namespaces
+        # A string would be searched for substrings by python-socketio; here it is the one name it was meant to be.
+        self.text = declared if isinstance(declared, str) and declared != "*" else None
+        self.wildcard: bool = declared == "*"
+        self._listed = frozenset([declared] if isinstance(declared, str) else declared) - {"*"}
+
+    def serves(self, name: str) -> bool:
+        """Whether there are handlers for exactly this name, or the server was made with it."""
+        server = self._server
+        return name != "*" and (name in server.handlers or name in server.namespace_handlers or name in self._listed)
+
+    @property
+    def catch_all(self) -> bool:
+        """Whether there are handlers for ``namespace="*"``."""
+        return "*" in self._server.handlers or "*" in self._server.namespace_handlers
+
+    def names(self) -> tuple[str, ...]:
+        """All exact names that somebody chose: python-socketio lists ``/`` by itself when nothing else is listed."""
+        server = self._server
+        chosen = frozenset() if self._listed == {"/"} else self._listed
+        return tuple(sorted({*server.handlers, *server.namespace_handlers, *chosen} - {"*"}))
+
+    @property
+    def count(self) -> int:
+        """How many names and handlers there are: it grows when handlers come later."""
+        return len(self._server.handlers) + len(self._server.namespace_handlers)
+
+
+# Read when the module is: the metadata is on disk, and nothing may wait for a disk while the loop runs.
+VERSIONS = {name: metadata.version(name) for name in ("python-socketio", "python-engineio")}
+
+
+def known_options() -> frozenset[str]:
+    """The options that a socketio.AsyncServer takes."""
+    classes = [*socketio.AsyncServer.__mro__, *engineio.AsyncServer.__mro__]
+    found = {name for each in classes for name in inspect.signature(each.__init__).parameters}
+    # Handed on by name: python-socketio's word for python-engineio's logger.
+    return frozenset(found - {"self", "args", "kwargs"} | {"engineio_logger"})
+
+
+def require_server(server: object) -> Any:
+    """Check that a server can be guarded.
+
+    Raises:
+        ConfigurationError: it isn't a `socketio.AsyncServer` for ASGI whose parts are as this release knows them.
+    """
+    if isinstance(server, socketio.Server):
+        raise ConfigurationError(
+            "found a synchronous socketio.Server; socketguard guards asynchronous ones: write "
+            "socketio.AsyncServer(async_mode='asgi') and serve it with socketio.ASGIApp",
+            option="server",
+        )
+    if isinstance(server, engineio.AsyncServer):
+        raise ConfigurationError(
+            "found an engineio.AsyncServer without Socket.IO; write socketio.AsyncServer(async_mode='asgi')",
+            option="server",
+        )
+    if not isinstance(server, socketio.AsyncServer):
+        raise ConfigurationError(
+            f"server is a {type(server).__name__}; pass the socketio.AsyncServer of your application", option="server"
+        )
+    if server.async_mode != "asgi":
+        raise ConfigurationError(
+            f"the server runs in async_mode {server.async_mode!r} (python-socketio chooses it when the package is "
+            "installed); write socketio.AsyncServer(async_mode='asgi')",
+            option="server",
+        )
+    if server.always_connect:
+        raise ConfigurationError(
+            "the server was made with always_connect=True: it accepts clients before they are checked, and JavaScript "
+            "clients that are refused afterwards reconnect for ever; leave always_connect out",
+            option="server",
+        )
+    if getattr(server, ATTRIBUTE, None) is None:
+        _check_parts(server)
+    return server
+
+
+def _check_parts(server: Any) -> None:
+    missing = [name for name in ("handle_request", "disconnect") if not _is_async(server, name)]
+    for name, expected in _SIGNATURES.items():
+        if not _is_async(server, name):
+            missing.append(name)
+            continue
+        parameters = tuple(inspect.signature(getattr(type(server), name)).parameters)[1 : 1 + len(expected)]
+        if parameters != expected:
+            missing.append(f"{name}{parameters}")
+    find = getattr(server, "_get_event_handler", None)
+    if find is None or tuple(inspect.signature(find).parameters) != ("event", "namespace", "args"):
+        missing.append("_get_event_handler")
+    if not inspect.iscoroutinefunction(getattr(server.eio, "send_packet", None)):
+        missing.append("eio.send_packet")
+    if type(server.environ) is not dict:
+        missing.append("environ")
+    missing += [f"eio.handlers[{name!r}]" for name in ("message",) if name not in server.eio.handlers]
+    if missing:
+        found = ", ".join(f"{name} {version}" for name, version in VERSIONS.items())
+        raise ConfigurationError(
+            f"this release of socketguard does not know this python-socketio: {', '.join(missing)} not as expected in "
+            f"{found}; upgrade socketguard, or install a version that it supports",
+            option="server",
+        )
+
+
+def _is_async(server: Any, name: str) -> bool:
+    return inspect.iscoroutinefunction(getattr(server, name, None))
+
+
+def facts(server: Any, served: ServedNames) -> ServerFacts:
+    """What the start-up checks look at."""
+    eio = server.eio
+    functions = server.handlers.get("*", {})
+    return ServerFacts(
+        versions=VERSIONS,
+        ping_interval=eio.ping_interval,
+        ping_timeout=eio.ping_timeout,
+        ping_grace=eio.ping_interval_grace_period,
+        transports=tuple(eio.transports),
+        cors_allowed_origins=eio.cors_allowed_origins,
+        cors_credentials=bool(eio.cors_credentials),
+        cookie=eio.cookie is not None,
+        namespaces_text=served.text,
+        catch_all_events=tuple(sorted(functions)) if server.namespace_handlers else (),
+        class_namespaces=tuple(sorted(set(server.namespace_handlers) - {"*"})),
+        admin_namespaces=tuple(
+            name for name, handlers in server.handlers.items() if _is_admin(handlers.get("connect"))
+        ),
+        packets_logged=eio.logger.isEnabledFor(logging.INFO),
+        write_only=bool(getattr(server.manager, "write_only", False)),
+        bypassed=tuple(bypassed_handlers(server)),
+    )
+
+
+def _is_admin(handler: Any) -> bool:
+    handler = getattr(handler, "__wrapped__", handler)
+    return type(getattr(handler, "__self__", None)).__name__ == "InstrumentedAsyncServer"
+
 
 Refused = socketio.exceptions.ConnectionRefusedError
 ASGIHandler = Callable[..., Awaitable[Any]]

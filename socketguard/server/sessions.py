@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from .connection import Session
-from .limits.counters import Ledger, Limits
-from .limits.timers import Timers
+from socketguard.connection import Session
+from socketguard.limits.counters import Ledger, Limits
+from socketguard.limits.timers import Timers
 
 __all__ = ["GRACE", "Sessions"]
 

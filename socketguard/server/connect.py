@@ -7,8 +7,9 @@ import inspect
 from typing import Any
 
 from socketguard.limits.deadline import Escaped
-from socketguard.requires import bypassed, required
 from socketguard.text import neutralise
+
+from .dispatch import bypassed, required
 
 __all__ = [
     "app_message",
@@ -40,7 +41,7 @@ def in_socketio(frame: Any) -> bool:
 def raised_by_the_call(error: TypeError) -> bool:
     """Whether a TypeError says that the handler takes other arguments: then no frame of the handler was entered."""
     frame = frames_of(error)[-1]
-    wrapped = frame.f_code is _SHIELD_CODE or frame.f_globals.get("__name__") == "socketguard.requires"
+    wrapped = frame.f_code is _SHIELD_CODE or frame.f_globals.get("__name__") == "socketguard.server.dispatch"
     return wrapped or in_socketio(frame)
 
 

@@ -6,47 +6,35 @@ refuse is found here first, with a reason that a person can act on.
 
 from __future__ import annotations
 
-import base64
 import functools
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
-from .connection import HandshakeRequest, Headers
-from .diagnosis import handshake as hints
-from .diagnosis.handshake import Hint, Issued
-from .errors import REPLIES, HandshakeRefusal, RejectCode, Retry
-from .proxies.traces import recognise
-from .proxies.trusted import TrustedProxies
-from .text import neutralise
+from socketguard.connection import HandshakeRequest, Headers, address_key
+from socketguard.diagnosis import handshake as hints
+from socketguard.diagnosis.handshake import Hint, Issued
+from socketguard.errors import REPLIES, RETRY_AFTER, HandshakeRefusal, RejectCode, Retry
+from socketguard.limits.counters import Ledger
+from socketguard.limits.rates import AddressBudget
+from socketguard.proxies.traces import recognise
+from socketguard.proxies.trusted import TrustedProxies
+from socketguard.text import neutralise
 
 __all__ = [
-    "MAX_PARTS",
+    "Gate",
     "Issued",
-    "body_problem",
+    "busy",
     "cors_headers",
-    "count_parts",
     "examine",
     "normalised_headers",
     "origin_is_allowed",
-    "packet_problem",
     "read",
     "wrong_path",
 ]
 
 _PLAIN_SCHEME = {"wss": "https", "ws": "http"}
-
-# Engine.IO v4 packet types. ASCII only: int("٠") is 0 in Python, so other digits would pass further down.
-PACKET_TYPES = frozenset("0123456")
-
-# python-engineio's own limit (Payload.max_decode_packets): beyond it, it answers 200 and drops every packet.
-MAX_PACKETS_PER_BODY = 16
-
-# How many values a packet of a stranger may hold. An auth payload has a handful; 512 cost less than 0.1 ms.
-MAX_PARTS = 512
-
-# What a client sends over polling. On the other types python-engineio would wait for the session to end, for ever.
-_POLLING_TYPES = frozenset("1345")
 
 
 _FORWARDED = frozenset({b"x-forwarded-proto"})
@@ -266,103 +254,6 @@ def wrong_path(request: HandshakeRequest, paths: Sequence[str]) -> HandshakeRefu
     return _refusal("wrong_path", "Not found", hints.wrong_path(request.path, paths), status=404)
 
 
-def body_problem(body: bytes, *, limit: int, strict_text: bool, stranger: bool) -> HandshakeRefusal | int:
-    """Look at the body of a polling POST before python-engineio does.
-
-    Args:
-        body: all of it.
-        limit: the largest size in bytes.
-        strict_text: whether every text message must be a Socket.IO packet of the default serializer.
-        stranger: whether the session has joined no namespace.
-
-    Returns:
-        The number of packets, or what is wrong. python-engineio answers most of these with 200 and drops the packets.
-    """
-    if len(body) > limit:
-        return HandshakeRefusal(
-            "body_too_large",
-            413,
-            "Payload too large",
-            f"{len(body)} bytes in one POST, {limit} are allowed (a session that has joined no namespace may send "
-            "far less than max_http_buffer_size)",
-        )
-    try:
-        packets = body.decode().split("\x1e")
-    except UnicodeDecodeError:
-        return _malformed_body("it is not UTF-8")
-    if len(packets) > MAX_PACKETS_PER_BODY:
-        return HandshakeRefusal(
-            "too_many_packets",
-            400,
-            "Too many packets",
-            f"{len(packets)} packets in one POST, {MAX_PACKETS_PER_BODY} are allowed (python-engineio would answer 200 "
-            "and drop them all): the client emitted a burst over polling; let it connect with transports: "
-            "['websocket'], or emit fewer events",
-            Retry.BACKOFF,
-        )
-    parts = 0
-    for packet in packets:
-        problem = packet_problem(packet, strict_text=strict_text, polling=True)
-        if problem is None and stranger:
-            found = count_parts(base64.b64decode(packet[1:]) if packet[0] == "b" else packet, strict_text=strict_text)
-            parts = MAX_PARTS + 1 if found is None else parts + found
-            problem = "more values than a session needs to join a namespace" if parts > MAX_PARTS else None
-        if problem:
-            return _malformed_body(problem)
-    return len(packets)
-
-
-def _malformed_body(problem: str) -> HandshakeRefusal:
-    return HandshakeRefusal("body_malformed", 400, "Bad request", f"the body is no Engine.IO v4 payload: {problem}")
-
-
-def packet_problem(packet: str, *, strict_text: bool, polling: bool = False) -> str | None:
-    """Say what is wrong with the beginning of an Engine.IO text packet, or None.
-
-    This refuses what no client sends; it never decides who may join.
-    """
-    first = packet[:1]
-    if first not in (_POLLING_TYPES if polling else PACKET_TYPES):
-        if polling and first == "b":
-            return _base64_problem(packet)
-        return "an empty packet" if not first else "a packet of a type that clients do not send"
-    if first != "4":
-        # python-engineio would decode what follows as JSON.
-        return None if packet[1:] in ("", "probe") else "a packet with data of a type that has none"
-    if strict_text and packet[1:2] not in PACKET_TYPES:
-        # python-engineio would decode the rest as JSON, python-socketio then take it for a packet.
-        return "a message that is no Socket.IO packet"
-    return None
-
-
-def count_parts(packet: str | bytes, *, strict_text: bool) -> int | None:
-    """Count the values in a packet of a session that has joined no namespace, before anything is decoded.
-
-    What makes JSON and msgpack dear is the number of values; an auth payload has a handful.
-
-    Args:
-        packet: a packet whose size is within the limit.
-        strict_text: whether the server has the default serializer.
-
-    Returns:
-        A number to compare with `MAX_PARTS`; None for what such a session has no reason to send at all.
-    """
-    if isinstance(packet, str):
-        return packet.count(",") + packet.count("[") + packet.count("{")
-    if strict_text:
-        return None
-    # In msgpack each array, map, extension and large number begins with a byte beyond ASCII; a token has none.
-    return len(packet) - len(packet.decode("ascii", "ignore"))
-
-
-def _base64_problem(packet: str) -> str | None:
-    try:
-        base64.b64decode(packet[1:], validate=True)
-    except ValueError:
-        return "a binary packet that is not base64"
-    return None
-
-
 def cors_headers(request: HandshakeRequest, *, allowed: bool, credentials: bool) -> list[tuple[bytes, bytes]]:
     """The CORS headers for an answer of our own, so that the page can read it when its origin is entitled to."""
     if request.origin is None or not allowed:
@@ -371,3 +262,73 @@ def cors_headers(request: HandshakeRequest, *, allowed: bool, credentials: bool)
     if credentials:
         headers.append((b"access-control-allow-credentials", b"true"))
     return headers
+
+
+_TOO_MANY_REQUESTS, _UNAVAILABLE = 429, 503
+
+
+class Gate:
+    """Decides on handshakes.
+
+    Args:
+        budget: what was refused to an address.
+        ledger: how many sessions and connections there are.
+        pending: tells how many sessions have joined no namespace.
+        outage: tells in how many seconds tokens may be verified again; None when they can be now.
+        on_proxy: called once for each private address that forwards others' requests without being trusted.
+    """
+
+    def __init__(
+        self,
+        budget: AddressBudget,
+        ledger: Ledger,
+        *,
+        pending: Callable[[], int],
+        outage: Callable[[], int | None],
+        on_proxy: Callable[[str], None],
+    ) -> None:
+        self.draining = False
+        self._budget = budget
+        self._ledger = ledger
+        self._pending = pending
+        self._outage = outage
+        self._on_proxy = on_proxy
+
+    def refusal(self, request: HandshakeRequest) -> HandshakeRefusal | None:
+        """Why this request may not become a session; None when it may."""
+        if self.draining:
+            return DRAINING
+        address = request.client_address
+        if request.forwarded_by is not None and self._budget.exempt(request.forwarded_by):
+            # Everybody behind it would share one budget, and one client could lock out all the others.
+            self._ledger.exempt.add(address_key(request.forwarded_by))
+            self._on_proxy(request.forwarded_by)
+        wait = self._budget.wait(address)
+        if wait:
+            return busy(
+                RejectCode.RATE_LIMITED,
+                _TOO_MANY_REQUESTS,
+                math.ceil(wait),
+                "this address was refused too often: see the lines of socketguard.connection.rejected before this one; "
+                "the limit is failures_per_address",
+            )
+        outage = self._outage()
+        if outage is not None:
+            hint = "tokens can't be checked now: see socketguard.keys.unavailable and socketguard.store.unavailable"
+            return busy(RejectCode.KEYS_UNAVAILABLE, _UNAVAILABLE, outage, hint)
+        full = self._ledger.session_problem(address, self._pending())
+        if full is None:
+            return None
+        # What one address has too many of is its own business; a full server is everybody's.
+        status = _TOO_MANY_REQUESTS if full.endswith("_per_address") else _UNAVAILABLE
+        return busy(RejectCode.CONNECTION_LIMIT, status, RETRY_AFTER, f"the limit {full} is reached")
+
+
+def busy(code: RejectCode, status: int, retry_after: int, hint: str) -> HandshakeRefusal:
+    """A refusal that passes: with ``Retry-After``."""
+    reply = REPLIES[code]
+    assert reply.retry is not None  # noqa: S101 - narrows the type: each of these codes has an advice
+    return HandshakeRefusal(code.value, status, reply.message, hint, reply.retry, retry_after)
+
+
+DRAINING = busy(RejectCode.DRAINING, _UNAVAILABLE, RETRY_AFTER, "the server is being stopped: see socketguard.drain")

@@ -13,11 +13,14 @@ import socketio
 from socketguard.check import names
 from socketguard.diagnosis.delivery import Delivery
 from socketguard.errors import ConfigurationError
+from socketguard.logs.floods import RejectionLog, Suppressor
+from socketguard.logs.report import Report
+from socketguard.logs.sink import EventLog
 from socketguard.namespaces.policy import Served
 
-from .server import ATTRIBUTE
+from .packets import ATTRIBUTE
 
-__all__ = ["event_names", "handles", "is_shared", "watch_early_events", "watch_emits", "watch_server"]
+__all__ = ["event_names", "handles", "is_shared", "observe_emits", "watch_early_events", "watch_emits", "watch_server"]
 
 Restore = Callable[[], None]
 
@@ -53,7 +56,7 @@ def watch_server(server: Any, delivery: Delivery, served: Served) -> Restore:
     return _wrap_emit(manager, delivery, look)
 
 
-def watch_emits(target: Any, delivery: Delivery, namespaces: Collection[str] | None = None) -> Restore:
+def observe_emits(target: Any, delivery: Delivery, namespaces: Collection[str] | None = None) -> Restore:
     """Look at what a process emits that has no clients of its own: a webhook, a worker of a task queue.
 
     Args:
@@ -248,3 +251,23 @@ def event_names(server: Any, namespace: str) -> Iterator[str]:
         if found is not None:
             methods = (each.removeprefix(_PREFIX) for each in dir(found) if each.startswith(_PREFIX))
             yield from (event for event in methods if event not in _NOT_EVENTS)
+
+
+def watch_emits(sio: Any, *, namespaces: Collection[str] | None = None, logger: Any = None) -> Callable[[], None]:
+    """Look at each emit of this process, and log those that can't reach anybody as ``socketguard.emit.undelivered``.
+
+    Args:
+        sio: the client manager that it emits through, such as ``socketio.AsyncRedisManager(url, write_only=True)``, or
+            a server.
+        namespaces: the namespaces that the servers have; without them, names are not compared.
+        logger: as for `SocketGuard`.
+
+    Returns:
+        A function that undoes it.
+
+    Raises:
+        ConfigurationError: it is neither; or a guarded server, whose guard does this.
+    """
+    log = EventLog(logger)
+    report = Report(log, RejectionLog(log, Suppressor()), ())
+    return observe_emits(sio, Delivery(report.undelivered, sample=1), namespaces)

@@ -1,0 +1,1 @@
+"""The only code that touches ASGI, Engine.IO and python-socketio."""
