@@ -15,10 +15,9 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
-from socketguard.core import Core
 from socketguard.diagnosis.startup import Discovery, discover
 from socketguard.errors import ConfigurationError, Finding
-from socketguard.guard import SocketGuard
+from socketguard.guard import Core, SocketGuard
 from socketguard.logs.redact import RedactFilter
 from socketguard.text import neutralise
 

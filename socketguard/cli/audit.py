@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from socketguard.core import MEMORY
 from socketguard.diagnosis.catalogue import ERROR, severity
 from socketguard.diagnosis.startup import ServerFacts, check_server
 from socketguard.errors import ConfigurationError, Finding, TokenError
+from socketguard.guard import MEMORY
 from socketguard.limits.revocation import MemoryStore
 from socketguard.proxies.heartbeat import Heartbeat, findings_for_server
 from socketguard.server.attach import ServedNames, facts, require_server

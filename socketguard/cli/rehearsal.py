@@ -12,9 +12,8 @@ from urllib.parse import quote_plus
 
 from socketguard.admission import Admission
 from socketguard.connection import Connection, Session
-from socketguard.core import Core
 from socketguard.errors import ConfigurationError, RejectCode, Rejection, TokenError
-from socketguard.guard import SocketGuard
+from socketguard.guard import Core, SocketGuard
 from socketguard.limits.counters import Ledger
 from socketguard.limits.rates import AddressBudget
 from socketguard.limits.revocation import MemoryStore

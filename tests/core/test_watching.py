@@ -47,7 +47,7 @@ class Recorder(Patterns):
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     found = Recorder()
-    monkeypatch.setattr("socketguard.core.Patterns", lambda *_, **__: found)
+    monkeypatch.setattr("socketguard.guard.Patterns", lambda *_, **__: found)
     return found
 
 
