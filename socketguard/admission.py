@@ -1,4 +1,4 @@
-"""Decides a CONNECT: takes what the packet said and returns None (admitted) or a `Rejection`.
+"""Decides a CONNECT: takes what the packet said and returns None (admitted) or a `Refusal`.
 
 Cheap steps come before dear ones, and nothing dear is done for strangers. This module knows no python-socketio.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .connection import Connection, Identity
-from .errors import RETRY_AFTER, RejectCode, Rejection, TokenError
+from .errors import RETRY_AFTER, Refusal, RejectCode, TokenError
 from .limits.counters import Ledger, Limits
 from .limits.deadline import Overdue, is_ours, run_until
 from .limits.rates import AddressBudget
@@ -78,11 +78,11 @@ class Admission:
         self.budget = budget
         self.revocations = revocations
         self.stable_claims = stable_claims
-        self._unknown: dict[Any, Rejection] = {}
+        self._unknown: dict[Any, Refusal] = {}
 
     async def decide(
         self, connection: Connection, data: object, deadline: float, alive: Callable[[], bool]
-    ) -> Rejection | None:
+    ) -> Refusal | None:
         """Decide one CONNECT, and write who it is into ``connection``.
 
         Args:
@@ -96,58 +96,58 @@ class Admission:
         """
         wait = self.budget.wait(connection.client_address)
         if wait:
-            return Rejection(RejectCode.RATE_LIMITED, "failures_per_address", {"retry_after": math.ceil(wait)})
+            return Refusal(RejectCode.RATE_LIMITED, "failures_per_address", {"retry_after": math.ceil(wait)})
         if data is not None and not isinstance(data, dict):
-            return Rejection(RejectCode.CONNECT_MALFORMED, "auth_not_an_object", {"received": type(data).__name__})
+            return Refusal(RejectCode.CONNECT_MALFORMED, "auth_not_an_object", {"received": type(data).__name__})
         known = self.registry.resolve(connection.namespace, self.served)
         if known is None:
             return self.unknown(connection.namespace)
         try:
-            rejection = await self._check(connection, known, data, deadline, alive)
+            refusal = await self._check(connection, known, data, deadline, alive)
         except BaseException as exc:
             if not is_ours(exc):
                 raise
-            rejection = Rejection(RejectCode.INTERNAL_ERROR, "admission", error=exc)
-        if rejection is not None and known.policy.hidden:
-            return Rejection(
+            refusal = Refusal(RejectCode.INTERNAL_ERROR, "admission", error=exc)
+        if refusal is not None and known.policy.hidden:
+            return Refusal(
                 RejectCode.INVALID_NAMESPACE,
                 "hidden",
-                {**rejection.fields, "hidden_reason": rejection.code.value, "hidden_detail": rejection.detail},
-                rejection.error,
+                {**refusal.fields, "hidden_reason": refusal.code.value, "hidden_detail": refusal.detail},
+                refusal.error,
             )
-        return rejection
+        return refusal
 
     async def _check(
         self, connection: Connection, known: Known, data: Any, deadline: float, alive: Callable[[], bool]
-    ) -> Rejection | None:
+    ) -> Refusal | None:
         connection.placeholders = known.placeholders
         most = self.limits.namespaces_per_session
         if most is not None and len(connection.session.connections) > most:
-            return Rejection(
+            return Refusal(
                 RejectCode.CONNECTION_LIMIT, "namespaces_per_session", {"limit": most, "retry_after": RETRY_AFTER}
             )
         found = self._find(connection, known, data)
-        if isinstance(found, Rejection):
+        if isinstance(found, Refusal):
             return found
         if found is not None:
             try:
                 connection.identity = await self._verify(found, deadline)
             except TokenError as exc:
-                return exc.rejection
+                return exc.refusal
             except Overdue:
-                return Rejection(RejectCode.ADMISSION_TIMEOUT, "keys", {"retry_after": RETRY_AFTER})
+                return Refusal(RejectCode.ADMISSION_TIMEOUT, "keys", {"retry_after": RETRY_AFTER})
         if not alive():
             return None  # Nobody waits for the answer any more.
         identity = connection.identity
-        rejection = await self._revoked(identity) or authorise(known, identity)
-        if rejection is None and known.policy.authorize is not None and alive():
+        refusal = await self._revoked(identity) or authorise(known, identity)
+        if refusal is None and known.policy.authorize is not None and alive():
             # It may take its time, in which the token may have expired or been revoked.
-            rejection = (
+            refusal = (
                 await self._ask(identity, connection, known, deadline)
                 or self._expired(identity)
                 or await self._revoked(identity)
             )
-        return rejection or self._expired(identity) or connection.verdict or self._take(connection)
+        return refusal or self._expired(identity) or connection.verdict or self._take(connection)
 
     async def _verify(self, token: str, deadline: float) -> Identity:
         assert self.auth is not None  # noqa: S101 - narrows the type; nobody looks for a token without it
@@ -157,30 +157,30 @@ class Admission:
             verified: Identity = await run_until(self.auth.averify(token), deadline)
             return verified
 
-    async def _revoked(self, identity: Identity) -> Rejection | None:
+    async def _revoked(self, identity: Identity) -> Refusal | None:
         if self.revocations is None or not identity.is_authenticated:
             return None
         answer = self.revocations.check(identity)
-        return answer if answer is None or isinstance(answer, Rejection) else await answer
+        return answer if answer is None or isinstance(answer, Refusal) else await answer
 
-    def _expired(self, identity: Identity) -> Rejection | None:
+    def _expired(self, identity: Identity) -> Refusal | None:
         try:
             if self.auth is not None:
                 self.auth.check_time(identity)
         except TokenError as exc:
-            return exc.rejection
+            return exc.refusal
         return None
 
-    def _take(self, connection: Connection) -> Rejection | None:
+    def _take(self, connection: Connection) -> Refusal | None:
         identity = connection.identity
         full = self.ledger.take(subject_key(identity), connection.client_address)
         if full is not None:
             limit = getattr(self.limits, full)
-            return Rejection(RejectCode.CONNECTION_LIMIT, full, {"limit": limit, "retry_after": RETRY_AFTER})
+            return Refusal(RejectCode.CONNECTION_LIMIT, full, {"limit": limit, "retry_after": RETRY_AFTER})
         connection.held = True
         return None
 
-    async def refresh(self, connection: Connection, token: object, deadline: float) -> Identity | Rejection:
+    async def refresh(self, connection: Connection, token: object, deadline: float) -> Identity | Refusal:
         """Decide whether a fresh token may take the place of a connection's old one.
 
         Args:
@@ -194,51 +194,51 @@ class Admission:
         try:
             return await self._refresh(connection, token, deadline)
         except TokenError as exc:
-            return exc.rejection
+            return exc.refusal
         except Overdue:
-            return Rejection(RejectCode.ADMISSION_TIMEOUT, "keys", {"retry_after": RETRY_AFTER})
+            return Refusal(RejectCode.ADMISSION_TIMEOUT, "keys", {"retry_after": RETRY_AFTER})
         except BaseException as exc:
             if not is_ours(exc):
                 raise
-            return Rejection(RejectCode.INTERNAL_ERROR, "refresh", error=exc)
+            return Refusal(RejectCode.INTERNAL_ERROR, "refresh", error=exc)
 
-    async def _refresh(self, connection: Connection, token: object, deadline: float) -> Identity | Rejection:
+    async def _refresh(self, connection: Connection, token: object, deadline: float) -> Identity | Refusal:
         known = self.registry.resolve(connection.namespace, self.served)
         if known is None:
             return self.unknown(connection.namespace)
         if token is None or token == "":
-            return Rejection(RejectCode.TOKEN_MISSING, "no_token")
+            return Refusal(RejectCode.TOKEN_MISSING, "no_token")
         if not isinstance(token, str):
-            return Rejection(RejectCode.TOKEN_MALFORMED, "not_a_string", {"received": type(token).__name__})
+            return Refusal(RejectCode.TOKEN_MALFORMED, "not_a_string", {"received": type(token).__name__})
         if self.auth is None:
-            return Rejection(RejectCode.SUBJECT_MISMATCH, "no_auth")
+            return Refusal(RejectCode.SUBJECT_MISMATCH, "no_auth")
         old = connection.identity
         new = connection.offered = await self._verify(token, deadline)
-        rejection = (
+        refusal = (
             await self._revoked(new)
             or _someone_else(old, new, (*known.policy.claims, *self.stable_claims))
             or authorise(known, new)
         )
-        if rejection is None and known.policy.authorize is not None:
-            rejection = await self._ask(new, connection, known, deadline) or await self._revoked(new)
-        return rejection or self._expired(new) or new
+        if refusal is None and known.policy.authorize is not None:
+            refusal = await self._ask(new, connection, known, deadline) or await self._revoked(new)
+        return refusal or self._expired(new) or new
 
-    def unknown(self, name: str) -> Rejection:
+    def unknown(self, name: str) -> Refusal:
         """The refusal of a namespace that does not exist, with all that helps a person to see why."""
         # The same page asks for the same wrong name again and again, and to find the nearest one is dear.
         key = (name, self.served.count, len(self.paths))
-        rejection = self._unknown.get(key)
-        if rejection is None:
-            rejection = self._explain(name)
+        refusal = self._unknown.get(key)
+        if refusal is None:
+            refusal = self._explain(name)
             if len(self._unknown) >= CACHED_NAMES:
                 self._unknown.clear()
             if len(name) <= MAX_NAME:
-                self._unknown[key] = rejection
-        return rejection
+                self._unknown[key] = refusal
+        return refusal
 
-    def _explain(self, name: str) -> Rejection:
+    def _explain(self, name: str) -> Refusal:
         found = self.registry.explain(name, self.served, paths=self.paths)
-        return Rejection(
+        return Refusal(
             RejectCode.INVALID_NAMESPACE,
             found.cause,
             {
@@ -249,7 +249,7 @@ class Admission:
             },
         )
 
-    def _find(self, connection: Connection, known: Known, data: Mapping[str, Any] | None) -> str | Rejection | None:
+    def _find(self, connection: Connection, known: Known, data: Mapping[str, Any] | None) -> str | Refusal | None:
         """The token; None when none is needed."""
         if self.auth is None or known.policy.token == "none":
             return None
@@ -257,14 +257,14 @@ class Admission:
         try:
             found = self.auth.find(data, session.headers, session.query_string)
         except TokenError as exc:
-            return exc.rejection
+            return exc.refusal
         if found is not None:
             return found.token
         if known.policy.token == "optional":
             return None
-        return Rejection(RejectCode.TOKEN_MISSING, "no_token", _what_was_sent(data))
+        return Refusal(RejectCode.TOKEN_MISSING, "no_token", _what_was_sent(data))
 
-    async def _ask(self, identity: Identity, connection: Connection, known: Known, deadline: float) -> Rejection | None:
+    async def _ask(self, identity: Identity, connection: Connection, known: Known, deadline: float) -> Refusal | None:
         authorize = known.policy.authorize
         assert authorize is not None  # noqa: S101 - narrows the type; the caller has looked
         answer = authorize(identity, connection)
@@ -272,11 +272,11 @@ class Admission:
             try:
                 answer = await run_until(answer, deadline)
             except Overdue:
-                return Rejection(RejectCode.ADMISSION_TIMEOUT, "authorize")
+                return Refusal(RejectCode.ADMISSION_TIMEOUT, "authorize")
         if answer is True:
             return None
         received = repr(answer) if answer is None or answer is False else type(answer).__name__
-        return Rejection(RejectCode.INSUFFICIENT_SCOPE, "authorize_refused", {"received": received})
+        return Refusal(RejectCode.INSUFFICIENT_SCOPE, "authorize_refused", {"received": received})
 
 
 def subject_key(identity: Identity) -> tuple[str | None, str] | None:
@@ -284,14 +284,14 @@ def subject_key(identity: Identity) -> tuple[str | None, str] | None:
     return None if identity.subject is None else (identity.issuer, identity.subject)
 
 
-def _someone_else(old: Identity, new: Identity, stable_claims: Sequence[str]) -> Rejection | None:
+def _someone_else(old: Identity, new: Identity, stable_claims: Sequence[str]) -> Refusal | None:
     """Whether a fresh token is somebody else's: rooms were chosen by the subject and these claims."""
     if (old.issuer, old.subject) != (new.issuer, new.subject):
-        return Rejection(RejectCode.SUBJECT_MISMATCH, "issuer" if old.issuer != new.issuer else "subject")
+        return Refusal(RejectCode.SUBJECT_MISMATCH, "issuer" if old.issuer != new.issuer else "subject")
     for claim in stable_claims:
         before, after = claim_value(old.claims, claim), claim_value(new.claims, claim)
         if type(before) is not type(after) or before != after:  # True and 1 are equal to Python
-            return Rejection(RejectCode.SUBJECT_MISMATCH, "claim_changed", {"claim": claim})
+            return Refusal(RejectCode.SUBJECT_MISMATCH, "claim_changed", {"claim": claim})
     return None
 
 

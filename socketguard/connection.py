@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from .text import neutralise
 
@@ -22,6 +22,7 @@ __all__ = [
     "HandshakeRequest",
     "Headers",
     "Identity",
+    "KeysChange",
     "OnRefresh",
     "Session",
     "address_key",
@@ -376,3 +377,20 @@ class HandshakeRequest(NamedTuple):
     transport_given: bool = True
     headers: Headers = ()
     http_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeysChange:
+    """What happened to the keys, for the log.
+
+    Attributes:
+        kind: ``refreshed``: fetched for the first time, or different from before, or fetched again after an outage.
+            ``unavailable``: they can't be fetched; once per outage, and once more when the old keys have become too
+            old to serve.
+        fields: ``url``; of refreshed ones ``keys``, ``key_ids`` and ``ignored`` (keys that can't be used, and why); of
+            unavailable ones ``reason``, ``serving`` (``stale`` or ``none``) and ``serving_s`` (for how many seconds
+            more).
+    """
+
+    kind: Literal["refreshed", "unavailable"]
+    fields: dict[str, Any]

@@ -24,8 +24,8 @@ __all__ = [
     "ConfigurationError",
     "Finding",
     "HandshakeRefusal",
+    "Refusal",
     "RejectCode",
-    "Rejection",
     "Reply",
     "Retry",
     "SocketGuardError",
@@ -111,7 +111,7 @@ REPLIES: Mapping[RejectCode, Reply] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class Rejection:
+class Refusal:
     """One refusal, as it was decided.
 
     Attributes:
@@ -202,9 +202,9 @@ class TokenError(SocketGuardError):
         self.fields: Mapping[str, Any] = fields
 
     @property
-    def rejection(self) -> Rejection:
-        """The same as a `Rejection`."""
-        return Rejection(self.code, self.detail, self.fields)
+    def refusal(self) -> Refusal:
+        """The same as a `Refusal`."""
+        return Refusal(self.code, self.detail, self.fields)
 
 
 @dataclass(frozen=True, slots=True)

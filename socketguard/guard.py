@@ -18,7 +18,7 @@ from .connection import Connection, Identity
 from .diagnosis.delivery import Delivery
 from .diagnosis.startup import Discovery, check_server, discover, find_misspelt_options
 from .diagnosis.traffic import Patterns, PatternWatch
-from .errors import ConfigurationError, Finding, RejectCode, Rejection
+from .errors import ConfigurationError, Finding, Refusal, RejectCode
 from .limits.counters import Ledger
 from .limits.expiry import Lifetime
 from .limits.rates import AddressBudget
@@ -542,7 +542,7 @@ class SocketGuard:
             and (namespace is None or connection.namespace == namespace)
         ]
         more = {} if reason is None else {"detail": neutralise(str(reason), 256)}
-        verdict = Rejection(RejectCode.REFUSED_BY_APP, "disconnect_called", {"hint": more.get("detail")})
+        verdict = Refusal(RejectCode.REFUSED_BY_APP, "disconnect_called", {"hint": more.get("detail")})
         ended = await self._core.endings.end_all(chosen, "kicked", verdict, more.get("detail"))
         selector |= {"issuer": issuer, "namespace": namespace}
         self._core.report.selected(events.SUBJECT_DISCONNECTED, selector, ended, **more)
@@ -609,7 +609,7 @@ class SocketGuard:
             ended = await core.endings.end_all(
                 [each for each in core.everybody() if _is_covered(each, revocation)],
                 "token_revoked",
-                Rejection(RejectCode.TOKEN_REVOKED, "revoked"),
+                Refusal(RejectCode.TOKEN_REVOKED, "revoked"),
             )
             selector = {"token_id": token_id, "subject": subject, "issuer": issuer}
             until = math.ceil(revocation.expires_at)

@@ -134,7 +134,7 @@ def _play(found: Application, token: str, options: argparse.Namespace, keys: dic
     played = asyncio.run(
         play(found.guards[0], token, namespace, keys=keys, with_authorize=options.with_authorize),
     )
-    answer = None if played.rejection is None else played.rejection.payload("(random)")
+    answer = None if played.refusal is None else played.refusal.payload("(random)")
     if options.json:
         _print_json(
             {

@@ -12,7 +12,7 @@ from urllib.parse import quote_plus
 
 from socketguard.admission import Admission
 from socketguard.connection import Connection, Session
-from socketguard.errors import ConfigurationError, RejectCode, Rejection, TokenError
+from socketguard.errors import ConfigurationError, Refusal, RejectCode, TokenError
 from socketguard.guard import Core, SocketGuard
 from socketguard.limits.counters import Ledger
 from socketguard.limits.rates import AddressBudget
@@ -85,18 +85,18 @@ class Play:
 
     Attributes:
         steps: the steps up to the refusal, or all of them.
-        rejection: why it was refused; None when nothing that was looked at refuses it.
+        refusal: why it was refused; None when nothing that was looked at refuses it.
         unchecked: whether the signature was taken unseen, since its keys are on the network.
     """
 
     steps: tuple[Step, ...]
-    rejection: Rejection | None
+    refusal: Refusal | None
     unchecked: bool = False
 
     @property
     def admitted(self) -> bool | None:
         """Whether the client would be admitted; None when that hangs on a signature that was not checked."""
-        if self.rejection is not None:
+        if self.refusal is not None:
             return False
         return None if self.unchecked else True
 
@@ -270,23 +270,23 @@ async def play(
     session.connections[namespace] = connection
     size = len(json.dumps(payload)) + len(namespace) + 4
     limit = settings.limits.connect_packet_bytes
-    rejection: Rejection | None
+    refusal: Refusal | None
     if limit is not None and size > limit:
         fields = {"received": size, "limit": limit}
-        rejection = Rejection(RejectCode.CONNECT_MALFORMED, "packet_too_large", fields)
+        refusal = Refusal(RejectCode.CONNECT_MALFORMED, "packet_too_large", fields)
     else:
         deadline = asyncio.get_running_loop().time() + core.seam.admission_timeout
-        rejection = await admission.decide(connection, payload, deadline, lambda: True)
+        refusal = await admission.decide(connection, payload, deadline, lambda: True)
     texts = _texts(core, connection, token, place, found)
     if not asks_store and texts[9][0] == "passed":
         texts[9] = ("skipped", f"{type(core.store).__name__} is not asked without a network")
     texts[1] = ("passed", f"{size} bytes, an object")
     if isinstance(registry, _Rehearsed) and registry.skipped:
         texts[10] = (texts[10][0], f"{texts[10][1]}; authorize is not asked (--with-authorize calls it)")
-    if rejection is None:
+    if refusal is None:
         passed = tuple(Step(number, _TITLES[number - 1], *text) for number, text in texts.items())
         return Play(passed, None, found is not None and found.unchecked)
-    code, detail, fields = _seen(rejection)
+    code, detail, fields = _seen(refusal)
     last = _step_of(code, detail, fields)
     rule = "nobody can join it" if code is RejectCode.INVALID_NAMESPACE else None
     text = explain(detail, fields, rule=rule)
@@ -294,18 +294,18 @@ async def play(
         text += f". {_UNCHECKED}"
     texts[last] = ("refused", text)
     steps = tuple(Step(number, _TITLES[number - 1], *texts[number]) for number in range(1, last + 1))
-    return Play(steps, rejection)
+    return Play(steps, refusal)
 
 
-def _seen(rejection: Rejection) -> tuple[RejectCode, str, dict[str, Any]]:
+def _seen(refusal: Refusal) -> tuple[RejectCode, str, dict[str, Any]]:
     """The reason itself, also where the namespace is hidden and the client is told that it doesn't exist."""
-    fields = dict(rejection.fields)
-    if rejection.error is not None:
-        fields["error"] = type(rejection.error).__name__
+    fields = dict(refusal.fields)
+    if refusal.error is not None:
+        fields["error"] = type(refusal.error).__name__
     if "hidden_reason" in fields:
         code = RejectCode(fields.pop("hidden_reason"))
         return code, str(fields.pop("hidden_detail")), {**fields, "hidden": True}
-    return rejection.code, str(rejection.detail), fields
+    return refusal.code, str(refusal.detail), fields
 
 
 def _step_of(code: RejectCode, detail: str, fields: Mapping[str, Any]) -> int:

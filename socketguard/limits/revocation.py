@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from socketguard.connection import Identity
-from socketguard.errors import RETRY_AFTER, ConfigurationError, RejectCode, Rejection, SocketGuardError
+from socketguard.errors import RETRY_AFTER, ConfigurationError, Refusal, RejectCode, SocketGuardError
 
 from .deadline import Escaped, Overdue, is_ours, run_until
 
@@ -445,7 +445,7 @@ class Revocations:
         self._failures = 0
         self._failed_at = 0.0
 
-    def check(self, identity: Identity) -> Rejection | Awaitable[Rejection | None] | None:
+    def check(self, identity: Identity) -> Refusal | Awaitable[Refusal | None] | None:
         """Check a token that was verified.
 
         Args:
@@ -467,7 +467,7 @@ class Revocations:
             return self._wait(answer, self._failures)
         return self._answered(answer, self._failures)
 
-    async def _wait(self, awaitable: Awaitable[Any], failures: int) -> Rejection | None:
+    async def _wait(self, awaitable: Awaitable[Any], failures: int) -> Refusal | None:
         try:
             answer = await self._until(awaitable)
         except Overdue:
@@ -504,14 +504,14 @@ class Revocations:
     async def _until(self, awaitable: Awaitable[Any]) -> Any:
         return await run_until(awaitable, asyncio.get_running_loop().time() + self._timeout)
 
-    def _answered(self, answer: Any, failures: int) -> Rejection | None:
+    def _answered(self, answer: Any, failures: int) -> Refusal | None:
         if answer is not True and answer is not False:
             return self._failed(TypeError(f"is_revoked() must return True or False, not {type(answer).__name__}"))
         # Answers to questions from before the last failure don't tell that it is over.
         if not self.available and failures == self._failures:
             self.available = True
             self._on_change(True, None)
-        return Rejection(RejectCode.TOKEN_REVOKED, "revoked") if answer else None
+        return Refusal(RejectCode.TOKEN_REVOKED, "revoked") if answer else None
 
     def outage(self) -> int | None:
         """Whether it is of use to let anybody in who would have to be checked.
@@ -524,7 +524,7 @@ class Revocations:
         left = math.ceil(self._failed_at + RETRY_AFTER - self._clock())
         return left if left > 0 else None
 
-    def _failed(self, error: BaseException) -> Rejection | None:
+    def _failed(self, error: BaseException) -> Refusal | None:
         self._failures += 1
         self._failed_at = self._clock()
         if self.available:
@@ -532,7 +532,7 @@ class Revocations:
             self._on_change(False, error)
         if self._fail_open:
             return None
-        return Rejection(RejectCode.KEYS_UNAVAILABLE, "store_unavailable", {"retry_after": RETRY_AFTER})
+        return Refusal(RejectCode.KEYS_UNAVAILABLE, "store_unavailable", {"retry_after": RETRY_AFTER})
 
 
 def _united(first: Revocation, second: Revocation) -> Revocation:

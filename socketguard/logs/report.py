@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from socketguard.connection import Connection, HandshakeRequest, Session
-from socketguard.errors import REPLIES, HandshakeRefusal, RejectCode, Rejection
+from socketguard.connection import Connection, HandshakeRequest, KeysChange, Session
+from socketguard.errors import REPLIES, HandshakeRefusal, Refusal, RejectCode
 from socketguard.proxies.traces import recognise
 from socketguard.text import neutralise
-from socketguard.tokens.jwks import KeysChange
 
 from . import events
 from .events import EVENT_REASONS
@@ -70,20 +69,20 @@ class Report:
         """A client joined a namespace."""
         self.log.emit(events.ACCEPTED, self._fields(connection))
 
-    def rejected(self, connection: Connection, rejection: Rejection, ref: str) -> None:
+    def rejected(self, connection: Connection, refusal: Refusal, ref: str) -> None:
         """A CONNECT was refused."""
-        error = rejection.error
+        error = refusal.error
         # What a person looks for comes first.
-        fields = _why(rejection, ref)
+        fields = _why(refusal, ref)
         fields.update(self._fields(connection))
         if error is not None:
             # A defect of the server, not an attempt of a client: with its traceback, and never held back.
             self.log.emit(events.REJECTED, fields, exc_info=error)
             return
-        key = rejection.code.value
-        if rejection.code is RejectCode.INVALID_NAMESPACE:
+        key = refusal.code.value
+        if refusal.code is RejectCode.INVALID_NAMESPACE:
             # A page that means one namespace must not hide another page that means another one.
-            key = f"{key}:{rejection.fields.get('suggestion')}"
+            key = f"{key}:{refusal.fields.get('suggestion')}"
         self.rejections.emit(events.REJECTED, connection.client_address, key, fields)
 
     def closed(self, connection: Connection, reason: str) -> None:
@@ -119,20 +118,20 @@ class Report:
             fields["previous"] = neutralise(previous, 128)
         self.log.emit(events.REFRESHED, {**fields, **self._fields(connection), "refreshes": connection.refreshes})
 
-    def refresh_rejected(self, connection: Connection, rejection: Rejection, ref: str) -> None:
+    def refresh_rejected(self, connection: Connection, refusal: Refusal, ref: str) -> None:
         """A fresh token was refused."""
-        fields = {**_why(rejection, ref), **self._fields(connection)}
-        if rejection.error is not None:
-            self.log.emit(events.REFRESH_REJECTED, fields, exc_info=rejection.error)
+        fields = {**_why(refusal, ref), **self._fields(connection)}
+        if refusal.error is not None:
+            self.log.emit(events.REFRESH_REJECTED, fields, exc_info=refusal.error)
             return
         self.rejections.emit(
-            events.REFRESH_REJECTED, connection.client_address, f"refresh:{rejection.code.value}", fields
+            events.REFRESH_REJECTED, connection.client_address, f"refresh:{refusal.code.value}", fields
         )
 
-    def event_rejected(self, connection: Connection, event: str, rejection: Rejection, ref: str) -> None:
+    def event_rejected(self, connection: Connection, event: str, refusal: Refusal, ref: str) -> None:
         """An event of a client was not dispatched."""
-        fields = {**_why(rejection, ref), "event_name": neutralise(event, 64), **self._fields(connection)}
-        key = f"event:{rejection.code.value}"
+        fields = {**_why(refusal, ref), "event_name": neutralise(event, 64), **self._fields(connection)}
+        key = f"event:{refusal.code.value}"
         self.rejections.emit(events.EVENT_REJECTED, connection.client_address, key, fields)
 
     def upgraded(self, session: Session) -> None:
@@ -219,14 +218,14 @@ class Report:
         return fields
 
 
-def _why(rejection: Rejection, ref: str) -> dict[str, Any]:
-    fields: dict[str, Any] = {"reason": rejection.code.value, "detail": rejection.detail}
-    fields |= {name: value for name, value in rejection.fields.items() if value is not None}
+def _why(refusal: Refusal, ref: str) -> dict[str, Any]:
+    fields: dict[str, Any] = {"reason": refusal.code.value, "detail": refusal.detail}
+    fields |= {name: value for name, value in refusal.fields.items() if value is not None}
     if ref:
         fields["ref"] = ref
-    fields["message"] = REPLIES[rejection.code].message
-    if rejection.error is not None:
-        fields["error"] = type(rejection.error).__name__
+    fields["message"] = REPLIES[refusal.code].message
+    if refusal.error is not None:
+        fields["error"] = type(refusal.error).__name__
     return fields
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from socketguard.check import listed
 from socketguard.connection import Identity
-from socketguard.errors import ConfigurationError, Finding, RejectCode, Rejection
+from socketguard.errors import ConfigurationError, Finding, Refusal, RejectCode
 from socketguard.text import neutralise
 
 from .policy import _NOTHING, _PLACEHOLDER, NamespacePolicy, Served, is_plain
@@ -220,7 +220,7 @@ class Registry:
         return None if self._declared is None else [policy.describe() for policy in self._declared]
 
 
-def authorise(known: Known, identity: Identity) -> Rejection | None:
+def authorise(known: Known, identity: Identity) -> Refusal | None:
     """Compare what a namespace asks for with what the token says: scopes, then claims.
 
     ``authorize`` of the policy is not called here.
@@ -230,7 +230,7 @@ def authorise(known: Known, identity: Identity) -> Rejection | None:
         identity: who asks.
 
     Returns:
-        None when nothing is missing. The fields of a rejection hold no more of the token than the one claim that
+        None when nothing is missing. The fields of a refusal hold no more of the token than the one claim that
         does not fit.
     """
     policy = known.policy
@@ -238,10 +238,10 @@ def authorise(known: Known, identity: Identity) -> Rejection | None:
         return None
     if not identity.is_authenticated:
         asked = {"required": sorted(policy.scopes), "claims": sorted(policy.claims)}
-        return Rejection(RejectCode.INSUFFICIENT_SCOPE, "anonymous", asked)
+        return Refusal(RejectCode.INSUFFICIENT_SCOPE, "anonymous", asked)
     missing = policy.scopes - identity.scopes
     if missing:
-        return Rejection(
+        return Refusal(
             RejectCode.INSUFFICIENT_SCOPE,
             "scope_missing",
             {"required": sorted(policy.scopes), "missing": sorted(missing)},
@@ -252,7 +252,7 @@ def authorise(known: Known, identity: Identity) -> Rejection | None:
         value = claim_value(identity.claims, claim)
         if _comparable(value) != expected:
             fields = {"claim": claim, "expected": neutralise(expected, 256), "received": _printable(value)}
-            return Rejection(RejectCode.INSUFFICIENT_SCOPE, "claim_mismatch", fields)
+            return Refusal(RejectCode.INSUFFICIENT_SCOPE, "claim_mismatch", fields)
     return None
 
 

@@ -26,7 +26,7 @@ from socketguard.admission import subject_key
 from socketguard.connection import Connection, Session, bound_connection
 from socketguard.diagnosis.delivery import Delivery
 from socketguard.diagnosis.startup import ServerFacts
-from socketguard.errors import ConfigurationError, RejectCode, Rejection, new_ref
+from socketguard.errors import ConfigurationError, Refusal, RejectCode, new_ref
 from socketguard.limits.counters import Ledger, Refusals
 from socketguard.limits.deadline import Escaped, Overdue, is_ours, run_until, settled
 from socketguard.limits.expiry import Lifetime
@@ -335,7 +335,7 @@ class Decide(Protocol):
 
     async def __call__(
         self, connection: Connection, data: object, deadline: float, alive: Callable[[], bool]
-    ) -> Rejection | None: ...
+    ) -> Refusal | None: ...
 
 
 class Refresh(Protocol):
@@ -353,14 +353,14 @@ class End(Protocol):
 class _Pending:
     """What is known of a CONNECT while the application's connect handler runs."""
 
-    __slots__ = ("deadline", "dropped", "ref", "rejection", "straggler", "vanished")
+    __slots__ = ("deadline", "dropped", "ref", "refusal", "straggler", "vanished")
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
         self.dropped = False
         self.vanished = False
         self.ref = ""
-        self.rejection: Rejection | None = None
+        self.refusal: Refusal | None = None
         self.straggler: asyncio.Task[Any] | None = None
 
 
@@ -702,7 +702,7 @@ class Seam:
             raise ValueError("a CONNECT whose namespace is no text")
         connection = Connection(session, name)
         if name in session.connections or self.server.manager.sid_from_eio_sid(eio_sid, name) is not None:
-            await self._refuse(eio_sid, connection, Rejection(RejectCode.ALREADY_CONNECTED))
+            await self._refuse(eio_sid, connection, Refusal(RejectCode.ALREADY_CONNECTED))
             return
         if _is_undefined(data):
             data = None
@@ -722,11 +722,11 @@ class Seam:
     async def _admit(self, eio_sid: str, connection: Connection, namespace: Any, data: Any) -> None:
         deadline = asyncio.get_running_loop().time() + self.admission_timeout
         try:
-            rejection = await self.decide(connection, data, deadline, lambda: self.alive(eio_sid))
+            refusal = await self.decide(connection, data, deadline, lambda: self.alive(eio_sid))
         except Exception as exc:
-            rejection = Rejection(RejectCode.INTERNAL_ERROR, "admission", error=exc)
-        if rejection is not None:
-            await self._refuse(eio_sid, connection, rejection)
+            refusal = Refusal(RejectCode.INTERNAL_ERROR, "admission", error=exc)
+        if refusal is not None:
+            await self._refuse(eio_sid, connection, refusal)
         elif not self.alive(eio_sid):
             self.report.closed(connection, self._end_reason(connection, "transport close"))
         else:
@@ -748,8 +748,8 @@ class Seam:
         finally:
             bound_connection.reset(token)
             connection.pending = None
-        if pending.rejection is not None:
-            self._count(connection, pending.rejection, pending.ref)
+        if pending.refusal is not None:
+            self._count(connection, pending.refusal, pending.ref)
             if pending.straggler is not None:
                 self._sweep_later(connection, pending.straggler)
         elif failure is None and server.manager.is_connected(connection.sid, connection.namespace):
@@ -758,8 +758,8 @@ class Seam:
         elif not self.alive(eio_sid):
             self.report.closed(connection, self._end_reason(connection, "transport close"))
         else:
-            rejection = Rejection(RejectCode.INTERNAL_ERROR, "python-socketio", error=failure)
-            await self._refuse(eio_sid, connection, rejection)
+            refusal = Refusal(RejectCode.INTERNAL_ERROR, "python-socketio", error=failure)
+            await self._refuse(eio_sid, connection, refusal)
         # python-socketio has cleaned up after a refusal; after a failure of its own, or an answer that could not be
         # sent, it has not. No handler runs any more, and to do it twice is harmless.
         await server.manager.disconnect(connection.sid, connection.namespace, ignore_queue=True)
@@ -782,15 +782,15 @@ class Seam:
             connection.reason = connection.session.ending or "transport close"
             await self._original_disconnect(connection.sid, connection.namespace, ignore_queue=True)
 
-    async def _refuse(self, eio_sid: str, connection: Connection, rejection: Rejection) -> None:
+    async def _refuse(self, eio_sid: str, connection: Connection, refusal: Refusal) -> None:
         ref = new_ref()
-        self._count(connection, rejection, ref)
+        self._count(connection, refusal, ref)
         session = connection.session
-        if rejection.code is RejectCode.KEYS_UNAVAILABLE and not session.joined:
+        if refusal.code is RejectCode.KEYS_UNAVAILABLE and not session.joined:
             # A CONNECT_ERROR is final to stock clients; from a closed transport they come back by themselves.
-            self.end(session, rejection.code.value)
+            self.end(session, refusal.code.value)
         if session.ending is None and self.alive(eio_sid):
-            payload = rejection.payload(ref, debug=self.debug)
+            payload = refusal.payload(ref, debug=self.debug)
             if self.strict_text:
                 # What the default serializer makes of it, without looking for binary data in what can have none.
                 place = "" if connection.namespace == "/" else f"{connection.namespace},"
@@ -799,18 +799,18 @@ class Seam:
                 packet = self._connect_error(connection.namespace, payload)
             await self.server.eio.send(eio_sid, packet)
 
-    def _count(self, connection: Connection, rejection: Rejection, ref: str) -> None:
+    def _count(self, connection: Connection, refusal: Refusal, ref: str) -> None:
         """Log a refusal and count it."""
-        self.report.rejected(connection, rejection, ref)
-        code = rejection.code
+        self.report.rejected(connection, refusal, ref)
+        code = refusal.code
         self.refused[code.value] = self.refused.get(code.value, 0) + 1
         session = connection.session
         if session.refusals is None:
             session.refusals = Refusals()
         costs, too_many = session.refusals.count(code.value, connection.namespace, self.sessions.limits)
         # A namespace may be hidden because of a limit. And anybody can make up an unknown key.
-        real = rejection.fields.get("hidden_reason", code)
-        unknown_key = "key_unknown" in (rejection.detail, rejection.fields.get("hidden_detail"))
+        real = refusal.fields.get("hidden_reason", code)
+        unknown_key = "key_unknown" in (refusal.detail, refusal.fields.get("hidden_detail"))
         if costs and (real in _FAILURES or unknown_key):
             self.budget.fail(session.client_address)
         if too_many:
@@ -859,7 +859,7 @@ class Seam:
             if type(result) not in _PLAIN:
                 result = await settled(result)
         except EventRefused as exc:
-            return self._refuse_event(connection, event, exc.rejection)
+            return self._refuse_event(connection, event, exc.refusal)
         except BaseException as exc:
             if not is_ours(exc):
                 raise
@@ -900,10 +900,10 @@ class Seam:
         )
         return self.server.not_handled
 
-    def _refuse_event(self, connection: Connection, event: str, rejection: Rejection) -> dict[str, Any]:
+    def _refuse_event(self, connection: Connection, event: str, refusal: Refusal) -> dict[str, Any]:
         ref = new_ref()
-        self.report.event_rejected(connection, event, rejection, ref)
-        return rejection.acknowledgement(ref)
+        self.report.event_rejected(connection, event, refusal, ref)
+        return refusal.acknowledgement(ref)
 
     async def _trigger_pending(self, event: Any, namespace: str, args: tuple[Any, ...], connection: Connection) -> Any:
         if event == "disconnect" and connection.pending is not None and self._is_end(namespace, args):
@@ -930,7 +930,7 @@ class Seam:
         except (Refused, ConnectionRefusedError) as exc:
             if not self._answerable(exc, namespace):
                 return self._fail(pending, RejectCode.INTERNAL_ERROR, "refusal_not_serializable", exc)
-            pending.rejection = Rejection(RejectCode.REFUSED_BY_APP, "raised", {"app_message": app_message(exc)})
+            pending.refusal = Refusal(RejectCode.REFUSED_BY_APP, "raised", {"app_message": app_message(exc)})
             if isinstance(exc, Refused):
                 raise
             # python-socketio before 5.13 knows no other; the text is that of later ones.
@@ -943,7 +943,7 @@ class Seam:
             # Of this very task too: python-socketio must clean up before it ends.
             return self._fail(pending, RejectCode.INTERNAL_ERROR, "cancelled", exc)
         except EventRefused as exc:
-            return self._refuse_pending(pending, exc.rejection)
+            return self._refuse_pending(pending, exc.refusal)
         except Exception as exc:
             return self._fail(pending, RejectCode.INTERNAL_ERROR, "connect_handler", exc)
         if connection.verdict is not None:
@@ -952,23 +952,23 @@ class Seam:
             return False  # python-socketio before 5.18 has run its disconnect handler already.
         if pending.dropped or result is False:
             detail = "disconnect_called" if pending.dropped else "returned_false"
-            pending.rejection = Rejection(RejectCode.REFUSED_BY_APP, detail)
+            pending.refusal = Refusal(RejectCode.REFUSED_BY_APP, detail)
             return False
         if result is not None and result is not True and result is not self.server.not_handled:
             # python-socketio takes all but False for a yes, also what was meant for a no.
             received = {"received": type(result).__name__}
-            pending.rejection = Rejection(RejectCode.REFUSED_BY_APP, "returned_unknown", received)
+            pending.refusal = Refusal(RejectCode.REFUSED_BY_APP, "returned_unknown", received)
             return False
         return result
 
     def _fail(self, pending: _Pending, code: RejectCode, detail: str, error: BaseException | None = None) -> Any:
-        return self._refuse_pending(pending, Rejection(code, detail, error=error))
+        return self._refuse_pending(pending, Refusal(code, detail, error=error))
 
-    def _refuse_pending(self, pending: _Pending, rejection: Rejection) -> Any:
+    def _refuse_pending(self, pending: _Pending, refusal: Refusal) -> Any:
         """Refuse, by way of python-socketio, so that it answers and cleans up by itself."""
-        pending.rejection = rejection
+        pending.refusal = refusal
         pending.ref = new_ref()
-        payload = pending.rejection.payload(pending.ref, debug=self.debug)
+        payload = pending.refusal.payload(pending.ref, debug=self.debug)
         raise Refused(payload["message"], payload["data"])
 
     async def _call_connect(self, namespace: str, args: tuple[Any, ...]) -> Any:

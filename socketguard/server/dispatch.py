@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 
 from socketguard.check import names
 from socketguard.connection import Connection, Identity, OnRefresh, bound_connection, current_connection
-from socketguard.errors import ConfigurationError, RejectCode, Rejection, new_ref
+from socketguard.errors import ConfigurationError, Refusal, RejectCode, new_ref
 from socketguard.limits.deadline import Overdue, is_ours, run_until
 from socketguard.limits.expiry import Lifetime
 from socketguard.limits.rates import Bucket, Rate
@@ -37,12 +37,12 @@ class EventRefused(Exception):
     """An event is not to be dispatched. The guard catches it and answers the client.
 
     Attributes:
-        rejection: why.
+        refusal: why.
     """
 
-    def __init__(self, rejection: Rejection) -> None:
-        super().__init__(rejection.code.value)
-        self.rejection = rejection
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.code.value)
+        self.refusal = refusal
 
 
 def requires(*scopes: str, rate: str | None = None) -> Callable[[Handler], Handler]:
@@ -79,9 +79,9 @@ def requires(*scopes: str, rate: str | None = None) -> Callable[[Handler], Handl
             connection = current_connection()
             # A disconnect handler cleans up, whatever the client may do.
             if connection.state in (Connection.PENDING, Connection.JOINED):
-                rejection = _missing(connection, needed) or _too_often(connection, key, allowed)
-                if rejection is not None:
-                    raise EventRefused(rejection)
+                refusal = _missing(connection, needed) or _too_often(connection, key, allowed)
+                if refusal is not None:
+                    raise EventRefused(refusal)
 
         _note(handler, check)
         return _checked(handler, (check,))
@@ -208,20 +208,20 @@ def _contents(function: Any) -> Iterator[Any]:
             yield cell.cell_contents
 
 
-def _missing(connection: Connection, needed: frozenset[str]) -> Rejection | None:
+def _missing(connection: Connection, needed: frozenset[str]) -> Refusal | None:
     missing = needed - connection.identity.scopes
     if not missing:
         return None
-    return Rejection(
+    return Refusal(
         RejectCode.INSUFFICIENT_SCOPE, "scope_missing", {"required": sorted(needed), "missing": sorted(missing)}
     )
 
 
-def _too_often(connection: Connection, key: object, rate: Rate | None) -> Rejection | None:
+def _too_often(connection: Connection, key: object, rate: Rate | None) -> Refusal | None:
     wait = wait_for(connection, key, rate)
     if not wait:
         return None
-    return Rejection(RejectCode.RATE_LIMITED, "rate", {"limit": str(rate), "retry_after": math.ceil(wait)})
+    return Refusal(RejectCode.RATE_LIMITED, "rate", {"limit": str(rate), "retry_after": math.ceil(wait)})
 
 
 def wait_for(connection: Connection, key: object, rate: Rate | None) -> float:
@@ -249,7 +249,7 @@ _BUDGET = "socketguard:refresh"
 class Decide(Protocol):
     """See `socketguard.admission.Admission.refresh`."""
 
-    async def __call__(self, connection: Connection, token: object, deadline: float) -> Identity | Rejection: ...
+    async def __call__(self, connection: Connection, token: object, deadline: float) -> Identity | Refusal: ...
 
 
 class Refreshes:
@@ -299,39 +299,39 @@ class Refreshes:
             "retry": …}``. A refusal leaves the old token as it was.
         """
         if connection.refreshing:
-            rejection: Rejection | None = Rejection(RejectCode.RATE_LIMITED, "refresh_running", {"retry_after": 1})
+            refusal: Refusal | None = Refusal(RejectCode.RATE_LIMITED, "refresh_running", {"retry_after": 1})
         else:
             connection.refreshing = True
             try:
-                rejection = self._over_budget(connection) or await self._refresh(connection, args[1:])
+                refusal = self._over_budget(connection) or await self._refresh(connection, args[1:])
             finally:
                 connection.refreshing = False
                 connection.offered = None
-        if rejection is None:
+        if refusal is None:
             return {"ok": True, "expires_in": self._lifetime.seconds_left(connection)}
         ref = new_ref()
-        self._report.refresh_rejected(connection, rejection, ref)
-        if rejection.code is RejectCode.TOKEN_REVOKED:
+        self._report.refresh_rejected(connection, refusal, ref)
+        if refusal.code is RejectCode.TOKEN_REVOKED:
             self._on_revoked(connection)
-        return rejection.acknowledgement(ref)
+        return refusal.acknowledgement(ref)
 
-    def _over_budget(self, connection: Connection) -> Rejection | None:
+    def _over_budget(self, connection: Connection) -> Refusal | None:
         wait = wait_for(connection, _BUDGET, self._rate)
         if not wait:
             return None
-        return Rejection(RejectCode.RATE_LIMITED, "refreshes_per_connection", {"retry_after": int(wait) + 1})
+        return Refusal(RejectCode.RATE_LIMITED, "refreshes_per_connection", {"retry_after": int(wait) + 1})
 
-    async def _refresh(self, connection: Connection, sent: tuple[Any, ...]) -> Rejection | None:
+    async def _refresh(self, connection: Connection, sent: tuple[Any, ...]) -> Refusal | None:
         deadline = asyncio.get_running_loop().time() + self._timeout
         payload = sent[0] if sent else None
         if payload is not None and not isinstance(payload, dict):
-            return Rejection(RejectCode.TOKEN_MALFORMED, "not_an_object", {"received": type(payload).__name__})
+            return Refusal(RejectCode.TOKEN_MALFORMED, "not_an_object", {"received": type(payload).__name__})
         found = await self._decide(connection, (payload or {}).get("token"), deadline)
-        if isinstance(found, Rejection):
+        if isinstance(found, Refusal):
             return found
-        rejection = _has_ended(connection) or await self._tell(connection, found, deadline) or _has_ended(connection)
-        if rejection is not None:
-            return rejection
+        refusal = _has_ended(connection) or await self._tell(connection, found, deadline) or _has_ended(connection)
+        if refusal is not None:
+            return refusal
         previous = connection.identity.token_id
         connection.identity = found
         connection.refreshes += 1
@@ -340,7 +340,7 @@ class Refreshes:
         self._report.refreshed(connection, self._lifetime.seconds_left(connection), previous)
         return None
 
-    async def _tell(self, connection: Connection, new: Identity, deadline: float) -> Rejection | None:
+    async def _tell(self, connection: Connection, new: Identity, deadline: float) -> Refusal | None:
         if self._on_refresh is None:
             return None
         token = bound_connection.set(connection)
@@ -349,20 +349,20 @@ class Refreshes:
             if inspect.isawaitable(answer):
                 answer = await run_until(answer, deadline)
         except Overdue:
-            return Rejection(RejectCode.ADMISSION_TIMEOUT, "on_refresh")
+            return Refusal(RejectCode.ADMISSION_TIMEOUT, "on_refresh")
         except BaseException as exc:
             if not is_ours(exc):
                 raise
-            return Rejection(RejectCode.INTERNAL_ERROR, "on_refresh", error=exc)
+            return Refusal(RejectCode.INTERNAL_ERROR, "on_refresh", error=exc)
         finally:
             bound_connection.reset(token)
         if answer is None or answer is True:
             return None
-        return Rejection(RejectCode.INSUFFICIENT_SCOPE, "on_refresh_refused", {"received": type(answer).__name__})
+        return Refusal(RejectCode.INSUFFICIENT_SCOPE, "on_refresh_refused", {"received": type(answer).__name__})
 
 
-def _has_ended(connection: Connection) -> Rejection | None:
+def _has_ended(connection: Connection) -> Refusal | None:
     """Whether the connection was ended while the fresh token was looked at."""
     if connection.state is Connection.JOINED and connection.reason is None:
         return None
-    return Rejection(RejectCode.TOKEN_EXPIRED, "connection_ended")
+    return Refusal(RejectCode.TOKEN_EXPIRED, "connection_ended")

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from socketguard.connection import Connection, Session
-from socketguard.errors import REPLIES, RejectCode, Rejection
+from socketguard.errors import REPLIES, Refusal, RejectCode
 from socketguard.logs.report import Report
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ class Endings:
     # Several connections
 
     async def end_all(
-        self, chosen: Iterable[Connection], reason: str, verdict: Rejection, detail: str | None = None
+        self, chosen: Iterable[Connection], reason: str, verdict: Refusal, detail: str | None = None
     ) -> int:
         """Disconnect connections, and refuse those that are being admitted.
 

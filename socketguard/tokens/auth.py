@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any, Literal, Protocol, Self
 
 from socketguard.check import names
-from socketguard.connection import Identity
+from socketguard.connection import Identity, KeysChange
 from socketguard.errors import ConfigurationError, Finding, RejectCode, TokenError
 from socketguard.text import neutralise
 
@@ -19,7 +19,7 @@ from .claims import ANY, REQUIRE, ClaimRules, Names, ScopeClaim, invalid, media_
 from .encoding import check_shape, decode_base64url, decode_json_object
 from .finder import Found, TokenFinder
 from .http import Backend
-from .jwks import Fetch, KeysChange, RemoteKeys
+from .jwks import Fetch, RemoteKeys
 from .keys import Key, KeySource, KeysPending, StaticKeys, check_algorithms
 from .providers import Presets
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from socketguard.connection import Identity
+from socketguard.connection import Identity, KeysChange
 from socketguard.errors import ConfigurationError, Finding
 
 from .auth import JWTAuth
@@ -14,7 +14,6 @@ from .claims import claim_type, invalid, issuer_mismatch
 from .encoding import check_shape, decode_base64url, decode_json_object
 from .finder import Found
 from .http import Backend
-from .jwks import KeysChange
 
 __all__ = ["Issuers"]
 

@@ -21,13 +21,13 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
+from socketguard.connection import KeysChange
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
 from socketguard.limits.deadline import Overdue, run_until
 from socketguard.text import neutralise
@@ -38,7 +38,7 @@ from .keys import RSA_BITS, KeysPending, PreparedKey, PublicKey, fitting
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["BODY_LIMIT", "Fetch", "FetchError", "KeySet", "KeysChange", "RemoteKeys", "Unusable", "default_fetch"]
+__all__ = ["BODY_LIMIT", "Fetch", "FetchError", "KeySet", "RemoteKeys", "Unusable", "default_fetch"]
 
 _HEADERS = {
     "Accept": "application/jwk-set+json, application/json;q=0.9, */*;q=0.1",
@@ -310,23 +310,6 @@ _JITTER = 0.2
 _SHOWN = 10
 _RELEASED = 25
 _SHOWN_KEY_ID = 128
-
-
-@dataclass(frozen=True, slots=True)
-class KeysChange:
-    """What happened to the keys, for the log.
-
-    Attributes:
-        kind: ``refreshed``: fetched for the first time, or different from before, or fetched again after an outage.
-            ``unavailable``: they can't be fetched; once per outage, and once more when the old keys have become too
-            old to serve.
-        fields: ``url``; of refreshed ones ``keys``, ``key_ids`` and ``ignored`` (keys that can't be used, and why); of
-            unavailable ones ``reason``, ``serving`` (``stale`` or ``none``) and ``serving_s`` (for how many seconds
-            more).
-    """
-
-    kind: Literal["refreshed", "unavailable"]
-    fields: dict[str, Any]
 
 
 class RemoteKeys:

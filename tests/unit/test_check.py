@@ -552,7 +552,7 @@ def states(played: Play) -> str:
 
 async def test_a_good_token_is_admitted() -> None:
     played = await play(guard(many(), namespaces=POLICIES), mint(), "/messages")
-    assert (states(played), played.rejection) == ("++++++++++++..", None)
+    assert (states(played), played.refusal) == ("++++++++++++..", None)
     assert [step.number for step in played.steps] == list(range(1, 15))
     texts = {step.number: step.text for step in played.steps}
     assert texts[5] == "in the payload, as 'token'"
@@ -590,7 +590,7 @@ async def test_each_step_can_refuse(namespace: str, token: Any, expected: str, t
     app = guard(many(), namespaces=POLICIES)
     played = await play(app, given_token, namespace)
     assert states(played) == expected
-    assert (played.rejection is None) == ("-" not in expected)
+    assert (played.refusal is None) == ("-" not in expected)
     assert any(text in step.text for step in played.steps)
     # A play leaves nothing behind.
     assert app.status()["refused"] == {}
@@ -611,7 +611,7 @@ async def test_each_step_can_refuse(namespace: str, token: Any, expected: str, t
 async def test_the_token_is_where_the_guard_looks(options: dict[str, Any], origins: Any, text: str) -> None:
     auth = JWTAuth(SECRET, algorithms=["HS256"], **options)
     played = await play(guard(server("/messages"), auth=auth, allowed_origins=origins), mint(), "/messages")
-    assert played.rejection is None
+    assert played.refusal is None
     assert played.steps[4].text == text
 
 
@@ -721,7 +721,7 @@ def published(**options: Any) -> JWTAuth:
 async def test_without_the_keys_everything_but_the_signature_is_checked() -> None:
     app = guard(server("/messages"), auth=published())
     played = await play(app, signed(), "/messages")
-    assert (states(played), played.rejection, played.admitted) == ("++++++.+++++..", None, None)
+    assert (states(played), played.refusal, played.admitted) == ("++++++.+++++..", None, None)
     assert "The signature was NOT checked" in played.steps[6].text
     played = await play(app, signed(aud="other"), "/messages")
     assert states(played) == "++++++-"

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from jwt.algorithms import ECAlgorithm
 
+from socketguard.connection import KeysChange
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
-from socketguard.tokens.jwks import BODY_LIMIT, KeysChange, RemoteKeys
+from socketguard.tokens.jwks import BODY_LIMIT, RemoteKeys
 from socketguard.tokens.keys import KeysPending
 
 URL = "https://login.example.com/jwks"

@@ -98,7 +98,7 @@ class TestPending:
         pending = KeysPending(load, "key_unknown", key_id="1", retry_after=1)
         assert isinstance(pending, TokenError)
         assert (pending.code, pending.detail) == (RejectCode.KEYS_UNAVAILABLE, "key_unknown")
-        assert pending.rejection.fields == {"key_id": "1", "retry_after": 1}
+        assert pending.refusal.fields == {"key_id": "1", "retry_after": 1}
         assert await pending.load() is True
         assert KeysPending(load).detail == "keys_pending"
 

@@ -897,7 +897,7 @@ def test_numbers_that_are_not_positive_are_refused(option: str, value: Any) -> N
     assert caught.value.option == option
 
 
-# --- the rejection log -----------------------------------------------------------------------------------------------
+# --- the refusal log -----------------------------------------------------------------------------------------------
 
 
 class Loop:

@@ -595,10 +595,10 @@ def test_nothing_asked_is_nothing_missing() -> None:
 def test_scopes() -> None:
     assert authorise(known(scopes={"a"}), USER) is None
     assert authorise(known(scopes={"a", "b"}), USER) is None
-    rejection = authorise(known(scopes={"d", "a", "c"}), USER)
-    assert rejection is not None
-    assert (rejection.code, rejection.detail) == (RejectCode.INSUFFICIENT_SCOPE, "scope_missing")
-    assert rejection.fields == {"required": ["a", "c", "d"], "missing": ["c", "d"]}
+    refusal = authorise(known(scopes={"d", "a", "c"}), USER)
+    assert refusal is not None
+    assert (refusal.code, refusal.detail) == (RejectCode.INSUFFICIENT_SCOPE, "scope_missing")
+    assert refusal.fields == {"required": ["a", "c", "d"], "missing": ["c", "d"]}
 
 
 @pytest.mark.parametrize(
@@ -611,10 +611,10 @@ def test_scopes() -> None:
 def test_an_anonymous_client_has_no_scopes_and_no_claims(options: dict[str, Any], fields: dict[str, Any]) -> None:
     # Even an identity that was made by hand with claims, but without a subject.
     for identity in (ANONYMOUS, Identity(None, {"x": "1"}, frozenset({"a", "b"}))):
-        rejection = authorise(known(token="optional", **options), identity)
-        assert rejection is not None
-        assert (rejection.code, rejection.detail) == (RejectCode.INSUFFICIENT_SCOPE, "anonymous")
-        assert rejection.fields == fields
+        refusal = authorise(known(token="optional", **options), identity)
+        assert refusal is not None
+        assert (refusal.code, refusal.detail) == (RejectCode.INSUFFICIENT_SCOPE, "anonymous")
+        assert refusal.fields == fields
 
 
 @pytest.mark.parametrize(
@@ -656,16 +656,16 @@ def test_claims_that_fit(wanted: str | int, value: object) -> None:
     ],
 )
 def test_claims_that_do_not_fit(wanted: str | int, value: object, received: str | None) -> None:
-    rejection = authorise(known(claims={"c": wanted}), holder(c=value))
-    assert rejection is not None
-    assert (rejection.code, rejection.detail) == (RejectCode.INSUFFICIENT_SCOPE, "claim_mismatch")
-    assert rejection.fields == {"claim": "c", "expected": str(wanted), "received": received}
+    refusal = authorise(known(claims={"c": wanted}), holder(c=value))
+    assert refusal is not None
+    assert (refusal.code, refusal.detail) == (RejectCode.INSUFFICIENT_SCOPE, "claim_mismatch")
+    assert refusal.fields == {"claim": "c", "expected": str(wanted), "received": received}
 
 
 def test_an_absent_claim_does_not_fit() -> None:
-    rejection = authorise(known(claims={"c": "1"}), holder())
-    assert rejection is not None
-    assert rejection.fields["received"] is None
+    refusal = authorise(known(claims={"c": "1"}), holder())
+    assert refusal is not None
+    assert refusal.fields["received"] is None
 
 
 TENANT: dict[str, Any] = {"name": "/tenant-{tenant}", "claims": {"tenant_id": "{tenant}"}}
@@ -699,17 +699,17 @@ def test_what_a_client_puts_into_a_placeholder_is_not_read_as_one() -> None:
     found = known("/{a}/{b}", asked="/{b}/admin", claims={"c": "{a}:{b}"})
     assert authorise(found, holder(c="admin:admin")) is not None
     assert authorise(found, holder(c="{b}:admin")) is None
-    rejection = authorise(found, holder(c="x"))
-    assert rejection is not None
-    assert rejection.fields["expected"] == "{b}:admin"
+    refusal = authorise(found, holder(c="x"))
+    assert refusal is not None
+    assert refusal.fields["expected"] == "{b}:admin"
 
 
 def test_every_claim_must_fit() -> None:
     found = known(claims={"a": 1, "b": 2})
     assert authorise(found, holder(a=1, b=2)) is None
-    rejection = authorise(found, holder(a=1, b=3))
-    assert rejection is not None
-    assert rejection.fields["claim"] == "b"
+    refusal = authorise(found, holder(a=1, b=3))
+    assert refusal is not None
+    assert refusal.fields["claim"] == "b"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from socketguard.connection import Connection, Identity, OnRefresh, Session, bound_connection
-from socketguard.errors import RejectCode, Rejection
+from socketguard.errors import Refusal, RejectCode
 from socketguard.limits.expiry import Lifetime
 from socketguard.limits.rates import Rate
 from socketguard.logs.floods import RejectionLog, Suppressor
@@ -39,12 +39,12 @@ def a_connection() -> Connection:
 class Asked:
     """Decides as it is told to, and notes what it was asked."""
 
-    def __init__(self, answer: Identity | Rejection | BaseException = NEW) -> None:
+    def __init__(self, answer: Identity | Refusal | BaseException = NEW) -> None:
         self.answer = answer
         self.tokens: list[object] = []
         self.deadlines: list[float] = []
 
-    async def __call__(self, connection: Connection, token: object, deadline: float) -> Identity | Rejection:
+    async def __call__(self, connection: Connection, token: object, deadline: float) -> Identity | Refusal:
         self.tokens.append(token)
         self.deadlines.append(deadline)
         if isinstance(self.answer, BaseException):
@@ -95,7 +95,7 @@ async def test_where_no_authority_ends_there_is_nothing_to_tell() -> None:
 
 @pytest.mark.parametrize("sent", [(), (None,), ({},), ({"token": None},), ({"Token": "t"},)])
 async def test_a_token_that_is_not_there_is_asked_about_too(sent: tuple[Any, ...]) -> None:
-    decide = Asked(Rejection(RejectCode.TOKEN_MISSING, "no_token"))
+    decide = Asked(Refusal(RejectCode.TOKEN_MISSING, "no_token"))
     answer = await refreshes(decide).handle(a_connection(), ("sid-1", *sent))
     assert (answer["ok"], answer["code"]) == (False, "token_missing")
     assert decide.tokens == [None]
@@ -112,7 +112,7 @@ async def test_what_is_no_object_is_not_asked_about(sent: object) -> None:
 async def test_only_a_revoked_token_ends_the_connection() -> None:
     for code in RejectCode:
         connection, revoked = a_connection(), []
-        answer = await refreshes(Asked(Rejection(code, "detail")), revoked=revoked).handle(
+        answer = await refreshes(Asked(Refusal(code, "detail")), revoked=revoked).handle(
             connection, ("sid-1", {"token": "t"})
         )
         assert (answer["ok"], answer["code"]) == (False, code.value)

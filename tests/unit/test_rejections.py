@@ -5,7 +5,7 @@ import json
 import pytest
 
 from socketguard import ConfigurationError, RejectCode, SocketGuardError, TokenError
-from socketguard.errors import REPLIES, Finding, Rejection, Retry
+from socketguard.errors import REPLIES, Finding, Refusal, Retry
 
 
 def test_every_code_has_a_reply() -> None:
@@ -18,7 +18,7 @@ def test_every_code_has_a_reply() -> None:
 
 @pytest.mark.parametrize("code", [code for code in RejectCode if code is not RejectCode.INVALID_NAMESPACE])
 def test_what_a_client_is_told(code: RejectCode) -> None:
-    payload = Rejection(code, "signature_mismatch", {"expected": "x"}).payload("abc")
+    payload = Refusal(code, "signature_mismatch", {"expected": "x"}).payload("abc")
     reply = REPLIES[code]
     retry = None if reply.retry is None else reply.retry.value
     expected = {"message": reply.message, "data": {"code": code.value, "retry": retry, "ref": "abc"}}
@@ -26,12 +26,12 @@ def test_what_a_client_is_told(code: RejectCode) -> None:
 
 
 def test_an_unknown_namespace_is_answered_as_the_reference_server_does() -> None:
-    payload = Rejection(RejectCode.INVALID_NAMESPACE, "typo", {"registered": ["/a"]}).payload("abc")
+    payload = Refusal(RejectCode.INVALID_NAMESPACE, "typo", {"registered": ["/a"]}).payload("abc")
     assert json.dumps(payload, separators=(",", ":")) == '{"message":"Invalid namespace"}'
 
 
 def test_debug_tells_the_details() -> None:
-    payload = Rejection(RejectCode.INVALID_NAMESPACE, "typo", {"registered": ["/a"]}).payload("abc", debug=True)
+    payload = Refusal(RejectCode.INVALID_NAMESPACE, "typo", {"registered": ["/a"]}).payload("abc", debug=True)
     assert payload == {
         "message": "Invalid namespace",
         "data": {"code": "invalid_namespace", "retry": None, "ref": "abc", "detail": "typo", "registered": ["/a"]},
@@ -41,7 +41,7 @@ def test_debug_tells_the_details() -> None:
 def test_a_token_error_says_nothing_of_the_token() -> None:
     error = TokenError(RejectCode.TOKEN_INVALID, "issuer_mismatch", expected="a", received="b")
     assert str(error) == "Invalid token"
-    assert error.rejection == Rejection(RejectCode.TOKEN_INVALID, "issuer_mismatch", {"expected": "a", "received": "b"})
+    assert error.refusal == Refusal(RejectCode.TOKEN_INVALID, "issuer_mismatch", {"expected": "a", "received": "b"})
     assert isinstance(error, SocketGuardError)
 
 

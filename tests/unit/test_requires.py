@@ -54,9 +54,9 @@ def test_who_has_the_scopes_is_dispatched(connection: Connection) -> None:
 def test_who_lacks_one_is_not(connection: Connection, scopes: tuple[str, ...]) -> None:
     with pytest.raises(EventRefused) as caught:
         requires(*scopes)(handler)("s")
-    rejection = caught.value.rejection
-    assert (rejection.code, rejection.detail) == (RejectCode.INSUFFICIENT_SCOPE, "scope_missing")
-    assert rejection.fields == {
+    refusal = caught.value.refusal
+    assert (refusal.code, refusal.detail) == (RejectCode.INSUFFICIENT_SCOPE, "scope_missing")
+    assert refusal.fields == {
         "required": sorted(set(scopes)),
         "missing": sorted(set(scopes) - {"messages:read"}),
     }
@@ -88,13 +88,13 @@ def test_a_rate(connection: Connection, clock: SimpleNamespace) -> None:
     guarded("s")
     with pytest.raises(EventRefused) as caught:
         guarded("s")
-    rejection = caught.value.rejection
-    assert (rejection.code, rejection.detail) == (RejectCode.RATE_LIMITED, "rate")
-    assert rejection.fields == {"limit": "2/minute", "retry_after": 30}
+    refusal = caught.value.refusal
+    assert (refusal.code, refusal.detail) == (RejectCode.RATE_LIMITED, "rate")
+    assert refusal.fields == {"limit": "2/minute", "retry_after": 30}
     clock.now += 29.0
     with pytest.raises(EventRefused) as caught:
         guarded("s")
-    assert caught.value.rejection.fields["retry_after"] == 1
+    assert caught.value.refusal.fields["retry_after"] == 1
     clock.now += 1.0
     guarded("s")
 
@@ -119,12 +119,12 @@ def test_an_event_without_the_scope_does_not_use_up_the_rate(connection: Connect
     for _ in range(3):
         with pytest.raises(EventRefused) as caught:
             guarded("s")
-        assert caught.value.rejection.code is RejectCode.INSUFFICIENT_SCOPE
+        assert caught.value.refusal.code is RejectCode.INSUFFICIENT_SCOPE
     connection.identity = Identity("ann", scopes=frozenset({"messages:write"}))
     guarded("s")
     with pytest.raises(EventRefused) as caught:
         guarded("s")
-    assert caught.value.rejection.code is RejectCode.RATE_LIMITED
+    assert caught.value.refusal.code is RejectCode.RATE_LIMITED
 
 
 @pytest.mark.parametrize(

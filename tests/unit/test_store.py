@@ -14,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from socketguard.connection import ANONYMOUS, Identity
-from socketguard.errors import RETRY_AFTER, ConfigurationError, RejectCode, Rejection, SocketGuardError
+from socketguard.errors import RETRY_AFTER, ConfigurationError, Refusal, RejectCode, SocketGuardError
 from socketguard.limits.revocation import (
     MemoryStore,
     Revocation,
@@ -376,13 +376,13 @@ async def hang() -> bool:
     return False
 
 
-async def asked(revocations: Revocations, who: Identity | None = None) -> Rejection | None:
+async def asked(revocations: Revocations, who: Identity | None = None) -> Refusal | None:
     answer = revocations.check(who or identity())
     return await answer if isinstance(answer, Awaitable) else answer
 
 
-UNAVAILABLE = Rejection(RejectCode.KEYS_UNAVAILABLE, "store_unavailable", {"retry_after": 5})
-REVOKED = Rejection(RejectCode.TOKEN_REVOKED, "revoked")
+UNAVAILABLE = Refusal(RejectCode.KEYS_UNAVAILABLE, "store_unavailable", {"retry_after": 5})
+REVOKED = Refusal(RejectCode.TOKEN_REVOKED, "revoked")
 
 
 def test_a_synchronous_store_is_asked_without_an_event_loop() -> None:
@@ -480,7 +480,7 @@ async def test_any_awaitable_will_do() -> None:
 
 
 @pytest.mark.parametrize(("fail_open", "expected"), [(False, UNAVAILABLE), (True, None)])
-async def test_a_store_that_hangs(fail_open: bool, expected: Rejection | None) -> None:
+async def test_a_store_that_hangs(fail_open: bool, expected: Refusal | None) -> None:
     revocations = Watched(Answers(hang), timeout=0.01, fail_open=fail_open)
     assert await asked(revocations) == expected
     assert revocations.changes == [(False, "TimeoutError('the store gave no answer within 0.01 s')")]
