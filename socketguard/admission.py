@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .connection import Connection, Identity
@@ -39,6 +39,12 @@ class Counted(Served, Protocol):
     def count(self) -> int:
         """Grows when handlers are registered."""
         ...
+
+
+class Engine(Protocol):
+    """What is asked of the Engine.IO side of a server."""
+
+    def alive(self, eio_sid: str) -> bool: ...
 
 
 class Admission:
@@ -79,17 +85,23 @@ class Admission:
         self.revocations = revocations
         self.stable_claims = stable_claims
         self._unknown: dict[Any, Refusal] = {}
+        # Where a namespace can be joined without a token, a session is of use without keys.
+        self._all_need_tokens = all(policy.token == "required" for policy in registry.policies or ())
 
-    async def decide(
-        self, connection: Connection, data: object, deadline: float, alive: Callable[[], bool]
-    ) -> Refusal | None:
+    def outage(self) -> int | None:
+        """In how many seconds credentials may be checked again; None when they can be now, or need not be."""
+        if self.auth is None or not self._all_need_tokens:
+            return None
+        return self.auth.outage() or (None if self.revocations is None else self.revocations.outage())
+
+    async def decide(self, connection: Connection, data: object, deadline: float, engine: Engine) -> Refusal | None:
         """Decide one CONNECT, and write who it is into ``connection``.
 
         Args:
             connection: the pending connection.
             data: the decoded ``auth`` payload of the CONNECT packet.
             deadline: for everything in here that may wait, in seconds of the loop's clock.
-            alive: tells whether the session is still there.
+            engine: knows whether the session is still there.
 
         Returns:
             None to admit. Any exception on the way is a refusal too.
@@ -103,7 +115,7 @@ class Admission:
         if known is None:
             return self.unknown(connection.namespace)
         try:
-            refusal = await self._check(connection, known, data, deadline, alive)
+            refusal = await self._check(connection, known, data, deadline, engine)
         except BaseException as exc:
             if not is_ours(exc):
                 raise
@@ -118,7 +130,7 @@ class Admission:
         return refusal
 
     async def _check(
-        self, connection: Connection, known: Known, data: Any, deadline: float, alive: Callable[[], bool]
+        self, connection: Connection, known: Known, data: Any, deadline: float, engine: Engine
     ) -> Refusal | None:
         connection.placeholders = known.placeholders
         most = self.limits.namespaces_per_session
@@ -136,11 +148,12 @@ class Admission:
                 return exc.refusal
             except Overdue:
                 return Refusal(RejectCode.ADMISSION_TIMEOUT, "keys", {"retry_after": RETRY_AFTER})
-        if not alive():
+        eio_sid = connection.session.eio_sid
+        if not engine.alive(eio_sid):
             return None  # Nobody waits for the answer any more.
         identity = connection.identity
         refusal = await self._revoked(identity) or authorise(known, identity)
-        if refusal is None and known.policy.authorize is not None and alive():
+        if refusal is None and known.policy.authorize is not None and engine.alive(eio_sid):
             # It may take its time, in which the token may have expired or been revoked.
             refusal = (
                 await self._ask(identity, connection, known, deadline)

@@ -23,7 +23,7 @@ __all__ = [
     "RETRY_AFTER",
     "ConfigurationError",
     "Finding",
-    "HandshakeRefusal",
+    "HandshakeCode",
     "Refusal",
     "RejectCode",
     "Reply",
@@ -76,6 +76,27 @@ class RejectCode(enum.StrEnum):
     INTERNAL_ERROR = "internal_error"
 
 
+class HandshakeCode(enum.StrEnum):
+    """Why a request does not become (or reach) a session, where no `RejectCode` says it."""
+
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    JSONP_NOT_SUPPORTED = "jsonp_not_supported"
+    TRANSPORT_UNKNOWN = "transport_unknown"
+    TRANSPORT_DISABLED = "transport_disabled"
+    TRANSPORT_MISMATCH = "transport_mismatch"
+    UPGRADE_MISSING = "upgrade_missing"
+    PROTOCOL_VERSION = "protocol_version"
+    SESSION_MISSING = "session_missing"
+    SESSION_UNKNOWN = "session_unknown"
+    SESSION_UPGRADED = "session_upgraded"
+    ADDRESS_CHANGED = "address_changed"
+    BODY_TOO_LARGE = "body_too_large"
+    BODY_MALFORMED = "body_malformed"
+    TOO_MANY_PACKETS = "too_many_packets"
+    WRONG_PATH = "wrong_path"
+    ENGINE_REFUSED = "engine_refused"
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What goes with a code: the fixed text, the advice, and the status of its twin over HTTP."""
@@ -85,7 +106,7 @@ class Reply:
     http_status: int
 
 
-REPLIES: Mapping[RejectCode, Reply] = MappingProxyType(
+REPLIES: Mapping[RejectCode | HandshakeCode, Reply] = MappingProxyType(
     {
         RejectCode.INVALID_NAMESPACE: Reply("Invalid namespace", None, 404),
         RejectCode.CONNECT_MALFORMED: Reply("Malformed connect packet", Retry.NEVER, 400),
@@ -106,13 +127,29 @@ REPLIES: Mapping[RejectCode, Reply] = MappingProxyType(
         RejectCode.ALREADY_CONNECTED: Reply("Already connected to this namespace", Retry.NEVER, 409),
         RejectCode.REFUSED_BY_APP: Reply("Connection rejected by server", None, 403),
         RejectCode.INTERNAL_ERROR: Reply("Internal error", Retry.BACKOFF, 500),
+        HandshakeCode.METHOD_NOT_ALLOWED: Reply("Method not allowed", Retry.NEVER, 405),
+        HandshakeCode.JSONP_NOT_SUPPORTED: Reply("JSONP is not supported", Retry.NEVER, 400),
+        HandshakeCode.TRANSPORT_UNKNOWN: Reply("Transport unknown", Retry.NEVER, 400),
+        HandshakeCode.TRANSPORT_DISABLED: Reply("Transport not available", Retry.NEVER, 400),
+        HandshakeCode.TRANSPORT_MISMATCH: Reply("Bad request", Retry.NEVER, 400),
+        HandshakeCode.UPGRADE_MISSING: Reply("Bad request", Retry.NEVER, 400),
+        HandshakeCode.PROTOCOL_VERSION: Reply("Unsupported protocol version", Retry.NEVER, 400),
+        HandshakeCode.SESSION_MISSING: Reply("Bad request", Retry.NEVER, 400),
+        HandshakeCode.SESSION_UNKNOWN: Reply("Session ID unknown", Retry.NOW, 400),
+        HandshakeCode.SESSION_UPGRADED: Reply("Bad request", Retry.NEVER, 400),
+        HandshakeCode.ADDRESS_CHANGED: Reply("Session ID unknown", Retry.NOW, 400),
+        HandshakeCode.BODY_TOO_LARGE: Reply("Payload too large", Retry.NEVER, 413),
+        HandshakeCode.BODY_MALFORMED: Reply("Bad request", Retry.NEVER, 400),
+        HandshakeCode.TOO_MANY_PACKETS: Reply("Too many packets", Retry.BACKOFF, 400),
+        HandshakeCode.WRONG_PATH: Reply("Not found", Retry.NEVER, 404),
+        HandshakeCode.ENGINE_REFUSED: Reply("Bad request", Retry.NEVER, 403),
     }
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One refusal, as it was decided.
+    """One refusal, as it was decided: of a request, a CONNECT, an event or a fresh token.
 
     Attributes:
         code: what the client is told.
@@ -120,12 +157,30 @@ class Refusal:
         fields: further fields for the log line, already free of secrets (expected and received values and the like).
             The client is told one of them: ``retry_after``, whole seconds.
         error: the exception behind it, when it is a defect of the server and no attempt of a client.
+        http_status: of the answer, where it is not that of the code.
     """
 
-    code: RejectCode
+    code: RejectCode | HandshakeCode
     detail: str | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
     error: BaseException | None = field(default=None, compare=False)
+    http_status: int | None = None
+
+    @property
+    def reply(self) -> Reply:
+        """What goes with the code."""
+        return REPLIES[self.code]
+
+    @property
+    def status(self) -> int:
+        """The status of an answer over HTTP."""
+        return self.reply.http_status if self.http_status is None else self.http_status
+
+    @property
+    def retry_after(self) -> int | None:
+        """Seconds for which trying again is of no use."""
+        found: int | None = self.fields.get("retry_after")
+        return found
 
     def payload(self, ref: str, *, debug: bool = False) -> dict[str, Any]:
         """The object of the CONNECT_ERROR packet.
@@ -220,26 +275,3 @@ class Finding:
     id: str
     text: str
     fix: str
-
-
-@dataclass(frozen=True, slots=True)
-class HandshakeRefusal:
-    """Why a request does not become (or reach) a session.
-
-    Attributes:
-        reason: one word of a closed set; the ``code`` of the answer and the ``reason`` of the log line.
-        status: of the HTTP answer.
-        message: for the client; holds nothing of the request.
-        hint: for the log: what to do about it.
-        retry: advice for the client.
-        retry_after: seconds for which trying again is of no use.
-        detail: for the log: which of the causes of this reason it was; one word of a closed set.
-    """
-
-    reason: str
-    status: int
-    message: str
-    hint: str
-    retry: Retry = Retry.NEVER
-    retry_after: int | None = None
-    detail: str | None = None

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
-import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Self, Unpack, cast
+from collections.abc import Mapping
+from typing import Any, Self, Unpack
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .admission import Admission
 from .check import seconds
-from .config import Auth, Options, Settings, admission_timeout, name_of, options_from_env, read_options
+from .config import Auth, Options, Settings, admission_timeout, options_from_env, read_options
 from .connection import Connection, Identity
 from .diagnosis.delivery import Delivery
-from .diagnosis.startup import Discovery, check_server, discover, find_misspelt_options
+from .diagnosis.startup import discover
 from .diagnosis.traffic import Patterns, PatternWatch
 from .errors import ConfigurationError, Finding, Refusal, RejectCode
 from .limits.counters import Ledger
-from .limits.expiry import Lifetime
+from .limits.expiry import Expiry
 from .limits.rates import AddressBudget
 from .limits.revocation import MemoryStore, Revocation, Revocations, revocation_for
 from .logs import events
@@ -28,334 +26,188 @@ from .logs.floods import RejectionLog, Suppressor
 from .logs.report import Report
 from .logs.sink import EventLog
 from .namespaces.registry import Registry
-from .proxies.heartbeat import findings_for_server
-from .server.attach import Seam, ServedNames, is_shared, known_options, require_server
-from .server.dispatch import Refreshes, requires
-from .server.endings import LONGEST, Drain, Endings
-from .server.endings import findings as drain_findings
+from .server.attach import Attachment
+from .server.configuration import Configuration
+from .server.connect import Connects
+from .server.dispatch import Dispatch, Refreshes
+from .server.drain import LONGEST, Drain
+from .server.drain import findings as drain_findings
+from .server.emits import is_shared
+from .server.endings import TICK, Endings
 from .server.endpoint import Endpoint, WrongPath
-from .server.handshake import Gate
+from .server.engine import Engine
+from .server.facts import ServedNames, require_server
+from .server.requires import requires
 from .server.sessions import Sessions
 from .text import neutralise
 from .tokens.auth import Verifier
 
-if TYPE_CHECKING:
-    pass
+__all__ = ["Parts", "SocketGuard"]
 
-__all__ = ["Core", "SocketGuard"]
+SAMPLE = 128
+"""One in so many emits is looked at, beyond the first of each second: it costs under 1 % of an emit."""
 
 
-class Core:
-    """The parts.
-
-    Args:
-        server: a server that `socketguard.seam.require_server` let pass.
-        settings: the options.
-    """
+class Parts:
+    """The parts of the guard on one server, wired once, from top to bottom; guards with equal options share them."""
 
     def __init__(self, server: Any, settings: Settings) -> None:
         self.settings = settings
-        auth, limits = settings.auth, settings.limits
-        self.log = EventLog(settings.logger)
-        self.report = Report(self.log, RejectionLog(self.log, Suppressor()), settings.log_claims)
-        self.registry = Registry(settings.namespaces)
-        # Where a namespace can be joined without a token, a session is of use without keys.
-        self._all_need_tokens = all(policy.token == "required" for policy in self.registry.policies or ())
         self.guards: list[SocketGuard] = []
-        self.paths: list[str] = []
-        self.mounts: list[Finding] = []
-        self.misspelt = find_misspelt_options(server, known_options())
-        self.started = False
-        self._addressed = False
-        self._warned: list[Finding] = []
-        timeout = admission_timeout(
-            settings.admission_timeout,
-            server.eio.ping_timeout if settings.heartbeat is None else settings.heartbeat.timeout,
-        )
+        auth, limits, heartbeat = settings.auth, settings.limits, settings.heartbeat
+        interval = server.eio.ping_interval if heartbeat is None else heartbeat.interval
+        ping_timeout = server.eio.ping_timeout if heartbeat is None else heartbeat.timeout
+        self.timeout = admission_timeout(settings.admission_timeout, ping_timeout)
         self.store = settings.store
         if self.store is None:
             # By the same clock as the tokens.
             self.store = MemoryStore() if auth is None else MemoryStore(clock=auth.now)
+
+        log = EventLog(settings.logger)
+        self.report = Report(log, RejectionLog(log, Suppressor()), settings.log_claims)
+        self.ledger = Ledger(limits)
+        budget = AddressBudget(limits.failure_rate)
         self.revocations = Revocations(
             self.store, timeout=settings.store_timeout, fail_open=settings.fail_open, on_change=self._store_changed
         )
-        ledger = Ledger(limits)
-        budget = AddressBudget(limits.failure_rate)
-        served = ServedNames(server)
-        admission = Admission(
+        self.registry = Registry(settings.namespaces)
+        self.served = ServedNames(server)
+        self.delivery = Delivery(
+            self.report.undelivered, sample=1 if settings.debug else SAMPLE, shared=is_shared(server.manager)
+        )
+        patterns = Patterns(
+            self.report.pattern, interval=interval, timeout=ping_timeout, transports=server.eio.transports
+        )
+        self._watch = PatternWatch(patterns)
+
+        engine = Engine(server)
+        self.sessions = Sessions(engine, limits, self.ledger, self._watch, connect_timeout=settings.connect_timeout)
+        self.expiry = Expiry(auth, settings.expiring_notice)
+        self.endings = Endings(engine, self.sessions, self.expiry, self.report, tick=TICK)
+        self.drain = Drain(self.sessions, self.endings, self.report)
+        self.configuration = Configuration(
+            server,
+            settings,
+            self.registry,
+            self.served,
+            self.store,
+            self.drain,
+            self.report,
+            admission_timeout=self.timeout,
+        )
+        self.admission = Admission(
             self.registry,
             auth,
-            served,
-            self.paths,
+            self.served,
+            self.configuration.paths,
             limits=limits,
-            ledger=ledger,
+            ledger=self.ledger,
             budget=budget,
             revocations=None if auth is None else self.revocations,
             stable_claims=settings.stable_claims,
         )
-        self.delivery = Delivery(
-            self.report.undelivered, sample=1 if settings.debug else SAMPLE, shared=is_shared(server.manager)
-        )
-        self.endings = Endings(self.report)
-        heartbeat = settings.heartbeat
-        self.patterns = Patterns(
-            self.report.pattern,
-            interval=server.eio.ping_interval if heartbeat is None else heartbeat.interval,
-            timeout=server.eio.ping_timeout if heartbeat is None else heartbeat.timeout,
-            transports=server.eio.transports,
-        )
-        self.watch = PatternWatch(self.patterns, lambda eio_sid: self.seam.pinged(eio_sid))
-        self.sessions = Sessions(
-            limits,
-            ledger,
-            connect_timeout=settings.connect_timeout,
-            overdue=self.endings.overdue,
-            slow=self.endings.slow,
-            watch=self.watch,
-        )
-        self.lifetime = Lifetime(
-            ends_at=_never if auth is None else auth.ends_at,
-            clock=time.time if auth is None else auth.now,
-            notice=settings.expiring_notice,
-            notify=self.endings.notify,
-            expire=self.endings.expire,
-        )
-        self.gate = Gate(
-            budget,
-            ledger,
-            pending=lambda: self.sessions.pending,
-            outage=self._outage,
-            on_proxy=self._found_proxy,
-        )
-        refreshes = Refreshes(
-            admission.refresh,
-            self.report,
-            lifetime=self.lifetime,
-            rate=limits.refresh_rate,
-            on_refresh=settings.on_refresh,
-            timeout=timeout,
-            log_claims=settings.log_claims,
-            on_revoked=self.endings.revoked,
-        )
-        self.seam = self.endings.seam = Seam(
+        self.connects = Connects(
             server,
-            served=served,
-            decide=admission.decide,
-            refresh=refreshes.handle,
-            end=self.endings.session,
-            sessions=self.sessions,
-            lifetime=self.lifetime,
-            ledger=ledger,
-            budget=budget,
-            gate=self.gate,
-            report=self.report,
-            delivery=self.delivery,
-            admission_timeout=timeout,
+            self.admission,
+            engine,
+            self.sessions,
+            self.endings,
+            self.expiry,
+            self.drain,
+            budget,
+            self.report,
+            timeout=self.timeout,
             log_claims=settings.log_claims,
             debug=settings.debug,
-            owner=self,
         )
-        self.drain = Drain(self.seam, self.gate, self.endings, self.report)
-        endpoint = Endpoint(
-            self.seam,
+        refreshes = Refreshes(
+            self.admission,
+            self.endings,
+            self.expiry,
+            self.report,
+            rate=limits.refresh_rate,
+            on_refresh=settings.on_refresh,
+            timeout=self.timeout,
+            log_claims=settings.log_claims,
+        )
+        self._dispatch = Dispatch(
+            server,
+            self.connects,
+            refreshes,
+            engine,
+            self.sessions,
+            self.endings,
+            self.expiry,
+            self.report,
+            self.delivery,
+        )
+        self._endpoint = Endpoint(
+            server,
+            self.configuration,
+            self.admission,
+            engine,
+            self.sessions,
+            self.drain,
+            budget,
+            self.ledger,
+            patterns,
             self.report,
             settings.trusted_proxies,
-            self.gate,
             bind_polling=settings.bind_polling,
-            connect_packet_bytes=limits.connect_packet_bytes,
-            patterns=self.patterns,
-            on_request=self._on_request,
         )
-        self.seam.attach(endpoint)
-        if settings.heartbeat is not None:
-            self.seam.set_heartbeat(settings.heartbeat.interval, settings.heartbeat.timeout)
+        self._attachment: Attachment | None = Attachment(
+            server,
+            self,
+            engine,
+            self.sessions,
+            self.endings,
+            self.connects,
+            self._dispatch,
+            self._endpoint,
+            self.delivery,
+            self.served,
+        )
+        if heartbeat is not None:
+            for name, value in (("interval", interval), ("timeout", ping_timeout), ("interval_grace_period", 0)):
+                self._attachment.set(server.eio, f"ping_{name}", value)
         if settings.allowed_origins is not None:
             origins = settings.allowed_origins
-            self.seam.set_origins(origins if isinstance(origins, str) else list(origins))
+            value = origins if isinstance(origins, str) else list(origins)
+            self._attachment.set(server.eio, "cors_allowed_origins", value)
         if auth is not None:
             auth.listen(self.report.keys_changed)
 
-    @staticmethod
-    def on(server: Any, settings: Settings) -> Core:
+    @classmethod
+    def on(cls, server: Any, settings: Settings) -> Parts:
         """The parts on this server: those that are there, when they were made with equal settings."""
-        seam = Seam.of(server)
-        if seam is None:
-            return Core(server, settings)
-        core = Core.of(seam)
-        if core.settings != settings:
+        parts: Parts | None = Attachment.of(server)
+        if parts is None:
+            return cls(server, settings)
+        if parts.settings != settings:
             raise ConfigurationError(
                 "this server has a guard with other options already: make one guard per server, or call detach() on "
                 "the first",
                 option="server",
             )
-        return core
-
-    @staticmethod
-    def of(seam: Seam) -> Core:
-        """The parts that a seam belongs to."""
-        return cast("Core", seam.owner)
-
-    def learn(self, found: Discovery, guard: SocketGuard) -> None:
-        """Remember a guard that shares these parts, and where the endpoint is mounted for it."""
-        self.guards.append(guard)
-        self.paths += [path for path in found.paths if path not in self.paths]
-        self.mounts += [finding for finding in found.findings if finding not in self.mounts]
+        return parts
 
     def detach(self) -> None:
         """Take everything off the server again."""
-        if self.seam.attached:
-            self.seam.detach()
-            self.watch.close()
-            self.report.rejections.close()
-
-    def everybody(self) -> list[Connection]:
-        """All connections, those that are being admitted among them."""
-        return [*self.seam.connections.values(), *(each for each in self.seam.pending if not each.sid)]
-
-    def check(self) -> list[Finding]:
-        """Everything in the configuration that a person should look at."""
-        settings, facts = self.settings, self.seam.facts()
-        declared = None if settings.namespaces is None else [name_of(policy) for policy in settings.namespaces]
-        found = [*self.misspelt, *self.mounts, *check_server(facts, policies=declared)]
-        found += self.registry.findings(self.seam.served)
-        if settings.heartbeat is None:
-            found += findings_for_server(facts.ping_interval, facts.ping_timeout, facts.ping_grace)
-        else:
-            found += settings.heartbeat.findings(transports=facts.transports)
-        if settings.auth is None:
-            found.append(
-                Finding("SG030", "auth=None: everybody may join, without a token", "write auth=JWTAuth(…)"),
-            )
-        else:
-            found += settings.auth.findings()
-        if isinstance(settings.store, MemoryStore):
-            found.append(MEMORY)
-        if settings.fail_open:
-            found.append(
-                Finding(
-                    "SG053",
-                    "fail_open=True: while the store of revocations does not answer, revoked tokens are accepted",
-                    "leave fail_open out; clients are then refused with keys_unavailable and come back by themselves",
-                )
-            )
-        return found
-
-    def describe(self) -> dict[str, Any]:
-        """The effective configuration in plain values, without secrets."""
-        settings, facts = self.settings, self.seam.facts()
-        return {
-            "auth": None if settings.auth is None else settings.auth.describe(),
-            "namespaces": self.registry.describe() or list(self.seam.served.names()),
-            "heartbeat": {"interval_s": facts.ping_interval, "timeout_s": facts.ping_timeout},
-            "transports": list(facts.transports),
-            "connect_timeout_s": settings.connect_timeout,
-            "admission_timeout_s": self.seam.admission_timeout,
-            "expiring_notice_s": settings.expiring_notice,
-            "limits": settings.limits.describe(),
-            "store": type(self.store).__name__,
-            "allowed_origins": settings.allowed_origins or "same origin",
-            "trusted_proxies": [str(network) for network in settings.trusted_proxies.networks],
-            "log_claims": list(settings.log_claims),
-            "debug": settings.debug,
-            "paths": self.paths,
-            "versions": facts.versions,
-        }
-
-    def start(self) -> None:
-        """Log the configuration and what is wrong with it: once, when handlers and log handlers are there."""
-        if self.started:
+        if self._attachment is None:
             return
-        self.started = True
-        settings = self.settings
-        self.log.emit(events.STARTED, {"schema_version": events.SCHEMA_VERSION, "configuration": self.describe()})
-        self.warn(self.check())
-        if settings.auth is not None:
-            # Now, so that the first client does not pay for it.
-            settings.auth.start()
-        self.drain.install()
-
-    def warn(self, found: Iterable[Finding]) -> None:
-        """Log findings."""
-        for finding in found:
-            self.log.emit(events.CONFIG_WARNING, {"id": finding.id, "text": finding.text, "fix": finding.fix})
-
-    def warn_once(self, finding: Finding) -> None:
-        """Log a finding that something at run time has made true."""
-        if finding not in self._warned:
-            self._warned.append(finding)
-            self.warn([finding])
-
-    def _outage(self) -> int | None:
-        auth = self.settings.auth
-        return None if auth is None or not self._all_need_tokens else auth.outage() or self.revocations.outage()
+        for each in (self._endpoint, self._dispatch, self.connects):
+            each.detach()
+        self._attachment.undo()
+        self._attachment = None
+        self.delivery.flush()
+        self.sessions.clear()
+        self.expiry.clear()
+        self.endings.stop()
+        self._watch.close()
+        self.report.rejections.close()
 
     def _store_changed(self, available: bool, error: BaseException | None) -> None:
         self.report.store_changed(available, error, fail_open=self.settings.fail_open)
-
-    def _found_proxy(self, address: str) -> None:
-        self.warn(
-            [
-                Finding(
-                    "SG050",
-                    f"{address} forwards the requests of others (X-Forwarded-…) but is not in trusted_proxies: all "
-                    "clients behind it look like one, so that the limits per address are off for it",
-                    f"write trusted_proxies=[{address!r}], or its network",
-                )
-            ]
-        )
-
-    def _on_request(self, scope: Scope, receive: Receive) -> bool:
-        """The checks that need a request. Returns whether there is nothing more to learn from another one."""
-        self.start()
-        if not self._addressed:
-            self._addressed = True
-            self._check_address(scope)
-        if scope["type"] != "websocket":
-            return False
-        heartbeat = self.settings.heartbeat
-        # uvicorn hands out bound methods of its protocol, which knows the server's settings.
-        config: Any = getattr(getattr(receive, "__self__", None), "config", None)
-        if heartbeat is not None and hasattr(config, "ws_ping_interval"):
-            self.warn(
-                heartbeat.server_ping_findings(
-                    ping_interval=config.ws_ping_interval, ping_timeout=config.ws_ping_timeout
-                )
-            )
-        return True
-
-    def _check_address(self, scope: Scope) -> None:
-        host = (scope.get("server") or ("", None))[0]
-        if self.settings.debug and not _is_loopback(host):
-            self.warn(
-                [
-                    Finding(
-                        "SG031",
-                        f"debug=True on {host!r}: refused clients are told the details and all namespaces",
-                        "leave debug out, or serve on 127.0.0.1",
-                    )
-                ]
-            )
-
-
-SAMPLE = 128
-"""One in so many emits is looked at, beyond the first of each second: it costs under 1 % of an emit."""
-
-MEMORY = Finding(
-    "SG051",
-    "revocations are kept in the memory of this process: they are lost at a restart, and other workers don't know them",
-    "run one worker with tokens that live for minutes, or pass a store that the workers share",
-)
-
-
-def _never(identity: Identity) -> None:
-    """When the authority of somebody ends who needs no token."""
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host in ("localhost", "testserver", "")
 
 
 class SocketGuard:
@@ -400,11 +252,13 @@ class SocketGuard:
     def __init__(self, app: ASGIApp | None, *, auth: Auth, server: Any = None, **options: Unpack[Options]) -> None:
         found = discover(app)
         self.server = require_server(found.server(app) if server is None else server)
-        self._core = Core.on(self.server, read_options(auth, **options))
-        self._core.learn(found, self)
+        self._parts = Parts.on(self.server, read_options(auth, **options))
+        self._parts.guards.append(self)
+        configuration = self._parts.configuration
+        configuration.learn(found)
         self.app = app
-        trusted = self._core.settings.trusted_proxies
-        self._outer = None if app is None else WrongPath(app, self._core.report, self._core.paths, trusted)
+        trusted = self._parts.settings.trusted_proxies
+        self._outer = None if app is None else WrongPath(app, self._parts.report, configuration.paths, trusted)
 
     @classmethod
     def protect(cls, server: Any, *, auth: Auth, **options: Unpack[Options]) -> Self:
@@ -448,23 +302,23 @@ class SocketGuard:
         Raises:
             LookupError: the server is not guarded.
         """
-        seam = Seam.of(server)
-        if seam is None:
+        parts: Parts | None = Attachment.of(server)
+        if parts is None:
             raise LookupError("this server has no guard (yet): Starlette builds middleware at its first request")
-        return Core.of(seam).guards[0]
+        return parts.guards[0]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._outer is None:
             raise RuntimeError("a guard made by protect() is no ASGI application; serve the application itself")
         if scope["type"] == "lifespan":
-            self._core.start()
+            self._parts.configuration.start()
         app = self._outer if self._outer.concerns(scope) else self._outer.app
         await app(scope, receive, send)
 
     @property
     def auth(self) -> Verifier | None:
         """The verifier, for the HTTP routes of the same service."""
-        return self._core.settings.auth
+        return self._parts.settings.auth
 
     def identity(self, sid: str, namespace: str | None = None) -> Identity:
         """Who a client is.
@@ -476,7 +330,7 @@ class SocketGuard:
         Raises:
             LookupError: no such client is connected.
         """
-        connection = self._core.seam.connections.get(sid)
+        connection = self._parts.sessions.connections.get(sid)
         if connection is None or namespace not in (None, connection.namespace):
             raise LookupError("no connection with this sid" + (f" in {namespace!r}" if namespace else ""))
         return connection.identity
@@ -490,7 +344,7 @@ class SocketGuard:
         """
         return [
             connection
-            for connection in self._core.seam.connections.values()
+            for connection in self._parts.sessions.connections.values()
             if connection.state is Connection.JOINED
             and subject in (None, connection.identity.subject)
             and namespace in (None, connection.namespace)
@@ -534,7 +388,7 @@ class SocketGuard:
             )
         chosen = [
             connection
-            for connection in self._core.everybody()
+            for connection in self._parts.sessions.everybody()
             if (sid is None or connection.sid == sid)
             and (subject is None or connection.identity.subject == subject)
             and (token_id is None or connection.identity.token_id == token_id)
@@ -543,9 +397,9 @@ class SocketGuard:
         ]
         more = {} if reason is None else {"detail": neutralise(str(reason), 256)}
         verdict = Refusal(RejectCode.REFUSED_BY_APP, "disconnect_called", {"hint": more.get("detail")})
-        ended = await self._core.endings.end_all(chosen, "kicked", verdict, more.get("detail"))
+        ended = await self._parts.endings.end_all(chosen, "kicked", verdict, more.get("detail"))
         selector |= {"issuer": issuer, "namespace": namespace}
-        self._core.report.selected(events.SUBJECT_DISCONNECTED, selector, ended, **more)
+        self._parts.report.selected(events.SUBJECT_DISCONNECTED, selector, ended, **more)
         return ended
 
     async def revoke(
@@ -579,11 +433,11 @@ class SocketGuard:
             StoreFull: the store is full of live revocations. Connections of this process were ended all the same.
             SocketGuardError: the store did not answer; likewise.
         """
-        core = self._core
-        auth = core.settings.auth
+        parts = self._parts
+        auth = parts.settings.auth
         if auth is None:
             raise ConfigurationError("auth is None, so that there are no tokens to revoke", option="auth")
-        known = [each.identity for each in core.everybody() if each.identity.token_id == token_id]
+        known = [each.identity for each in parts.sessions.everybody() if each.identity.token_id == token_id]
         revocation = revocation_for(
             token_id=token_id,
             subject=subject,
@@ -596,24 +450,23 @@ class SocketGuard:
             now=auth.now(),
             known_expiry=next((one.expires_at for one in known if token_id and issuer in (None, one.issuer)), None),
         )
-        if core.settings.store is None:
-            core.warn_once(MEMORY)
+        parts.configuration.warn_of_memory()
         failed: dict[str, Any] = {}
         try:
-            await core.revocations.revoke(revocation)
+            await parts.revocations.revoke(revocation)
         except Exception as exc:
             failed["error"] = type(exc).__name__
             raise
         finally:
             # Whatever the store says: nobody goes on here.
-            ended = await core.endings.end_all(
-                [each for each in core.everybody() if _is_covered(each, revocation)],
+            ended = await parts.endings.end_all(
+                [each for each in parts.sessions.everybody() if _is_covered(each, revocation)],
                 "token_revoked",
                 Refusal(RejectCode.TOKEN_REVOKED, "revoked"),
             )
             selector = {"token_id": token_id, "subject": subject, "issuer": issuer}
             until = math.ceil(revocation.expires_at)
-            core.report.selected(events.TOKEN_REVOKED, selector, ended, until=until, **failed)
+            parts.report.selected(events.TOKEN_REVOKED, selector, ended, until=until, **failed)
         return ended
 
     def watch_delivery(self, on: bool = True) -> None:
@@ -624,7 +477,7 @@ class SocketGuard:
         Args:
             on: False to go back to the sample.
         """
-        self._core.delivery.watch(on)
+        self._parts.delivery.watch(on)
 
     async def drain(self, over: float = LONGEST) -> int:
         """Send all clients away, before the process ends; they come back by themselves to whoever takes over.
@@ -640,8 +493,8 @@ class SocketGuard:
         Raises:
             ConfigurationError: ``over`` is no number of seconds.
         """
-        self._core.warn(drain_findings(self._check_over(over)))
-        return await self._core.drain.run(over)
+        self._parts.report.warn(drain_findings(self._check_over(over)))
+        return await self._parts.drain.run(over)
 
     def drain_on_sigterm(self, over: float = LONGEST) -> None:
         """Drain when the process is asked to end, then let the ASGI server end as ever.
@@ -655,8 +508,8 @@ class SocketGuard:
         Raises:
             ConfigurationError: ``over`` is no number of seconds.
         """
-        self._core.warn(drain_findings(self._check_over(over)))
-        self._core.drain.on_sigterm(over)
+        self._parts.report.warn(drain_findings(self._check_over(over)))
+        self._parts.drain.on_sigterm(over)
 
     @staticmethod
     def _check_over(over: float) -> float:
@@ -672,9 +525,9 @@ class SocketGuard:
             ``sessions`` and ``connections`` (open now), ``accepted`` and ``refused`` (by code, since the start),
             ``timers``, ``store``, ``keys`` and ``draining``.
         """
-        core = self._core
-        seam, sessions = core.seam, core.sessions
-        joined = [each for each in seam.connections.values() if each.state is Connection.JOINED]
+        parts = self._parts
+        connects, sessions = parts.connects, parts.sessions
+        joined = [each for each in sessions.connections.values() if each.state is Connection.JOINED]
         return {
             "sessions": {
                 "open": len(sessions.open),
@@ -683,33 +536,33 @@ class SocketGuard:
             },
             "connections": {
                 "open": len(joined),
-                "being_admitted": len(seam.pending),
+                "being_admitted": len(sessions.admitting),
                 "by_namespace": dict(Counter(each.namespace for each in joined)),
                 "by_transport": dict(Counter(each.transport for each in joined)),
             },
-            "accepted": seam.accepted,
-            "refused": dict(seam.refused),
+            "accepted": connects.accepted,
+            "refused": dict(connects.refused),
             "timers": {
-                "expiry": len(core.lifetime),
-                "connect": sessions.timers,
-                "ending": len(core.endings.pace),
+                "expiry": len(parts.expiry),
+                "connect": sessions.waiting,
+                "ending": len(parts.endings),
             },
-            "store": {"kind": type(core.store).__name__, "available": core.revocations.available},
-            "keys": [] if core.settings.auth is None else core.settings.auth.keys_status(),
-            "draining": core.gate.draining,
+            "store": {"kind": type(parts.store).__name__, "available": parts.revocations.available},
+            "keys": [] if parts.settings.auth is None else parts.settings.auth.keys_status(),
+            "draining": parts.drain.begun,
         }
 
     def describe(self) -> dict[str, Any]:
         """The effective configuration, as it is logged at start; no secrets."""
-        return self._core.describe()
+        return self._parts.configuration.describe()
 
     def check(self) -> list[Finding]:
         """Everything in the configuration that a person should look at. It is logged at start too."""
-        return self._core.check()
+        return self._parts.configuration.check()
 
     def detach(self) -> None:
         """Take the guard off its server again. From then on nobody checks anybody."""
-        self._core.detach()
+        self._parts.detach()
 
 
 def _is_covered(connection: Connection, revocation: Revocation) -> bool:

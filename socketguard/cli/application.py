@@ -17,7 +17,7 @@ from typing import Any
 
 from socketguard.diagnosis.startup import Discovery, discover
 from socketguard.errors import ConfigurationError, Finding
-from socketguard.guard import Core, SocketGuard
+from socketguard.guard import Parts, SocketGuard
 from socketguard.logs.redact import RedactFilter
 from socketguard.text import neutralise
 
@@ -54,9 +54,9 @@ class Application:
     findings: list[Finding] = field(default_factory=list)
 
 
-def core_of(guard: SocketGuard) -> Core:
+def core_of(guard: SocketGuard) -> Parts:
     """The parts of a guard: the one place where the command line looks behind its public face."""
-    return guard._core
+    return guard._parts
 
 
 def load(spec: str) -> tuple[object, ModuleType]:

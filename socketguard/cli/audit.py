@@ -9,10 +9,10 @@ from typing import Any
 from socketguard.diagnosis.catalogue import ERROR, severity
 from socketguard.diagnosis.startup import ServerFacts, check_server
 from socketguard.errors import ConfigurationError, Finding, TokenError
-from socketguard.guard import MEMORY
 from socketguard.limits.revocation import MemoryStore
 from socketguard.proxies.heartbeat import Heartbeat, findings_for_server
-from socketguard.server.attach import ServedNames, facts, require_server
+from socketguard.server.configuration import MEMORY
+from socketguard.server.facts import ServedNames, facts, require_server
 from socketguard.testing import mint
 from socketguard.tokens.auth import JWTAuth
 
@@ -44,8 +44,8 @@ def findings(found: Application, *, proxies: Sequence[str] = (), workers: int = 
         if core.settings.debug:
             listed.append(_DEBUG)
         given = core.settings.heartbeat
-        listed += _of_heartbeat(core.seam.facts(), proxies, given.idle_timeout if given else None)
-        listed += _of_workers(guard.server, core.seam.facts(), workers)
+        listed += _of_heartbeat(facts(guard.server, core.served), proxies, given.idle_timeout if given else None)
+        listed += _of_workers(guard.server, facts(guard.server, core.served), workers)
         if workers > 1 and core.settings.auth is not None and isinstance(core.store, MemoryStore):
             listed.append(MEMORY)
     for server in found.unguarded:

@@ -13,7 +13,7 @@ from urllib.parse import quote_plus
 from socketguard.admission import Admission
 from socketguard.connection import Connection, Session
 from socketguard.errors import ConfigurationError, Refusal, RejectCode, TokenError
-from socketguard.guard import Core, SocketGuard
+from socketguard.guard import Parts, SocketGuard
 from socketguard.limits.counters import Ledger
 from socketguard.limits.rates import AddressBudget
 from socketguard.limits.revocation import MemoryStore
@@ -204,7 +204,7 @@ class _Rehearsed(Registry):
 
     __slots__ = ("skipped",)
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Parts) -> None:
         super().__init__(core.settings.namespaces)
         self.skipped = False
 
@@ -249,8 +249,8 @@ async def play(
     admission = Admission(
         registry,
         None if found is None else found.auth,
-        core.seam.served,
-        core.paths,
+        core.served,
+        core.configuration.paths,
         limits=settings.limits,
         ledger=Ledger(settings.limits),
         budget=AddressBudget(settings.limits.failure_rate),
@@ -275,8 +275,8 @@ async def play(
         fields = {"received": size, "limit": limit}
         refusal = Refusal(RejectCode.CONNECT_MALFORMED, "packet_too_large", fields)
     else:
-        deadline = asyncio.get_running_loop().time() + core.seam.admission_timeout
-        refusal = await admission.decide(connection, payload, deadline, lambda: True)
+        deadline = asyncio.get_running_loop().time() + core.timeout
+        refusal = await admission.decide(connection, payload, deadline, _MadeUp())
     texts = _texts(core, connection, token, place, found)
     if not asks_store and texts[9][0] == "passed":
         texts[9] = ("skipped", f"{type(core.store).__name__} is not asked without a network")
@@ -297,6 +297,13 @@ async def play(
     return Play(steps, refusal)
 
 
+class _MadeUp:
+    """The Engine.IO side of a session that is made up: it never ends."""
+
+    def alive(self, eio_sid: str) -> bool:
+        return True
+
+
 def _seen(refusal: Refusal) -> tuple[RejectCode, str, dict[str, Any]]:
     """The reason itself, also where the namespace is hidden and the client is told that it doesn't exist."""
     fields = dict(refusal.fields)
@@ -305,7 +312,7 @@ def _seen(refusal: Refusal) -> tuple[RejectCode, str, dict[str, Any]]:
     if "hidden_reason" in fields:
         code = RejectCode(fields.pop("hidden_reason"))
         return code, str(fields.pop("hidden_detail")), {**fields, "hidden": True}
-    return refusal.code, str(refusal.detail), fields
+    return RejectCode(refusal.code), str(refusal.detail), fields
 
 
 def _step_of(code: RejectCode, detail: str, fields: Mapping[str, Any]) -> int:
@@ -321,10 +328,10 @@ def _step_of(code: RejectCode, detail: str, fields: Mapping[str, Any]) -> int:
 
 
 def _texts(
-    core: Core, connection: Connection, token: str, place: str, found: Offline | None
+    core: Parts, connection: Connection, token: str, place: str, found: Offline | None
 ) -> dict[int, tuple[State, str]]:
     """What to say of each step when it is passed."""
-    known = core.registry.resolve(connection.namespace, core.seam.served)
+    known = core.registry.resolve(connection.namespace, core.served)
     identity = connection.identity
     looked_for = core.settings.auth is not None and not (known is not None and known.policy.token == "none")
     has_token = looked_for and bool(token)
@@ -377,7 +384,7 @@ def _granted(known: Known | None) -> str:
     return "; ".join(parts)
 
 
-def _request(core: Core, token: str) -> tuple[dict[str, Any], list[tuple[bytes, bytes]], bytes, str]:
+def _request(core: Parts, token: str) -> tuple[dict[str, Any], list[tuple[bytes, bytes]], bytes, str]:
     """Where a client would put its token: payload, headers and query string, and the place in words."""
     auths = verifiers(core.settings.auth)
     if not auths or not token:

@@ -736,12 +736,10 @@ class PatternWatch:
 
     Args:
         patterns: what is fed.
-        pinged: tells whether a session has been sent a ping that it did not answer.
     """
 
-    def __init__(self, patterns: Patterns, pinged: Callable[[str], bool]) -> None:
+    def __init__(self, patterns: Patterns) -> None:
         self.patterns = patterns
-        self._pinged = pinged
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -753,7 +751,7 @@ class PatternWatch:
             self._loop = loop
             self._later(loop)
 
-    def closed(self, session: Session) -> None:
+    def closed(self, session: Session, *, pinged: bool) -> None:
         """A session has ended."""
         now = time.monotonic()
         self.patterns.closed(
@@ -762,7 +760,7 @@ class PatternWatch:
             now - session.started,
             now - session.active,
             session.carrier is not None,
-            pinged=self._pinged(session.eio_sid),
+            pinged=pinged,
             address=session.client_address,
         )
 

@@ -1,73 +1,51 @@
-"""When the authority of a joined connection ends, and the notice before that.
-
-This module is pure: it knows identities and clocks, and leaves to its callbacks what is sent and what is closed.
-"""
+"""When the authority of a joined connection ends, and the notice before that."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Iterator
+from typing import Protocol
 
 from socketguard.connection import Connection, Identity
 
 from .timers import Timers
 
-__all__ = ["Lifetime"]
+__all__ = ["Authority", "Expiry"]
 
 # A notice that leaves no time to act on is no use.
 _LEAST_NOTICE = 1.0
 
 
-class Lifetime:
-    """Expiry and notice of joined connections, with one timer of the loop for all of them.
+class Authority(Protocol):
+    """What has verified an identity: its clock (seconds since the epoch), and until when it stands behind it."""
 
-    The callbacks run in a turn of the loop of their own, never from within `begin` or `renew`.
+    def now(self) -> float: ...
+    def ends_at(self, identity: Identity) -> float | None: ...
+
+
+class Expiry:
+    """The ends of joined connections, and the notices before them; `due` hands them out.
+
+    Args:
+        authority: what has verified the identities; None where nobody needs a token and nothing ends.
+        notice: how many seconds before its end a connection is due for a notice; None for no notice.
     """
 
-    __slots__ = ("_clock", "_ends_at", "_expire", "_notice", "_notify", "_timers")
+    __slots__ = ("_authority", "_clock", "_notice", "_timers")
 
-    def __init__(
-        self,
-        *,
-        ends_at: Callable[[Identity], float | None],
-        clock: Callable[[], float],
-        notice: float | None,
-        notify: Callable[[Connection, int], None],
-        expire: Callable[[Connection], None],
-    ) -> None:
-        """
-        Args:
-            ends_at: tells when a connection of this identity must end, in seconds of the clock; None: never.
-            clock: the clock by which tokens are verified, in seconds since the epoch.
-            notice: how many seconds before the end ``notify`` is called; None: not at all.
-            notify: called with the connection and the whole seconds that are left. By then the end is set already: a
-                notice that fails doesn't prolong anything.
-            expire: called once the end has come.
-        """
-        self._ends_at = ends_at
-        self._clock = clock
+    def __init__(self, authority: Authority | None, notice: float | None) -> None:
+        self._authority = authority
+        self._clock = time.time if authority is None else authority.now
         self._notice = notice
-        self._notify = notify
-        self._expire = expire
-        self._timers = Timers(self._fire, clock=clock)
+        self._timers = Timers()
 
     def __len__(self) -> int:
         """How many connections have an end before them."""
         return len(self._timers)
 
     def begin(self, connection: Connection) -> None:
-        """Watch over a connection that has joined.
-
-        The notice is given at once when less than ``notice`` seconds are left; a connection whose end has passed
-        expires at once, without notice.
-
-        Args:
-            connection: the connection; its ``timer`` belongs to this object.
-
-        Raises:
-            RuntimeError: no event loop is running.
-            ValueError: the end is NaN.
-        """
+        """Watch over a connection that has joined; its ``timer`` and ``ends_at`` belong to this object."""
         self._watch(connection, self._notice)
 
     def renew(self, connection: Connection) -> None:
@@ -75,17 +53,10 @@ class Lifetime:
 
         The next notice waits until half of what is left has passed, at least. Otherwise a client that answers each
         notice with a refresh would be told again at once, and refresh without end, when its tokens live for less than
-        ``notice`` seconds or it sends the same token again.
-
-        Args:
-            connection: the connection.
-
-        Raises:
-            RuntimeError: no event loop is running.
-            ValueError: the end is NaN.
+        the notice or it sends the same token again.
         """
         notice = self._notice
-        end = self._ends_at(connection.identity)
+        end = self._end_of(connection)
         if notice is not None and end is not None:
             notice = min(notice, (end - self._clock()) / 2)
             if notice < _LEAST_NOTICE:
@@ -93,68 +64,56 @@ class Lifetime:
         self._watch(connection, notice)
 
     def end(self, connection: Connection) -> None:
-        """Watch no longer; any number of times.
-
-        Args:
-            connection: the connection.
-        """
+        """Watch no longer; any number of times."""
         entry, connection.timer = connection.timer, None
         self._timers.cancel(entry)
 
     def is_over(self, connection: Connection) -> bool:
-        """Whether the end has come by the clock, even if the timer has not fired yet; it reads the clock only.
-
-        Args:
-            connection: the connection, which is or was watched.
-        """
+        """Whether the end has come by the clock, even if nobody has pulled it yet."""
         end = connection.ends_at
         # Written so that by a clock of NaN everything is over that has an end at all.
         return end is not None and not self._clock() < end
 
     def seconds_left(self, connection: Connection) -> int | None:
-        """How long the connection may stay open.
-
-        Args:
-            connection: the connection, watched or not.
-
-        Returns:
-            Whole seconds, rounded as for ``notify``; 0 once it is over, None when it never is.
-        """
-        end = self._ends_at(connection.identity)
+        """For how many whole seconds a connection may stay open: 0 once it is over, None when it never is."""
+        end = self._end_of(connection)
         if end is None or end == math.inf:
             return None
         left = end - self._clock()
         return round(left) if left > 0 else 0
 
-    def wake(self) -> None:
-        """Look at the clock now, after it was moved by hand.
+    def due(self, most: int) -> Iterator[tuple[Connection, int | None]]:
+        """What has come, at most so much of it: a connection with the whole seconds left to it, which is its notice,
+        or with None, which is its end."""
+        for connection in self._timers.due(self._clock(), most):
+            connection.timer = None
+            end = self._end_of(connection)
+            if end is None:
+                continue
+            left = end - self._clock()
+            # Written so that a clock of NaN ends it.
+            if not left > 0:
+                yield connection, None
+                continue
+            # What comes before the end is the notice. The end is set first: a notice that fails prolongs nothing.
+            connection.timer = self._timers.set(end, connection)
+            if self._notice is not None:
+                yield connection, round(left)
 
-        Raises:
-            RuntimeError: no event loop is running.
-        """
-        self._timers.wake()
+    @property
+    def wait(self) -> float:
+        """In how many seconds something is due at the earliest; infinity when nothing is."""
+        return self._timers.next - self._clock() if self._timers else math.inf
 
-    def close(self) -> None:
-        """Watch over no connection any longer; new ones may begin afterwards."""
-        self._timers.close()
+    def clear(self) -> None:
+        """Watch over no connection any longer."""
+        self._timers.clear()
+
+    def _end_of(self, connection: Connection) -> float | None:
+        return None if self._authority is None else self._authority.ends_at(connection.identity)
 
     def _watch(self, connection: Connection, notice: float | None) -> None:
         self.end(connection)
-        end = connection.ends_at = self._ends_at(connection.identity)
+        end = connection.ends_at = self._end_of(connection)
         if end is not None:
             connection.timer = self._timers.set(end if notice is None else end - notice, connection)
-
-    def _fire(self, connection: Connection) -> None:
-        connection.timer = None
-        end = self._ends_at(connection.identity)
-        if end is None:
-            return
-        left = end - self._clock()
-        # Written so that a clock of NaN ends it.
-        if not left > 0:
-            self._expire(connection)
-            return
-        # What comes before the end is the notice.
-        connection.timer = self._timers.set(end, connection)
-        if self._notice is not None:
-            self._notify(connection, round(left))

@@ -5,11 +5,11 @@ Everything from a client was neutralised when it was taken into the record, or i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from socketguard.connection import Connection, HandshakeRequest, KeysChange, Session
-from socketguard.errors import REPLIES, HandshakeRefusal, Refusal, RejectCode
+from socketguard.errors import Finding, Refusal, RejectCode
 from socketguard.proxies.traces import recognise
 from socketguard.text import neutralise
 
@@ -35,8 +35,17 @@ class Report:
         self.rejections = rejections
         self.log_claims = log_claims
 
+    def started(self, configuration: Mapping[str, Any]) -> None:
+        """The guard begins to serve."""
+        self.log.emit(events.STARTED, {"schema_version": events.SCHEMA_VERSION, "configuration": configuration})
+
+    def warn(self, findings: Iterable[Finding]) -> None:
+        """Something in the configuration should be looked at."""
+        for finding in findings:
+            self.log.emit(events.CONFIG_WARNING, {"id": finding.id, "text": finding.text, "fix": finding.fix})
+
     def handshake_rejected(
-        self, request: HandshakeRequest, refusal: HandshakeRefusal, ref: str, session: Session | None = None
+        self, request: HandshakeRequest, refusal: Refusal, ref: str, session: Session | None = None
     ) -> bool:
         """A request did not become a session, or did not reach one.
 
@@ -44,10 +53,10 @@ class Report:
             False when the line was held back because there were too many like it.
         """
         fields: dict[str, Any] = {
-            "reason": refusal.reason,
+            "reason": refusal.code.value,
             "detail": refusal.detail,
             "status": refusal.status,
-            "hint": refusal.hint,
+            "hint": refusal.fields["hint"],
             "ref": ref,
             "client_address": request.client_address,
             "transport": neutralise(request.transport, 16),
@@ -63,7 +72,7 @@ class Report:
         _put(fields, "origin", request.origin)
         _put(fields, "host", request.host)
         _put(fields, "user_agent", request.user_agent)
-        return self.rejections.emit(events.HANDSHAKE_REJECTED, request.client_address, refusal.reason, fields)
+        return self.rejections.emit(events.HANDSHAKE_REJECTED, request.client_address, refusal.code.value, fields)
 
     def accepted(self, connection: Connection) -> None:
         """A client joined a namespace."""
@@ -223,7 +232,7 @@ def _why(refusal: Refusal, ref: str) -> dict[str, Any]:
     fields |= {name: value for name, value in refusal.fields.items() if value is not None}
     if ref:
         fields["ref"] = ref
-    fields["message"] = REPLIES[refusal.code].message
+    fields["message"] = refusal.reply.message
     if refusal.error is not None:
         fields["error"] = type(refusal.error).__name__
     return fields

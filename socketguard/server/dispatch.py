@@ -1,302 +1,288 @@
-"""What a single event asks for: `SocketGuard.requires` on a handler.
-
-``sio.on`` registers what it decorates. Written below `requires` it registers the handler without the checks; so they
-are noted for the handler too, and the guard asks `required` what to run in its place.
-"""
+"""Events, acknowledgements and leaves: what decoded packets ask of the application, for those who have joined."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
 import inspect
-import math
-import time
-import weakref
-from collections.abc import Callable, Iterable, Iterator
-from types import MethodType
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-from socketguard.check import names
-from socketguard.connection import Connection, Identity, OnRefresh, bound_connection, current_connection
-from socketguard.errors import ConfigurationError, Refusal, RejectCode, new_ref
-from socketguard.limits.deadline import Overdue, is_ours, run_until
-from socketguard.limits.expiry import Lifetime
-from socketguard.limits.rates import Bucket, Rate
+import socketio
+
+from socketguard.admission import Admission
+from socketguard.connection import Connection, Identity, OnRefresh, Session, bound_connection
+from socketguard.diagnosis.delivery import Delivery
+from socketguard.errors import Refusal, RejectCode, new_ref
+from socketguard.limits.deadline import Overdue, is_ours, run_until, settled
+from socketguard.limits.expiry import Expiry
+from socketguard.limits.rates import Rate
 from socketguard.logs.report import Report
 
-__all__ = ["EventRefused", "Refreshes", "bypassed", "required", "requires", "wait_for"]
+from .connect import Connects, is_joined
+from .emits import event_names, handles
+from .endings import Endings
+from .engine import Engine
+from .handlers import callback_frames
+from .requires import EventRefused, required, wait_for
+from .sessions import Sessions
 
-Handler = TypeVar("Handler", bound=Callable[..., Any])
-Check = Callable[[], None]
+__all__ = ["OWN_EVENTS", "Dispatch", "Refreshes"]
 
-_DEEPEST = 32  # decorators on one handler
+OWN_EVENTS = "socketguard:"
+"""How the names of the guard's own events begin; the application never sees such an event from a client."""
+REFRESH = "socketguard:refresh"
 
-
-class EventRefused(Exception):
-    """An event is not to be dispatched. The guard catches it and answers the client.
-
-    Attributes:
-        refusal: why.
-    """
-
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal.code.value)
-        self.refusal = refusal
+_RESERVED = frozenset({"connect", "disconnect"})
+_REASONS = frozenset(
+    value for name, value in vars(socketio.AsyncServer.reason).items() if name.isupper() and isinstance(value, str)
+)
+# How many events that have a handler are remembered.
+_REMEMBERED = 4096
+# What handlers return that needs no second look.
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict})
 
 
-def requires(*scopes: str, rate: str | None = None) -> Callable[[Handler], Handler]:
-    """Make a decorator for handlers of events, written above or below ``@sio.on(…)``.
-
-    An event of a client that does not have the scopes, or sends too many, is never dispatched: it is acknowledged with
-    ``{"ok": false, "code": …, "message": …, "retry": …}`` and logged as ``socketguard.event.rejected``. The scopes are
-    those of the token that the client has now, which a refresh may have changed.
-
-    A function that was decorated once asks for the same wherever else it is registered on a guarded server.
+class Dispatch:
+    """Hands what clients send to the application.
 
     Args:
-        scopes: what the token must grant, all of it.
-        rate: how many of these events one connection may send, such as ``"10/second"``; so many may come at once.
-
-    Raises:
-        ConfigurationError: a scope is empty, the rate can't be read, or neither is given.
-    """
-    needed = frozenset(names(scopes, "scopes", example='guard.requires("messages:write")'))
-    allowed = None if rate is None else Rate.parse(rate, option="rate")
-    if not needed and allowed is None:
-        raise ConfigurationError(
-            'requires() asks for nothing; write @guard.requires("messages:write") or '
-            '@guard.requires(rate="10/second"), with the brackets',
-            option="scopes",
-        )
-
-    def decorate(handler: Handler) -> Handler:
-        if not callable(handler):
-            raise ConfigurationError(f"requires() decorates a handler, not a {type(handler).__name__}", option="scopes")
-        key = object()  # Each handler has a budget of its own.
-
-        def check() -> None:
-            connection = current_connection()
-            # A disconnect handler cleans up, whatever the client may do.
-            if connection.state in (Connection.PENDING, Connection.JOINED):
-                refusal = _missing(connection, needed) or _too_often(connection, key, allowed)
-                if refusal is not None:
-                    raise EventRefused(refusal)
-
-        _note(handler, check)
-        return _checked(handler, (check,))
-
-    return decorate
-
-
-def required(handler: Any) -> Any:
-    """What to run for a registered handler: itself, or what checks first what `requires` has decorated it with.
-
-    Args:
-        handler: what python-socketio would call.
-    """
-    checks = _NEEDED.of(handler)
-    # The decorator that stands highest asks first.
-    return _checked(handler, checks[::-1]) if checks else handler
-
-
-def bypassed(handlers: Iterable[Any]) -> list[Any]:
-    """Those handlers that run without the checks of `requires`, where `required` can't know it for certain.
-
-    So it is where a decorator between ``requires`` and ``sio.on`` does not say what it wraps: the handler is then one
-    of the functions that it holds. One of them is reported when no handler at all has the checks.
-
-    Args:
-        handlers: all that are registered.
-    """
-    handlers = list(handlers)
-    present = {check for each in _held_by(handlers) for check in _NEEDED.of(each)}
-    return [handler for handler in handlers if not present.issuperset(_HELD.of(handler))]
-
-
-def _checked(handler: Handler, checks: Iterable[Check]) -> Handler:
-    if inspect.iscoroutinefunction(handler):
-
-        @functools.wraps(handler)
-        async def guarded(*args: Any, **kwargs: Any) -> Any:
-            for check in checks:
-                check()
-            return await handler(*args, **kwargs)
-
-        return guarded  # type: ignore[return-value]
-
-    @functools.wraps(handler)
-    def guarded_function(*args: Any, **kwargs: Any) -> Any:
-        for check in checks:
-            check()
-        return handler(*args, **kwargs)
-
-    return guarded_function  # type: ignore[return-value]
-
-
-class _Notes:
-    """Checks by the handler that they are for, by its identity and for as long as it lives."""
-
-    def __init__(self) -> None:
-        self._notes: dict[int, tuple[Any, list[tuple[Any, Check]]]] = {}
-
-    def add(self, handler: Any, check: Check) -> None:
-        function, instance = _parts(handler)
-        owner = None if instance is None else weakref.ref(instance)
-        key = id(function)
-        if key not in self._notes:
-            self._notes[key] = weakref.ref(function, functools.partial(self._notes.pop, key)), []
-        notes = self._notes[key][1]
-        notes[:] = [note for note in notes if note[0] is None or note[0]() is not None]
-        notes.append((owner, check))
-
-    def of(self, handler: Any) -> tuple[Check, ...]:
-        function, instance = _parts(handler)
-        found = self._notes.get(id(function))
-        if found is None:
-            return ()
-        return tuple(check for owner, check in found[1] if owner is None or owner() is instance)
-
-
-_NEEDED = _Notes()
-_HELD = _Notes()
-
-
-def _parts(handler: Any) -> tuple[Any, Any]:
-    # A bound method is made anew each time that somebody asks for it.
-    return (handler.__func__, handler.__self__) if isinstance(handler, MethodType) else (handler, None)
-
-
-def _note(handler: Any, check: Check) -> None:
-    try:
-        _NEEDED.add(handler, check)
-    except TypeError:
-        raise ConfigurationError(
-            f"requires() can't tell a {type(handler).__name__} from others, because it takes no weak references; write "
-            "a function",
-            option="scopes",
-        ) from None
-    known = [handler]
-    with contextlib.suppress(TypeError):
-        while len(known) < _DEEPEST and (inner := getattr(known[-1], "__wrapped__", None)) is not None:
-            _NEEDED.add(inner, check)
-            known.append(inner)
-    for each in _held_by(known):
-        with contextlib.suppress(TypeError):
-            _HELD.add(each, check)
-
-
-def _held_by(functions: Iterable[Any]) -> Iterator[Any]:
-    """These functions and methods, and those that they hold: in closures, partials and attributes."""
-    waiting, seen = list(functions), set[int]()
-    while waiting:
-        function = waiting.pop()
-        if not isinstance(function, type) and callable(function) and id(function) not in seen:
-            seen.add(id(function))
-            yield function
-            waiting += _contents(function)
-
-
-def _contents(function: Any) -> Iterator[Any]:
-    own, instance = _parts(function)
-    if isinstance(function, functools.partial):
-        yield from (function.func, *function.args)
-    for each in (own, instance):
-        yield from list(getattr(each, "__dict__", {}).values())
-    for cell in getattr(own, "__closure__", None) or ():
-        with contextlib.suppress(ValueError):  # Nothing is in it yet.
-            yield cell.cell_contents
-
-
-def _missing(connection: Connection, needed: frozenset[str]) -> Refusal | None:
-    missing = needed - connection.identity.scopes
-    if not missing:
-        return None
-    return Refusal(
-        RejectCode.INSUFFICIENT_SCOPE, "scope_missing", {"required": sorted(needed), "missing": sorted(missing)}
-    )
-
-
-def _too_often(connection: Connection, key: object, rate: Rate | None) -> Refusal | None:
-    wait = wait_for(connection, key, rate)
-    if not wait:
-        return None
-    return Refusal(RejectCode.RATE_LIMITED, "rate", {"limit": str(rate), "retry_after": math.ceil(wait)})
-
-
-def wait_for(connection: Connection, key: object, rate: Rate | None) -> float:
-    """Take one of what a connection may do so often.
-
-    Args:
-        connection: the connection; its ``budgets`` hold what is left.
-        key: what it does.
-        rate: how often it may; None for any number.
-
-    Returns:
-        0.0 when it may, else the seconds until it may again.
-    """
-    if rate is None:
-        return 0.0
-    if connection.budgets is None:
-        connection.budgets = {}
-    bucket: Bucket = connection.budgets.setdefault(key, Bucket())
-    return bucket.take(rate, time.monotonic())
-
-
-_BUDGET = "socketguard:refresh"
-
-
-class Decide(Protocol):
-    """See `socketguard.admission.Admission.refresh`."""
-
-    async def __call__(self, connection: Connection, token: object, deadline: float) -> Identity | Refusal: ...
-
-
-class Refreshes:
-    """Answers refreshes.
-
-    Args:
-        decide: decides on the token.
+        server: the server; its methods are taken as they are now, before any is replaced.
+        connects: runs connect handlers.
+        refreshes: answers fresh tokens.
+        engine: its Engine.IO side.
+        sessions: the open ones.
+        endings: ends sessions.
+        expiry: knows whose authority has ended.
         report: told what happened.
-        lifetime: told of the new end.
-        rate: how many refreshes one connection may ask for.
-        on_refresh: the application's own function.
-        timeout: seconds for one refresh.
-        log_claims: claims for log lines.
-        on_revoked: ends a connection whose client has offered a revoked token.
+        delivery: told of events that no handler takes.
     """
 
     def __init__(
         self,
-        decide: Decide,
+        server: Any,
+        connects: Connects,
+        refreshes: Refreshes,
+        engine: Engine,
+        sessions: Sessions,
+        endings: Endings,
+        expiry: Expiry,
+        report: Report,
+        delivery: Delivery,
+    ) -> None:
+        self._server = server
+        self._run = server._trigger_event
+        self._find = server._get_event_handler
+        self._message = server.eio.handlers["message"]
+        self._send_packet = server.eio.send_packet
+        self._connects = connects
+        self._refreshes = refreshes
+        self._engine = engine
+        self._sessions = sessions
+        self._endings = endings
+        self._expiry = expiry
+        self._report = report
+        self._delivery = delivery
+        self._detached = False
+        # Events that have a handler: to look for one each time would cost each event.
+        self._handled: set[tuple[str, str]] = set()
+
+    def detach(self) -> None:
+        """Leave everything to python-socketio from now on."""
+        self._detached = True
+
+    # Events
+
+    async def trigger(self, event: Any, namespace: str, *args: Any) -> Any:
+        """Hand an event to the application: stands in for ``_trigger_event``."""
+        if self._detached:
+            return await self._run(event, namespace, *args)
+        connection = self._sessions.connections.get(args[0])
+        if connection is None:
+            # An event without a connection is one that nobody admitted.
+            return await self._connects.run_handler(namespace, args) if event == "connect" else self._server.not_handled
+        if connection.state is not Connection.JOINED:
+            return await self._pending(event, namespace, args, connection)
+        if type(event) is not str or event in _RESERVED or event.startswith(OWN_EVENTS):
+            return await self._reserved(event, namespace, args, connection)
+        if connection.reason is not None or self._expiry.is_over(connection):
+            return self._server.not_handled  # Its authority has ended, and the client is being told so.
+        connection.events_in += 1
+        token = bound_connection.set(connection)
+        try:
+            result = await self._run(event, namespace, *args)
+            if type(result) not in _PLAIN:
+                result = await settled(result)
+        except EventRefused as exc:
+            ref = new_ref()
+            self._report.event_rejected(connection, event, exc.refusal, ref)
+            return exc.refusal.acknowledgement(ref)
+        except BaseException as exc:
+            if not is_ours(exc):
+                raise
+            # Whoever awaits this is python-socketio, or nobody: the task of this one event.
+            self._report.handler_failed(connection, event, exc)
+            return self._server.not_handled
+        finally:
+            bound_connection.reset(token)
+        # A class-based namespace returns None for an event that it has no method for.
+        if (result is None or result is self._server.not_handled) and (namespace, event) not in self._handled:
+            self._look_for_handler(namespace, event)
+        return result
+
+    def find_handler(self, event: Any, namespace: str, args: Any) -> Any:
+        """Find a handler with the checks of `requires`: stands in for ``_get_event_handler``."""
+        handler, args = self._find(event, namespace, args)
+        return required(handler), args
+
+    def _look_for_handler(self, namespace: str, event: str) -> None:
+        if not handles(self._server, namespace, event):
+            self._delivery.unhandled(namespace, event, event_names(self._server, namespace))
+        elif len(self._handled) < _REMEMBERED:
+            self._handled.add((namespace, event))
+
+    async def _reserved(self, event: Any, namespace: str, args: tuple[Any, ...], connection: Connection) -> Any:
+        if event == "disconnect" and self._is_end(namespace, args):
+            connection.state = Connection.LEAVING
+            connection.session.left_by = args[1]
+            self._sessions.left(connection.session)
+            self._expiry.end(connection)
+            return await self._leave(connection, namespace, args)
+        if event == REFRESH:
+            if connection.reason is not None:
+                return self._server.not_handled
+            return await self._refreshes.handle(connection, args)
+        # python-socketio would run the application's connect or disconnect handler with the client's own data.
+        self._report.packet_rejected(
+            connection.session,
+            "event_name_reserved",
+            "the name of an event is a text, neither connect nor disconnect, and does not begin with 'socketguard:'",
+        )
+        return self._server.not_handled
+
+    async def _pending(self, event: Any, namespace: str, args: tuple[Any, ...], connection: Connection) -> Any:
+        if event == "disconnect" and connection.pending is not None and self._is_end(namespace, args):
+            connection.pending.vanished = True
+            return await self._leave(connection, namespace, args)
+        return self._server.not_handled  # An event that overtook its CONNECT, or came after the end.
+
+    def _is_end(self, namespace: str, args: tuple[Any, ...]) -> bool:
+        """Whether a "disconnect" is python-socketio's, and no event of a client that is named so."""
+        return len(args) == 2 and args[1] in _REASONS and not self._server.manager.is_connected(args[0], namespace)
+
+    async def _leave(self, connection: Connection, namespace: str, args: tuple[Any, ...]) -> Any:
+        reason = connection.reason or connection.session.ending or args[1]
+        # Half of a binary event: python-socketio before 5.18 would keep it.
+        self._server._binary_packet.pop(connection.session.eio_sid, None)
+        token = bound_connection.set(connection)
+        try:
+            return await settled(await self._run("disconnect", namespace, *args))
+        except BaseException as exc:
+            # Were it to go on, python-socketio would keep the client in its rooms for ever.
+            if not is_ours(exc):
+                raise
+            self._report.handler_failed(connection, "disconnect", exc)
+            return None
+        finally:
+            bound_connection.reset(token)
+            if connection.pending is None:
+                self._sessions.forget(connection)
+                self._report.closed(connection, reason)
+
+    # Packets
+
+    async def message(self, eio_sid: str, data: Any) -> None:
+        """Hand on a message, and contain what comes of it: stands in for the handler of Engine.IO messages."""
+        if self._detached:
+            await self._message(eio_sid, data)
+            return
+        session = self._engine.session(eio_sid)
+        if session is None or session.ending is not None:
+            return
+        try:
+            await self._message(eio_sid, data)
+        except Exception as exc:
+            await self._failed(eio_sid, session, exc)
+        else:
+            waiting = self._server._binary_packet.get(eio_sid)
+            if waiting is not None and not is_joined(session, waiting.namespace):
+                # python-socketio before 5.16 would wait for its attachments.
+                await self._failed(eio_sid, session, ValueError("a binary packet for a namespace not joined"))
+
+    async def _failed(self, eio_sid: str, session: Session, error: Exception) -> None:
+        self._engine.identify(session)
+        if callback := callback_frames(error):
+            if callback[1:]:
+                self._report.handler_failed(None, "acknowledgement", error)
+            else:
+                self._report.packet_rejected(
+                    session, "acknowledgement_malformed", "an acknowledgement does not fit the callback", error
+                )
+            return
+        self._server._binary_packet.pop(eio_sid, None)
+        session.ending = "parse error"
+        self._report.packet_rejected(
+            session, "packet_malformed", "python-socketio could not process a packet; the session was ended", error
+        )
+        if not self._engine.upgraded(eio_sid):
+            await self._engine.end(eio_sid, "parse error")
+
+    def send_packet(self, eio_sid: str, packet: Any) -> Any:
+        """Count what waits for a client: stands in for ``send_packet``, which is called for each packet that goes out,
+        and is no coroutine function for that reason."""
+        session = None if self._detached else self._engine.session(eio_sid)
+        if session is not None:
+            data = packet.data
+            size = len(data) if data.__class__ is str or data.__class__ is bytes else 0
+            if self._sessions.handed(session, size):
+                self._endings.session(session, "slow_consumer")
+            if session.ending == "slow_consumer":
+                return _nothing()
+        return self._send_packet(eio_sid, packet)
+
+
+async def _nothing() -> None:
+    """Sends a packet to a client that is being dropped because it does not read."""
+
+
+class Refreshes:
+    """Answers the event ``socketguard:refresh``: a fresh token in place of the old one, without a gap.
+
+    Args:
+        admission: decides on the token.
+        endings: ends a connection whose client has offered a revoked token.
+        expiry: told of the new end.
+        report: told what happened.
+        rate: how many refreshes one connection may ask for.
+        on_refresh: the application's own function.
+        timeout: seconds for one refresh.
+        log_claims: claims for log lines.
+    """
+
+    def __init__(
+        self,
+        admission: Admission,
+        endings: Endings,
+        expiry: Expiry,
         report: Report,
         *,
-        lifetime: Lifetime,
         rate: Rate | None,
         on_refresh: OnRefresh | None,
         timeout: float,
         log_claims: tuple[str, ...],
-        on_revoked: Callable[[Connection], None],
     ) -> None:
-        self._decide = decide
+        self._admission = admission
+        self._endings = endings
+        self._expiry = expiry
         self._report = report
-        self._lifetime = lifetime
         self._rate = rate
         self._on_refresh = on_refresh
         self._timeout = timeout
         self._log_claims = log_claims
-        self._on_revoked = on_revoked
 
     async def handle(self, connection: Connection, args: tuple[Any, ...]) -> dict[str, Any]:
-        """Handle the event.
+        """Handle the event of a client (its sid, then what it sent), and return the acknowledgement.
 
-        Args:
-            connection: who sent it.
-            args: the Socket.IO session id, then what the client sent.
-
-        Returns:
-            The acknowledgement: ``{"ok": True, "expires_in": seconds}``, or ``{"ok": False, "code": …, "message": …,
-            "retry": …}``. A refusal leaves the old token as it was.
+        That is ``{"ok": True, "expires_in": seconds}``, or ``{"ok": False, "code": …, "message": …, "retry": …}``. A
+        refusal leaves the old token as it was.
         """
         if connection.refreshing:
             refusal: Refusal | None = Refusal(RejectCode.RATE_LIMITED, "refresh_running", {"retry_after": 1})
@@ -308,15 +294,15 @@ class Refreshes:
                 connection.refreshing = False
                 connection.offered = None
         if refusal is None:
-            return {"ok": True, "expires_in": self._lifetime.seconds_left(connection)}
+            return {"ok": True, "expires_in": self._expiry.seconds_left(connection)}
         ref = new_ref()
         self._report.refresh_rejected(connection, refusal, ref)
         if refusal.code is RejectCode.TOKEN_REVOKED:
-            self._on_revoked(connection)
+            self._endings.revoked(connection)
         return refusal.acknowledgement(ref)
 
     def _over_budget(self, connection: Connection) -> Refusal | None:
-        wait = wait_for(connection, _BUDGET, self._rate)
+        wait = wait_for(connection, REFRESH, self._rate)
         if not wait:
             return None
         return Refusal(RejectCode.RATE_LIMITED, "refreshes_per_connection", {"retry_after": int(wait) + 1})
@@ -326,7 +312,7 @@ class Refreshes:
         payload = sent[0] if sent else None
         if payload is not None and not isinstance(payload, dict):
             return Refusal(RejectCode.TOKEN_MALFORMED, "not_an_object", {"received": type(payload).__name__})
-        found = await self._decide(connection, (payload or {}).get("token"), deadline)
+        found = await self._admission.refresh(connection, (payload or {}).get("token"), deadline)
         if isinstance(found, Refusal):
             return found
         refusal = _has_ended(connection) or await self._tell(connection, found, deadline) or _has_ended(connection)
@@ -336,8 +322,9 @@ class Refreshes:
         connection.identity = found
         connection.refreshes += 1
         connection.bind_log_fields(self._log_claims)
-        self._lifetime.renew(connection)
-        self._report.refreshed(connection, self._lifetime.seconds_left(connection), previous)
+        self._expiry.renew(connection)
+        self._endings.arm()
+        self._report.refreshed(connection, self._expiry.seconds_left(connection), previous)
         return None
 
     async def _tell(self, connection: Connection, new: Identity, deadline: float) -> Refusal | None:

@@ -7,24 +7,21 @@ refuse is found here first, with a reason that a person can act on.
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol
 from urllib.parse import parse_qs
 
-from socketguard.connection import HandshakeRequest, Headers, address_key
+from socketguard.connection import HandshakeRequest, Headers
 from socketguard.diagnosis import handshake as hints
 from socketguard.diagnosis.handshake import Hint, Issued
-from socketguard.errors import REPLIES, RETRY_AFTER, HandshakeRefusal, RejectCode, Retry
-from socketguard.limits.counters import Ledger
-from socketguard.limits.rates import AddressBudget
+from socketguard.errors import RETRY_AFTER, HandshakeCode, Refusal, RejectCode
 from socketguard.proxies.traces import recognise
 from socketguard.proxies.trusted import TrustedProxies
 from socketguard.text import neutralise
 
 __all__ = [
-    "Gate",
-    "Issued",
+    "DRAINING",
+    "ENDED",
     "busy",
     "cors_headers",
     "examine",
@@ -136,14 +133,11 @@ def origin_is_allowed(request: HandshakeRequest, allowed: str | Collection[str] 
     return bool(separator) and scheme == request.scheme and host in (request.host, request.forwarded_host)
 
 
-def _refusal(
-    reason: str, message: str, hint: Hint, *, status: int = 400, retry: Retry = Retry.NEVER
-) -> HandshakeRefusal:
-    return HandshakeRefusal(reason, status, message, hint.text, retry, detail=hint.detail)
+def _refusal(code: HandshakeCode | RejectCode, hint: Hint) -> Refusal:
+    return Refusal(code, hint.detail, {"hint": hint.text})
 
 
-def _origin_refusal(request: HandshakeRequest, allowed: str | Collection[str] | None) -> HandshakeRefusal:
-    reply = REPLIES[RejectCode.ORIGIN_NOT_ALLOWED]
+def _origin_refusal(request: HandshakeRequest, allowed: str | Collection[str] | None) -> Refusal:
     hint = hints.origin_refused(
         request.origin or "",
         host=request.host,
@@ -153,29 +147,34 @@ def _origin_refusal(request: HandshakeRequest, allowed: str | Collection[str] | 
         headers=request.headers,
         proxies=recognise(request.headers, request.http_version),
     )
-    return _refusal("origin_not_allowed", reply.message, hint, status=reply.http_status)
+    return _refusal(RejectCode.ORIGIN_NOT_ALLOWED, hint)
+
+
+class Engine(Protocol):
+    """What is asked of the Engine.IO side of a server."""
+
+    @property
+    def transports(self) -> Sequence[str]: ...
+    def issued(self, eio_sid: str) -> bool: ...
 
 
 def examine(
     request: HandshakeRequest,
+    engine: Engine,
     *,
-    transports: Collection[str],
     session_known: bool,
     upgraded: bool,
     allowed_origins: str | Collection[str] | None,
-    session_issued: Issued | Callable[[str], bool] = "unknown",
     uptime_s: float | None = None,
-) -> HandshakeRefusal | None:
+) -> Refusal | None:
     """Say what is wrong with a request, or None.
 
     Args:
         request: what was read.
-        transports: those that the server offers.
+        engine: knows the transports that the server offers, and whether this process ever issued a session id.
         session_known: whether the ``sid`` of the request is a living session of this process.
         upgraded: whether that session is carried by a WebSocket.
         allowed_origins: ``"*"``, a collection, or None for same-origin only.
-        session_issued: whether this process ever issued the ``sid``: ``here``, ``elsewhere`` or ``unknown``, or a
-            function of the ``sid`` that says it. It is called only for a session that isn't known.
         uptime_s: seconds since this process began to serve, for the hint; None when that isn't known.
     """
     if not origin_is_allowed(request, allowed_origins):
@@ -183,75 +182,66 @@ def examine(
     if request.method == "OPTIONS":
         return None
     if request.method not in ("GET", "POST"):
-        return HandshakeRefusal("method_not_allowed", 405, "Method not allowed", "Engine.IO uses GET and POST only")
+        return Refusal(HandshakeCode.METHOD_NOT_ALLOWED, fields={"hint": "Engine.IO uses GET and POST only"})
     if request.jsonp:
-        return HandshakeRefusal(
-            "jsonp_not_supported",
-            400,
-            "JSONP is not supported",
-            "Engine.IO v4 clients never ask for JSONP, and its answers can be read by any page; remove the j parameter",
+        hint = (
+            "Engine.IO v4 clients never ask for JSONP, and its answers can be read by any page; remove the j parameter"
         )
-    problem = _transport_problem(request, transports)
+        return Refusal(HandshakeCode.JSONP_NOT_SUPPORTED, fields={"hint": hint})
+    problem = _transport_problem(request, engine.transports)
     if problem is not None:
         return problem
     if request.sid is not None and not session_known:
-        if callable(session_issued):
-            session_issued = "here" if session_issued(request.sid) else "elsewhere"
-        hint = hints.session_unknown(session_issued, recognise(request.headers, request.http_version), uptime_s)
-        return _refusal("session_unknown", "Session ID unknown", hint, retry=Retry.NOW)
+        issued: Issued = "here" if engine.issued(request.sid) else "elsewhere"
+        proxies = recognise(request.headers, request.http_version)
+        return _refusal(HandshakeCode.SESSION_UNKNOWN, hints.session_unknown(issued, proxies, uptime_s))
     return _session_problem(request, upgraded)
 
 
-def _transport_problem(request: HandshakeRequest, transports: Collection[str]) -> HandshakeRefusal | None:
+def _transport_problem(request: HandshakeRequest, transports: Collection[str]) -> Refusal | None:
     if request.transport not in ("polling", "websocket"):
-        return _refusal("transport_unknown", "Transport unknown", hints.transport_unknown(request.transport))
+        return _refusal(HandshakeCode.TRANSPORT_UNKNOWN, hints.transport_unknown(request.transport))
     if request.transport not in transports:
-        return HandshakeRefusal(
-            "transport_disabled",
-            400,
-            "Transport not available",
+        hint = (
             f"the server was made with transports={sorted(transports)!r}; "
-            f"let the client use the same, or allow {request.transport!r}",
+            f"let the client use the same, or allow {request.transport!r}"
         )
+        return Refusal(HandshakeCode.TRANSPORT_DISABLED, fields={"hint": hint})
     if request.websocket != (request.transport == "websocket"):
         if request.websocket:
-            return _refusal("transport_mismatch", "Bad request", hints.transport_mismatch(request.transport_given))
-        hint = hints.upgrade_missing(
-            request.headers, request.http_version, recognise(request.headers, request.http_version)
-        )
-        return _refusal("upgrade_missing", "Bad request", hint)
+            return _refusal(HandshakeCode.TRANSPORT_MISMATCH, hints.transport_mismatch(request.transport_given))
+        proxies = recognise(request.headers, request.http_version)
+        missing = hints.upgrade_missing(request.headers, request.http_version, proxies)
+        return _refusal(HandshakeCode.UPGRADE_MISSING, missing)
     return None
 
 
-def _session_problem(request: HandshakeRequest, upgraded: bool) -> HandshakeRefusal | None:
+def _session_problem(request: HandshakeRequest, upgraded: bool) -> Refusal | None:
     if request.sid is None:
         if request.version != "4":
-            hint = hints.protocol_version(request.version)
-            return _refusal("protocol_version", "Unsupported protocol version", hint)
+            return _refusal(HandshakeCode.PROTOCOL_VERSION, hints.protocol_version(request.version))
         if request.method == "POST":
-            return HandshakeRefusal("session_missing", 400, "Bad request", "a session begins with a GET, not a POST")
+            return Refusal(HandshakeCode.SESSION_MISSING, fields={"hint": "a session begins with a GET, not a POST"})
         return None
     if upgraded:
-        return HandshakeRefusal(
-            "session_upgraded",
-            400,
-            "Bad request",
+        hint = (
             f"a {'WebSocket' if request.websocket else request.method} for a session that a WebSocket carries already: "
             "a client that goes on polling after its upgrade has a defect, a proxy that repeats requests is one too, "
-            "or somebody else uses the session id",
-            detail="post_after_upgrade" if request.method == "POST" else None,
+            "or somebody else uses the session id"
         )
+        detail = "post_after_upgrade" if request.method == "POST" else None
+        return Refusal(HandshakeCode.SESSION_UPGRADED, detail, {"hint": hint})
     return None
 
 
-def wrong_path(request: HandshakeRequest, paths: Sequence[str]) -> HandshakeRefusal:
+def wrong_path(request: HandshakeRequest, paths: Sequence[str]) -> Refusal:
     """The refusal of a Socket.IO client's request on a path that isn't the endpoint's.
 
     Args:
         request: what was read.
         paths: of the endpoint, such as ``/socket.io/``; may be empty when they aren't known.
     """
-    return _refusal("wrong_path", "Not found", hints.wrong_path(request.path, paths), status=404)
+    return _refusal(HandshakeCode.WRONG_PATH, hints.wrong_path(request.path, paths))
 
 
 def cors_headers(request: HandshakeRequest, *, allowed: bool, credentials: bool) -> list[tuple[bytes, bytes]]:
@@ -264,71 +254,10 @@ def cors_headers(request: HandshakeRequest, *, allowed: bool, credentials: bool)
     return headers
 
 
-_TOO_MANY_REQUESTS, _UNAVAILABLE = 429, 503
-
-
-class Gate:
-    """Decides on handshakes.
-
-    Args:
-        budget: what was refused to an address.
-        ledger: how many sessions and connections there are.
-        pending: tells how many sessions have joined no namespace.
-        outage: tells in how many seconds tokens may be verified again; None when they can be now.
-        on_proxy: called once for each private address that forwards others' requests without being trusted.
-    """
-
-    def __init__(
-        self,
-        budget: AddressBudget,
-        ledger: Ledger,
-        *,
-        pending: Callable[[], int],
-        outage: Callable[[], int | None],
-        on_proxy: Callable[[str], None],
-    ) -> None:
-        self.draining = False
-        self._budget = budget
-        self._ledger = ledger
-        self._pending = pending
-        self._outage = outage
-        self._on_proxy = on_proxy
-
-    def refusal(self, request: HandshakeRequest) -> HandshakeRefusal | None:
-        """Why this request may not become a session; None when it may."""
-        if self.draining:
-            return DRAINING
-        address = request.client_address
-        if request.forwarded_by is not None and self._budget.exempt(request.forwarded_by):
-            # Everybody behind it would share one budget, and one client could lock out all the others.
-            self._ledger.exempt.add(address_key(request.forwarded_by))
-            self._on_proxy(request.forwarded_by)
-        wait = self._budget.wait(address)
-        if wait:
-            return busy(
-                RejectCode.RATE_LIMITED,
-                _TOO_MANY_REQUESTS,
-                math.ceil(wait),
-                "this address was refused too often: see the lines of socketguard.connection.rejected before this one; "
-                "the limit is failures_per_address",
-            )
-        outage = self._outage()
-        if outage is not None:
-            hint = "tokens can't be checked now: see socketguard.keys.unavailable and socketguard.store.unavailable"
-            return busy(RejectCode.KEYS_UNAVAILABLE, _UNAVAILABLE, outage, hint)
-        full = self._ledger.session_problem(address, self._pending())
-        if full is None:
-            return None
-        # What one address has too many of is its own business; a full server is everybody's.
-        status = _TOO_MANY_REQUESTS if full.endswith("_per_address") else _UNAVAILABLE
-        return busy(RejectCode.CONNECTION_LIMIT, status, RETRY_AFTER, f"the limit {full} is reached")
-
-
-def busy(code: RejectCode, status: int, retry_after: int, hint: str) -> HandshakeRefusal:
+def busy(code: RejectCode, retry_after: int, hint: str, status: int | None = None) -> Refusal:
     """A refusal that passes: with ``Retry-After``."""
-    reply = REPLIES[code]
-    assert reply.retry is not None  # noqa: S101 - narrows the type: each of these codes has an advice
-    return HandshakeRefusal(code.value, status, reply.message, hint, reply.retry, retry_after)
+    return Refusal(code, None, {"hint": hint, "retry_after": retry_after}, http_status=status)
 
 
-DRAINING = busy(RejectCode.DRAINING, _UNAVAILABLE, RETRY_AFTER, "the server is being stopped: see socketguard.drain")
+DRAINING = busy(RejectCode.DRAINING, RETRY_AFTER, "the server is being stopped: see socketguard.drain")
+ENDED = Refusal(HandshakeCode.SESSION_UNKNOWN, fields={"hint": "the session has ended"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 
-from socketguard.errors import HandshakeRefusal, Retry
+from socketguard.errors import HandshakeCode, Refusal
 
 __all__ = ["ATTRIBUTE", "MAX_PARTS", "body_problem", "count_parts", "packet_problem"]
 
@@ -28,7 +28,7 @@ MAX_PARTS = 512
 _POLLING_TYPES = frozenset("1345")
 
 
-def body_problem(body: bytes, *, limit: int, strict_text: bool, stranger: bool) -> HandshakeRefusal | int:
+def body_problem(body: bytes, *, limit: int, strict_text: bool, stranger: bool) -> Refusal | int:
     """Look at the body of a polling POST before python-engineio does.
 
     Args:
@@ -41,27 +41,22 @@ def body_problem(body: bytes, *, limit: int, strict_text: bool, stranger: bool) 
         The number of packets, or what is wrong. python-engineio answers most of these with 200 and drops the packets.
     """
     if len(body) > limit:
-        return HandshakeRefusal(
-            "body_too_large",
-            413,
-            "Payload too large",
+        hint = (
             f"{len(body)} bytes in one POST, {limit} are allowed (a session that has joined no namespace may send "
-            "far less than max_http_buffer_size)",
+            "far less than max_http_buffer_size)"
         )
+        return Refusal(HandshakeCode.BODY_TOO_LARGE, fields={"hint": hint})
     try:
         packets = body.decode().split("\x1e")
     except UnicodeDecodeError:
         return _malformed_body("it is not UTF-8")
     if len(packets) > MAX_PACKETS_PER_BODY:
-        return HandshakeRefusal(
-            "too_many_packets",
-            400,
-            "Too many packets",
+        hint = (
             f"{len(packets)} packets in one POST, {MAX_PACKETS_PER_BODY} are allowed (python-engineio would answer 200 "
             "and drop them all): the client emitted a burst over polling; let it connect with transports: "
-            "['websocket'], or emit fewer events",
-            Retry.BACKOFF,
+            "['websocket'], or emit fewer events"
         )
+        return Refusal(HandshakeCode.TOO_MANY_PACKETS, fields={"hint": hint})
     parts = 0
     for packet in packets:
         problem = packet_problem(packet, strict_text=strict_text, polling=True)
@@ -74,8 +69,8 @@ def body_problem(body: bytes, *, limit: int, strict_text: bool, stranger: bool) 
     return len(packets)
 
 
-def _malformed_body(problem: str) -> HandshakeRefusal:
-    return HandshakeRefusal("body_malformed", 400, "Bad request", f"the body is no Engine.IO v4 payload: {problem}")
+def _malformed_body(problem: str) -> Refusal:
+    return Refusal(HandshakeCode.BODY_MALFORMED, fields={"hint": f"the body is no Engine.IO v4 payload: {problem}"})
 
 
 def packet_problem(packet: str, *, strict_text: bool, polling: bool = False) -> str | None:

@@ -1,20 +1,18 @@
-"""The Engine.IO sessions that are open: how many, which have joined nothing for too long, which don't read.
-
-It knows no python-socketio: what is to be done about a session is the caller's business.
-"""
+"""The open sessions and connections: how many, which have joined nothing for too long, which don't read."""
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import math
 import time
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Iterator
 
-from socketguard.connection import Session
+from socketguard.admission import subject_key
+from socketguard.connection import Connection, Session
+from socketguard.diagnosis.traffic import PatternWatch
 from socketguard.limits.counters import Ledger, Limits
 from socketguard.limits.timers import Timers
+
+from .engine import Engine
 
 __all__ = ["GRACE", "Sessions"]
 
@@ -26,76 +24,70 @@ BURST = 4
 """So many times ``queue_bytes`` are too much at once, whether the client reads or not."""
 
 SWEEPS = 3
-"""How many times within ``send_timeout`` it is looked whether anything was sent."""
-
-
-class Watch(Protocol):
-    """See `socketguard.watching.PatternWatch`."""
-
-    def opened(self, session: Session) -> None: ...
-
-    def closed(self, session: Session) -> None: ...
+"""How many times within ``send_timeout`` it is looked whether anything was sent. A round is a fraction of a
+millisecond per thousand sessions."""
 
 
 class Sessions:
-    """The open sessions of one server.
+    """The open sessions of one server, and the connections in them; `due` hands out those that are to be ended.
 
-    Args:
-        limits: the limits.
-        ledger: counts sessions by address.
-        connect_timeout: seconds that a session may be without a namespace; None for ever.
-        overdue: called with a session that was without a namespace for that long.
-        slow: called with a session that does not read what is sent to it.
-        watch: told of each session that is opened and closed.
+    Attributes:
+        open: the sessions.
+        pending: how many of them have joined no namespace.
+        connections: those whose connect handler runs, that have joined, or whose disconnect handler runs, by their sid.
+        admitting: those whose CONNECT has not been answered yet.
     """
 
     def __init__(
-        self,
-        limits: Limits,
-        ledger: Ledger,
-        *,
-        connect_timeout: float | None,
-        overdue: Callable[[Session], None],
-        slow: Callable[[Session], None],
-        watch: Watch | None = None,
+        self, engine: Engine, limits: Limits, ledger: Ledger, watch: PatternWatch, *, connect_timeout: float | None
     ) -> None:
         self.limits = limits
-        self.ledger = ledger
-        self.connect_timeout = connect_timeout
         self.open: set[Session] = set()
         self.pending = 0
-        self._overdue = overdue
-        self._slow = slow
+        self.connections: dict[str, Connection] = {}
+        self.admitting: set[Connection] = set()
+        self._engine = engine
+        self._ledger = ledger
         self._watch = watch
-        self._timers = Timers(self._expire, clock=time.monotonic)
-        self._sweeper: asyncio.TimerHandle | None = None
+        self._connect_timeout = connect_timeout
         self._queue_bytes = math.inf if limits.queue_bytes is None else limits.queue_bytes
+        # Of a session that has joined nothing, and of one that holds too much (with what it had taken by then).
+        self._timers = Timers()
+        self._sweep_at = math.inf
+        self._swept: dict[Session, tuple[int, int]] = {}
+
+    def everybody(self) -> list[Connection]:
+        """All connections, those that are being admitted among them."""
+        return [*self.connections.values(), *(each for each in self.admitting if not each.sid)]
 
     @property
-    def timers(self) -> int:
+    def waiting(self) -> int:
         """How many sessions have a deadline for joining a namespace."""
-        return len(self._timers)
+        return sum(session.timer is not None for session in self.open)
+
+    # Sessions
 
     def opened(self, session: Session) -> None:
         """A session was made."""
         self.open.add(session)
-        self.ledger.open_session(session.client_address)
-        if self._watch is not None:
-            self._watch.opened(session)
+        self._ledger.open_session(session.client_address)
+        self._watch.opened(session)
         self._wait(session)
-        if self._sweeper is None and self.limits.send_timeout is not None:
-            self._sweeper = self._later(self.limits.send_timeout / SWEEPS, self._sweep, self.limits.send_timeout, {})
+        if self._sweep_at == math.inf and self.limits.send_timeout is not None:
+            self._sweep_at = time.monotonic() + self.limits.send_timeout / SWEEPS
 
     def closed(self, session: Session) -> None:
         """A session has ended."""
         if session not in self.open:
             return
         self.open.discard(session)
-        if self._watch is not None:
-            self._watch.closed(session)
-        self.ledger.close_session(session.client_address)
+        self._watch.closed(session, pinged=self._engine.pinged(session.eio_sid))
+        self._ledger.close_session(session.client_address)
         if not session.joined:
             self._settle(session)
+        if not self.open:
+            self._sweep_at = math.inf
+            self._swept = {}
 
     def joined(self, session: Session) -> None:
         """A session has joined a namespace."""
@@ -103,95 +95,106 @@ class Sessions:
             self._settle(session)
         session.joined += 1
 
-    def left(self, session: Session, *, alive: bool = True) -> None:
-        """A session has left a namespace.
-
-        Args:
-            session: the session.
-            alive: whether it goes on; otherwise it is about to be closed.
-        """
+    def left(self, session: Session) -> None:
+        """A session has left a namespace: it goes on, or is about to be closed."""
         session.joined -= 1
         if session.joined or session not in self.open:
             return
-        if alive:
+        if self._engine.alive(session.eio_sid):
             self._wait(session)
         else:
             self.pending += 1
+
+    def forget(self, connection: Connection) -> None:
+        """A connection has ended."""
+        connection.state = Connection.ENDED
+        if connection.held:
+            self._ledger.release(subject_key(connection.identity), connection.client_address)
+            connection.held = False
+        if connection.session.connections.get(connection.namespace) is connection:
+            del connection.session.connections[connection.namespace]
+        self.connections.pop(connection.sid, None)
 
     def clear(self) -> None:
         """Forget all sessions."""
         for session in list(self.open):
             self.closed(session)
-        self._timers.close()
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            self._sweeper = None
+        self._timers.clear()
 
     def _wait(self, session: Session) -> None:
         self.pending += 1
-        if self.connect_timeout is not None:
-            session.timer = self._timers.set(time.monotonic() + self.connect_timeout, session)
+        self._set_deadline(session)
+
+    def _set_deadline(self, session: Session) -> None:
+        if self._connect_timeout is not None:
+            session.timer = self._timers.set(time.monotonic() + self._connect_timeout, (session, None))
 
     def _settle(self, session: Session) -> None:
         self.pending -= 1
         self._timers.cancel(session.timer)
         session.timer = None
 
-    def _expire(self, session: Session) -> None:
-        session.timer = None
-        if session.connections and self.connect_timeout is not None:
-            # A CONNECT is being decided, which has a deadline of its own.
-            session.timer = self._timers.set(time.monotonic() + self.connect_timeout, session)
-        else:
-            self._overdue(session)
+    # What is due
+
+    @property
+    def wait(self) -> float:
+        """In how many seconds something is due at the earliest; infinity when nothing is."""
+        return min(self._timers.next, self._sweep_at) - time.monotonic()
+
+    def due(self, most: int) -> Iterator[tuple[Session, str]]:
+        """Sessions that are to be ended, and why: at most so many, but for those that a round finds."""
+        now = time.monotonic()
+        for session, taken in self._timers.due(now, most):
+            if taken is None:
+                session.timer = None
+                if session.connections:
+                    # A CONNECT is being decided, which has a deadline of its own.
+                    self._set_deadline(session)
+                else:
+                    yield session, "connect_timeout"
+            elif self._still_too_much(session, taken):
+                yield session, "slow_consumer"
+        if now >= self._sweep_at:
+            for session in self._sweep(now):
+                yield session, "slow_consumer"
 
     # Clients that don't read
 
-    def too_much(self, session: Session, size: int) -> bool:
-        """Whether a session that holds more than ``queue_bytes`` holds too much.
+    def handed(self, session: Session, size: int) -> bool:
+        """Count what python-engineio is given to send, in bytes. Returns whether that is too much at once.
 
         The largest packet that waits does not count: alone, a packet may be as large as it likes, and the header of
         a binary event goes before its attachment.
-
-        Args:
-            session: the session; its ``handed`` holds the packet already.
-            size: of the packet that was just handed over, in bytes.
-
-        Returns:
-            True when it is to be ended at once. Otherwise it has `GRACE` seconds to take something.
         """
+        session.handed += size
+        if session.handed - session.done <= self._queue_bytes:
+            return False
         if not session.watched:
             session.watched = True
             session.largest = 0
-            self._later(GRACE, self._look_again, session, session.done)
+            self._look_later(session)
         session.largest = max(session.largest, size)
         return session.handed - session.done - session.largest > self._queue_bytes * BURST
 
-    def _look_again(self, session: Session, done: int) -> None:
+    def _look_later(self, session: Session) -> None:
+        self._timers.set(time.monotonic() + GRACE, (session, session.done))
+
+    def _still_too_much(self, session: Session, taken: int) -> bool:
         waiting = session.handed - session.done
         if session.ending is not None or session not in self.open or waiting <= self._queue_bytes:
             session.watched = False
-        elif session.done == done and waiting - session.largest > self._queue_bytes:
-            self._slow(session)
-        else:
-            self._later(GRACE, self._look_again, session, session.done)
+            return False
+        if session.done == taken and waiting - session.largest > self._queue_bytes:
+            return True
+        self._look_later(session)
+        return False
 
-    @staticmethod
-    def _later(seconds: float, callback: Callable[..., None], *args: Any) -> asyncio.TimerHandle:
-        # An empty context: that of a handler would keep its connection in memory.
-        return asyncio.get_running_loop().call_later(seconds, callback, *args, context=contextvars.Context())
-
-    def _sweep(self, send_timeout: float, before: dict[Session, tuple[int, int]]) -> None:
-        """Find sessions from which nothing has left since the last rounds. A round is a fraction of a millisecond per
-        thousand sessions."""
-        found: dict[Session, tuple[int, int]] = {}
+    def _sweep(self, now: float) -> list[Session]:
+        """The sessions from which nothing has left in the last rounds though something waits."""
+        before, self._swept = self._swept, {}
         for session in self.open:
             if session.handed > session.done and session.ending is None:
                 done, rounds = before.get(session, (-1, 0))
-                found[session] = (session.done, rounds + 1 if done == session.done else 0)
-        for session, (_, rounds) in found.items():
-            if rounds >= SWEEPS:
-                self._slow(session)
-        self._sweeper = None
-        if self.open:
-            self._sweeper = self._later(send_timeout / SWEEPS, self._sweep, send_timeout, found)
+                self._swept[session] = (session.done, rounds + 1 if done == session.done else 0)
+        self._sweep_at = now + (self.limits.send_timeout or math.inf) / SWEEPS
+        return [session for session, (_, rounds) in self._swept.items() if rounds >= SWEEPS]

@@ -5,46 +5,76 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from starlette.types import Message, Receive, Scope, Send
 
 from socketguard.connection import HandshakeRequest, Session
-from socketguard.errors import HandshakeRefusal
+from socketguard.diagnosis.traffic import Patterns
+from socketguard.errors import HandshakeCode, Refusal
+from socketguard.logs.report import Report
 
+from .answers import NORMAL, TOO_BIG, UNSUPPORTED_DATA, Answers, is_gone, lower_case
 from .endings import CLOSE_CODES
+from .engine import Engine
 from .packets import MAX_PARTS, count_parts, packet_problem
+from .polling import SessionEnded, interruptible
 
-if TYPE_CHECKING:
-    from .endpoint import Endpoint
-
-__all__ = ["NORMAL"]
-
-
-# Close codes of WebSockets (RFC 6455, section 7.4.1).
-NORMAL, UNSUPPORTED_DATA, TOO_BIG, INTERNAL_ERROR = 1000, 1003, 1009, 1011
-
+__all__ = ["CLOSE_TIMEOUT", "UPGRADE_PATIENCE", "WebSocket", "WebSockets"]
 
 # How the frames begin that clients send all the time: messages and pongs.
 _USUAL = frozenset({"3", *(f"4{digit}" for digit in "0123456")})
 
-
 CLOSE_TIMEOUT = 5.0
 """Seconds that a close frame may take to a client that does not read."""
-
 
 UPGRADE_PATIENCE = 2.0
 """Seconds that a client has to finish an upgrade that it has begun, when its session ends meanwhile."""
 
 
-class _Frames:
-    """``receive`` and ``send`` of one WebSocket, between the ASGI server and python-engineio."""
+class WebSockets:
+    """What all WebSockets of one server share.
+
+    Args:
+        handle_request: python-engineio's.
+        engine: the Engine.IO side of the server.
+        answers: refuses what python-engineio refuses, readably.
+        report: told what happened.
+        patterns: told of upgrades.
+        connect_packet_bytes: how large a frame may be from a session that has joined no namespace.
+    """
+
+    def __init__(
+        self,
+        handle_request: Callable[[Scope, Receive, Send], Coroutine[Any, Any, Any]],
+        engine: Engine,
+        answers: Answers,
+        report: Report,
+        patterns: Patterns,
+        *,
+        connect_packet_bytes: int,
+    ) -> None:
+        self.handle_request = handle_request
+        self.engine = engine
+        self.answers = answers
+        self.report = report
+        self.patterns = patterns
+        self.connect_packet_bytes = connect_packet_bytes
+
+    def serve(
+        self, scope: Scope, request: HandshakeRequest, session: Session, receive: Receive, send: Send
+    ) -> Coroutine[Any, Any, None]:
+        """Serve one; no coroutine function, since each open WebSocket would keep one more frame in memory."""
+        return WebSocket(self, scope, request, session, receive, send).run()
+
+
+class WebSocket:
+    """``receive`` and ``send`` of one WebSocket, as python-engineio gets them."""
 
     __slots__ = (
         "_accepted",
         "_closing",
-        "_endpoint",
         "_first",
         "_gone",
         "_max_body",
@@ -56,6 +86,7 @@ class _Frames:
         "_scope",
         "_send",
         "_session",
+        "_shared",
         "_writer",
         "stopped",
         "upgrading",
@@ -63,19 +94,19 @@ class _Frames:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        shared: WebSockets,
+        scope: Scope,
         request: HandshakeRequest,
         session: Session,
         receive: Receive,
         send: Send,
-        scope: Scope,
     ) -> None:
-        self._endpoint = endpoint
+        self._shared = shared
         self._session = session
         self._first: Message | None = None
         self._receive = receive
         self._send = send
-        self._max_body = endpoint.seam.max_body
+        self._max_body = shared.engine.max_body
         self._accepted = False
         self._closing = False
         self._reader: asyncio.Task[Any] | None = None
@@ -92,10 +123,11 @@ class _Frames:
     async def run(self) -> None:
         """Serve the WebSocket; with few variables, since each of them takes memory for as long as it is open."""
         self._first = await self._receive()
-        if _is_gone(self._first):
+        if is_gone(self._first):
             return
         try:
-            await self._endpoint.seam.handle_request(self._scope, self.receive, self.send)
+            assert self._scope is not None  # noqa: S101 - narrows the type: it is there until the WebSocket is accepted
+            await self._shared.handle_request(self._scope, self.receive, self.send)
         except Exception as exc:
             await self._fail(exc)
         finally:
@@ -103,9 +135,9 @@ class _Frames:
 
     async def _fail(self, error: Exception) -> None:
         """A frame that python-engineio can't decode: it would leave the session to its ping timeout."""
-        endpoint, session = self._endpoint, self._session
-        endpoint.report.packet_rejected(session, "packet_malformed", "python-engineio could not decode a frame", error)
-        await endpoint.seam.end_session(session.eio_sid, "parse error")
+        shared, session = self._shared, self._session
+        shared.report.packet_rejected(session, "packet_malformed", "python-engineio could not decode a frame", error)
+        await shared.engine.end(session.eio_sid, "parse error")
         await self.close(UNSUPPORTED_DATA)
 
     async def receive(self) -> Message:
@@ -135,20 +167,20 @@ class _Frames:
             return {"type": "websocket.disconnect", "code": NORMAL}  # python-engineio sends what waits, and closes.
         if session.ending is not None:
             return await self._end_upgrade()
-        if self._endpoint.seam.upgraded(session.eio_sid):
+        if self._shared.engine.upgraded(session.eio_sid):
             self.upgrading = False
             session.carrier = self
             session.transport = "websocket"
-            self._endpoint.seam.identify(session)
-            self._endpoint.report.upgraded(session)
-            self._endpoint.patterns.upgraded()
+            self._shared.engine.identify(session)
+            self._shared.report.upgraded(session)
+            self._shared.patterns.upgraded()
             self._reader = asyncio.current_task()
             message = await self._receive()
         else:
             # This is no task of its own yet.
             try:
-                message = await _interruptible(self._receive, session)
-            except _Ended:
+                message = await interruptible(self._receive, session)
+            except SessionEnded:
                 return await self._end_upgrade()
             self._probed = True  # Once it is asked for the next message, python-engineio has answered this one.
         return await self._examine(message, message.get("text"))
@@ -168,15 +200,15 @@ class _Frames:
         session = self._session
         session.active = time.monotonic()
         size = len(message.get("bytes") or b"") if text is None else len(text)
-        if text is not None and (problem := packet_problem(text, strict_text=self._endpoint.seam.strict_text)):
+        if text is not None and (problem := packet_problem(text, strict_text=self._shared.engine.strict_text)):
             return await self._stop(UNSUPPORTED_DATA, "packet_malformed", problem)
         if not session.joined:
-            limit = self._endpoint.connect_packet_bytes
+            limit = self._shared.connect_packet_bytes
             if size > limit:
                 hint = f"{size} characters from a session that has joined no namespace; {limit} are allowed"
                 return await self._stop(TOO_BIG, "packet_too_large", hint)
             data = text if text is not None else message.get("bytes") or b""
-            parts = count_parts(data, strict_text=self._endpoint.seam.strict_text)
+            parts = count_parts(data, strict_text=self._shared.engine.strict_text)
             if parts is None or parts > MAX_PARTS:
                 hint = "more values than a session needs to join a namespace"
                 return await self._stop(UNSUPPORTED_DATA, "packet_malformed", hint)
@@ -212,17 +244,13 @@ class _Frames:
         if kind == "websocket.accept":
             self._accepted = True
             self._scope = self._request = None
-            message = {**message, "headers": list(_lower_case(message.get("headers", ())))}
+            message = {**message, "headers": list(lower_case(message.get("headers", ())))}
         elif not self._accepted:
             self._closing = True
-            refusal = HandshakeRefusal(
-                "engine_refused",
-                403,
-                "Bad request",
-                "python-engineio refused the WebSocket; its own log has the reason",
-            )
+            hint = {"hint": "python-engineio refused the WebSocket; its own log has the reason"}
+            refusal = Refusal(HandshakeCode.ENGINE_REFUSED, fields=hint)
             assert self._scope is not None and self._request is not None  # noqa: S101, PT018 - narrow the types
-            await self._endpoint._refuse(self._scope, self._request, refusal, self._send, self._session)
+            await self._shared.answers.refuse(self._scope, self._request, refusal, self._send, self._session)
             return
         elif kind == "websocket.close":
             await self.close(message.get("code", NORMAL))
@@ -275,66 +303,25 @@ class _Frames:
 
     def _finished(self) -> None:
         """The application has returned."""
-        endpoint, session = self._endpoint, self._session
+        shared, session = self._shared, self._session
         if session.carrier is self:
             session.carrier = None
         if self._gone is not None and not self._gone.done():
             self._gone.set_result(None)
         if self.upgrading and session.ending is None:
-            endpoint.seam.abandon_upgrade(session.eio_sid)
-            endpoint.patterns.upgrade_failed()
-            endpoint.report.upgrade_failed(
+            shared.engine.abandon_upgrade(session.eio_sid)
+            shared.patterns.upgrade_failed()
+            shared.report.upgrade_failed(
                 session,
                 "the client opened a WebSocket but did not finish the upgrade: a proxy cut it, or the client went away",
             )
 
     async def _stop(self, code: int, reason: str, hint: str) -> Message:
         self._session.ending = "parse error"
-        self._endpoint.seam.identify(self._session)
-        self._endpoint.report.packet_rejected(self._session, reason, hint)
+        self._shared.engine.identify(self._session)
+        self._shared.report.packet_rejected(self._session, reason, hint)
         return await self._end(code)
 
     async def _end(self, code: int) -> Message:
         await self.close(NORMAL if self._session.ending == "client disconnect" else code)
         return {"type": "websocket.disconnect", "code": code}
-
-
-def _lower_case(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[bytes, bytes]]:
-    """ASGI wants header names in lower case; with others an outer CORS middleware doubles instead of replacing."""
-    for name, value in headers:
-        name = name.lower()
-        yield name, value
-        if name == b"access-control-allow-origin":
-            yield b"vary", b"Origin"
-
-
-class _Ended(Exception):
-    """The session was ended while a request of it was read."""
-
-
-async def _interruptible(receive: Receive, session: Session) -> Message:
-    """Receive a message for which a client can let us wait; whoever ends the session interrupts it.
-
-    Raises:
-        _Ended: the session was ended.
-    """
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - narrows the type: ASGI applications run in a task
-    reading = session.reading
-    if reading is None:
-        reading = session.reading = set()
-    reading.add(task)
-    try:
-        return await receive()
-    except asyncio.CancelledError:
-        if session.ending is None or task.uncancel():
-            raise
-        raise _Ended from None
-    finally:
-        reading.discard(task)
-        if not reading:
-            session.reading = None
-
-
-def _is_gone(message: Message) -> bool:
-    return message["type"] in ("http.disconnect", "websocket.disconnect")

@@ -241,7 +241,7 @@ def move(case: Guarded, clock: FakeClock, seconds: float) -> None:
     """Move the clock, and let the guard look at it."""
     clock.move(seconds)
     assert case.seam.lifetime is not None
-    case.seam.lifetime.wake()
+    case.guard._parts.endings.arm()
 
 
 def lines(events: list[dict[str, Any]], event: str, **fields: Any) -> list[dict[str, Any]]:

@@ -94,7 +94,7 @@ async def test_the_server_is_found_and_guarded(style: Any, path: str) -> None:
     guard = SocketGuard(style(server), auth=make_auth(), logger=False)
     assert guard.server is server
     await works(guard, path)
-    assert guard._core.paths == [path]
+    assert guard._parts.configuration.paths == [path]
     assert SocketGuard.of(server).connections() == []
 
 
@@ -346,15 +346,15 @@ def test_equal_guards_share_a_server() -> None:
     options = {"auth": auth, "namespaces": ["/messages"], "heartbeat": Heartbeat(interval=20, timeout=15)}
     first = SocketGuard(socketio.ASGIApp(server), **options)
     second = SocketGuard.protect(server, **options)
-    assert first._core is second._core
-    assert first._core.paths == ["/socket.io/"]
+    assert first._parts is second._parts
+    assert first._parts.configuration.paths == ["/socket.io/"]
 
 
 def test_equal_guards_of_an_application_factory_share_a_server() -> None:
     server = make_server()
     first = SocketGuard.protect(server, auth=make_auth(), namespaces=[NamespacePolicy("/messages", scopes={"a"})])
     second = SocketGuard.protect(server, auth=make_auth(), namespaces=[NamespacePolicy("/messages", scopes={"a"})])
-    assert first._core is second._core
+    assert first._parts is second._parts
 
 
 @pytest.mark.parametrize(
@@ -510,7 +510,7 @@ def test_the_admission_timeout_stays_under_the_ping_timeout(ping_timeout: Any, a
     server = make_server()
     server.eio.ping_timeout = ping_timeout
     guard = SocketGuard.protect(server, auth=make_auth(), admission_timeout=asked)
-    assert guard._core.seam.admission_timeout == expected
+    assert guard._parts.timeout == expected
 
 
 async def test_from_the_environment() -> None:

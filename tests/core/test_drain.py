@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from socketguard import ConfigurationError
-from socketguard.server import endings as drain
+from socketguard.server import drain
 from socketguard.testing import Refused, Wire, capture_events
 from tests.core.driver import (
     Answer,

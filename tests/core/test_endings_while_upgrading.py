@@ -29,7 +29,7 @@ async def test_an_upgrade_may_finish_before_its_session_is_closed(
         monkeypatch.setattr("socketguard.server.websocket.UPGRADE_PATIENCE", 0.01)
     clock.move(70)
     assert case.seam.lifetime is not None
-    case.seam.lifetime.wake()
+    case.guard._parts.endings.arm()
     await until(lambda: not case.seam.connections)
     if finishes:
         await wire.send("5")
@@ -49,7 +49,7 @@ async def test_an_upgrade_that_was_only_opened_is_closed_at_once() -> None:
     await wire.open()
     clock.move(70)
     assert case.seam.lifetime is not None
-    case.seam.lifetime.wake()
+    case.guard._parts.endings.arm()
     with pytest.raises(ConnectionError):
         await wire.frame()
     assert wire.close_code == 4401

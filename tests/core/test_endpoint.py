@@ -11,7 +11,7 @@ import pytest
 import socketio
 
 from socketguard import SocketGuard
-from socketguard.server.websocket import CLOSE_TIMEOUT, _Frames
+from socketguard.server.websocket import CLOSE_TIMEOUT, WebSocket
 from socketguard.testing import Refused, Wire, capture_events, join, make_auth, mint
 from tests.core.driver import (
     Polling,
@@ -512,8 +512,8 @@ async def test_a_close_frame_that_nobody_reads_holds_nothing_up(monkeypatch: pyt
     monkeypatch.setattr(wire._from_app, "_put", lambda message: None)
     wire_send = case.app
     assert wire_send is not None
-    frames = _Frames.__new__(_Frames)
-    for name in _Frames.__slots__:
+    frames = WebSocket.__new__(WebSocket)
+    for name in WebSocket.__slots__:
         setattr(frames, name, None)
     frames._closing, frames._accepted, frames._send, frames._session = False, True, put, a_session()
     await frames.close(1000)
@@ -526,8 +526,8 @@ async def test_a_close_frame_that_can_not_be_sent_harms_nobody() -> None:
     async def send(message: Any) -> None:
         raise OSError("gone")
 
-    frames = _Frames.__new__(_Frames)
-    for name in _Frames.__slots__:
+    frames = WebSocket.__new__(WebSocket)
+    for name in WebSocket.__slots__:
         setattr(frames, name, None)
     frames._closing, frames._accepted, frames._send, frames._session = False, True, send, a_session()
     await frames.close(1000)

@@ -122,7 +122,7 @@ async def test_it_ends_at_the_moment_and_not_before(style: str, clock: FakeClock
     assert answer is case.server.not_handled
     await peer.emit("/messages", "echo", "too late", number=1)
     await peer.emit("/messages", "socketguard:nonsense", number=2)
-    case.seam.lifetime.wake()  # type: ignore[union-attr]
+    case.guard._parts.endings.arm()  # type: ignore[union-attr]
     await peer.told("/messages", "token_expired")
     assert await peer.closed() == 4401
     assert seen == [("echo", "hello")]

@@ -400,7 +400,7 @@ def test_guards_with_equal_options_share_a_server(one: dict[str, Any], other: di
     first = SocketGuard.protect(server, auth=make_auth(), logger=False, **one)
     if same:
         second = SocketGuard.protect(server, auth=make_auth(), logger=False, **other)
-        assert second._core is first._core
+        assert second._parts is first._parts
     else:
         with pytest.raises(ConfigurationError, match="a guard with other options already"):
             SocketGuard.protect(server, auth=make_auth(), logger=False, **other)

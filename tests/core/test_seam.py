@@ -10,7 +10,7 @@ import pytest
 
 from socketguard import NamespacePolicy
 from socketguard.connection import Connection
-from socketguard.server.websocket import _Frames
+from socketguard.server.websocket import WebSocket
 from socketguard.testing import capture_events, mint
 from tests.core.driver import (
     Polling,
@@ -186,14 +186,14 @@ async def test_forgetting_and_looking_for_what_is_not_there() -> None:
 # The ASGI side
 
 
-def frames(**values: Any) -> tuple[_Frames, list[Any]]:
+def frames(**values: Any) -> tuple[WebSocket, list[Any]]:
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
         sent.append(message)
 
-    found = _Frames.__new__(_Frames)
-    for name in _Frames.__slots__:
+    found = WebSocket.__new__(WebSocket)
+    for name in WebSocket.__slots__:
         setattr(found, name, values.get(name))
     found._session = a_session()
     found._send = send
@@ -246,7 +246,7 @@ async def test_an_endpoint_whose_path_is_not_known_is_not_taken_for_a_wrong_one(
     from socketguard import SocketGuard
 
     outer = SocketGuard(opaque, server=inner.server, auth=inner.guard.auth, logger=False)
-    outer._core.paths.clear()
+    outer._parts.configuration.paths.clear()
     assert (await http(outer, "GET", "EIO=4&transport=polling&sid=x", path="/x/")).json["code"] == "session_unknown"
     wire, _ = await joined_wire(outer, path="/x/")
     await wire.send("hello")

@@ -12,7 +12,7 @@ import pytest
 
 from socketguard import Limits
 from socketguard.server.sessions import BURST, GRACE, SWEEPS, Sessions
-from socketguard.server.websocket import _Frames
+from socketguard.server.websocket import WebSocket
 from socketguard.testing import Wire, capture_events
 from tests.core.driver import (
     UNLIMITED,
@@ -357,9 +357,9 @@ async def test_each_limit_can_be_turned_off_alone(later: Later, limits: dict[str
 # A WebSocket alone
 
 
-def a_websocket(send: Callable[[Any], Any]) -> _Frames:
-    frames = _Frames.__new__(_Frames)
-    for name in _Frames.__slots__:
+def a_websocket(send: Callable[[Any], Any]) -> WebSocket:
+    frames = WebSocket.__new__(WebSocket)
+    for name in WebSocket.__slots__:
         setattr(frames, name, None)
     frames._closing, frames._accepted, frames._send, frames._session = False, True, send, a_session()
     return frames

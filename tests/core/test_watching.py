@@ -10,7 +10,7 @@ import socketio
 
 from socketguard import watch_emits
 from socketguard.diagnosis.traffic import Patterns, PatternWatch
-from socketguard.server.attach import SessionIds
+from socketguard.server.engine import Engine
 from socketguard.testing import Wire, capture_events
 from tests.core.driver import Polling, a_session, guarded, http, joined_wire, nothing_left, open_wire, until
 
@@ -134,8 +134,8 @@ async def test_it_looks_once_a_second_until_it_is_closed(monkeypatch: pytest.Mon
 async def test_a_pattern_is_a_warning_with_its_evidence() -> None:
     case = guarded()
     with capture_events() as events:
-        case.guard._core.report.pattern("same_idle_age", True, {"text": "cut after 60 s", "fix": "raise it", "cuts": 9})
-        case.guard._core.report.pattern("same_idle_age", False, {"after_s": 60})
+        case.guard._parts.report.pattern("same_idle_age", True, {"text": "cut after 60 s", "fix": "raise it", "cuts": 9})
+        case.guard._parts.report.pattern("same_idle_age", False, {"after_s": 60})
     assert [(event["level"], event["stands"]) for event in events] == [("warning", True), ("warning", False)]
     assert events[0]["cuts"] == 9
 
@@ -188,7 +188,7 @@ async def test_a_session_that_the_guard_ends_is_told_with_its_origin() -> None:
                 await wire.frame()
     (line,) = [event for event in events if event["event"] == "socketguard.session.ended"]
     assert (line["reason"], line["origin"]) == ("connect_timeout", "http://testserver")
-    case.guard._core.report.session_ended(a_session(), "made-up")  # a reason without a hint
+    case.guard._parts.report.session_ended(a_session(), "made-up")  # a reason without a hint
     await wire.close()
     nothing_left(case)
 

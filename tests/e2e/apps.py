@@ -297,7 +297,7 @@ async def health(request: Request) -> PlainTextResponse:
 
 async def state(request: Request) -> JSONResponse:
     """What the server still holds of its clients: everything is empty or 0 when all have gone."""
-    seam = SocketGuard.of(sio)._core.seam
+    seam = SocketGuard.of(sio)._parts.seam
     manager = sio.manager
     return JSONResponse(
         {

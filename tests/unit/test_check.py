@@ -62,7 +62,7 @@ def _environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     for name in ("WEB_CONCURRENCY", "UVICORN_WORKERS", "GUNICORN_CMD_ARGS"):
         monkeypatch.delenv(name, raising=False)
     fixed = {"python-socketio": "5.18.1", "python-engineio": "4.15.1"}
-    monkeypatch.setattr("socketguard.server.attach.VERSIONS", fixed)
+    monkeypatch.setattr("socketguard.server.facts.VERSIONS", fixed)
     yield
     for name in set(sys.modules) - before:
         if name.startswith("an_application_of_a_test"):

@@ -13,8 +13,8 @@ import pytest
 
 from socketguard.connection import Connection, Identity, Session, bound_connection
 from socketguard.errors import ConfigurationError, RejectCode
-from socketguard.server import dispatch as module
-from socketguard.server.dispatch import EventRefused, required, requires
+from socketguard.server import requires as module
+from socketguard.server.requires import EventRefused, required, requires
 
 
 def make_connection(*scopes: str) -> Connection:

@@ -1,0 +1,181 @@
+"""The effective configuration of a guarded server: described, checked and logged at start."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+from starlette.types import Receive, Scope
+
+from socketguard.config import Settings, name_of
+from socketguard.diagnosis.startup import Discovery, check_server
+from socketguard.errors import Finding
+from socketguard.limits.revocation import MemoryStore, Store
+from socketguard.logs.report import Report
+from socketguard.namespaces.registry import Registry
+from socketguard.proxies.heartbeat import findings_for_server
+
+from .drain import Drain
+from .facts import ServedNames, facts
+
+__all__ = ["MEMORY", "Configuration"]
+
+MEMORY = Finding(
+    "SG051",
+    "revocations are kept in the memory of this process: they are lost at a restart, and other workers don't know them",
+    "run one worker with tokens that live for minutes, or pass a store that the workers share",
+)
+
+
+class Configuration:
+    """What was chosen for one server, and what is known of where it is served.
+
+    Args:
+        server: the server.
+        settings: the options.
+        registry: the namespaces.
+        served: what the server has handlers for.
+        store: where revocations are kept.
+        admission_timeout: seconds, after the ping timeout was considered.
+        drain: installed at start.
+        report: told everything.
+
+    Attributes:
+        paths: the URL paths of the endpoint.
+    """
+
+    def __init__(
+        self,
+        server: Any,
+        settings: Settings,
+        registry: Registry,
+        served: ServedNames,
+        store: Store,
+        drain: Drain,
+        report: Report,
+        *,
+        admission_timeout: float,
+    ) -> None:
+        self.paths: list[str] = []
+        self._server = server
+        self._settings = settings
+        self._registry = registry
+        self._served = served
+        self._store = store
+        self._drain = drain
+        self._report = report
+        self._admission_timeout = admission_timeout
+        self._mounts: list[Finding] = []
+        self._warned: list[Finding] = []
+        self._started = self._addressed = self._seen_websocket = False
+
+    def learn(self, found: Discovery) -> None:
+        """Remember where the endpoint is mounted."""
+        self.paths += [path for path in found.paths if path not in self.paths]
+        self._mounts += [finding for finding in found.findings if finding not in self._mounts]
+
+    def check(self) -> list[Finding]:
+        """Everything in the configuration that a person should look at."""
+        settings, known = self._settings, facts(self._server, self._served)
+        declared = None if settings.namespaces is None else [name_of(policy) for policy in settings.namespaces]
+        found = [*self._mounts, *check_server(known, policies=declared)]
+        found += self._registry.findings(self._served)
+        if settings.heartbeat is None:
+            found += findings_for_server(known.ping_interval, known.ping_timeout, known.ping_grace)
+        else:
+            found += settings.heartbeat.findings(transports=known.transports)
+        if settings.auth is None:
+            found.append(
+                Finding("SG030", "auth=None: everybody may join, without a token", "write auth=JWTAuth(…)"),
+            )
+        else:
+            found += settings.auth.findings()
+        if isinstance(settings.store, MemoryStore):
+            found.append(MEMORY)
+        if settings.fail_open:
+            found.append(
+                Finding(
+                    "SG053",
+                    "fail_open=True: while the store of revocations does not answer, revoked tokens are accepted",
+                    "leave fail_open out; clients are then refused with keys_unavailable and come back by themselves",
+                )
+            )
+        return found
+
+    def describe(self) -> dict[str, Any]:
+        """The configuration in plain values, without secrets."""
+        settings, known = self._settings, facts(self._server, self._served)
+        return {
+            "auth": None if settings.auth is None else settings.auth.describe(),
+            "namespaces": self._registry.describe() or list(self._served.names()),
+            "heartbeat": {"interval_s": known.ping_interval, "timeout_s": known.ping_timeout},
+            "transports": list(known.transports),
+            "connect_timeout_s": settings.connect_timeout,
+            "admission_timeout_s": self._admission_timeout,
+            "expiring_notice_s": settings.expiring_notice,
+            "limits": settings.limits.describe(),
+            "store": type(self._store).__name__,
+            "allowed_origins": settings.allowed_origins or "same origin",
+            "trusted_proxies": [str(network) for network in settings.trusted_proxies.networks],
+            "log_claims": list(settings.log_claims),
+            "debug": settings.debug,
+            "paths": self.paths,
+            "versions": known.versions,
+        }
+
+    def start(self) -> None:
+        """Log the configuration and what is wrong with it: once, when handlers and log handlers are there."""
+        if self._started:
+            return
+        self._started = True
+        self._report.started(self.describe())
+        self._report.warn(self.check())
+        if self._settings.auth is not None:
+            # Now, so that the first client does not pay for it.
+            self._settings.auth.start()
+        self._drain.install()
+
+    def seen(self, scope: Scope, receive: Receive) -> None:
+        """Make the checks that need a request: of the first one, and of the first WebSocket."""
+        if self._seen_websocket:
+            return
+        self.start()
+        if not self._addressed:
+            self._addressed = True
+            self._check_address(scope)
+        if scope["type"] != "websocket":
+            return
+        self._seen_websocket = True
+        heartbeat = self._settings.heartbeat
+        # uvicorn hands out bound methods of its protocol, which knows the server's settings.
+        config: Any = getattr(getattr(receive, "__self__", None), "config", None)
+        if heartbeat is not None and hasattr(config, "ws_ping_interval"):
+            pings = {"ping_interval": config.ws_ping_interval, "ping_timeout": config.ws_ping_timeout}
+            self._report.warn(heartbeat.server_ping_findings(**pings))
+
+    def _check_address(self, scope: Scope) -> None:
+        host = (scope.get("server") or ("", None))[0]
+        if self._settings.debug and not _is_loopback(host):
+            text = f"debug=True on {host!r}: refused clients are told the details and all namespaces"
+            self._report.warn([Finding("SG031", text, "leave debug out, or serve on 127.0.0.1")])
+
+    def warn_of_memory(self) -> None:
+        """Say once that revocations are kept in the memory of this process, now that there is one."""
+        if self._settings.store is None and MEMORY not in self._warned:
+            self._warned.append(MEMORY)
+            self._report.warn([MEMORY])
+
+    def warn_of_proxy(self, address: str) -> None:
+        """Say that a proxy forwards without being trusted."""
+        text = (
+            f"{address} forwards the requests of others (X-Forwarded-…) but is not in trusted_proxies: all "
+            "clients behind it look like one, so that the limits per address are off for it"
+        )
+        self._report.warn([Finding("SG050", text, f"write trusted_proxies=[{address!r}], or its network")])
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host in ("localhost", "testserver", "")

@@ -1,0 +1,146 @@
+"""Sends all clients away, so that they come back to whoever takes over, before the process ends."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import threading
+from typing import Any
+
+from socketguard.errors import Finding
+from socketguard.logs.report import Report
+
+from .endings import Endings
+from .sessions import Sessions
+
+__all__ = ["LONGEST", "Drain", "findings"]
+
+LONGEST = 8.0
+"""Seconds. Docker kills a container 10 s after its SIGTERM (docker stop), Kubernetes 30 s."""
+
+_BATCH = 25
+_LAST_WORDS = 0.2
+"""Seconds that the last sessions have to end, and again after their connections were cut."""
+
+_PATIENCE = 0.2
+"""Seconds after the drain for which the ASGI server may wait for connections."""
+
+
+class Drain:
+    """Empties a server.
+
+    Attributes:
+        begun: whether nobody is let in any more.
+    """
+
+    def __init__(self, sessions: Sessions, endings: Endings, report: Report) -> None:
+        self.begun = False
+        self._sessions = sessions
+        self._endings = endings
+        self._report = report
+        self._running: asyncio.Task[int] | None = None
+        self._leaving: asyncio.Task[None] | None = None
+        self._over: float | None = None
+        self._installed = False
+
+    async def run(self, over: float) -> int:
+        """End all sessions in random order over so many seconds, and count them; a second call waits for the first."""
+        if self._running is None:
+            self._running = asyncio.get_running_loop().create_task(self._run(over))
+        return await asyncio.shield(self._running)
+
+    async def _run(self, over: float) -> int:
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        self.begun = True
+        sessions = list(self._sessions.open)
+        random.shuffle(sessions)
+        self._report.drain_started(len(sessions), over)
+        ended = 0
+        for number, session in enumerate(sessions, 1):
+            wait = begun + over * number / len(sessions) - loop.time()
+            if wait > 0:
+                await asyncio.sleep(wait)
+            elif number % _BATCH == 0:
+                await asyncio.sleep(0)
+            ended += self._endings.session(session, "draining")
+        # Those that were being made when it began.
+        ended += sum([self._endings.session(session, "draining") for session in list(self._sessions.open)])
+        await self._endings.settled(_LAST_WORDS)
+        for session in [each for each in self._sessions.open if each.carrier is not None and each.carrier.stopped]:
+            # It was told, and does not even read that.
+            self._endings.cut(session)
+        await self._endings.settled(_LAST_WORDS)
+        self._report.drain_finished(ended, loop.time() - begun)
+        return ended
+
+    # SIGTERM
+
+    def on_sigterm(self, over: float) -> None:
+        """Drain at SIGTERM, before the ASGI server's own handler of it; see `SocketGuard.drain_on_sigterm`."""
+        self._over = over
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return  # When the application starts.
+        self.install()
+
+    def install(self) -> None:
+        """Chain the handler of SIGTERM, where one was asked for and can be."""
+        if self._over is None or self._installed or threading.current_thread() is not threading.main_thread():
+            return
+        self._installed = True
+        loop, over = asyncio.get_running_loop(), self._over
+        previous = signal.getsignal(signal.SIGTERM)
+
+        def handle(number: int, frame: Any) -> None:
+            _hurry(previous)
+            if self._running is not None or loop.is_closed():
+                _call(previous, number, frame)  # Whoever asks twice doesn't want to wait.
+                return
+            loop.call_soon_threadsafe(begin)
+
+        def begin() -> None:
+            self._leaving = loop.create_task(self._leave(over, previous))
+
+        signal.signal(signal.SIGTERM, handle)
+
+    async def _leave(self, over: float, previous: Any) -> None:
+        try:
+            await self.run(over)
+        finally:
+            _call(previous, signal.SIGTERM, None)
+
+
+def _hurry(handler: Any) -> None:
+    """Keep uvicorn from waiting for ever for a connection whose client reads nothing or has sent half of a request.
+
+    It looks at this when it shuts down, cancels what is left, and then still ends the lifespan of the application.
+    """
+    config: Any = getattr(getattr(handler, "__self__", None), "config", None)
+    if hasattr(config, "timeout_graceful_shutdown"):
+        own = config.timeout_graceful_shutdown
+        config.timeout_graceful_shutdown = _PATIENCE if own is None else min(own, _PATIENCE)
+
+
+def _call(handler: Any, number: int, frame: Any) -> None:
+    if callable(handler):
+        handler(number, frame)
+    elif handler == signal.SIG_DFL:
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+
+def findings(over: float) -> list[Finding]:
+    """What a person should know about the length of a drain."""
+    if over <= LONGEST:
+        return []
+    return [
+        Finding(
+            "SG052",
+            f"a drain over {over:g} s: container runtimes kill a container 10 s after its SIGTERM",
+            f"write over={LONGEST:g} or less, or give the container more time (stop_grace_period in Compose, "
+            "terminationGracePeriodSeconds in Kubernetes)",
+        )
+    ]
