@@ -357,16 +357,6 @@ _KINDS = (
         'write SocketGuard(…, allowed_origins=["https://your-page.example"]) and leave cors_allowed_origins out',
     ),
     Kind(
-        "SG023",
-        ERROR,
-        "An option of AsyncServer does not exist",
-        "python-socketio takes any keyword and forgets those that it doesn't know: what you meant to set is not set.",
-        _API,
-        "AsyncServer({option}=…) at {place} is no option of python-socketio, which ignores it",
-        "{fix}",
-        general="Correct the name, or remove it.",
-    ),
-    Kind(
         "SG024",
         ERROR,
         "Every origin is allowed, together with credentials",

@@ -16,7 +16,7 @@ from .check import seconds
 from .config import Auth, Options, Settings, admission_timeout, name_of, options_from_env, read_options
 from .connection import Connection, Identity
 from .diagnosis.delivery import Delivery
-from .diagnosis.startup import Discovery, check_server, discover, find_misspelt_options
+from .diagnosis.startup import Discovery, check_server, discover
 from .diagnosis.traffic import Patterns, PatternWatch
 from .errors import ConfigurationError, Refusal, RejectCode
 from .findings import Finding, finding
@@ -30,7 +30,7 @@ from .logs.report import Report
 from .logs.sink import EventLog
 from .namespaces.registry import Registry
 from .proxies.heartbeat import findings_for_server
-from .server.attach import Seam, ServedNames, is_shared, known_options, require_server
+from .server.attach import Seam, ServedNames, is_shared, require_server
 from .server.dispatch import Refreshes, requires
 from .server.endings import LONGEST, Drain, Endings
 from .server.endings import findings as drain_findings
@@ -65,7 +65,6 @@ class Core:
         self.guards: list[SocketGuard] = []
         self.paths: list[str] = []
         self.mounts: list[Finding] = []
-        self.misspelt = find_misspelt_options(server, known_options())
         self.started = False
         self._addressed = False
         self._warned: list[Finding] = []
@@ -217,7 +216,7 @@ class Core:
         """Everything in the configuration that a person should look at."""
         settings, facts = self.settings, self.seam.facts()
         declared = None if settings.namespaces is None else [name_of(policy) for policy in settings.namespaces]
-        found = [*self.misspelt, *self.mounts, *check_server(facts, policies=declared)]
+        found = [*self.mounts, *check_server(facts, policies=declared)]
         found += self.registry.findings(self.seam.served)
         if settings.heartbeat is None:
             found += findings_for_server(facts.ping_interval, facts.ping_timeout, facts.ping_grace)

@@ -1,27 +1,21 @@
-"""What a server's own settings tell: the traps that are found at start. This module is pure."""
+"""The traps in a server's own settings, and where an application mounts it: what is found at start. Pure."""
 
 from __future__ import annotations
 
-import ast
-import difflib
-import functools
 import inspect
-import linecache
-import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 from socketguard.errors import ConfigurationError
 from socketguard.findings import Finding, finding
 
-__all__ = ["Discovery", "ServerFacts", "check_server", "discover", "find_misspelt_options"]
+__all__ = ["Discovery", "ServerFacts", "check_server", "discover"]
 
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """The settings of a python-socketio server, read by the seam.
+    """The settings of a python-socketio server.
 
     Attributes:
         versions: of python-socketio and python-engineio.
@@ -59,69 +53,48 @@ _FIXED = {
 
 
 def check_server(facts: ServerFacts, *, policies: Collection[str] | None) -> list[Finding]:
-    """Look for the traps in a server's settings.
-
-    Args:
-        facts: the settings.
-        policies: the names that are declared to the guard; None when it takes what is registered.
-    """
-    found = [*_origins(facts), *_namespaces(facts, policies), *_releases(facts)]
-    found += [finding("SG017", event=event, namespace=namespace) for namespace, event in facts.bypassed]
-    if facts.packets_logged:
-        found.append(finding("SG041"))
-    if facts.write_only:
-        found.append(finding("SG044"))
-    return found
+    """The traps in a server's settings; ``policies`` are the declared names, None when what is registered counts."""
+    return list(_traps(facts, policies))
 
 
-def _origins(facts: ServerFacts) -> list[Finding]:
-    allowed = facts.cors_allowed_origins
-    if allowed == []:
-        return [finding("SG022")]
-    if (allowed == "*" or (isinstance(allowed, list | tuple | set) and "*" in allowed)) and (
-        facts.cookie or facts.cors_credentials
-    ):
-        return [finding("SG024")]
-    return []
-
-
-def _namespaces(facts: ServerFacts, policies: Collection[str] | None) -> list[Finding]:
-    found = []
+def _traps(facts: ServerFacts, policies: Collection[str] | None) -> Iterator[Finding]:
+    origins = facts.cors_allowed_origins
+    any_origin = origins == "*" or (isinstance(origins, list | tuple | set) and "*" in origins)
+    if origins == []:
+        yield finding("SG022")
+    elif any_origin and (facts.cookie or facts.cors_credentials):
+        yield finding("SG024")
     if facts.namespaces_text is not None:
-        found.append(finding("SG013", name=facts.namespaces_text))
+        yield finding("SG013", name=facts.namespaces_text)
     if facts.catch_all_events and facts.class_namespaces:
-        found.append(
-            finding("SG015", events=", ".join(facts.catch_all_events), namespaces=", ".join(facts.class_namespaces))
-        )
-    found.extend(
-        finding("SG016", "undeclared" if policies is None else "", name=name)
-        for name in facts.admin_namespaces
-        if policies is None or name not in policies
-    )
-    return found
-
-
-def _releases(facts: ServerFacts) -> list[Finding]:
-    found = []
+        events, namespaces = ", ".join(facts.catch_all_events), ", ".join(facts.class_namespaces)
+        yield finding("SG015", events=events, namespaces=namespaces)
+    for name in facts.admin_namespaces:
+        if policies is None:
+            yield finding("SG016", "undeclared", name=name)
+        elif name not in policies:
+            yield finding("SG016", name=name)
     for package, (fixed, advisories) in _FIXED.items():
         installed = facts.versions[package]
         if _version(installed) < fixed:
-            wanted = ".".join(map(str, fixed))
-            found.append(finding("SG040", package=package, installed=installed, advisories=advisories, fixed=wanted))
-    return found
+            release = ".".join(map(str, fixed))
+            yield finding("SG040", package=package, installed=installed, advisories=advisories, fixed=release)
+    for namespace, event in facts.bypassed:
+        yield finding("SG017", event=event, namespace=namespace)
+    if facts.packets_logged:
+        yield finding("SG041")
+    if facts.write_only:
+        yield finding("SG044")
 
 
 def _version(text: str) -> tuple[int, ...]:
-    parts = []
-    for part in text.split(".")[:3]:
-        digits = "".join(character for character in part if character.isdigit())
-        parts.append(int(digits or 0))
-    return tuple(parts)
+    digits = ("".join(filter(str.isdigit, part)) for part in text.split(".")[:3])
+    return tuple(int(part or 0) for part in digits)
 
 
 @dataclass
 class Discovery:
-    """What was found.
+    """What was found in an application.
 
     Attributes:
         servers: each server once, in the order in which they were found.
@@ -134,11 +107,7 @@ class Discovery:
     findings: list[Finding] = field(default_factory=list)
 
     def server(self, app: object) -> Any:
-        """The one server.
-
-        Raises:
-            ConfigurationError: there is none, or more than one.
-        """
+        """The one server of ``app``; a `ConfigurationError` when there is none, or more than one."""
         if not self.servers:
             raise ConfigurationError(
                 f"no Socket.IO server was found in {type(app).__name__}: pass it, SocketGuard(app, server=sio, …), "
@@ -155,8 +124,8 @@ class Discovery:
 
 
 def discover(app: object) -> Discovery:
-    """Walk through an application: ``socketio.ASGIApp`` (also nested), Starlette and FastAPI routes and mounts,
-    and middleware that keeps the inner application as ``.app``."""
+    """The servers and endpoints of an application: ``socketio.ASGIApp`` (also nested), Starlette and FastAPI routes
+    and mounts, and middleware that keeps the inner application as ``.app``."""
     found = Discovery()
     _walk(app, "", found, set())
     return found
@@ -168,19 +137,23 @@ def _walk(app: object, prefix: str, found: Discovery, visited: set[int]) -> None
     visited.add(id(app))
     server = getattr(app, "engineio_server", None) or getattr(app, "engineio_app", None)
     if server is not None:
-        _endpoint(app, server, prefix, found)
+        _add_endpoint(app, server, prefix, found)
         inner = getattr(app, "other_asgi_app", None)
-        _inner_middleware(inner, found)
+        middleware = [getattr(each, "cls", None) for each in getattr(inner, "user_middleware", None) or ()]
+        if middleware:
+            names = ", ".join(getattr(each, "__name__", "?") for each in middleware)
+            found.findings.append(finding("SG020", middleware=names))
         _walk(inner, prefix, found, visited)
         return
     for route in getattr(app, "routes", None) or ():
-        path = getattr(route, "path", "")
-        _walk(getattr(route, "app", None), f"{prefix}{path}".rstrip("/"), found, visited)
-        _walk(route, prefix, found, visited) if not hasattr(route, "app") else None
+        if hasattr(route, "app"):
+            _walk(route.app, f"{prefix}{getattr(route, 'path', '')}".rstrip("/"), found, visited)
+        else:
+            _walk(route, prefix, found, visited)
     _walk(getattr(app, "app", None), prefix, found, visited)
 
 
-def _endpoint(app: object, server: object, prefix: str, found: Discovery) -> None:
+def _add_endpoint(app: object, server: object, prefix: str, found: Discovery) -> None:
     if not any(server is other for other in found.servers):
         found.servers.append(server)
     path: str | None = getattr(app, "engineio_path", None)
@@ -189,81 +162,13 @@ def _endpoint(app: object, server: object, prefix: str, found: Discovery) -> Non
     elif "{" in prefix or path.startswith(f"{prefix}/"):
         found.paths.append(path)
     else:
+        full_path = prefix + path
         found.findings.append(
             finding(
                 "SG021",
                 path=path.strip("/"),
                 prefix=prefix,
-                full_path=prefix + path.rstrip("/"),
-                client_path=prefix + path,
+                full_path=full_path.rstrip("/"),
+                client_path=full_path,
             )
         )
-
-
-def _inner_middleware(inner: object, found: Discovery) -> None:
-    names = [
-        getattr(getattr(middleware, "cls", None), "__name__", "?")
-        for middleware in getattr(inner, "user_middleware", None) or ()
-    ]
-    if names:
-        found.findings.append(finding("SG020", middleware=", ".join(names)))
-
-
-_CLASS = "AsyncServer"
-
-
-def find_misspelt_options(server: object, known: Collection[str]) -> list[Finding]:
-    """Look at the calls of ``AsyncServer(…)`` in the files that hold this server.
-
-    Args:
-        server: the server.
-        known: the options that there are.
-
-    Returns:
-        A finding for each unknown option. Nothing when the source can't be read.
-    """
-    found: dict[str, Finding] = {}
-    for filename in dict.fromkeys(_files_with(server)):
-        for line, option in _options(filename):
-            if option not in known:
-                found[option] = _finding(option, known, f"{filename}:{line}")
-    return list(found.values())
-
-
-def _finding(option: str, known: Collection[str], place: str) -> Finding:
-    close = difflib.get_close_matches(option, known, 1)
-    fix = f"write {close[0]}=" if close else "remove it"
-    return finding("SG023", option=option, place=place, fix=fix)
-
-
-def _files_with(server: object) -> Iterator[str]:
-    """The files of the functions that are running and of the modules in which the server has a name."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if any(value is server for value in frame.f_locals.values()) and not _is_ours(frame):
-            yield frame.f_code.co_filename
-        frame = frame.f_back
-    for module in list(sys.modules.values()):
-        names = getattr(module, "__dict__", {})
-        filename = names.get("__file__")
-        if isinstance(filename, str) and any(value is server for value in list(names.values())):
-            yield filename
-
-
-def _is_ours(frame: FrameType) -> bool:
-    return str(frame.f_globals.get("__name__", "")).partition(".")[0] == __package__
-
-
-@functools.lru_cache(maxsize=64)
-def _options(filename: str) -> tuple[tuple[int, str], ...]:
-    """The line and the name of each keyword that a file gives to the class."""
-    try:
-        tree = ast.parse("".join(linecache.getlines(filename)))
-    except (SyntaxError, ValueError):
-        return ()
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _name(node.func) == _CLASS]
-    return tuple((call.lineno, keyword.arg) for call in calls for keyword in call.keywords if keyword.arg)
-
-
-def _name(function: ast.expr) -> str:
-    return function.attr if isinstance(function, ast.Attribute) else str(getattr(function, "id", ""))

@@ -60,7 +60,6 @@ __all__ = [
     "SessionIds",
     "facts",
     "is_shared",
-    "known_options",
     "packet_class_for",
     "require_server",
 ]
@@ -183,14 +182,6 @@ class ServedNames:
 
 # Read when the module is: the metadata is on disk, and nothing may wait for a disk while the loop runs.
 VERSIONS = {name: metadata.version(name) for name in ("python-socketio", "python-engineio")}
-
-
-def known_options() -> frozenset[str]:
-    """The options that a socketio.AsyncServer takes."""
-    classes = [*socketio.AsyncServer.__mro__, *engineio.AsyncServer.__mro__]
-    found = {name for each in classes for name in inspect.signature(each.__init__).parameters}
-    # Handed on by name: python-socketio's word for python-engineio's logger.
-    return frozenset(found - {"self", "args", "kwargs"} | {"engineio_logger"})
 
 
 def require_server(server: object) -> Any:
