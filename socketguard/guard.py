@@ -16,7 +16,8 @@ from .connection import Connection, Identity
 from .diagnosis.delivery import Delivery
 from .diagnosis.startup import discover
 from .diagnosis.traffic import Patterns, PatternWatch
-from .errors import ConfigurationError, Finding, Refusal, RejectCode
+from .errors import ConfigurationError, Refusal, RejectCode
+from .findings import Finding
 from .limits.counters import Ledger
 from .limits.expiry import Expiry
 from .limits.rates import AddressBudget

@@ -13,7 +13,7 @@ ROOT = Path(socketguard.__file__).parent
 
 # From the bottom up. Nobody imports from a higher row.
 ROWS = (
-    {"errors", "text"},
+    {"errors", "findings", "text"},
     {"check", "connection", "proxies"},
     {"tokens", "namespaces", "limits", "logs"},
     {"admission", "config", "diagnosis", "testing"},

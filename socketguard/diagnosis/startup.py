@@ -1,26 +1,21 @@
-"""What a server's own settings tell: the traps that are found at start. This module is pure."""
+"""The traps in a server's own settings, and where an application mounts it: what is found at start. Pure."""
 
 from __future__ import annotations
 
-import ast
-import difflib
-import functools
 import inspect
-import linecache
-import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
-from socketguard.errors import ConfigurationError, Finding
+from socketguard.errors import ConfigurationError
+from socketguard.findings import Finding, finding
 
-__all__ = ["Discovery", "ServerFacts", "check_server", "discover", "find_misspelt_options"]
+__all__ = ["Discovery", "ServerFacts", "check_server", "discover"]
 
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """The settings of a python-socketio server, read by the seam.
+    """The settings of a python-socketio server.
 
     Attributes:
         versions: of python-socketio and python-engineio.
@@ -58,128 +53,48 @@ _FIXED = {
 
 
 def check_server(facts: ServerFacts, *, policies: Collection[str] | None) -> list[Finding]:
-    """Look for the traps in a server's settings.
-
-    Args:
-        facts: the settings.
-        policies: the names that are declared to the guard; None when it takes what is registered.
-    """
-    found = [*_origins(facts), *_namespaces(facts, policies), *_releases(facts)]
-    found += [
-        Finding(
-            "SG017",
-            f"the handler of {event!r} in {namespace!r} runs without what requires() asks for: it was registered "
-            "before, and a decorator between the two hides it",
-            "write @guard.requires(…) right below @sio.on(…), or functools.wraps into the decorator between them",
-        )
-        for namespace, event in facts.bypassed
-    ]
-    if facts.packets_logged:
-        found.append(
-            Finding(
-                "SG041",
-                "engineio_logger prints every packet, and with them the tokens and session ids of all clients",
-                "leave engineio_logger out in production, or add socketguard.logs.RedactFilter() to its handlers",
-            )
-        )
-    if facts.write_only:
-        found.append(
-            Finding(
-                "SG044",
-                "the client manager was made with write_only=True, but this server has clients: what other processes "
-                "emit never reaches them",
-                "leave write_only out here; it is for processes that only emit",
-            )
-        )
-    return found
+    """The traps in a server's settings; ``policies`` are the declared names, None when what is registered counts."""
+    return list(_traps(facts, policies))
 
 
-def _origins(facts: ServerFacts) -> list[Finding]:
-    allowed = facts.cors_allowed_origins
-    if allowed == []:
-        return [
-            Finding(
-                "SG022",
-                "cors_allowed_origins=[] switches the origin check of WebSockets off: any page may connect",
-                'write SocketGuard(…, allowed_origins=["https://your-page.example"]) and leave '
-                "cors_allowed_origins out",
-            )
-        ]
-    if (allowed == "*" or (isinstance(allowed, list | tuple | set) and "*" in allowed)) and (
-        facts.cookie or facts.cors_credentials
-    ):
-        return [
-            Finding(
-                "SG024",
-                'every origin ("*") is allowed together with credentials: any page may connect with the cookies of '
-                "its visitor and read the answers",
-                "list the origins of your pages in allowed_origins, or make the server with cors_credentials=False "
-                "and without a cookie",
-            )
-        ]
-    return []
-
-
-def _namespaces(facts: ServerFacts, policies: Collection[str] | None) -> list[Finding]:
-    found = []
+def _traps(facts: ServerFacts, policies: Collection[str] | None) -> Iterator[Finding]:
+    origins = facts.cors_allowed_origins
+    any_origin = origins == "*" or (isinstance(origins, list | tuple | set) and "*" in origins)
+    if origins == []:
+        yield finding("SG022")
+    elif any_origin and (facts.cookie or facts.cors_credentials):
+        yield finding("SG024")
     if facts.namespaces_text is not None:
-        found.append(
-            Finding(
-                "SG013",
-                f"the server was made with namespaces={facts.namespaces_text!r}, one string, in which python-socketio "
-                "looks for parts; the guard takes it for that one name",
-                f"write namespaces=[{facts.namespaces_text!r}]",
-            )
-        )
+        yield finding("SG013", name=facts.namespaces_text)
     if facts.catch_all_events and facts.class_namespaces:
-        found.append(
-            Finding(
-                "SG015",
-                f'the handlers of namespace="*" ({", ".join(facts.catch_all_events)}) get those events before the '
-                f"class-based namespaces {', '.join(facts.class_namespaces)} do",
-                'register a class-based AsyncNamespace("*") instead of functions, or name the namespaces',
-            )
-        )
-    outcome = "the guard asks for a token there too" if policies is None else "nobody can reach it"
-    found.extend(
-        Finding(
-            "SG016",
-            f"instrument() put its admin interface at {name!r}, with a login of its own; without a policy {outcome}",
-            f'add NamespacePolicy({name!r}, token="none") to namespaces, and give instrument() a login',
-        )
-        for name in facts.admin_namespaces
-        if policies is None or name not in policies
-    )
-    return found
-
-
-def _releases(facts: ServerFacts) -> list[Finding]:
-    found = []
+        events, namespaces = ", ".join(facts.catch_all_events), ", ".join(facts.class_namespaces)
+        yield finding("SG015", events=events, namespaces=namespaces)
+    for name in facts.admin_namespaces:
+        if policies is None:
+            yield finding("SG016", "undeclared", name=name)
+        elif name not in policies:
+            yield finding("SG016", name=name)
     for package, (fixed, advisories) in _FIXED.items():
         installed = facts.versions[package]
         if _version(installed) < fixed:
-            wanted = ".".join(map(str, fixed))
-            found.append(
-                Finding(
-                    "SG040",
-                    f"{package} {installed} has known weaknesses ({advisories}, and others fixed up to {wanted})",
-                    f"pip install '{package}>={wanted}'",
-                )
-            )
-    return found
+            release = ".".join(map(str, fixed))
+            yield finding("SG040", package=package, installed=installed, advisories=advisories, fixed=release)
+    for namespace, event in facts.bypassed:
+        yield finding("SG017", event=event, namespace=namespace)
+    if facts.packets_logged:
+        yield finding("SG041")
+    if facts.write_only:
+        yield finding("SG044")
 
 
 def _version(text: str) -> tuple[int, ...]:
-    parts = []
-    for part in text.split(".")[:3]:
-        digits = "".join(character for character in part if character.isdigit())
-        parts.append(int(digits or 0))
-    return tuple(parts)
+    digits = ("".join(filter(str.isdigit, part)) for part in text.split(".")[:3])
+    return tuple(int(part or 0) for part in digits)
 
 
 @dataclass
 class Discovery:
-    """What was found.
+    """What was found in an application.
 
     Attributes:
         servers: each server once, in the order in which they were found.
@@ -192,11 +107,7 @@ class Discovery:
     findings: list[Finding] = field(default_factory=list)
 
     def server(self, app: object) -> Any:
-        """The one server.
-
-        Raises:
-            ConfigurationError: there is none, or more than one.
-        """
+        """The one server of ``app``; a `ConfigurationError` when there is none, or more than one."""
         if not self.servers:
             raise ConfigurationError(
                 f"no Socket.IO server was found in {type(app).__name__}: pass it, SocketGuard(app, server=sio, …), "
@@ -213,8 +124,8 @@ class Discovery:
 
 
 def discover(app: object) -> Discovery:
-    """Walk through an application: ``socketio.ASGIApp`` (also nested), Starlette and FastAPI routes and mounts,
-    and middleware that keeps the inner application as ``.app``."""
+    """The servers and endpoints of an application: ``socketio.ASGIApp`` (also nested), Starlette and FastAPI routes
+    and mounts, and middleware that keeps the inner application as ``.app``."""
     found = Discovery()
     _walk(app, "", found, set())
     return found
@@ -226,19 +137,23 @@ def _walk(app: object, prefix: str, found: Discovery, visited: set[int]) -> None
     visited.add(id(app))
     server = getattr(app, "engineio_server", None) or getattr(app, "engineio_app", None)
     if server is not None:
-        _endpoint(app, server, prefix, found)
+        _add_endpoint(app, server, prefix, found)
         inner = getattr(app, "other_asgi_app", None)
-        _inner_middleware(inner, found)
+        middleware = [getattr(each, "cls", None) for each in getattr(inner, "user_middleware", None) or ()]
+        if middleware:
+            names = ", ".join(getattr(each, "__name__", "?") for each in middleware)
+            found.findings.append(finding("SG020", middleware=names))
         _walk(inner, prefix, found, visited)
         return
     for route in getattr(app, "routes", None) or ():
-        path = getattr(route, "path", "")
-        _walk(getattr(route, "app", None), f"{prefix}{path}".rstrip("/"), found, visited)
-        _walk(route, prefix, found, visited) if not hasattr(route, "app") else None
+        if hasattr(route, "app"):
+            _walk(route.app, f"{prefix}{getattr(route, 'path', '')}".rstrip("/"), found, visited)
+        else:
+            _walk(route, prefix, found, visited)
     _walk(getattr(app, "app", None), prefix, found, visited)
 
 
-def _endpoint(app: object, server: object, prefix: str, found: Discovery) -> None:
+def _add_endpoint(app: object, server: object, prefix: str, found: Discovery) -> None:
     if not any(server is other for other in found.servers):
         found.servers.append(server)
     path: str | None = getattr(app, "engineio_path", None)
@@ -247,89 +162,13 @@ def _endpoint(app: object, server: object, prefix: str, found: Discovery) -> Non
     elif "{" in prefix or path.startswith(f"{prefix}/"):
         found.paths.append(path)
     else:
+        full_path = prefix + path
         found.findings.append(
-            Finding(
+            finding(
                 "SG021",
-                f"a socketio.ASGIApp with socketio_path={path.strip('/')!r} is mounted at {prefix!r}, where no request "
-                "matches it: since Starlette 0.33 a mounted application sees the whole path",
-                f"write Mount({prefix!r}, ASGIApp(sio, socketio_path={prefix + path.rstrip('/')!r})) and give clients "
-                f"path: {prefix + path!r}",
+                path=path.strip("/"),
+                prefix=prefix,
+                full_path=full_path.rstrip("/"),
+                client_path=full_path,
             )
         )
-
-
-def _inner_middleware(inner: object, found: Discovery) -> None:
-    names = [
-        getattr(getattr(middleware, "cls", None), "__name__", "?")
-        for middleware in getattr(inner, "user_middleware", None) or ()
-    ]
-    if names:
-        found.findings.append(
-            Finding(
-                "SG020",
-                f"{', '.join(names)} of the application inside socketio.ASGIApp(sio, other_asgi_app=app) never sees "
-                "Socket.IO requests: ASGIApp takes them before",
-                "for Socket.IO use the guard's own options (allowed_origins, trusted_proxies); wrap the ASGIApp "
-                "itself with middleware that must see everything",
-            )
-        )
-
-
-_CLASS = "AsyncServer"
-
-
-def find_misspelt_options(server: object, known: Collection[str]) -> list[Finding]:
-    """Look at the calls of ``AsyncServer(…)`` in the files that hold this server.
-
-    Args:
-        server: the server.
-        known: the options that there are.
-
-    Returns:
-        A finding for each unknown option. Nothing when the source can't be read.
-    """
-    found: dict[str, Finding] = {}
-    for filename in dict.fromkeys(_files_with(server)):
-        for line, option in _options(filename):
-            if option not in known:
-                found[option] = _finding(option, known, f"{filename}:{line}")
-    return list(found.values())
-
-
-def _finding(option: str, known: Collection[str], place: str) -> Finding:
-    close = difflib.get_close_matches(option, known, 1)
-    fix = f"write {close[0]}=" if close else "remove it"
-    return Finding("SG023", f"{_CLASS}({option}=…) at {place} is no option of python-socketio, which ignores it", fix)
-
-
-def _files_with(server: object) -> Iterator[str]:
-    """The files of the functions that are running and of the modules in which the server has a name."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if any(value is server for value in frame.f_locals.values()) and not _is_ours(frame):
-            yield frame.f_code.co_filename
-        frame = frame.f_back
-    for module in list(sys.modules.values()):
-        names = getattr(module, "__dict__", {})
-        filename = names.get("__file__")
-        if isinstance(filename, str) and any(value is server for value in list(names.values())):
-            yield filename
-
-
-def _is_ours(frame: FrameType) -> bool:
-    return str(frame.f_globals.get("__name__", "")).partition(".")[0] == __package__
-
-
-@functools.lru_cache(maxsize=64)
-def _options(filename: str) -> tuple[tuple[int, str], ...]:
-    """The line and the name of each keyword that a file gives to the class."""
-    try:
-        tree = ast.parse("".join(linecache.getlines(filename)))
-    except (SyntaxError, ValueError):
-        return ()
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _name(node.func) == _CLASS]
-    return tuple((call.lineno, keyword.arg) for call in calls for keyword in call.keywords if keyword.arg)
-
-
-def _name(function: ast.expr) -> str:
-    return function.attr if isinstance(function, ast.Attribute) else str(getattr(function, "id", ""))

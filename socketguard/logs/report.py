@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from socketguard.connection import Connection, HandshakeRequest, KeysChange, Session
-from socketguard.errors import Finding, Refusal, RejectCode
+from socketguard.errors import Refusal, RejectCode
+from socketguard.findings import Finding
 from socketguard.proxies.traces import recognise
 from socketguard.text import neutralise
 

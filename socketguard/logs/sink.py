@@ -25,7 +25,7 @@ import structlog
 from socketguard.errors import ConfigurationError
 from socketguard.text import neutralise
 
-from .events import LEVELS, sentence
+from .events import EVENTS, sentence
 from .redact import RECORD_ATTRIBUTES, RedactFilter, traceback_text
 
 __all__ = ["EventLog", "RedactFilter"]
@@ -208,7 +208,7 @@ class EventLog:
             fields: what goes with it; text of a client in it must have been neutralised. Not changed.
             exc_info: the exception whose traceback goes with it.
         """
-        level = LEVELS.get(event, logging.INFO)
+        level = EVENTS[event].level if event in EVENTS else logging.INFO
         for tap in taps:
             tap.append({"event": event, "level": _LEVEL_NAMES[level], **fields})
             if exc_info is not None:

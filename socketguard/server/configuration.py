@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope
 
 from socketguard.config import Settings, name_of
 from socketguard.diagnosis.startup import Discovery, check_server
-from socketguard.errors import Finding
+from socketguard.findings import Finding, finding
 from socketguard.limits.revocation import MemoryStore, Store
 from socketguard.logs.report import Report
 from socketguard.namespaces.registry import Registry
@@ -18,13 +18,7 @@ from socketguard.proxies.heartbeat import findings_for_server
 from .drain import Drain
 from .facts import ServedNames, facts
 
-__all__ = ["MEMORY", "Configuration"]
-
-MEMORY = Finding(
-    "SG051",
-    "revocations are kept in the memory of this process: they are lost at a restart, and other workers don't know them",
-    "run one worker with tokens that live for minutes, or pass a store that the workers share",
-)
+__all__ = ["Configuration"]
 
 
 class Configuration:
@@ -66,13 +60,12 @@ class Configuration:
         self._report = report
         self._admission_timeout = admission_timeout
         self._mounts: list[Finding] = []
-        self._warned: list[Finding] = []
-        self._started = self._addressed = self._seen_websocket = False
+        self._started = self._addressed = self._seen_websocket = self._warned_of_memory = False
 
     def learn(self, found: Discovery) -> None:
         """Remember where the endpoint is mounted."""
         self.paths += [path for path in found.paths if path not in self.paths]
-        self._mounts += [finding for finding in found.findings if finding not in self._mounts]
+        self._mounts += [one for one in found.findings if one not in self._mounts]
 
     def check(self) -> list[Finding]:
         """Everything in the configuration that a person should look at."""
@@ -85,21 +78,13 @@ class Configuration:
         else:
             found += settings.heartbeat.findings(transports=known.transports)
         if settings.auth is None:
-            found.append(
-                Finding("SG030", "auth=None: everybody may join, without a token", "write auth=JWTAuth(…)"),
-            )
+            found.append(finding("SG030"))
         else:
             found += settings.auth.findings()
         if isinstance(settings.store, MemoryStore):
-            found.append(MEMORY)
+            found.append(finding("SG051"))
         if settings.fail_open:
-            found.append(
-                Finding(
-                    "SG053",
-                    "fail_open=True: while the store of revocations does not answer, revoked tokens are accepted",
-                    "leave fail_open out; clients are then refused with keys_unavailable and come back by themselves",
-                )
-            )
+            found.append(finding("SG053"))
         return found
 
     def describe(self) -> dict[str, Any]:
@@ -156,22 +141,17 @@ class Configuration:
     def _check_address(self, scope: Scope) -> None:
         host = (scope.get("server") or ("", None))[0]
         if self._settings.debug and not _is_loopback(host):
-            text = f"debug=True on {host!r}: refused clients are told the details and all namespaces"
-            self._report.warn([Finding("SG031", text, "leave debug out, or serve on 127.0.0.1")])
+            self._report.warn([finding("SG031", "served", host=host)])
 
     def warn_of_memory(self) -> None:
         """Say once that revocations are kept in the memory of this process, now that there is one."""
-        if self._settings.store is None and MEMORY not in self._warned:
-            self._warned.append(MEMORY)
-            self._report.warn([MEMORY])
+        if self._settings.store is None and not self._warned_of_memory:
+            self._warned_of_memory = True
+            self._report.warn([finding("SG051")])
 
     def warn_of_proxy(self, address: str) -> None:
         """Say that a proxy forwards without being trusted."""
-        text = (
-            f"{address} forwards the requests of others (X-Forwarded-…) but is not in trusted_proxies: all "
-            "clients behind it look like one, so that the limits per address are off for it"
-        )
-        self._report.warn([Finding("SG050", text, f"write trusted_proxies=[{address!r}], or its network")])
+        self._report.warn([finding("SG050", address=address)])
 
 
 def _is_loopback(host: str) -> bool:

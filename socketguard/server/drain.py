@@ -8,7 +8,7 @@ import signal
 import threading
 from typing import Any
 
-from socketguard.errors import Finding
+from socketguard.findings import Finding, finding
 from socketguard.logs.report import Report
 
 from .endings import Endings
@@ -136,11 +136,4 @@ def findings(over: float) -> list[Finding]:
     """What a person should know about the length of a drain."""
     if over <= LONGEST:
         return []
-    return [
-        Finding(
-            "SG052",
-            f"a drain over {over:g} s: container runtimes kill a container 10 s after its SIGTERM",
-            f"write over={LONGEST:g} or less, or give the container more time (stop_grace_period in Compose, "
-            "terminationGracePeriodSeconds in Kubernetes)",
-        )
-    ]
+    return [finding("SG052", over=over, longest=LONGEST)]

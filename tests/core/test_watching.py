@@ -10,7 +10,6 @@ import socketio
 
 from socketguard import watch_emits
 from socketguard.diagnosis.traffic import Patterns, PatternWatch
-from socketguard.server.engine import Engine
 from socketguard.testing import Wire, capture_events
 from tests.core.driver import Polling, a_session, guarded, http, joined_wire, nothing_left, open_wire, until
 
@@ -134,7 +133,9 @@ async def test_it_looks_once_a_second_until_it_is_closed(monkeypatch: pytest.Mon
 async def test_a_pattern_is_a_warning_with_its_evidence() -> None:
     case = guarded()
     with capture_events() as events:
-        case.guard._parts.report.pattern("same_idle_age", True, {"text": "cut after 60 s", "fix": "raise it", "cuts": 9})
+        case.guard._parts.report.pattern(
+            "same_idle_age", True, {"text": "cut after 60 s", "fix": "raise it", "cuts": 9}
+        )
         case.guard._parts.report.pattern("same_idle_age", False, {"after_s": 60})
     assert [(event["level"], event["stands"]) for event in events] == [("warning", True), ("warning", False)]
     assert events[0]["cuts"] == 9

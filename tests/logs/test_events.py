@@ -11,23 +11,22 @@ from hypothesis import strategies as st
 
 from socketguard.errors import ConfigurationError
 from socketguard.logs import events
-from socketguard.logs.events import LEVELS, RESERVED_FIELDS, check_log_claims, sentence
+from socketguard.logs.events import EVENTS, RESERVED_FIELDS, STRUCTLOG_FIELDS, Event, check_log_claims, sentence
 
-NAMES = {name: value for name, value in vars(events).items() if name.isupper() and isinstance(value, str)}
+CONSTANTS = {value for name, value in vars(events).items() if name.isupper() and isinstance(value, str)}
 
 
-def test_every_name_is_public_dotted_lower_case_and_has_a_level() -> None:
-    assert "_OWN_FIELDS" in NAMES
-    public = {value for name, value in NAMES.items() if not name.startswith("_")}
-    assert public == set(LEVELS)
-    for value in public:
-        assert value.startswith("socketguard.")
-        assert value == value.lower()
-        assert value.replace(".", "").replace("_", "").isalpha()
+def test_every_name_is_a_constant_dotted_and_in_lower_case() -> None:
+    assert {name for name in CONSTANTS if name.startswith("socketguard.")} == set(EVENTS)
+    for name in EVENTS:
+        assert name.startswith("socketguard.")
+        assert name == name.lower()
+        assert name.replace(".", "").replace("_", "").isalpha()
 
 
 def test_levels() -> None:
-    by_level = {level: {e for e, at in LEVELS.items() if at == level} for level in set(LEVELS.values())}
+    levels = {event.level for event in EVENTS.values()}
+    by_level = {level: {name for name, event in EVENTS.items() if event.level == level} for level in levels}
     assert by_level == {
         logging.ERROR: {
             "socketguard.handler.failed",
@@ -66,7 +65,7 @@ def test_levels() -> None:
 
 def test_the_vocabulary_cannot_be_changed() -> None:
     with pytest.raises(TypeError):
-        LEVELS["x"] = 1  # type: ignore[index]
+        EVENTS["x"] = Event(logging.INFO, str)  # type: ignore[index]
     assert events.SCHEMA_VERSION == 1
 
 
@@ -379,7 +378,7 @@ values = st.one_of(
 
 
 @given(
-    st.sampled_from([*LEVELS, "socketguard.unknown"]), st.dictionaries(st.sampled_from(sorted(RESERVED_FIELDS)), values)
+    st.sampled_from([*EVENTS, "socketguard.unknown"]), st.dictionaries(st.sampled_from(sorted(RESERVED_FIELDS)), values)
 )
 def test_a_sentence_is_one_encodable_line_whatever_the_fields_hold(event: str, fields: dict[str, Any]) -> None:
     text = sentence(event, fields)
@@ -418,5 +417,6 @@ def test_log_claims_that_cannot_work_are_refused(names: Any, says: str) -> None:
 
 
 def test_the_reserved_names_hold_what_structlog_uses() -> None:
-    assert {"event", "level", "timestamp", "logger", "exc_info", "exception", "stack_info"} <= RESERVED_FIELDS
+    assert {"event", "level", "timestamp", "logger", "exc_info", "exception", "stack_info"} <= STRUCTLOG_FIELDS
+    assert STRUCTLOG_FIELDS <= RESERVED_FIELDS
     assert "sub" not in RESERVED_FIELDS
