@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .connection import Connection, Identity
+from .deadline import Overdue, is_ours, run_until
 from .errors import RETRY_AFTER, Refusal, RejectCode, TokenError
 from .limits.counters import Ledger, Limits
-from .limits.deadline import Overdue, is_ours, run_until
 from .limits.rates import AddressBudget
 from .limits.revocation import Revocations
 from .namespaces.registry import Known, Registry, Served, authorise, claim_value

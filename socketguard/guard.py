@@ -6,7 +6,7 @@ import ipaddress
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -76,13 +76,11 @@ class Core:
         if self.store is None:
             # By the same clock as the tokens.
             self.store = MemoryStore() if auth is None else MemoryStore(clock=auth.now)
-        self.revocations = Revocations(
-            self.store, timeout=settings.store_timeout, fail_open=settings.fail_open, on_change=self._store_changed
-        )
+        self.revocations = Revocations(self.store, timeout=settings.store_timeout, fail_open=settings.fail_open)
         ledger = Ledger(limits)
         budget = AddressBudget(limits.failure_rate)
         served = ServedNames(server)
-        admission = Admission(
+        self.admission = Admission(
             self.registry,
             auth,
             served,
@@ -128,7 +126,7 @@ class Core:
             on_proxy=self._found_proxy,
         )
         refreshes = Refreshes(
-            admission.refresh,
+            self._refresh,
             self.report,
             lifetime=self.lifetime,
             rate=limits.refresh_rate,
@@ -140,7 +138,7 @@ class Core:
         self.seam = self.endings.seam = Seam(
             server,
             served=served,
-            decide=admission.decide,
+            decide=self._decide,
             refresh=refreshes.handle,
             end=self.endings.session,
             sessions=self.sessions,
@@ -289,8 +287,23 @@ class Core:
         auth = self.settings.auth
         return None if auth is None or not self._all_need_tokens else auth.outage() or self.revocations.outage()
 
-    def _store_changed(self, available: bool, error: BaseException | None) -> None:
-        self.report.store_changed(available, error, fail_open=self.settings.fail_open)
+    async def _decide(
+        self, connection: Connection, data: object, deadline: float, alive: Callable[[], bool]
+    ) -> Refusal | None:
+        try:
+            return await self.admission.decide(connection, data, deadline, alive)
+        finally:
+            self._report_store()
+
+    async def _refresh(self, connection: Connection, token: object, deadline: float) -> Identity | Refusal:
+        try:
+            return await self.admission.refresh(connection, token, deadline)
+        finally:
+            self._report_store()
+
+    def _report_store(self) -> None:
+        for available, error in self.revocations.changes():
+            self.report.store_changed(available, error, fail_open=self.settings.fail_open)
 
     def _found_proxy(self, address: str) -> None:
         self.warn(

@@ -24,11 +24,11 @@ import socketio
 
 from socketguard.admission import subject_key
 from socketguard.connection import Connection, Session, bound_connection
+from socketguard.deadline import Escaped, Overdue, is_ours, run_until, settled
 from socketguard.diagnosis.delivery import Delivery
 from socketguard.diagnosis.startup import ServerFacts
 from socketguard.errors import ConfigurationError, Refusal, RejectCode, new_ref
 from socketguard.limits.counters import Ledger, Refusals
-from socketguard.limits.deadline import Escaped, Overdue, is_ours, run_until, settled
 from socketguard.limits.expiry import Lifetime
 from socketguard.limits.rates import AddressBudget
 from socketguard.logs.report import Report

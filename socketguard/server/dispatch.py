@@ -19,8 +19,8 @@ from typing import Any, Protocol, TypeVar
 
 from socketguard.check import names
 from socketguard.connection import Connection, Identity, OnRefresh, bound_connection, current_connection
+from socketguard.deadline import Overdue, is_ours, run_until
 from socketguard.errors import ConfigurationError, Refusal, RejectCode, new_ref
-from socketguard.limits.deadline import Overdue, is_ours, run_until
 from socketguard.limits.expiry import Lifetime
 from socketguard.limits.rates import Bucket, Rate
 from socketguard.logs.report import Report
