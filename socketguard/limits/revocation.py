@@ -398,8 +398,8 @@ class Revocations:
         return changes
 
     def check(self, identity: Identity) -> Refusal | Awaitable[Refusal | None] | None:
-        """None when a verified token may pass, ``token_revoked``, or ``keys_unavailable`` when the store did not answer;
-        an awaitable of that when the store is asynchronous."""
+        """None when a verified token may pass, ``token_revoked``, or ``keys_unavailable`` when there was no answer; an
+        awaitable of that when the store is asynchronous."""
         try:
             answer: Any = self.store.is_revoked(identity)
         except BaseException as exc:
