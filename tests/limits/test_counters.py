@@ -340,54 +340,43 @@ def test_no_order_of_calls_makes_a_count_negative(calls: list[tuple[str, Any, An
 EXPIRED, SCOPE = "token_expired", "insufficient_scope"
 
 
-def test_three_namespaces_refused_for_one_token_are_one_failure() -> None:
-    refusals, limits = Refusals(), Limits()
-    assert [refusals.count(EXPIRED, name, limits) for name in ("/a", "/b", "/c")] == [
-        (True, False),
-        (False, False),
-        (False, False),
-    ]
+def numbered(count: int, of: int) -> list[tuple[str, str]]:
+    return [(EXPIRED, f"/{number % of}") for number in range(count)]
 
 
-def test_to_ask_again_costs_each_time() -> None:
-    refusals, limits = Refusals(), Limits()
-    answers = [refusals.count(EXPIRED, name, limits) for name in ("/a", "/a", "/b", "/b", "/a")]
-    assert [costs for costs, _ in answers] == [True, True, False, True, True]
+@pytest.mark.parametrize(
+    ("calls", "costs"),
+    [
+        # Three namespaces refused for one token are one failure.
+        ([(EXPIRED, "/a"), (EXPIRED, "/b"), (EXPIRED, "/c")], [True, False, False]),
+        # To ask again costs each time, and so does another code.
+        ([(EXPIRED, "/a"), (EXPIRED, "/a"), (EXPIRED, "/b"), (EXPIRED, "/b"), (EXPIRED, "/a")], [1, 1, 0, 1, 1]),
+        ([(EXPIRED, "/a"), (SCOPE, "/b"), (SCOPE, "/c"), (EXPIRED, "/d"), (SCOPE, "/a")], [1, 1, 1, 0, 1]),
+        # Names beyond those that are told apart share a count, and cost.
+        ([*numbered(69, 69), (EXPIRED, "/0")], [1] + [0] * 63 + [1] * 6),
+    ],
+)
+def test_which_refusals_cost(calls: list[tuple[str, str]], costs: list[bool]) -> None:
+    refusals = Refusals()
+    assert [refusals.count(*call, Limits())[0] for call in calls] == costs
 
 
-def test_another_code_costs_each_time() -> None:
-    refusals, limits = Refusals(), Limits()
-    calls = [(EXPIRED, "/a"), (SCOPE, "/b"), (SCOPE, "/c"), (EXPIRED, "/d"), (SCOPE, "/a")]
-    assert [refusals.count(*call, limits)[0] for call in calls] == [True, True, True, False, True]
-
-
-def test_one_namespace_is_refused_so_often_and_no_more() -> None:
-    refusals, limits = Refusals(), Limits(repeats_per_namespace=3)
-    assert [refusals.count(EXPIRED, "/a", limits)[1] for _ in range(5)] == [False, False, False, True, True]
-    assert refusals.count(EXPIRED, "/b", limits)[1] is False
-
-
-def test_all_namespaces_together_are_refused_so_often_and_no_more() -> None:
-    refusals, limits = Refusals(), Limits(repeats_per_namespace=2, namespaces_per_session=3)
-    assert [refusals.count(EXPIRED, f"/{number}", limits)[1] for number in range(8)] == [False] * 6 + [True] * 2
-
-
-def test_without_a_limit_of_namespaces_each_has_its_own_count() -> None:
-    refusals, limits = Refusals(), Limits(repeats_per_namespace=2, namespaces_per_session=None)
-    answers = [refusals.count(EXPIRED, f"/{number % 50}", limits)[1] for number in range(150)]
-    assert answers == [False] * 100 + [True] * 50
-
-
-def test_without_a_limit_of_repeats_there_are_never_too_many() -> None:
-    refusals, limits = Refusals(), Limits(repeats_per_namespace=None, namespaces_per_session=1)
-    assert not any(refusals.count(EXPIRED, f"/{number % 100}", limits)[1] for number in range(1000))
-
-
-def test_names_beyond_those_that_are_told_apart_share_a_count_and_cost() -> None:
-    refusals, limits = Refusals(), Limits(repeats_per_namespace=3, namespaces_per_session=None)
-    answers = [refusals.count(EXPIRED, f"/{number}", limits) for number in range(69)]
-    assert answers == [(True, False)] + [(False, False)] * 63 + [(True, False)] * 3 + [(True, True)] * 2
-    assert refusals.count(EXPIRED, "/0", limits) == (True, False)
+@pytest.mark.parametrize(
+    ("repeats", "namespaces", "calls", "too_many"),
+    [
+        (10, 16, [(EXPIRED, "/a"), (EXPIRED, "/b"), (EXPIRED, "/c")], [False] * 3),
+        (3, 16, [*[(EXPIRED, "/a")] * 5, (EXPIRED, "/b")], [False, False, False, True, True, False]),
+        (2, 3, numbered(8, 8), [False] * 6 + [True] * 2),
+        (2, None, numbered(150, 50), [False] * 100 + [True] * 50),
+        (None, 1, numbered(1000, 100), [False] * 1000),
+        (3, None, [*numbered(69, 69), (EXPIRED, "/0")], [False] * 67 + [True] * 2 + [False]),
+    ],
+)
+def test_when_a_session_was_refused_too_often(
+    repeats: int | None, namespaces: int | None, calls: list[tuple[str, str]], too_many: list[bool]
+) -> None:
+    refusals, limits = Refusals(), Limits(repeats_per_namespace=repeats, namespaces_per_session=namespaces)
+    assert [refusals.count(*call, limits)[1] for call in calls] == too_many
 
 
 def test_the_refusals_of_a_session_stay_small_whatever_names_it_sends() -> None:
