@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from .connection import Connection, Identity
 from .deadline import Overdue, is_ours, run_until
@@ -17,6 +17,7 @@ from .limits.counters import Ledger, Limits
 from .limits.rates import AddressBudget
 from .limits.revocation import Revocations
 from .namespaces.registry import Known, Registry, Served, authorise, claim_value
+from .namespaces.unknown import explain
 from .text import neutralise
 from .tokens.keys import KeysPending
 
@@ -30,15 +31,6 @@ MAX_NAME = 256
 
 CACHED_NAMES = 256
 """How many unknown names are remembered; they are the clients' choice."""
-
-
-class Counted(Served, Protocol):
-    """`Served` that tells cheaply whether it is still what it was."""
-
-    @property
-    def count(self) -> int:
-        """Grows when handlers are registered."""
-        ...
 
 
 class Admission:
@@ -60,7 +52,7 @@ class Admission:
         self,
         registry: Registry,
         auth: Verifier | None,
-        served: Counted,
+        served: Served,
         paths: Sequence[str],
         *,
         limits: Limits,
@@ -237,7 +229,7 @@ class Admission:
         return refusal
 
     def _explain(self, name: str) -> Refusal:
-        found = self.registry.explain(name, self.served, paths=self.paths)
+        found = explain(self.registry, name, self.served, self.paths)
         return Refusal(
             RejectCode.INVALID_NAMESPACE,
             found.cause,
