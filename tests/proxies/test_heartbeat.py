@@ -13,7 +13,7 @@ from socketguard.errors import ConfigurationError, Finding
 from socketguard.proxies.heartbeat import Heartbeat, _recommend, findings_for_server
 from socketguard.proxies.profiles import PROFILES, LimitKind
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "heartbeat.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "heartbeat.md"
 
 
 def ids(findings: list[Finding]) -> list[str]:
