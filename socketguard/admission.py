@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .connection import Connection, Identity
+from .deadline import Overdue, is_ours, run_until
 from .errors import RETRY_AFTER, Refusal, RejectCode, TokenError
 from .limits.counters import Ledger, Limits
-from .limits.deadline import Overdue, is_ours, run_until
 from .limits.rates import AddressBudget
 from .limits.revocation import Revocations
 from .namespaces.registry import Known, Registry, Served, authorise, claim_value
+from .namespaces.unknown import explain
 from .text import neutralise
 from .tokens.keys import KeysPending
 
@@ -30,15 +31,6 @@ MAX_NAME = 256
 
 CACHED_NAMES = 256
 """How many unknown names are remembered; they are the clients' choice."""
-
-
-class Counted(Served, Protocol):
-    """`Served` that tells cheaply whether it is still what it was."""
-
-    @property
-    def count(self) -> int:
-        """Grows when handlers are registered."""
-        ...
 
 
 class Engine(Protocol):
@@ -66,7 +58,7 @@ class Admission:
         self,
         registry: Registry,
         auth: Verifier | None,
-        served: Counted,
+        served: Served,
         paths: Sequence[str],
         *,
         limits: Limits,
@@ -250,7 +242,7 @@ class Admission:
         return refusal
 
     def _explain(self, name: str) -> Refusal:
-        found = self.registry.explain(name, self.served, paths=self.paths)
+        found = explain(self.registry, name, self.served, self.paths)
         return Refusal(
             RejectCode.INVALID_NAMESPACE,
             found.cause,

@@ -1,36 +1,29 @@
-"""Options that take several values: one rule for all of them. This module is pure."""
+"""Checks of option values, each said once: lists, names, seconds, flags, addresses of this machine."""
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from collections.abc import Collection, Iterator, Mapping, Set
 from typing import Any
 
 from .errors import ConfigurationError
 
-__all__ = ["listed", "names", "seconds"]
+__all__ = ["YEAR", "flag", "is_loopback", "listed", "names", "seconds"]
 
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
 _TEXTS = (str, bytes, bytearray, memoryview)
 
+# Seconds: whatever lasts longer is a mistake, and a loop can't count to any number.
+YEAR = 31_536_000
+
 
 def listed(value: Any, option: str, *, example: str, of: str = "") -> tuple[Any, ...]:
-    """Check an option that takes several values: a list, tuple, set or another collection.
+    """The values of an option that takes several, in the order given; texts without an order are sorted.
 
     Whatever Python would iterate otherwise than it was meant is refused: a text and bytes, of which each character
-    would count; a mapping, whose values would be dropped; a generator, which may have been read already.
-
-    Args:
-        value: what the user gave.
-        option: the name of the option, for the error.
-        example: what to write instead: the value, or a whole call.
-        of: whose option it is, where several have it.
-
-    Returns:
-        The values in the order given; texts without an order are sorted.
-
-    Raises:
-        ConfigurationError: it is something else.
+    would count; a mapping, whose values would be dropped; a generator, which may have been read already. The example is
+    a value or a whole call; ``of`` says whose option it is where several have it.
     """
     if isinstance(value, Collection) and not isinstance(value, (*_TEXTS, Mapping)):
         texts_of_a_set = isinstance(value, Set) and all(isinstance(one, str) for one in value)
@@ -52,20 +45,7 @@ def listed(value: Any, option: str, *, example: str, of: str = "") -> tuple[Any,
 
 
 def names(value: Any, option: str, *, example: str, of: str = "") -> tuple[str, ...]:
-    """Check an option that takes several texts, none of them empty.
-
-    Args:
-        value: what the user gave.
-        option: as for `listed`.
-        example: likewise.
-        of: likewise.
-
-    Returns:
-        The texts without repetitions, in the order given; sorted when the collection has no order.
-
-    Raises:
-        ConfigurationError: it is something else.
-    """
+    """The texts of an option that takes several, none of them empty, without repetitions; else as `listed`."""
     found = listed(value, option, example=example, of=of)
     for one in found:
         if not isinstance(one, str) or not one:
@@ -88,30 +68,27 @@ def _write(option: str, example: str) -> str:
     return f"write {example}" if example[:1].isalpha() else f"write {option}={example}"
 
 
-# A year: whatever lasts longer is a mistake, and a loop can't count to any number.
-_LONGEST = 31_536_000
+def seconds(value: object, option: str, *, example: float, most: float = YEAR, write: str = "") -> float:
+    """A time in seconds, greater than 0 and at most ``most``; ``write`` is said instead of the example."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= most:
+        return float(value)
+    # Python refuses to write out integers of more than 4,300 digits.
+    shown = "too large" if isinstance(value, int) and value.bit_length() > 10_000 else repr(value)
+    bound = "" if most == YEAR else f", at most {most:g}"
+    write = write or f"write seconds, such as {option}={example}{bound}"
+    raise ConfigurationError(f"{option} is {shown}; {write}", option=option)
 
 
-def seconds(value: object, option: str, *, example: float, lowest: float = 0.0) -> float:
-    """Check a time in seconds.
-
-    Args:
-        value: what was given.
-        option: its name.
-        example: what might stand there.
-        lowest: what it must be greater than.
-
-    Raises:
-        ConfigurationError: it is no finite number, or too small.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not lowest < value <= _LONGEST:
-        # Python refuses to write out integers of more than 4,300 digits.
-        shown = "too large" if isinstance(value, int) and value.bit_length() > 10_000 else repr(value)
-        raise ConfigurationError(f"{option} is {shown}; write seconds, such as {option}={example}", option=option)
-    return float(value)
-
-
-def _check_flag(value: object, option: str) -> bool:
+def flag(value: object, option: str, *, of: str = "") -> bool:
+    """A value that is True or False."""
     if isinstance(value, bool):
         return value
-    raise ConfigurationError(f"{option} is {value!r}; write True or False", option=option)
+    raise ConfigurationError(f"{option}{of} is {value!r}; write True or False", option=option)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine: ``localhost``, or a loopback address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,20 +1,23 @@
-"""The options of `SocketGuard`, validated. Two guards with equal ones may share a server."""
+"""The options of `SocketGuard`: each with its check, given as arguments or in the environment."""
+
+# ruff: noqa: RUF009 - _option() makes a field, which is what the rule allows
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypedDict, cast
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack, cast
 from urllib.parse import urlsplit
 
 from starlette.config import Config
 from starlette.datastructures import CommaSeparatedStrings
 
-from .check import _check_flag, listed, names, seconds
+from .check import YEAR, flag, listed, names, seconds
 from .connection import OnRefresh
 from .errors import ConfigurationError
 from .limits.counters import Limits
@@ -47,7 +50,7 @@ ADMISSION_TIMEOUT = 10.0
 
 
 class Options(TypedDict, total=False):
-    """The options of `SocketGuard` beside ``auth``."""
+    """The options of `SocketGuard` beside ``auth``, as an application may write them."""
 
     namespaces: Collection[str | NamespacePolicy] | None
     heartbeat: Heartbeat | None
@@ -68,88 +71,10 @@ class Options(TypedDict, total=False):
     debug: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The options, validated; two guards with equal ones may share a server."""
-
-    auth: Verifier | None
-    namespaces: tuple[str | NamespacePolicy, ...] | None
-    heartbeat: Heartbeat | None
-    limits: Limits
-    store: Store | None
-    store_timeout: float
-    fail_open: bool
-    connect_timeout: float | None
-    admission_timeout: float | None
-    expiring_notice: float | None
-    stable_claims: tuple[str, ...]
-    on_refresh: OnRefresh | None
-    bind_polling: bool
-    trusted_proxies: TrustedProxies
-    allowed_origins: str | tuple[str, ...] | None
-    log_claims: tuple[str, ...]
-    logger: Any
-    debug: bool
+# Each check takes a value and the name of its option, and returns what stands in `Settings`.
 
 
-def read_options(
-    auth: Auth,
-    *,
-    namespaces: Collection[str | NamespacePolicy] | None = None,
-    heartbeat: Heartbeat | None = None,
-    limits: Limits | None = None,
-    store: Store | None = None,
-    store_timeout: float = 2.0,
-    fail_open: bool = False,
-    connect_timeout: float | None = 15.0,
-    admission_timeout: float | None = None,
-    expiring_notice: float | None = 30.0,
-    stable_claims: Collection[str] = (),
-    on_refresh: OnRefresh | None = None,
-    bind_polling: Literal["address"] | None = None,
-    trusted_proxies: Collection[str] = (),
-    allowed_origins: Collection[str] | Literal["*"] | None = None,
-    log_claims: Collection[str] = ("sub",),
-    logger: Any = None,
-    debug: bool = False,
-) -> Settings:
-    """Validate the options of `SocketGuard`, where they are described.
-
-    Raises:
-        ConfigurationError: for any option that can't work, by its name.
-    """
-    settings = Settings(
-        auth=_check_auth(auth),
-        namespaces=_check_namespaces(namespaces),
-        heartbeat=_check_heartbeat(heartbeat),
-        limits=_check_limits(limits),
-        store=_check_store(store),
-        store_timeout=seconds(store_timeout, "store_timeout", example=2),
-        fail_open=_check_flag(fail_open, "fail_open"),
-        connect_timeout=None if connect_timeout is None else seconds(connect_timeout, "connect_timeout", example=15),
-        admission_timeout=(
-            None if admission_timeout is None else seconds(admission_timeout, "admission_timeout", example=10)
-        ),
-        expiring_notice=None if expiring_notice is None else seconds(expiring_notice, "expiring_notice", example=30),
-        stable_claims=names(stable_claims, "stable_claims", example='("tenant_id",)'),
-        on_refresh=_check_on_refresh(on_refresh),
-        bind_polling=_check_bind_polling(bind_polling),
-        trusted_proxies=TrustedProxies(trusted_proxies),
-        allowed_origins=check_origins(allowed_origins),
-        log_claims=events.check_log_claims(log_claims),
-        logger=logger,
-        debug=_check_flag(debug, "debug"),
-    )
-    _check_together(settings)
-    return settings
-
-
-def name_of(policy: str | NamespacePolicy) -> str:
-    """The name of a policy."""
-    return policy if isinstance(policy, str) else policy.name
-
-
-def _check_auth(auth: Any) -> Verifier | None:
+def _auth(auth: Any, _: str) -> Verifier | None:
     if auth is None or isinstance(auth, JWTAuth | Issuers):
         return cast("Verifier | None", auth)
     given: tuple[Any, ...] = ()
@@ -167,72 +92,161 @@ def _check_auth(auth: Any) -> Verifier | None:
     )
 
 
-def _check_namespaces(namespaces: Any) -> tuple[str | NamespacePolicy, ...] | None:
+def _namespaces(namespaces: Any, option: str) -> tuple[str | NamespacePolicy, ...] | None:
     if namespaces is None:
         return None
     if isinstance(namespaces, NamespacePolicy):
-        raise ConfigurationError(f"namespaces is a list; write namespaces=[{namespaces!r}]", option="namespaces")
-    return listed(namespaces, "namespaces", example=EXAMPLE)
+        raise ConfigurationError(f"namespaces is a list; write namespaces=[{namespaces!r}]", option=option)
+    return listed(namespaces, option, example=EXAMPLE)
 
 
-def _check_heartbeat(heartbeat: object) -> Heartbeat | None:
+def _heartbeat(heartbeat: object, option: str) -> Heartbeat | None:
     if heartbeat is None or isinstance(heartbeat, Heartbeat):
         return heartbeat
     raise ConfigurationError(
         f"heartbeat is {heartbeat!r}; write Heartbeat(interval=25, timeout=20) or Heartbeat.behind('nginx')",
-        option="heartbeat",
+        option=option,
     )
 
 
-def _check_limits(limits: object) -> Limits:
-    if limits is None:
-        return Limits()
-    if isinstance(limits, Limits):
-        return limits
+def _limits(limits: object, option: str) -> Limits:
+    if limits is None or isinstance(limits, Limits):
+        return limits or Limits()
     raise ConfigurationError(
-        f"limits is a {type(limits).__name__}; write limits=Limits(connections=1000, …)", option="limits"
+        f"limits is a {type(limits).__name__}; write limits=Limits(connections=1000, …)", option=option
     )
 
 
-def _check_store(store: Any) -> Store | None:
+def _store(store: Any, option: str) -> Store | None:
+    if isinstance(store, type):
+        raise ConfigurationError(f"store is the class {store.__name__}; write store={store.__name__}()", option=option)
     if store is None or (callable(getattr(store, "revoke", None)) and callable(getattr(store, "is_revoked", None))):
         return cast("Store | None", store)
     raise ConfigurationError(
         f"store is a {type(store).__name__} without the methods revoke and is_revoked; write store=MemoryStore()",
-        option="store",
+        option=option,
     )
 
 
-def _check_on_refresh(function: Any) -> OnRefresh | None:
+def _seconds(example: int, *, optional: bool = True, most: float = YEAR) -> Callable[[object, str], float | None]:
+    def check(value: object, option: str) -> float | None:
+        return None if optional and value is None else seconds(value, option, example=example, most=most)
+
+    return check
+
+
+def _claims(claims: Any, option: str) -> tuple[str, ...]:
+    return names(claims, option, example='("tenant_id",)')
+
+
+def _on_refresh(function: Any, option: str) -> OnRefresh | None:
     if function is None or callable(function):
         return cast("OnRefresh | None", function)
     raise ConfigurationError(
-        f"on_refresh is a {type(function).__name__}; write a function of (connection, old, new)", option="on_refresh"
+        f"on_refresh is a {type(function).__name__}; write a function of (connection, old, new)", option=option
     )
 
 
-def _check_bind_polling(bind: object) -> bool:
+def _bind_polling(bind: object, option: str) -> bool:
     if bind in (None, "address"):
         return bind is not None
     raise ConfigurationError(
         f'bind_polling is {bind!r}; write bind_polling="address" or leave it out (browsers send no token with the '
         "requests after the first)",
-        option="bind_polling",
+        option=option,
     )
 
 
-def admission_timeout(seconds: float | None, ping_timeout: Any) -> float:
-    """The seconds for everything between a CONNECT and its answer, against the ping timeout of the server."""
-    limit = float(ping_timeout) if isinstance(ping_timeout, int | float) and ping_timeout > 0 else math.inf
-    if seconds is None:
-        return min(ADMISSION_TIMEOUT, limit / 2)
-    if seconds >= limit:
+def check_origins(origins: object, option: str = "allowed_origins") -> str | tuple[str, ...] | None:
+    """Origins as a browser sends them (RFC 6454): scheme, host and a port that isn't the scheme's own."""
+    if origins is None or origins == "*":
+        return "*" if origins else None
+    result = listed(origins, option, example="['https://crm.example.com']")
+    if result == ("*",):
+        return "*"
+    if not result:
         raise ConfigurationError(
-            f"admission_timeout is {seconds:g} s, the ping timeout {limit:g} s: over WebSocket no pong is read while a "
-            "client is admitted, so write less than the ping timeout",
-            option="admission_timeout",
+            "allowed_origins is empty, so that no browser could connect; list the origins of your pages, "
+            "such as 'https://crm.example.com', or leave the option out for same-origin only",
+            option=option,
         )
-    return seconds
+    for origin in result:
+        problem = _origin_problem(origin)
+        if problem:
+            raise ConfigurationError(f"allowed_origins: {origin!r} {problem}", option=option)
+    return result
+
+
+def _origin_problem(origin: object) -> str | None:
+    if not isinstance(origin, str):
+        return "is not a string; write one such as 'https://crm.example.com'"
+    if "*" in origin:
+        return "holds a wildcard, which is not supported; list each origin"
+    parts = urlsplit(origin)
+    try:
+        wanted = f"{parts.scheme}://{parts.netloc}".lower()
+        default_port = (parts.scheme, parts.port) in (("https", 443), ("http", 80))
+    except ValueError:
+        wanted, default_port = "", False
+    if not parts.scheme or not parts.netloc:
+        return "is no origin; write scheme and host, such as 'https://crm.example.com'"
+    if default_port:
+        return "names the scheme's own port, which browsers leave out"
+    return None if origin == wanted else f"is not what a browser sends; write {wanted!r}"
+
+
+def _option(check: Callable[[Any, str], Any], default: Any = None) -> Any:
+    return dataclasses.field(default=default, metadata={"check": check})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The options with their checks and defaults, validated; two guards with equal ones may share a server."""
+
+    auth: Verifier | None = _option(_auth)
+    namespaces: tuple[str | NamespacePolicy, ...] | None = _option(_namespaces)
+    heartbeat: Heartbeat | None = _option(_heartbeat)
+    limits: Limits = _option(_limits)
+    store: Store | None = _option(_store)
+    # JavaScript clients wait in silence for as long as the store; more than a minute is most likely milliseconds.
+    store_timeout: float = _option(_seconds(2, optional=False, most=60), 2.0)
+    fail_open: bool = _option(flag, False)
+    connect_timeout: float | None = _option(_seconds(15), 15.0)
+    admission_timeout: float | None = _option(_seconds(10))
+    expiring_notice: float | None = _option(_seconds(30), 30.0)
+    stable_claims: tuple[str, ...] = _option(_claims, ())
+    on_refresh: OnRefresh | None = _option(_on_refresh)
+    bind_polling: bool = _option(_bind_polling)
+    trusted_proxies: TrustedProxies = _option(lambda networks, _: TrustedProxies(networks), ())
+    allowed_origins: str | tuple[str, ...] | None = _option(check_origins)
+    log_claims: tuple[str, ...] = _option(lambda claims, _: events.check_log_claims(claims), ("sub",))
+    logger: Any = _option(lambda logger, _: logger)
+    debug: bool = _option(flag, False)
+
+
+def read_options(auth: Auth, **options: Unpack[Options]) -> Settings:
+    """The options of `SocketGuard`, validated; the one that can't work is named."""
+    given: dict[str, Any] = {"auth": auth, **options}
+    checked = {
+        option.name: option.metadata["check"](given.pop(option.name, option.default), option.name)
+        for option in dataclasses.fields(Settings)
+    }
+    for name in given:
+        advice = _advice(name, [option.name for option in dataclasses.fields(Settings)])
+        raise ConfigurationError(f"{name} is no option of SocketGuard; {advice}", option=name)
+    settings = Settings(**checked)
+    _check_together(settings)
+    return settings
+
+
+def _advice(name: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+
+
+def name_of(policy: str | NamespacePolicy) -> str:
+    """The name of a policy."""
+    return policy if isinstance(policy, str) else policy.name
 
 
 def _check_together(settings: Settings) -> None:
@@ -258,56 +272,18 @@ def _check_together(settings: Settings) -> None:
                 )
 
 
-def check_origins(origins: object) -> str | tuple[str, ...] | None:
-    """Validate ``allowed_origins``.
-
-    Args:
-        origins: None, ``"*"`` or a collection of origins as a browser sends them (RFC 6454): scheme, host and a port
-            that isn't the scheme's own.
-
-    Returns:
-        None, ``"*"`` or a tuple.
-
-    Raises:
-        ConfigurationError: for anything that could never match an Origin header.
-    """
-    if origins is None or origins == "*":
-        return "*" if origins else None
-    result = listed(origins, "allowed_origins", example="['https://crm.example.com']")
-    if result == ("*",):
-        return "*"
-    if not result:
+def admission_timeout(seconds: float | None, ping_timeout: Any) -> float:
+    """The seconds for everything between a CONNECT and its answer, against the ping timeout of the server."""
+    limit = float(ping_timeout) if isinstance(ping_timeout, int | float) and ping_timeout > 0 else math.inf
+    if seconds is None:
+        return min(ADMISSION_TIMEOUT, limit / 2)
+    if seconds >= limit:
         raise ConfigurationError(
-            "allowed_origins is empty, so that no browser could connect; list the origins of your pages, "
-            "such as 'https://crm.example.com', or leave the option out for same-origin only",
-            option="allowed_origins",
+            f"admission_timeout is {seconds:g} s, the ping timeout {limit:g} s: over WebSocket no pong is read while a "
+            "client is admitted, so write less than the ping timeout",
+            option="admission_timeout",
         )
-    for origin in result:
-        _check_origin(origin)
-    return result
-
-
-def _check_origin(origin: object) -> None:
-    problem = None
-    if not isinstance(origin, str):
-        problem = "is not a string; write one such as 'https://crm.example.com'"
-    elif "*" in origin:
-        problem = "holds a wildcard, which is not supported; list each origin"
-    else:
-        parts = urlsplit(origin)
-        try:
-            wanted = f"{parts.scheme}://{parts.netloc}".lower()
-            default_port = (parts.scheme, parts.port) in (("https", 443), ("http", 80))
-        except ValueError:
-            wanted, default_port = "", False
-        if not parts.scheme or not parts.netloc:
-            problem = "is no origin; write scheme and host, such as 'https://crm.example.com'"
-        elif default_port:
-            problem = "names the scheme's own port, which browsers leave out"
-        elif origin != wanted:
-            problem = f"is not what a browser sends; write {wanted!r}"
-    if problem:
-        raise ConfigurationError(f"allowed_origins: {origin!r} {problem}", option="allowed_origins")
+    return seconds
 
 
 PREFIX = "SOCKETGUARD_"
@@ -341,47 +317,44 @@ _SOURCES = ("JWT_SECRET", "JWT_PUBLIC_KEY", "JWT_KEY_FILE", "JWKS_URL", "OIDC_IS
 _ALGORITHMS = {"JWT_SECRET": ["HS256"], "OIDC_ISSUER": ["RS256"]}
 
 
+def _texts(value: str) -> list[str]:
+    return [text.strip() for text in CommaSeparatedStrings(value) if text.strip()]
+
+
+# Variables that are one option each, of the same name, and how they are read.
+_OPTIONS: Mapping[str, Callable[[str], Any]] = {
+    "NAMESPACES": _texts,
+    "TRUSTED_PROXIES": _texts,
+    "ALLOWED_ORIGINS": _texts,
+    "LOG_CLAIMS": _texts,
+    "ADMISSION_TIMEOUT": float,
+    "DEBUG": bool,
+}
+_OPTIONS_OF_JWT: Mapping[str, Callable[[str], Any]] = {
+    "JWT_LEEWAY": float,
+    "JWT_MAX_LIFETIME": float,
+    "JWT_EXPIRY": str.lower,
+}
+
+
 def options_from_env(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """The options that the environment names, ready for `SocketGuard`.
-
-    Args:
-        environ: the variables, ``os.environ`` by default.
-
-    Raises:
-        ConfigurationError: naming the variable.
-    """
+    """The options that the environment names, ready for `SocketGuard`; the variable that can't work is named."""
     environ = os.environ if environ is None else environ
-    _refuse_misspelt(environ)
-    config = Config(environ=environ, env_prefix=PREFIX)
-    options: dict[str, Any] = {"auth": _auth(config)}
-    heartbeat = _heartbeat(config)
-    if heartbeat is not None:
-        options["heartbeat"] = heartbeat
-    for variable, option in (
-        ("NAMESPACES", "namespaces"),
-        ("TRUSTED_PROXIES", "trusted_proxies"),
-        ("ALLOWED_ORIGINS", "allowed_origins"),
-        ("LOG_CLAIMS", "log_claims"),
-    ):
-        values = _list(config, variable)
-        if values is not None:
-            options[option] = values
-    if (timeout := _get(config, "ADMISSION_TIMEOUT", float)) is not None:
-        options["admission_timeout"] = timeout
-    if (debug := _get(config, "DEBUG", bool)) is not None:
-        options["debug"] = debug
-    return options
-
-
-def _refuse_misspelt(environ: Mapping[str, str]) -> None:
     for name in environ:
         if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in VARIABLES:
-            close = difflib.get_close_matches(name, [PREFIX + known for known in VARIABLES], 1)
-            advice = f"did you mean {close[0]}?" if close else f"known are {', '.join(PREFIX + v for v in VARIABLES)}"
+            advice = _advice(name, [PREFIX + known for known in VARIABLES])
             raise ConfigurationError(f"{name} is no variable of socketguard; {advice}", option=name)
+    config = Config(environ=environ, env_prefix=PREFIX)
+    options = {
+        "auth": _auth_from_env(config),
+        "heartbeat": _heartbeat_from_env(config),
+        **{name.lower(): _get(config, name, convert) for name, convert in _OPTIONS.items()},
+    }
+    return {name: value for name, value in options.items() if value is not None or name == "auth"}
 
 
-def _get(config: Config, variable: str, convert: Callable[[Any], Any] = str) -> Any:
+def _get(config: Config, variable: str, convert: Callable[[str], Any] = str) -> Any:
+    """The value of a variable; None when it is absent or empty."""
     if config.get(variable, default="") == "":
         return None
     try:
@@ -392,12 +365,7 @@ def _get(config: Config, variable: str, convert: Callable[[Any], Any] = str) -> 
         ) from None
 
 
-def _list(config: Config, variable: str) -> list[str] | None:
-    values = _get(config, variable, CommaSeparatedStrings)
-    return None if values is None else [value.strip() for value in values if value.strip()]
-
-
-def _auth(config: Config) -> JWTAuth | None:
+def _auth_from_env(config: Config) -> JWTAuth | None:
     mode = _get(config, "AUTH")
     sources = [name for name in _SOURCES if _get(config, name) is not None]
     if mode is not None:
@@ -419,24 +387,20 @@ def _auth(config: Config) -> JWTAuth | None:
 
 
 def _jwt(config: Config, source: str) -> JWTAuth:
-    algorithms = _list(config, "JWT_ALGORITHMS")
+    algorithms = _get(config, "JWT_ALGORITHMS", _texts)
     if algorithms is None and source not in _ALGORITHMS:
         raise ConfigurationError(
             "SOCKETGUARD_JWT_ALGORITHMS is missing; name the algorithms of your tokens, such as RS256",
             option="SOCKETGUARD_JWT_ALGORITHMS",
         )
-    audience, issuer = _list(config, "JWT_AUDIENCE"), _get(config, "JWT_ISSUER")
+    audience, issuer = _get(config, "JWT_AUDIENCE", _texts), _get(config, "JWT_ISSUER")
     options: dict[str, Any] = {
         "algorithms": _ALGORITHMS[source] if algorithms is None else algorithms,
         "audience": ANY if audience == ["*"] else audience,
     }
-    for variable, option, convert in (
-        ("JWT_LEEWAY", "leeway", float),
-        ("JWT_MAX_LIFETIME", "max_lifetime", float),
-        ("JWT_EXPIRY", "expiry", str.lower),
-    ):
+    for variable, convert in _OPTIONS_OF_JWT.items():
         if (value := _get(config, variable, convert)) is not None:
-            options[option] = value
+            options[variable.removeprefix("JWT_").lower()] = value
     if source == "OIDC_ISSUER":
         if issuer is not None:
             raise ConfigurationError(
@@ -475,8 +439,8 @@ def _key(config: Config, variable: str) -> Any:
         ) from None
 
 
-def _heartbeat(config: Config) -> Heartbeat | None:
-    proxies = _list(config, "PROXY")
+def _heartbeat_from_env(config: Config) -> Heartbeat | None:
+    proxies = _get(config, "PROXY", _texts)
     interval, timeout = _get(config, "PING_INTERVAL", int), _get(config, "PING_TIMEOUT", int)
     if proxies is None and interval is None and timeout is None:
         return None

@@ -68,9 +68,7 @@ class Parts:
         self.report = Report(log, RejectionLog(log, Suppressor()), settings.log_claims)
         self.ledger = Ledger(limits)
         budget = AddressBudget(limits.failure_rate)
-        self.revocations = Revocations(
-            self.store, timeout=settings.store_timeout, fail_open=settings.fail_open, on_change=self._store_changed
-        )
+        self.revocations = Revocations(self.store, timeout=settings.store_timeout, fail_open=settings.fail_open)
         self.registry = Registry(settings.namespaces)
         self.served = ServedNames(server)
         self.delivery = Delivery(
@@ -206,9 +204,6 @@ class Parts:
         self.endings.stop()
         self._watch.close()
         self.report.rejections.close()
-
-    def _store_changed(self, available: bool, error: BaseException | None) -> None:
-        self.report.store_changed(available, error, fail_open=self.settings.fail_open)
 
 
 class SocketGuard:

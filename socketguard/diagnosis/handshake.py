@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple
 
 from socketguard.proxies.settings import setting_for
-from socketguard.proxies.traces import Headers, _value
+from socketguard.proxies.traces import Headers
 from socketguard.text import neutralise
 
 __all__ = [
@@ -31,6 +31,10 @@ __all__ = [
 Issued = Literal["here", "elsewhere", "unknown"]
 
 
+def _joined(headers: Headers, wanted: bytes) -> str:
+    return ",".join(value.decode("latin-1") for name, value in headers if name == wanted).lower()
+
+
 class Hint(NamedTuple):
     """Which cause it was, and what to do.
 
@@ -45,8 +49,8 @@ class Hint(NamedTuple):
 
 def upgrade_missing(headers: Headers, http_version: str | None, proxies: tuple[str, ...]) -> Hint:
     """A request with ``transport=websocket`` that is no WebSocket: who lost the upgrade."""
-    upgrade = "websocket" in _value(headers, b"upgrade")
-    connection = "upgrade" in _value(headers, b"connection")
+    upgrade = "websocket" in _joined(headers, b"upgrade")
+    connection = "upgrade" in _joined(headers, b"connection")
     if upgrade and connection and http_version != "1.0":
         return Hint(
             "server_without_websocket",
@@ -175,7 +179,7 @@ def origin_refused(
         )
     if allowed is not None:
         return _not_listed(origin, listed or [str(allowed)], argument)
-    proto = _value(headers, b"x-forwarded-proto")
+    proto = _joined(headers, b"x-forwarded-proto")
     if page_host in (host, forwarded_host):
         return _scheme_lost(page_scheme, scheme, proto, argument, proxies)
     shown = neutralise(host or "", 128)

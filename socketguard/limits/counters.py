@@ -7,10 +7,10 @@ is counted per connection goes when the connection goes. Belongs to one event lo
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from socketguard.check import seconds
 from socketguard.connection import address_key
 from socketguard.errors import ConfigurationError
 
@@ -63,24 +63,17 @@ class Limits:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+            value, option = getattr(self, field.name), f"limits.{field.name}"
+            unless = f"such as {field.default!r}, or None for no limit"
             if value is None:
                 continue
-            option = f"limits.{field.name}"
-            if field.name in ("failures_per_address", "refreshes_per_connection"):
+            if isinstance(field.default, str):
                 Rate.parse(value, option=option)
-            elif field.name == "send_timeout":
-                if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-                    raise ConfigurationError(
-                        f"{option} is {value!r}; write seconds greater than 0, such as {field.default!r}, or None for "
-                        "no limit",
-                        option=option,
-                    )
+            elif isinstance(field.default, float):
+                seconds(value, option, example=field.default, write=f"write seconds greater than 0, {unless}")
             elif isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigurationError(
-                    f"{option} is {value!r}; write a whole number of at least 1, such as {field.default!r}, or None "
-                    "for no limit",
-                    option=option,
+                    f"{option} is {value!r}; write a whole number of at least 1, {unless}", option=option
                 )
 
     @property
@@ -104,115 +97,66 @@ class Ledger:
     """How many connections there are, by subject and by address, and how many sessions by address.
 
     What was not taken can't be released, so no count is ever negative, and an entry goes with the last that it counts.
-
-    Attributes:
-        exempt: addresses of proxies, or their `address_key`: counted, but no limit per address holds for them.
     """
 
-    __slots__ = ("_by_address", "_by_subject", "_connections", "_limits", "_sessions", "_sessions_by_address", "exempt")
-
     def __init__(self, limits: Limits) -> None:
-        """
-        Args:
-            limits: what must not be passed.
-        """
         self._limits = limits
         self.exempt: set[str] = set()
-        self._connections = 0
-        self._sessions = 0
+        """Addresses of proxies, or their `address_key`: counted, but no limit per address holds for them."""
+        self.connections = 0
+        self.sessions = 0
         # None stands for the anonymous, and for clients without an address: they have no limit of their own.
-        self._by_subject: dict[tuple[str | None, str] | None, int] = {}
-        self._by_address: dict[str | None, int] = {}
-        self._sessions_by_address: dict[str | None, int] = {}
-
-    @property
-    def connections(self) -> int:
-        """How many connections are taken."""
-        return self._connections
-
-    @property
-    def sessions(self) -> int:
-        """How many sessions are open."""
-        return self._sessions
+        self.by_subject: dict[tuple[str | None, str] | None, int] = {}
+        self.by_address: dict[str | None, int] = {}
+        self.sessions_by_address: dict[str | None, int] = {}
 
     def take(self, subject: tuple[str | None, str] | None, address: str | None) -> str | None:
-        """Count a connection that joins, unless a limit is full.
-
-        Args:
-            subject: issuer and subject of its token; None for the anonymous.
-            address: of the client, or None.
-
-        Returns:
-            None when it is counted, else the name of the limit, and nothing is counted: ``connections``,
-            ``connections_per_subject`` or ``connections_per_address``.
-        """
+        """Count a connection of a subject of an issuer (None: anonymous); when a limit is full, only give its name."""
         limits = self._limits
         key = None if address is None else address_key(address)
-        of_subject = self._by_subject.get(subject, 0)
-        of_address = self._by_address.get(key, 0)
-        if _full(self._connections, limits.connections):
+        of_subject = self.by_subject.get(subject, 0)
+        of_address = self.by_address.get(key, 0)
+        if _full(self.connections, limits.connections):
             return "connections"
         if subject is not None and _full(of_subject, limits.connections_per_subject):
             return "connections_per_subject"
         if _full(of_address, limits.connections_per_address) and not self._is_exempt(address, key):
             return "connections_per_address"
-        self._connections += 1
-        self._by_subject[subject] = of_subject + 1
-        self._by_address[key] = of_address + 1
+        self.connections += 1
+        self.by_subject[subject] = of_subject + 1
+        self.by_address[key] = of_address + 1
         return None
 
     def release(self, subject: tuple[str | None, str] | None, address: str | None) -> None:
-        """Forget a connection that `take` has counted; nothing happens when it counts none like it.
-
-        Args:
-            subject: as it was taken.
-            address: as it was taken.
-        """
+        """Forget a connection as it was taken; nothing happens when none like it is counted."""
         key = None if address is None else address_key(address)
-        if subject in self._by_subject and key in self._by_address:
-            _decrease(self._by_subject, subject)
-            _decrease(self._by_address, key)
-            self._connections -= 1
+        if subject in self.by_subject and key in self.by_address:
+            _decrease(self.by_subject, subject)
+            _decrease(self.by_address, key)
+            self.connections -= 1
 
     def open_session(self, address: str | None) -> None:
-        """Count a session, whatever the limits are: ask `session_problem` before.
-
-        Args:
-            address: of the client, or None.
-        """
+        """Count a session, whatever the limits are: ask `session_problem` before."""
         key = None if address is None else address_key(address)
-        self._sessions_by_address[key] = self._sessions_by_address.get(key, 0) + 1
-        self._sessions += 1
+        self.sessions_by_address[key] = self.sessions_by_address.get(key, 0) + 1
+        self.sessions += 1
 
     def close_session(self, address: str | None) -> None:
-        """Forget a session that `open_session` has counted; nothing happens when it counts none like it.
-
-        Args:
-            address: as it was opened.
-        """
+        """Forget a session as it was opened; nothing happens when none like it is counted."""
         key = None if address is None else address_key(address)
-        if key in self._sessions_by_address:
-            _decrease(self._sessions_by_address, key)
-            self._sessions -= 1
+        if key in self.sessions_by_address:
+            _decrease(self.sessions_by_address, key)
+            self.sessions -= 1
 
     def session_problem(self, address: str | None, pending: int) -> str | None:
-        """Ask whether one more session may be opened; nothing is counted.
-
-        Args:
-            address: of the client, or None.
-            pending: how many sessions there are that have joined no namespace.
-
-        Returns:
-            The name of the limit that is full, ``connections``, ``pending_sessions`` or ``sessions_per_address``, or
-            None.
-        """
+        """The name of the limit that forbids one more session, while so many have joined no namespace; or None."""
         limits = self._limits
-        if _full(self._connections, limits.connections):
+        if _full(self.connections, limits.connections):
             return "connections"
         if _full(pending, limits.pending_sessions):
             return "pending_sessions"
         key = None if address is None else address_key(address)
-        of_address = self._sessions_by_address.get(key, 0)
+        of_address = self.sessions_by_address.get(key, 0)
         if _full(of_address, limits.sessions_per_address) and not self._is_exempt(address, key):
             return "sessions_per_address"
         return None
@@ -240,8 +184,6 @@ class Refusals:
     for the same namespace again is another.
     """
 
-    __slots__ = ("_code", "_counts", "_total")
-
     def __init__(self) -> None:
         self._code: str | None = None
         # By hash of the name: as small for a name of 16 KiB as for a short one. Two names of one hash count as one,
@@ -250,18 +192,11 @@ class Refusals:
         self._total = 0
 
     def count(self, code: str, namespace: str, limits: Limits) -> tuple[bool, bool]:
-        """Count one refusal.
+        """Count one refusal: whether it counts against the address, and whether the session has had too many.
 
-        Args:
-            code: the code of the refusal.
-            namespace: the namespace that was asked for, as the client wrote it. 64 names are told apart; what comes
-                beyond them shares one count, and each refusal of it counts as a repeat.
-            limits: ``repeats_per_namespace`` and ``namespaces_per_session`` of them.
-
-        Returns:
-            Whether it counts against the address (the first of the session does, a further namespace refused for the
-            same code for its first time doesn't, every other does), and whether the session has had too many: more
-            than ``repeats_per_namespace`` of this namespace, or that times ``namespaces_per_session`` in all.
+        The first of the session counts against the address; a further namespace refused for the same code for its first
+        time doesn't; every other does. Too many are more than ``repeats_per_namespace`` of one namespace, or that times
+        ``namespaces_per_session`` in all. Beyond 64 names the rest share one count, each of them a repeat.
         """
         counts = self._counts
         key: int | None = hash(namespace)

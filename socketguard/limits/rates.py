@@ -15,35 +15,24 @@ from socketguard.errors import ConfigurationError
 
 __all__ = ["AddressBudget", "Bucket", "Rate"]
 
-
 _UNITS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
-
 
 _NAMES = {seconds: name for name, seconds in _UNITS.items()}
 
-
 _RATE = re.compile(r"([1-9][0-9]{0,6})/(second|minute|hour|day)")
 
-
 _EXEMPT_LIMIT = 4096
-
 
 # Parts of a token: how much of one may be missing, since (now + wait) - now is not quite wait in floating point. The
 # missing part stays owed, so that the rate over time is kept.
 _TOLERANCE = 0.001
-
 
 _UNTOUCHED = (0.0, -math.inf)  # tokens, and the time at which there were as many: a full bucket, whatever its size
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """So many of something in so much time, and so many at once.
-
-    Attributes:
-        count: how many, from 1 to 9,999,999.
-        seconds: in which time: 1, 60, 3600 or 86400.
-    """
+    """So many of something in so much time, and so many at once."""
 
     count: int
     seconds: float
@@ -58,15 +47,7 @@ class Rate:
 
     @classmethod
     def parse(cls, text: object, *, option: str) -> Self:
-        """Read a rate as it is written in options.
-
-        Args:
-            text: a number, ``/`` and ``second``, ``minute``, ``hour`` or ``day``, such as ``"30/minute"``.
-            option: the option that holds it, for the error.
-
-        Raises:
-            ConfigurationError: it is written otherwise.
-        """
+        """The rate that a text such as ``"30/minute"`` gives; the option is for the error."""
         match = _RATE.fullmatch(text) if isinstance(text, str) else None
         if match is None:
             raise ConfigurationError(
@@ -96,20 +77,13 @@ def _wait(tokens: float, rate: Rate) -> float:
 class Bucket:
     """A token bucket (RFC 3290, appendix A) of one place; it starts full and holds a whole ``rate.count``."""
 
-    __slots__ = ("_stamp", "_tokens")
-
     def __init__(self) -> None:
         self._tokens, self._stamp = _UNTOUCHED
 
     def take(self, rate: Rate, now: float) -> float:
-        """Take one token.
+        """0.0 when a token was taken, else the seconds until there is one.
 
-        Args:
-            rate: how fast tokens come, and how many there may be.
-            now: seconds of any clock, always the same. Should it go back, nothing comes in for that step.
-
-        Returns:
-            0.0 when it was taken, else the seconds until one will be there; nothing was taken then.
+        Should the clock go back, nothing comes in for that step.
         """
         tokens = _refill(self._tokens, self._stamp, rate, now)
         wait = _wait(tokens, rate)
@@ -126,28 +100,17 @@ class AddressBudget:
     failures of another address. No call costs more than a constant number of look-ups, however many there are.
     """
 
-    # The buckets are tuples, not Bucket: the garbage collector leaves tuples of numbers alone, while 65,536 objects
-    # would cost it 20 ms at a time.
-    __slots__ = ("_buckets", "_capacity", "_clock", "_exempt", "_rate")
-
     def __init__(
         self, rate: Rate | None, *, clock: Callable[[], float] = time.monotonic, capacity: int = 65_536
     ) -> None:
-        """
-        Args:
-            rate: how many failures in how much time are borne; None for any number.
-            clock: seconds, monotonic.
-            capacity: how many addresses are remembered, at least 1. Each takes about 300 bytes.
-
-        Raises:
-            ConfigurationError: a capacity below 1.
-        """
         if capacity < 1:
             raise ConfigurationError(f"capacity is {capacity!r}; write a whole number of at least 1", option="capacity")
         self._rate = rate
         self._clock = clock
         self._capacity = capacity
-        # Tokens and the time at which there were as many; the address that failed last comes last.
+        # Tokens and the time at which there were as many; the address that failed last comes last. They are tuples, not
+        # Bucket: the garbage collector leaves tuples of numbers alone, while 65,536 objects would cost it 20 ms at a
+        # time. An address takes about 300 bytes.
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._exempt: set[str] = set()
 
@@ -156,12 +119,9 @@ class AddressBudget:
         return len(self._buckets)
 
     def fail(self, address: str | None) -> None:
-        """Count one failure.
+        """Count one failure of an address.
 
         A budget that is used up stays so: further failures are not owed, so that whoever stops gets on again soon.
-
-        Args:
-            address: of the client; None when it has none, which is not counted.
         """
         rate = self._rate
         if rate is None or address is None:
@@ -178,14 +138,7 @@ class AddressBudget:
         self._forget(rate, now)
 
     def wait(self, address: str | None) -> float:
-        """Ask whether an address is within its budget; nothing is counted.
-
-        Args:
-            address: of the client, or None.
-
-        Returns:
-            0.0 when it is, else the seconds until it is again.
-        """
+        """0.0 when an address is within its budget, else the seconds until it is again; nothing is counted."""
         rate = self._rate
         if rate is None or address is None or not self._buckets:
             return 0.0
@@ -202,14 +155,9 @@ class AddressBudget:
         return _wait(_refill(tokens, stamp, rate, now), rate)
 
     def exempt(self, address: str) -> bool:
-        """Count nothing of this address any more: it is a proxy's, and many clients share it.
+        """Count nothing of a proxy's address any more (of an IPv6 address all of its /64); whether that is news.
 
-        Args:
-            address: of the proxy; of an IPv6 address all of its /64 is meant.
-
-        Returns:
-            True when it became exempt just now. False when it was already, and when 4,096 others are: then it counts
-            as an address like any other.
+        Not so when 4,096 others are exempt: then it counts as an address like any other.
         """
         key = address_key(address)
         if key in self._exempt or len(self._exempt) >= _EXEMPT_LIMIT:

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from socketguard.connection import Identity
+from socketguard.deadline import Escaped, Overdue, is_ours, run_until
 from socketguard.errors import RETRY_AFTER, ConfigurationError, Refusal, RejectCode, SocketGuardError
-
-from .deadline import Escaped, Overdue, is_ours, run_until
 
 __all__ = ["MemoryStore", "Revocation", "Revocations", "Store", "StoreFull", "StoreUnavailable", "revocation_for"]
 
@@ -25,6 +24,12 @@ _END_OF_TIME = 253_402_300_800
 # September 2001, long before the first JSON Web Token. What is less is no date but a duration by mistake.
 _FIRST_DATE = 1_000_000_000
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
+
+_CAPACITY = 100_000
+# How many expired revocations one call removes, so that 100,000 that expired overnight don't stall the loop.
+_PURGED_AT_ONCE = 32
+
+_Key: TypeAlias = tuple[str | None, str | None, str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,26 +102,11 @@ def revocation_for(
     now: float,
     known_expiry: float | None,
 ) -> Revocation:
-    """Make the `Revocation` that the arguments of ``guard.revoke()`` ask for.
+    """The `Revocation` that the arguments of ``guard.revoke()`` ask for.
 
-    Times are in seconds since the epoch.
-
-    Args:
-        token_id: the ``jti`` of one token.
-        subject: whose tokens.
-        issued_before: of the subject's tokens those with an earlier ``iat``. By default all up to now, those of the
-            running second included, because ``iat`` mostly has whole seconds.
-        issuer: the ``iss`` of the tokens; may be left out when only one is configured, or none.
-        expires_at: the ``exp`` of the one token. When an open connection has that token and its ``exp`` is later, the
-            later one counts.
-        issuers: the issuers that are configured, with ``{placeholders}`` as they were written.
-        max_lifetime: the longest time from ``iat`` to ``exp`` of the issuer's tokens, in seconds.
-        leeway: how far clocks may differ, in seconds.
-        now: the time.
-        known_expiry: the ``exp`` of the token of an open connection.
-
-    Raises:
-        ConfigurationError: the arguments are wrong; the text names the one.
+    ``issuers`` are those that are configured, with ``{placeholders}`` as they were written; ``max_lifetime`` is the
+    longest time from ``iat`` to ``exp`` of the issuer's tokens; ``known_expiry`` is the ``exp`` of the token of an open
+    connection. Of two ends the later one counts.
     """
     if (token_id is None) == (subject is None):
         raise ConfigurationError(
@@ -138,6 +128,7 @@ def revocation_for(
                 "JWTAuth(max_lifetime=…) with the longest lifetime that the issuer gives, in seconds",
                 option="max_lifetime",
             )
+        # By default all of the running second too, because iat mostly has whole seconds.
         before = math.floor(now) + 1 if issued_before is None else _moment(issued_before, "issued_before", now)
         return Revocation(issuer, None, subject, before, before + max_lifetime + leeway)
     token_id = _token_id(token_id)
@@ -233,17 +224,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-# Seconds. JavaScript clients wait in silence for as long; more is most likely milliseconds.
-_MAX_TIMEOUT = 60
-
-_CAPACITY = 100_000
-
-_PURGED_AT_ONCE = 32
-"""How many expired revocations one call removes, so that 100,000 that expired overnight don't stall the loop."""
-
-_Key: TypeAlias = tuple[str | None, str | None, str | None]
-
-
 class StoreFull(SocketGuardError):
     """A store can't take another revocation without forgetting one that is still needed."""
 
@@ -298,8 +278,6 @@ class MemoryStore:
     Raises:
         ConfigurationError: an option is wrong; the text names it.
     """
-
-    __slots__ = ("_capacity", "_clock", "_count", "_due", "_kept")
 
     def __init__(self, capacity: int = _CAPACITY, clock: Callable[[], float] = time.time) -> None:
         number: Any = capacity
@@ -361,21 +339,14 @@ class MemoryStore:
         Args:
             identity: what a verified token says.
         """
-        kept = self._kept
-        if not kept:
-            return False
         issuer, token_id, subject = identity.issuer, identity.token_id, identity.subject
         # There is no key without a token id and a subject, so that nothing is found for what an identity lacks.
-        return (
-            ((found := kept.get((issuer, token_id, None))) is not None and self._holds(found, identity))
-            or ((found := kept.get((issuer, None, subject))) is not None and self._holds(found, identity))
-            or ((found := kept.get((None, token_id, None))) is not None and self._holds(found, identity))
-            or ((found := kept.get((None, None, subject))) is not None and self._holds(found, identity))
-        )
-
-    def _holds(self, revocation: Revocation, identity: Identity) -> bool:
-        # Written so that a clock of NaN refuses.
-        return not revocation.expires_at <= self._clock() and revocation.covers(identity)
+        for key in ((issuer, token_id, None), (issuer, None, subject), (None, token_id, None), (None, None, subject)):
+            found = self._kept.get(key)
+            # Written so that a clock of NaN refuses.
+            if found is not None and not found.expires_at <= self._clock() and found.covers(identity):
+                return True
+        return False
 
     def _purge(self, now: float) -> None:
         """Remove some of what has expired, and more of it as long as there is no room for another."""
@@ -392,69 +363,43 @@ class MemoryStore:
                 heapq.heapreplace(due, (expires_at, number, key))
 
 
+def _united(first: Revocation, second: Revocation) -> Revocation:
+    """One revocation for two with the same key, which revokes no less than either."""
+    before = first.issued_before
+    if before is not None and second.issued_before is not None:
+        before = max(before, second.issued_before)
+    expires_at = max(first.expires_at, second.expires_at)
+    return Revocation(first.issuer, first.token_id, first.subject, before, expires_at)
+
+
 class Revocations:
     """Asks a store whether a token was revoked; whatever the store does, there is an answer in time.
 
-    Args:
-        store: where revocations are kept.
-        timeout: how long it may take for an answer, in seconds. When it ignores its cancellation after that, up to
-            `socketguard.deadline.GRACE` seconds more pass.
-        fail_open: whether a token is let through when the store gives no answer.
-        on_change: called with ``(False, the error)`` when the store stops answering, and with ``(True, None)`` when it
-            answers again; once for each change.
-        clock: seconds, monotonic.
-
-    Attributes:
-        store: the store.
-        available: whether it answers, as far as is known.
-
-    Raises:
-        ConfigurationError: an option is wrong; the text names it.
+    A store that ignores its cancellation after ``timeout`` seconds takes `socketguard.deadline.GRACE` seconds more.
     """
 
-    __slots__ = ("_clock", "_fail_open", "_failed_at", "_failures", "_on_change", "_timeout", "available", "store")
-
     def __init__(
-        self,
-        store: Store,
-        *,
-        timeout: float,
-        fail_open: bool,
-        on_change: Callable[[bool, BaseException | None], None],
-        clock: Callable[[], float] = time.monotonic,
+        self, store: Store, *, timeout: float, fail_open: bool, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        if isinstance(store, type) or not isinstance(store, Store):
-            raise ConfigurationError(
-                "store must be an object with the methods revoke() and is_revoked(); write store=MemoryStore()",
-                option="store",
-            )
-        seconds: Any = timeout
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= _MAX_TIMEOUT:
-            raise ConfigurationError(
-                f"store_timeout must be a number of seconds above 0 and at most {_MAX_TIMEOUT}; write store_timeout=2",
-                option="store_timeout",
-            )
-        if not isinstance(fail_open, bool):
-            raise ConfigurationError("fail_open must be True or False", option="fail_open")
         self.store = store
         self.available = True
+        """Whether the store answers, as far as is known."""
         self._timeout = timeout
         self._fail_open = fail_open
-        self._on_change = on_change
         self._clock = clock
+        self._changes: list[tuple[bool, BaseException | None]] = []
         self._failures = 0
         self._failed_at = 0.0
 
+    def changes(self) -> list[tuple[bool, BaseException | None]]:
+        """What happened since the last call: (False, the error) when the store stopped answering, (True, None) when it
+        answered again."""
+        changes, self._changes = self._changes, []
+        return changes
+
     def check(self, identity: Identity) -> Refusal | Awaitable[Refusal | None] | None:
-        """Check a token that was verified.
-
-        Args:
-            identity: what it says.
-
-        Returns:
-            None when it may pass, ``token_revoked``, or ``keys_unavailable`` when the store gave no answer; or an
-            awaitable of that, to be awaited, when the store is asynchronous.
-        """
+        """None when a verified token may pass, ``token_revoked``, or ``keys_unavailable`` when there was no answer; an
+        awaitable of that when the store is asynchronous."""
         try:
             answer: Any = self.store.is_revoked(identity)
         except BaseException as exc:
@@ -478,16 +423,35 @@ class Revocations:
             return self._failed(exc)
         return self._answered(answer, failures)
 
+    def _answered(self, answer: Any, failures: int) -> Refusal | None:
+        if answer is not True and answer is not False:
+            return self._failed(TypeError(f"is_revoked() must return True or False, not {type(answer).__name__}"))
+        # Answers to questions from before the last failure don't tell that it is over.
+        if not self.available and failures == self._failures:
+            self.available = True
+            self._changes.append((True, None))
+        return Refusal(RejectCode.TOKEN_REVOKED, "revoked") if answer else None
+
+    def _failed(self, error: BaseException) -> Refusal | None:
+        self._failures += 1
+        self._failed_at = self._clock()
+        if self.available:
+            self.available = False
+            self._changes.append((False, error))
+        if self._fail_open:
+            return None
+        return Refusal(RejectCode.KEYS_UNAVAILABLE, "store_unavailable", {"retry_after": RETRY_AFTER})
+
+    def outage(self) -> int | None:
+        """Whole seconds in which nobody need be let in who would have to be checked; None when the store answers, or
+        when it is time to ask it again."""
+        if self.available or self._fail_open:
+            return None
+        left = math.ceil(self._failed_at + RETRY_AFTER - self._clock())
+        return left if left > 0 else None
+
     async def revoke(self, revocation: Revocation) -> None:
-        """Hand a revocation to the store.
-
-        Args:
-            revocation: what to keep.
-
-        Raises:
-            StoreUnavailable: the store did not confirm it in time.
-            Exception: whatever the store raises, such as `StoreFull`.
-        """
+        """Hand a revocation to the store. Raises what it raises; `StoreUnavailable` when it did not confirm in time."""
         answer: Any = self.store.revoke(revocation)
         if not inspect.isawaitable(answer):
             return
@@ -503,42 +467,3 @@ class Revocations:
 
     async def _until(self, awaitable: Awaitable[Any]) -> Any:
         return await run_until(awaitable, asyncio.get_running_loop().time() + self._timeout)
-
-    def _answered(self, answer: Any, failures: int) -> Refusal | None:
-        if answer is not True and answer is not False:
-            return self._failed(TypeError(f"is_revoked() must return True or False, not {type(answer).__name__}"))
-        # Answers to questions from before the last failure don't tell that it is over.
-        if not self.available and failures == self._failures:
-            self.available = True
-            self._on_change(True, None)
-        return Refusal(RejectCode.TOKEN_REVOKED, "revoked") if answer else None
-
-    def outage(self) -> int | None:
-        """Whether it is of use to let anybody in who would have to be checked.
-
-        Returns:
-            None when the store answers, or when it is time to ask it again. Else the whole seconds until then.
-        """
-        if self.available or self._fail_open:
-            return None
-        left = math.ceil(self._failed_at + RETRY_AFTER - self._clock())
-        return left if left > 0 else None
-
-    def _failed(self, error: BaseException) -> Refusal | None:
-        self._failures += 1
-        self._failed_at = self._clock()
-        if self.available:
-            self.available = False
-            self._on_change(False, error)
-        if self._fail_open:
-            return None
-        return Refusal(RejectCode.KEYS_UNAVAILABLE, "store_unavailable", {"retry_after": RETRY_AFTER})
-
-
-def _united(first: Revocation, second: Revocation) -> Revocation:
-    """One revocation for two with the same key, which revokes no less than either."""
-    before = first.issued_before
-    if before is not None and second.issued_before is not None:
-        before = max(before, second.issued_before)
-    expires_at = max(first.expires_at, second.expires_at)
-    return Revocation(first.issuer, first.token_id, first.subject, before, expires_at)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Literal, Protocol
 
-from socketguard.check import names
+from socketguard.check import flag, names
 from socketguard.connection import Connection, Identity
 from socketguard.errors import ConfigurationError
 from socketguard.text import neutralise
@@ -37,11 +37,12 @@ class Served(Protocol):
         ...
 
     def names(self) -> tuple[str, ...]:
-        """All exact names it serves, sorted, without ``*``.
+        """All exact names it serves, sorted, but for ``*`` and a ``/`` that python-socketio listed by itself."""
+        ...
 
-        python-socketio lists ``/`` by itself when it is given no ``namespaces``; such a ``/`` without any handler may
-        be left out here, so that it is neither advertised nor reported as undeclared.
-        """
+    @property
+    def count(self) -> int:
+        """A number that grows when handlers are registered."""
         ...
 
 
@@ -59,17 +60,10 @@ def is_plain(name: str) -> bool:
 
 Authorize = Callable[[Identity, Connection], bool | Awaitable[bool]]
 
-
 _REQUIRED: Final = "required"
-
-
 _NONE: Final = "none"
-
-
-_PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
-
-
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
+PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)
@@ -106,7 +100,7 @@ class NamespacePolicy:
         *,
         token: Literal["required", "optional", "none"] = _REQUIRED,
         scopes: Collection[str] = (),
-        claims: Mapping[str, object] = _NOTHING,
+        claims: Mapping[str, object] = NOTHING,
         authorize: Authorize | None = None,
         hidden: bool = False,
     ) -> None:
@@ -129,8 +123,7 @@ class NamespacePolicy:
                 "def check(identity, connection) -> bool",
                 option="authorize",
             )
-        if not isinstance(hidden, bool):
-            raise ConfigurationError(f"hidden={hidden!r} of {name!r}: write True or False", option="hidden")
+        flag(hidden, "hidden", of=f" of {name!r}")
         expression = _expression(pieces) if len(pieces) > 1 else None
         self._assign(name, token, checked_scopes, checked_claims, authorize, hidden, pieces, expression)
 
@@ -139,10 +132,10 @@ class NamespacePolicy:
             object.__setattr__(self, attribute, value)
 
     @classmethod
-    def _default(cls, name: str) -> NamespacePolicy:
-        # The server's own names are taken as they are: a brace in one is just a brace.
+    def _of_server(cls, name: str) -> NamespacePolicy:
+        """The policy of a name that is registered and not declared, taken as it is: a brace in it is just a brace."""
         policy = object.__new__(cls)
-        policy._assign(name, "required", frozenset(), _NOTHING, None, False, (name,), None)
+        policy._assign(name, "required", frozenset(), NOTHING, None, False, (name,), None)
         return policy
 
     def __repr__(self) -> str:
@@ -177,7 +170,7 @@ class NamespacePolicy:
     def match(self, name: str) -> Mapping[str, str] | None:
         """What the placeholders stand for in a name; None when the policy is not for that name."""
         if self._expression is None:
-            return _NOTHING if name == self.name else None
+            return NOTHING if name == self.name else None
         if not is_plain(name):
             return None
         match = self._expression.fullmatch(name)
@@ -205,7 +198,7 @@ def _function_name(function: object) -> str:
 
 def _split(text: str) -> tuple[str, ...] | None:
     """Literal, placeholder, literal, …, literal; None when the braces are wrong."""
-    pieces = tuple(_PLACEHOLDER.split(text))
+    pieces = tuple(PLACEHOLDER.split(text))
     literals = pieces[::2]
     if any("{" in literal or "}" in literal for literal in literals) or not all(literals[1:-1]):
         return None

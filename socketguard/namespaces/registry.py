@@ -1,16 +1,13 @@
-"""Which namespaces there are, who may enter them, and what is odd about them. This module is pure.
+"""Which namespaces there are, who may enter them, and what is odd about them.
 
-`NamespacePolicy` says what one namespace, or one family of namespaces, asks of a client. `Registry` holds the policies,
-finds the one for a name (`Registry.resolve`) and tells why there is none (`Registry.explain`). `authorise` compares a
-policy with what a token says.
+`NamespacePolicy` says what one namespace, or one family of namespaces, asks of a client. `Registry` holds the policies
+and finds the one for a name. `authorise` compares a policy with what a token says.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 from socketguard.check import listed
@@ -19,10 +16,9 @@ from socketguard.errors import ConfigurationError, Refusal, RejectCode
 from socketguard.findings import Finding, finding
 from socketguard.text import neutralise
 
-from .policy import _NOTHING, _PLACEHOLDER, NamespacePolicy, Served, is_plain
-from .unknown import Question, Unknown, diagnose
+from .policy import NOTHING, PLACEHOLDER, NamespacePolicy, Served, is_plain
 
-__all__ = ["EXAMPLE", "Known", "Registry", "Served", "Unknown", "authorise", "claim_value"]
+__all__ = ["EXAMPLE", "Known", "Registry", "Served", "authorise", "claim_value"]
 
 EXAMPLE = '["/messages", NamespacePolicy("/admin", scopes={"admin"})]'
 """How ``namespaces`` is written, for errors."""
@@ -33,81 +29,61 @@ _CACHED = 1024  # default policies; more names than that on one server are made 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A namespace that can be joined.
-
-    Attributes:
-        policy: what it asks of a client.
-        placeholders: what the placeholders of a pattern stand for.
-    """
+    """A namespace that can be joined, and what the placeholders of its pattern stand for."""
 
     policy: NamespacePolicy
-    placeholders: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    placeholders: Mapping[str, str] = field(default_factory=lambda: NOTHING)
 
 
 class Registry:
-    """All namespaces of a guard.
-
-    Args:
-        namespaces: names, patterns and policies: the truth about what can be joined. None takes what is registered
-            on the server at the time of each CONNECT, with a default policy: a token is required.
-
-    Raises:
-        ConfigurationError: a name is wrong or there twice, or two patterns can match the same name.
-    """
-
-    __slots__ = ("_cache", "_declared", "_exact", "_patterns")
+    """All namespaces of a guard: those declared; else, with a token required, what is registered at each CONNECT."""
 
     def __init__(self, namespaces: Collection[str | NamespacePolicy] | None) -> None:
-        self._cache: dict[str, Known] = {}
-        self._exact: dict[str, Known] = {}
-        self._patterns: list[tuple[re.Pattern[str], NamespacePolicy]] = []
-        self._declared: tuple[NamespacePolicy, ...] | None = None
-        if namespaces is not None:
-            self._declared = _checked_policies(namespaces)
-            self._exact = {policy.name: Known(policy) for policy in self._declared if not policy.is_pattern}
-            self._patterns = [(p._expression, p) for p in self._declared if p._expression is not None]
-
-    @property
-    def policies(self) -> tuple[NamespacePolicy, ...] | None:
+        self.policies = None if namespaces is None else _checked_policies(namespaces)
         """The policies as declared; None when the server is the truth."""
-        return self._declared
+        self._of_server: dict[str, Known] = {}
+        self._exact = {policy.name: Known(policy) for policy in self.policies or () if not policy.is_pattern}
+        self._patterns = [policy for policy in self.policies or () if policy.is_pattern]
 
     def resolve(self, name: str, served: Served) -> Known | None:
-        """Find the policy of a name that a client asks for; None when nobody can join it.
+        """The policy of a name that a client asks for; None when nobody can join it.
 
         An exact name goes before a pattern. A declared name needs a handler of its own, a handler for all namespaces,
         or a server that was made with ``namespaces="*"``.
-
-        Args:
-            name: the name, as the client sent it.
-            served: what the server has.
         """
-        if self._declared is None:
+        if self.policies is None:
             if served.serves(name):
-                return self._default(name)
+                return self._registered(name)
             # Not cached: these names are the clients' choice.
-            return Known(NamespacePolicy._default(name)) if served.wildcard and is_plain(name) else None
-        known = self._cover(name)
+            return Known(NamespacePolicy._of_server(name)) if served.wildcard and is_plain(name) else None
+        known = self.cover(name)
         if known is not None and (served.serves(name) or served.catch_all or served.wildcard):
             return known
         return None
 
-    def _default(self, name: str) -> Known:
-        known = self._cache.get(name)
+    def _registered(self, name: str) -> Known:
+        known = self._of_server.get(name)
         if known is None:
-            known = Known(NamespacePolicy._default(name))
-            if len(self._cache) < _CACHED:
-                self._cache[name] = known
+            known = Known(NamespacePolicy._of_server(name))
+            if len(self._of_server) < _CACHED:
+                self._of_server[name] = known
         return known
 
-    def _cover(self, name: str) -> Known | None:
+    def cover(self, name: str) -> Known | None:
+        """The declared policy for a name, whether or not there is a handler."""
         known = self._exact.get(name)
-        if known is None and self._patterns and is_plain(name):
-            for expression, policy in self._patterns:
-                match = expression.fullmatch(name)
-                if match is not None:
-                    return Known(policy, MappingProxyType(match.groupdict()))
+        if known is None:
+            for policy in self._patterns:
+                placeholders = policy.match(name)
+                if placeholders is not None:
+                    return Known(policy, placeholders)
         return known
+
+    def joinable(self, served: Served) -> list[NamespacePolicy]:
+        """The policies that somebody could join now, hidden ones among them."""
+        if self.policies is None:
+            return [self._registered(name).policy for name in served.names() if name.startswith("/")]
+        return [policy for policy in self.policies if self._has_handler(policy, served)]
 
     def _has_handler(self, policy: NamespacePolicy, served: Served) -> bool:
         if served.catch_all or served.wildcard:
@@ -116,93 +92,32 @@ class Registry:
             return served.serves(policy.name)
         return any(name not in self._exact and policy.match(name) is not None for name in served.names())
 
-    def names(self, served: Served) -> tuple[str, ...]:
-        """What can be joined now, sorted; patterns as written, ``*`` for any name, hidden ones included.
-
-        Args:
-            served: what the server has.
-        """
-        if self._declared is None:
-            found = [name for name in served.names() if name.startswith("/")]
-            return tuple(sorted(found) + (["*"] if served.wildcard else []))
-        return tuple(sorted(policy.name for policy in self._declared if self._has_handler(policy, served)))
-
-    def explain(self, name: str, served: Served, *, paths: Sequence[str] = ()) -> Unknown:
-        """Say why a name can't be joined, for the log.
-
-        Args:
-            name: the name, as the client sent it.
-            served: what the server has.
-            paths: URL paths of the Socket.IO endpoint, such as ``/socket.io/``.
-
-        Returns:
-            Texts that are safe to log. Hidden namespaces appear in them only when the client asked for them by name.
-        """
-
-        def joinable(candidate: str) -> bool:
-            known = self.resolve(candidate, served)
-            return known is not None and not known.policy.hidden
-
-        if self._declared is None:
-            exact = tuple(name for name in served.names() if name.startswith("/"))
-            patterns: dict[str, tuple[str, ...]] = {}
-            cover = None
-        else:
-            visible = [p for p in self._declared if not p.hidden and self._has_handler(p, served)]
-            exact = tuple(policy.name for policy in visible if not policy.is_pattern)
-            patterns = {policy.name: policy.literals for policy in visible if policy.is_pattern}
-            cover = self._cover(name)
-        return diagnose(
-            Question(
-                asked=name,
-                served=served,
-                joinable=joinable,
-                exact=exact,
-                patterns=patterns,
-                declared=None if self._declared is None else tuple(policy.name for policy in self._declared),
-                covered_by=None if cover is None else cover.policy.name,
-                hidden=cover is not None and cover.policy.hidden and self.resolve(name, served) is not None,
-                paths=tuple(paths),
-            )
-        )
-
     def findings(self, served: Served) -> list[Finding]:
-        """Compare what is declared with what is registered.
-
-        Args:
-            served: what the server has; ask again when handlers may have come later.
-        """
+        """What is odd between what is declared and what is registered by now."""
         found = []
-        for policy in self._declared or ():
+        for policy in self.policies or ():
             if not self._has_handler(policy, served):
                 handled = "*" if policy.is_pattern else policy.name
                 found.append(finding("SG010", name=policy.name, handled=handled))
         for name in served.names():
             if not name.startswith("/"):
                 found.append(finding("SG012", name=name))
-            elif self._declared is not None and self._cover(name) is None:
+            elif self.policies is not None and self.cover(name) is None:
                 found.append(finding("SG011", name=name))
-        if self._declared is None and served.catch_all and not served.wildcard:
+        if self.policies is None and served.catch_all and not served.wildcard:
             found.append(finding("SG014"))
         return found
 
     def describe(self) -> list[str | dict[str, Any]] | None:
         """The policies for a log line, in plain values; None when the server is the truth."""
-        return None if self._declared is None else [policy.describe() for policy in self._declared]
+        return None if self.policies is None else [policy.describe() for policy in self.policies]
 
 
 def authorise(known: Known, identity: Identity) -> Refusal | None:
-    """Compare what a namespace asks for with what the token says: scopes, then claims.
+    """What is missing when a namespace's scopes and claims are compared with what a token says; None for nothing.
 
-    ``authorize`` of the policy is not called here.
-
-    Args:
-        known: the namespace.
-        identity: who asks.
-
-    Returns:
-        None when nothing is missing. The fields of a refusal hold no more of the token than the one claim that
-        does not fit.
+    ``authorize`` of the policy is not called here. The fields of a refusal hold no more of the token than the one claim
+    that does not fit.
     """
     policy = known.policy
     if not policy.scopes and not policy.claims:
@@ -219,7 +134,7 @@ def authorise(known: Known, identity: Identity) -> Refusal | None:
         )
     for claim, wanted in policy.claims.items():
         # One pass: what a client put into a placeholder is never looked at for placeholders again.
-        expected = _PLACEHOLDER.sub(lambda match: known.placeholders[match[1]], str(wanted))
+        expected = PLACEHOLDER.sub(lambda match: known.placeholders[match[1]], str(wanted))
         value = claim_value(identity.claims, claim)
         if _comparable(value) != expected:
             fields = {"claim": claim, "expected": neutralise(expected, 256), "received": _printable(value)}
@@ -264,7 +179,7 @@ def _checked_policies(namespaces: object) -> tuple[NamespacePolicy, ...]:
     patterns = [policy for policy in policies if policy.is_pattern]
     for index, one in enumerate(patterns):
         for other in patterns[:index]:
-            if _overlap(one._pieces, other._pieces):
+            if _overlap(one.literals, other.literals):
                 raise ConfigurationError(
                     f"{other.name!r} and {one.name!r} can match the same name: make what is outside the braces "
                     "different, such as another first word",
@@ -273,11 +188,11 @@ def _checked_policies(namespaces: object) -> tuple[NamespacePolicy, ...]:
     return policies
 
 
-def _automaton(pieces: tuple[str, ...]) -> list[str | None]:
+def _automaton(literals: tuple[str, ...]) -> list[str | None]:
     """One step per character; None is a placeholder's first character, an empty text its further ones."""
-    steps: list[str | None] = []
-    for index, piece in enumerate(pieces):
-        steps.extend([None, ""] if index % 2 else piece)
+    steps: list[str | None] = [*literals[0]]
+    for literal in literals[1:]:
+        steps += [None, "", *literal]
     return steps
 
 

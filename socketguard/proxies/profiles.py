@@ -1,28 +1,30 @@
-"""The time limits of proxies and platforms, as data: what cuts a quiet connection or a long answer.
-
-This module is pure.
+"""What is known of each proxy and platform, as data: its time limits, its traces and its settings.
 
 Only defaults with a source are here. They were collected in November 2026; a proxy that was set up otherwise has other
-limits, which `Heartbeat.behind` takes as ``idle_timeout``.
+limits, which `Heartbeat.behind` takes as ``idle_timeout``. A new product is one row of `_ALL`.
 """
 
 from __future__ import annotations
 
 import difflib
 import enum
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 from socketguard.errors import ConfigurationError
 from socketguard.text import neutralise
 
 __all__ = [
+    "KNOWN",
     "PROFILES",
     "Confidence",
     "Limit",
     "LimitKind",
     "Profile",
+    "Setting",
     "canonical_name",
     "check_idle_timeout",
     "describe_path",
@@ -30,6 +32,9 @@ __all__ = [
     "number",
     "where",
 ]
+
+Setting = Literal["websocket", "forward", "sticky"]
+"""What Socket.IO needs of a proxy: the upgrade, the Host and scheme of the client, and one server for a session."""
 
 
 class LimitKind(enum.StrEnum):
@@ -70,22 +75,14 @@ def number(value: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One time limit of one hop.
-
-    Attributes:
-        product: the canonical name of the profile, or ``configured`` for what the operator gave.
-        setting: the product's own name for it.
-        seconds: the default in seconds; None when it is off or has no default.
-        kind: what is measured.
-        websocket: whether it acts on a WebSocket after the upgrade; None when that is not known.
-        polling: whether it acts on the GET of HTTP long-polling.
-        source: where the figure was found.
-        confidence: what kind of source that is.
-    """
+    """One time limit of one hop; ``websocket`` is None where nobody knows whether it acts there."""
 
     product: str
+    """The canonical name of the profile, or ``configured`` for what the operator gave."""
     setting: str
+    """The product's own name for it."""
     seconds: float | None
+    """The default; None when it is off or has no default."""
     kind: LimitKind
     websocket: bool | None
     polling: bool
@@ -110,23 +107,26 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A proxy, load balancer or platform with its limits.
-
-    Attributes:
-        name: the canonical name.
-        limits: every limit that is known, also those that leave Socket.IO alone.
-        aliases: other names for the same.
-        polling: whether Socket.IO's HTTP long-polling works there.
-        socketio: whether Socket.IO works there at all.
-        note: what to know beside the figures.
-    """
+    """A proxy, load balancer or platform; one without limits is known, but no reliable source gives them."""
 
     name: str
     limits: tuple[Limit, ...]
-    aliases: tuple[str, ...] = ()
-    polling: bool = True
-    socketio: bool = True
-    note: str = ""
+    aliases: tuple[str, ...]
+    polling: bool
+    """Whether Socket.IO's HTTP long-polling works there."""
+    socketio: bool
+    """Whether Socket.IO works there at all."""
+    note: str
+    request_headers: tuple[frozenset[bytes], ...]
+    """Headers that it puts into a request by itself; all of one set have to be there."""
+    via: tuple[str, ...]
+    """Words by which it is told in Via of a request (RFC 9110, section 7.6.3)."""
+    answer_headers: tuple[tuple[str, re.Pattern[str]], ...]
+    """Headers of its answers, and what their values look like."""
+    error_pages: tuple[re.Pattern[str], ...]
+    """What its error pages hold."""
+    settings: Mapping[Setting, str]
+    """How it is told to give what Socket.IO needs."""
 
 
 _IDLE, _FIRST, _RESPONSE, _LIFE = LimitKind.IDLE, LimitKind.FIRST_BYTE, LimitKind.RESPONSE_LIFETIME, LimitKind.LIFETIME
@@ -165,71 +165,118 @@ _HEROKU = "https://devcenter.heroku.com/articles/"
 _RAILWAY = "railwayapp/docs specs-and-limits.md"
 _VERCEL = "https://vercel.com/docs/functions/websockets; ai-primer.com"
 
-# One row: setting, seconds (None: off, or no default), kind, acts on WebSocket, acts on polling, source, confidence.
+# One row of limits: setting, seconds, kind, acts on WebSocket, acts on polling, source, confidence.
 _Row = tuple[str, float | None, LimitKind, bool | None, bool, str, Confidence]
 
 
 def _profile(
-    name: str, *rows: _Row, aliases: tuple[str, ...] = (), polling: bool = True, socketio: bool = True, note: str = ""
+    name: str,
+    *limits: _Row,
+    aliases: tuple[str, ...] = (),
+    polling: bool = True,
+    socketio: bool = True,
+    note: str = "",
+    requests: tuple[str, ...] = (),
+    via: tuple[str, ...] = (),
+    answers: tuple[str, ...] = (),
+    error_pages: tuple[str, ...] = (),
+    websocket: str = "",
+    forward: str = "",
+    sticky: str = "",
 ) -> Profile:
-    return Profile(name, tuple(Limit(name, *row) for row in rows), aliases, polling, socketio, note)
+    """A row, where headers are written as ``"x-this x-that"`` in requests and as ``"name: pattern"`` in answers."""
+    answer_headers = (answer.partition(": ") for answer in answers)
+    settings: dict[Setting, str] = {"websocket": websocket, "forward": forward, "sticky": sticky}
+    return Profile(
+        name=name,
+        limits=tuple(Limit(name, *row) for row in limits),
+        aliases=aliases,
+        polling=polling,
+        socketio=socketio,
+        note=note,
+        request_headers=tuple(frozenset(headers.encode().split()) for headers in requests),
+        via=via,
+        answer_headers=tuple((header, re.compile(value, re.IGNORECASE)) for header, _, value in answer_headers),
+        error_pages=tuple(map(re.compile, error_pages)),
+        settings=MappingProxyType({setting: line for setting, line in settings.items() if line}),
+    )
 
 
+_ITSELF = "it passes upgrades by itself: look at the hop behind it"
+_ITSELF_HTTP1 = "it passes upgrades by itself (over HTTP/1.1): look at the hop behind it"
+
+# The outermost first, as the traces of a request are told; the traces of each, the surest first. They are from the
+# documentation of the products. Traefik: pkg/middlewares/forwardedheaders/forwarded_header.go, which is the only one to
+# send X-Forwarded-Server together with X-Real-Ip. Apache's mod_proxy sends X-Forwarded-Server and -Host.
 _ALL = (
     _profile(
-        "traefik",
-        ("respondingTimeouts.readTimeout", 60, _READ, False, False, _TRAEFIK_STATIC, _SRC),
-        ("respondingTimeouts.writeTimeout", None, _RESPONSE, False, True, _TRAEFIK_ENTRY, _SRC),
-        ("respondingTimeouts.idleTimeout", 180, _KEEP, False, False, _TRAEFIK_STATIC, _SRC),
-        ("forwardingTimeouts.responseHeaderTimeout", None, _FIRST, False, True, _TRAEFIK_TRANSPORT, _DOC),
-        ("forwardingTimeouts.dialTimeout", 30, _DIAL, True, True, _TRAEFIK_DYNAMIC, _SRC),
-        aliases=("easypanel",),
-        note="readTimeout is 60 s in version 3 and from 2.11.2 on, and off up to 2.11.1; it measures the reading of a "
-        "request, and ends with the upgrade. A writeTimeout or responseHeaderTimeout below the interval, set by you, "
-        "cuts polling.",
+        "cloudflare",
+        ("proxy read timeout", 120, _FIRST, None, True, _CLOUDFLARE, _DOC),
+        ("websocket idle", 100, _IDLE, True, False, _CLOUDFLARE_WS, _ISSUE),
+        requests=("cf-ray",),
+        answers=("cf-ray", "server: ^cloudflare"),
+        websocket="Network, WebSockets: On",
+        forward="SSL/TLS mode Full (strict) instead of Flexible",
     ),
     _profile(
-        "nginx",
-        ("proxy_read_timeout", 60, _IDLE, True, True, f"{_NGINX}#proxy_read_timeout", _LAB),
-        ("proxy_send_timeout", 60, _IDLE, True, True, f"{_NGINX}#proxy_send_timeout", _DOC),
+        "cloudfront",
+        ("websocket idle", 600, _IDLE, True, False, _CLOUDFRONT, _ISSUE),
+        aliases=("aws-cloudfront",),
+        requests=("x-amz-cf-id",),
+        via=("cloudfront",),
+        answers=("x-amz-cf-id",),
+        websocket="an origin request policy that forwards all headers of the viewer (AllViewer)",
+        forward="an origin request policy that forwards Host, and CloudFront-Forwarded-Proto as X-Forwarded-Proto",
     ),
     _profile(
-        "haproxy",
-        ("timeout tunnel", None, _IDLE, True, False, f"{_HAPROXY}; falls back to timeout client and server", _LAB),
-        ("timeout server", None, _FIRST, True, True, _HAPROXY, _LAB),
-        note="There are no defaults for these, but nearly every configuration sets them: give the smallest of timeout "
-        "client, timeout server and timeout tunnel as idle_timeout.",
+        "azure-front-door",
+        ("websocket idle", 300, _IDLE, True, False, _FRONT_DOOR, _DOC),
+        aliases=("azure-frontdoor", "front-door"),
+        note="Caching on a route takes the Upgrade header away.",
+        requests=("x-azure-fdid", "x-azure-ref"),
+        answers=("x-azure-ref",),
+        websocket="no caching on the route: caching takes the Upgrade header away",
     ),
     _profile(
-        "caddy",
-        ("stream_timeout", None, _LIFE, True, False, _CADDY, _DOC),
-        note="A reload of the configuration closes WebSockets at once unless stream_close_delay is set.",
+        "vercel",
+        ("function max duration (WebSocket beta)", 1800, _LIFE, True, False, _VERCEL, _ISSUE),
+        polling=False,
+        note="Requests of one session reach different instances, so polling can't work.",
+        requests=("x-vercel-id",),
+        answers=("x-vercel-id", "server: ^Vercel"),
+        websocket="clients with transports: ['websocket']; rewrites don't carry an upgrade",
+        sticky="clients with transports: ['websocket']: there is no affinity between requests",
     ),
     _profile(
-        "envoy",
-        ("stream_idle_timeout", 300, _IDLE, True, True, _ENVOY, _DOC),
-        ("route.timeout", 15, _RESPONSE, None, True, _ENVOY, _DOC),
-        note="Set the timeout of the route to 0s for Socket.IO. Whether it acts on a WebSocket after the upgrade is "
-        "not known.",
+        "railway",
+        ("websocket", None, _NONE, False, False, _RAILWAY, _DOC),
+        ("http no data", 300, _IDLE, False, True, _RAILWAY, _DOC),
+        requests=("x-railway-request-id", "x-railway-edge"),
+        answers=("server: ^railway", "x-railway-request-id"),
+        websocket=_ITSELF_HTTP1,
+    ),
+    _profile("fly", aliases=("fly.io", "fly-io"), answers=("fly-request-id",)),
+    _profile("render", answers=("rndr-id",)),
+    _profile("digitalocean", aliases=("digital-ocean",)),
+    _profile(
+        "azure-app-service",
+        ("idle request", 230, _FIRST, None, True, _APP_SERVICE, _ISSUE),
+        aliases=("app-service",),
+        note="WebSockets have to be switched on in its settings.",
+        requests=("x-arr-log-id",),
+        websocket="Configuration, General settings, Web sockets: On",
+        sticky="ARR affinity: On",
     ),
     _profile(
-        "apache",
-        ("max(Timeout, ProxyTimeout)", 60, _IDLE, True, True, "httpd modules/proxy/proxy_util.c", _LAB),
-        aliases=("apache2", "apache-httpd", "httpd"),
+        "heroku",
+        ("H12 initial", 30, _FIRST, False, True, f"{_HEROKU}request-timeout", _DOC),
+        ("H15 rolling", 55, _IDLE, True, True, f"{_HEROKU}http-routing", _DOC),
+        requests=("x-request-start connect-time",),
+        via=("heroku", "vegur"),
+        answers=(r"via: \bvegur\b|heroku-router", "server: ^Heroku"),
+        websocket=_ITSELF,
+        sticky="heroku features:enable http-session-affinity",
     ),
-    _profile(
-        "kong",
-        ("service.read_timeout", 60, _IDLE, True, True, _KONG, _SRC),
-        aliases=("kong-gateway",),
-        note="Kong counts in milliseconds: 60000.",
-    ),
-    _profile(
-        "ingress-nginx",
-        ("proxy-read-timeout", 60, _IDLE, True, True, _INGRESS, _DOC),
-        aliases=("nginx-ingress",),
-    ),
-    _profile("aws-alb", ("idle_timeout.timeout_seconds", 60, _IDLE, True, True, _ALB, _DOC), aliases=("alb",)),
-    _profile("aws-nlb", ("tcp.idle_timeout.seconds", 350, _IDLE, True, True, _NLB, _DOC), aliases=("nlb",)),
     _profile(
         "aws-apigw-ws",
         ("idle", 600, _IDLE, True, False, _APIGW, _DOC),
@@ -240,14 +287,23 @@ _ALL = (
         note="WebSocket APIs of API Gateway speak a protocol of their own.",
     ),
     _profile(
-        "cloudfront",
-        ("websocket idle", 600, _IDLE, True, False, _CLOUDFRONT, _ISSUE),
-        aliases=("aws-cloudfront",),
+        "aws-alb",
+        ("idle_timeout.timeout_seconds", 60, _IDLE, True, True, _ALB, _DOC),
+        aliases=("alb",),
+        requests=("x-amzn-trace-id",),
+        answers=("server: ^awselb/", "set-cookie: ^AWSALB"),
+        websocket=_ITSELF_HTTP1,
+        sticky="stickiness.enabled=true and stickiness.type=lb_cookie on the target group",
     ),
+    _profile("aws-nlb", ("tcp.idle_timeout.seconds", 350, _IDLE, True, True, _NLB, _DOC), aliases=("nlb",)),
+    _profile("azure-app-gateway", aliases=("app-gateway",)),
+    _profile("azure-lb", ("idle", 240, _IDLE, True, True, _AZURE_LB, _DOC), aliases=("azure-load-balancer",)),
     _profile(
-        "cloudflare",
-        ("proxy read timeout", 120, _FIRST, None, True, _CLOUDFLARE, _DOC),
-        ("websocket idle", 100, _IDLE, True, False, _CLOUDFLARE_WS, _ISSUE),
+        "cloud-run",
+        ("request timeout", 300, _LIFE, True, True, _CLOUD_RUN, _DOC),
+        aliases=("cloudrun", "gcp-cloud-run", "google-cloud-run"),
+        note="The request timeout can be raised to 3600 s.",
+        answers=("server: ^Google Frontend",),
     ),
     _profile(
         "gcp-classic-alb",
@@ -259,69 +315,137 @@ _ALL = (
         ("backend service timeout", 30, _IDLE, True, True, _GCP, _DOC),
         aliases=("gcp", "gcp-alb", "gcp-regional-alb"),
         note="The classic load balancer cuts busy WebSockets as well: name it gcp-classic-alb.",
+        requests=("x-cloud-trace-context",),
+        via=("google",),
+        answers=(r"via: \b1\.1 google",),
+        websocket=_ITSELF_HTTP1,
+        sticky="sessionAffinity: GENERATED_COOKIE on the backend service",
     ),
     _profile(
-        "cloud-run",
-        ("request timeout", 300, _LIFE, True, True, _CLOUD_RUN, _DOC),
-        aliases=("cloudrun", "gcp-cloud-run", "google-cloud-run"),
-        note="The request timeout can be raised to 3600 s.",
+        "kong",
+        ("service.read_timeout", 60, _IDLE, True, True, _KONG, _SRC),
+        aliases=("kong-gateway",),
+        note="Kong counts in milliseconds: 60000.",
+        requests=("x-kong-request-id",),
+        via=("kong",),
+        answers=("x-kong-upstream-latency", "server: ^kong/", r"via: \bkong/"),
+        websocket="protocols: [http, https] on the route, and no plugin that buffers the request",
+        forward="preserve_host: true on the route; trusted_ips for the proxy in front of Kong",
+        sticky="algorithm: consistent-hashing; hash_on: cookie; hash_on_cookie: sio",
     ),
-    _profile("azure-lb", ("idle", 240, _IDLE, True, True, _AZURE_LB, _DOC), aliases=("azure-load-balancer",)),
+    _profile("istio", answers=("server: ^istio-envoy",)),
     _profile(
-        "azure-app-service",
-        ("idle request", 230, _FIRST, None, True, _APP_SERVICE, _ISSUE),
-        aliases=("app-service",),
-        note="WebSockets have to be switched on in its settings.",
+        "envoy",
+        ("stream_idle_timeout", 300, _IDLE, True, True, _ENVOY, _DOC),
+        ("route.timeout", 15, _RESPONSE, None, True, _ENVOY, _DOC),
+        note="Set the timeout of the route to 0s for Socket.IO. Whether it acts on a WebSocket after the upgrade is "
+        "not known.",
+        requests=(
+            "x-envoy-expected-rq-timeout-ms",
+            "x-envoy-external-address",
+            "x-envoy-internal",
+            "x-envoy-attempt-count",
+        ),
+        via=("envoy",),
+        answers=("server: ^envoy", "x-envoy-upstream-service-time"),
+        websocket="upgrade_configs: [{upgrade_type: websocket}], and timeout: 0s for the route",
+        forward="no host_rewrite on the route; use_remote_address: true, so that x-forwarded-proto is set",
+        sticky="lb_policy: RING_HASH; hash_policy: [{cookie: {name: sio, ttl: 0s}}]",
     ),
     _profile(
-        "azure-front-door",
-        ("websocket idle", 300, _IDLE, True, False, _FRONT_DOOR, _DOC),
-        aliases=("azure-frontdoor", "front-door"),
-        note="Caching on a route takes the Upgrade header away.",
+        "ingress-nginx",
+        ("proxy-read-timeout", 60, _IDLE, True, True, _INGRESS, _DOC),
+        aliases=("nginx-ingress",),
+        requests=("x-real-ip x-scheme",),
+        websocket='no snippet that sets Upgrade or Connection; nginx.ingress.kubernetes.io/proxy-http-version: "1.1"',
+        forward='no upstream-vhost annotation; use-forwarded-headers: "true" behind another proxy',
+        sticky="nginx.ingress.kubernetes.io/affinity: cookie; nginx.ingress.kubernetes.io/affinity-mode: persistent",
     ),
     _profile(
-        "heroku",
-        ("H12 initial", 30, _FIRST, False, True, f"{_HEROKU}request-timeout", _DOC),
-        ("H15 rolling", 55, _IDLE, True, True, f"{_HEROKU}http-routing", _DOC),
+        "traefik",
+        ("respondingTimeouts.readTimeout", 60, _READ, False, False, _TRAEFIK_STATIC, _SRC),
+        ("respondingTimeouts.writeTimeout", None, _RESPONSE, False, True, _TRAEFIK_ENTRY, _SRC),
+        ("respondingTimeouts.idleTimeout", 180, _KEEP, False, False, _TRAEFIK_STATIC, _SRC),
+        ("forwardingTimeouts.responseHeaderTimeout", None, _FIRST, False, True, _TRAEFIK_TRANSPORT, _DOC),
+        ("forwardingTimeouts.dialTimeout", 30, _DIAL, True, True, _TRAEFIK_DYNAMIC, _SRC),
+        aliases=("easypanel",),
+        note="readTimeout is 60 s in version 3 and from 2.11.2 on, and off up to 2.11.1; it measures the reading of a "
+        "request, and ends with the upgrade. A writeTimeout or responseHeaderTimeout below the interval, set by you, "
+        "cuts polling.",
+        requests=("x-forwarded-server x-real-ip", "x-forwarded-server x-forwarded-port"),
+        via=("traefik",),
+        websocket="a plain router passes upgrades by itself: look for a headers or buffering middleware on it",
+        forward="passHostHeader: true on the service; entryPoints.NAME.forwardedHeaders.trustedIPs for the proxy in "
+        "front of Traefik",
+        sticky="traefik.http.services.app.loadbalancer.sticky.cookie=true; "
+        "traefik.http.services.app.loadbalancer.sticky.cookie.name=sio_srv",
     ),
     _profile(
-        "railway",
-        ("websocket", None, _NONE, False, False, _RAILWAY, _DOC),
-        ("http no data", 300, _IDLE, False, True, _RAILWAY, _DOC),
+        "caddy",
+        ("stream_timeout", None, _LIFE, True, False, _CADDY, _DOC),
+        note="A reload of the configuration closes WebSockets at once unless stream_close_delay is set.",
+        via=("caddy",),
+        answers=(r"via: \bcaddy\b", "server: ^Caddy"),
+        websocket="reverse_proxy passes upgrades by itself: look for header_up -Upgrade or -Connection",
+        forward="no header_up Host; trusted_proxies for the proxy in front of Caddy",
+        sticky="reverse_proxy /socket.io/* app1:8000 app2:8000 { lb_policy cookie sio_lb }",
     ),
     _profile(
-        "vercel",
-        ("function max duration (WebSocket beta)", 1800, _LIFE, True, False, _VERCEL, _ISSUE),
-        polling=False,
-        note="Requests of one session reach different instances, so polling can't work.",
+        "nginx",
+        ("proxy_read_timeout", 60, _IDLE, True, True, f"{_NGINX}#proxy_read_timeout", _LAB),
+        ("proxy_send_timeout", 60, _IDLE, True, True, f"{_NGINX}#proxy_send_timeout", _DOC),
+        via=("nginx",),
+        answers=("server: ^(nginx|openresty)",),
+        error_pages=(r"<hr><center>(nginx|openresty)",),
+        websocket="proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "
+        "$connection_upgrade;",
+        forward="proxy_set_header Host $http_host; proxy_set_header X-Forwarded-Proto $scheme;",
+        sticky="upstream sio { hash $remote_addr consistent; server app1:8000; server app2:8000; }",
+    ),
+    _profile(
+        "haproxy",
+        ("timeout tunnel", None, _IDLE, True, False, f"{_HAPROXY}; falls back to timeout client and server", _LAB),
+        ("timeout server", None, _FIRST, True, True, _HAPROXY, _LAB),
+        note="There are no defaults for these, but nearly every configuration sets them: give the smallest of timeout "
+        "client, timeout server and timeout tunnel as idle_timeout.",
+        via=("haproxy",),
+        error_pages=(
+            r"No server is available to handle this request|The server didn't respond in time\.",
+            r"<h1>\d{3} [^<]*</h1>\s*(Your browser sent an invalid request|A request in this conn)",
+        ),
+        websocket="no option httpclose and no http-request del-header Upgrade; timeout tunnel 1h",
+        forward="http-request set-header X-Forwarded-Proto https if { ssl_fc }; and no set-header Host",
+        sticky="cookie SRV insert indirect nocache; server a app1:8000 check cookie a",
+    ),
+    _profile(
+        "apache",
+        ("max(Timeout, ProxyTimeout)", 60, _IDLE, True, True, "httpd modules/proxy/proxy_util.c", _LAB),
+        aliases=("apache2", "apache-httpd", "httpd"),
+        requests=("x-forwarded-server x-forwarded-host",),
+        answers=("server: ^Apache",),
+        error_pages=(r"<address>Apache/",),
+        websocket="ProxyPass /socket.io/ http://app:8000/socket.io/ upgrade=websocket (httpd 2.4.47 or newer)",
+        forward="ProxyPreserveHost On; RequestHeader set X-Forwarded-Proto https",
+        sticky='ProxySet stickysession=ROUTEID; Header add Set-Cookie "ROUTEID=.%{BALANCER_WORKER_ROUTE}e; path=/" '
+        "env=BALANCER_ROUTE_CHANGED",
     ),
 )
 
-PROFILES: Mapping[str, Profile] = MappingProxyType({profile.name: profile for profile in _ALL})
-"""Every profile by its canonical name."""
+KNOWN: Mapping[str, Profile] = MappingProxyType({profile.name: profile for profile in _ALL})
+"""Every product by its canonical name, with those whose limits no reliable source gives. A guess would be worse."""
 
-_NAMES = {name: profile.name for profile in _ALL for name in (profile.name, *profile.aliases)}
+PROFILES: Mapping[str, Profile] = MappingProxyType({name: known for name, known in KNOWN.items() if known.limits})
+"""Those with limits."""
+
+_NAMES = {name: profile.name for profile in PROFILES.values() for name in (profile.name, *profile.aliases)}
+_WITHOUT_LIMITS = {name for known in _ALL if not known.limits for name in (known.name, *known.aliases)}
+_SERVERS = frozenset({"daphne", "granian", "gunicorn", "hypercorn", "uvicorn"})
 _MIN_IDLE = 5  # seconds
 _MAX_IDLE = 365 * 86_400  # seconds
-_SERVERS = frozenset({"daphne", "granian", "gunicorn", "hypercorn", "uvicorn"})
-# Known products for whose defaults no source could be found. A guess would be worse than a question.
-_UNVERIFIED = frozenset(
-    {"app-gateway", "azure-app-gateway", "digitalocean", "digital-ocean", "fly", "fly.io", "fly-io", "istio", "render"}
-)
 
 
 def canonical_name(name: object, *, option: str = "proxies") -> str:
-    """Turn what somebody wrote for a proxy into the name of its profile.
-
-    Case, spaces and underscores don't matter: ``"AWS ALB"`` is ``aws-alb``.
-
-    Args:
-        name: a name or alias.
-        option: the option that an error names.
-
-    Raises:
-        ConfigurationError: there is no such profile. The text says which there are and which is the nearest.
-    """
+    """The name of the profile for what somebody wrote: ``"AWS ALB"`` is ``aws-alb``."""
     if not isinstance(name, str):
         raise ConfigurationError(
             f'{option}: a proxy is given by its name, not by a {type(name).__name__}; write "nginx", or several names '
@@ -333,37 +457,30 @@ def canonical_name(name: object, *, option: str = "proxies") -> str:
         return _NAMES[key]
     shown = f"{option}: {neutralise(name, 60)!r}"
     if key in _SERVERS:
-        raise ConfigurationError(
-            f"{shown} is the application server, not a proxy before it: leave it out. uvicorn's own pings are checked "
-            "by Heartbeat.server_ping_findings().",
-            option=option,
+        problem = (
+            "is the application server, not a proxy before it: leave it out. uvicorn's own pings are checked by "
+            "Heartbeat.server_ping_findings()."
         )
-    if key in _UNVERIFIED:
-        raise ConfigurationError(
-            f"{shown} has no profile, because no reliable source gives its limits. Leave the name out, and give the "
-            "smallest idle limit on the path: Heartbeat.for_idle_timeout(60).",
-            option=option,
+    elif key in _WITHOUT_LIMITS:
+        problem = (
+            "has no profile, because no reliable source gives its limits. Leave the name out, and give the smallest "
+            "idle limit on the path: Heartbeat.for_idle_timeout(60)."
         )
-    near = difflib.get_close_matches(key, _NAMES, n=1)
-    guess = f" Did you mean {near[0]!r}?" if near else ""
-    raise ConfigurationError(
-        f"{shown} is not a known proxy.{guess} Known are {', '.join(sorted(_NAMES))}. For any other, give its idle "
-        "limit in seconds: Heartbeat.for_idle_timeout(60).",
-        option=option,
-    )
+    else:
+        near = difflib.get_close_matches(key, _NAMES, n=1)
+        guess = f" Did you mean {near[0]!r}?" if near else ""
+        problem = (
+            f"is not a known proxy.{guess} Known are {', '.join(sorted(_NAMES))}. For any other, give its idle limit "
+            "in seconds: Heartbeat.for_idle_timeout(60)."
+        )
+    raise ConfigurationError(f"{shown} {problem}", option=option)
 
 
 def limits_on_path(proxies: Iterable[str], idle_timeout: float | None = None) -> tuple[Limit, ...]:
-    """All limits of all hops, in the order of the path.
-
-    Args:
-        proxies: canonical names.
-        idle_timeout: the smallest idle limit that is really configured on the path, in seconds. It replaces the
-            defaults of kind idle, and no others.
-    """
-    limits = [limit for name in proxies for limit in PROFILES[name].limits]
+    """All limits of all hops in their order; an idle limit that was given stands for all of kind idle."""
+    limits = tuple(limit for name in proxies for limit in PROFILES[name].limits)
     if idle_timeout is None:
-        return tuple(limits)
+        return limits
     given = Limit("configured", "idle_timeout", idle_timeout, _IDLE, True, True, "you", Confidence.GIVEN)
     return (given, *(limit for limit in limits if limit.kind is not _IDLE))
 
@@ -377,12 +494,7 @@ def where(limit: Limit | None) -> str:
 
 
 def describe_path(proxies: tuple[str, ...], idle_timeout: float | None) -> list[str]:
-    """Lines of text about every hop: all its limits, where they were found, and what else to know.
-
-    Args:
-        proxies: canonical names.
-        idle_timeout: as for `limits_on_path`.
-    """
+    """Lines of text about every hop: all its limits, where they were found, and what else to know."""
     if not proxies and idle_timeout is None:
         return ["Path: no proxy was named, so no limit is known."]
     lines = [f"Path: {', '.join(proxies) or 'proxies without a name'}"]
@@ -399,11 +511,7 @@ def describe_path(proxies: tuple[str, ...], idle_timeout: float | None) -> list[
 
 
 def check_idle_timeout(value: object) -> None:
-    """Refuse what can't be an idle limit in seconds.
-
-    Raises:
-        ConfigurationError: no number, too small for any heartbeat, more than a year, or most likely milliseconds.
-    """
+    """Refuse what can't be an idle limit in seconds."""
     option = "idle_timeout"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigurationError(

@@ -1,77 +1,38 @@
-"""What the headers of a request or an answer tell of the proxies that it came through."""
+"""What requests and answers tell of the proxies that they came through.
+
+A proxy that leaves no trace in an answer, as Traefik and HAProxy do while all is well, can't be told.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-__all__ = ["Headers", "recognise"]
+from .profiles import KNOWN
 
+__all__ = ["Headers", "recognise", "recognise_answer"]
 
 Headers = Sequence[tuple[bytes, bytes]]
 
+_VIA = sorted((word, known.name) for known in KNOWN.values() for word in known.via)
 
-# Headers that these products put into a request by themselves, the surest first; all of a row have to be there. From
-# the documentation of each product; Traefik: pkg/middlewares/forwardedheaders/forwarded_header.go, which is the only
-# one to send X-Forwarded-Server together with X-Real-Ip. Apache's mod_proxy sends X-Forwarded-Server and -Host.
-_SIGNS: tuple[tuple[str, frozenset[bytes]], ...] = tuple(
-    (name, frozenset(headers))
-    for name, headers in (
-        ("cloudflare", (b"cf-ray",)),
-        ("cloudfront", (b"x-amz-cf-id",)),
-        ("azure-front-door", (b"x-azure-fdid",)),
-        ("azure-front-door", (b"x-azure-ref",)),
-        ("vercel", (b"x-vercel-id",)),
-        ("railway", (b"x-railway-request-id",)),
-        ("railway", (b"x-railway-edge",)),
-        ("azure-app-service", (b"x-arr-log-id",)),
-        ("heroku", (b"x-request-start", b"connect-time")),
-        ("aws-alb", (b"x-amzn-trace-id",)),
-        ("gcp-global-alb", (b"x-cloud-trace-context",)),
-        ("kong", (b"x-kong-request-id",)),
-        ("envoy", (b"x-envoy-expected-rq-timeout-ms",)),
-        ("envoy", (b"x-envoy-external-address",)),
-        ("envoy", (b"x-envoy-internal",)),
-        ("envoy", (b"x-envoy-attempt-count",)),
-        ("ingress-nginx", (b"x-real-ip", b"x-scheme")),
-        ("traefik", (b"x-forwarded-server", b"x-real-ip")),
-        ("traefik", (b"x-forwarded-server", b"x-forwarded-port")),
-        ("apache", (b"x-forwarded-server", b"x-forwarded-host")),
-    )
+# Go programs say some of these as well, but not without a Server header of their own.
+_TRAEFIK = re.compile(
+    r"\A(404 page not found|no available server|Bad Gateway|Gateway Timeout|Client Closed Request)\s*\Z"
 )
 
 
-# What they call themselves in Via (RFC 9110, section 7.6.3).
-_VIA = {
-    "caddy": "caddy",
-    "cloudfront": "cloudfront",
-    "envoy": "envoy",
-    "google": "gcp-global-alb",
-    "haproxy": "haproxy",
-    "heroku": "heroku",
-    "kong": "kong",
-    "nginx": "nginx",
-    "traefik": "traefik",
-    "vegur": "heroku",
-}
-
-
 def recognise(headers: Headers, http_version: str | None = None) -> tuple[str, ...]:
-    """The proxies that a request came through, as far as its headers tell.
+    """The proxies that a request came through, as far as its headers tell, the outermost usually first.
 
-    Args:
-        headers: of the ASGI scope.
-        http_version: of the ASGI scope.
-
-    Returns:
-        Names of `socketguard.proxies.PROFILES`, each once, the outermost usually first. ``nginx`` is also the guess
-        for HTTP/1.0 (its default before 1.29.7) and for a bare ``X-Real-IP`` (from the examples for it).
+    nginx is also the guess for HTTP/1.0 (its default before 1.29.7) and a bare X-Real-IP (from the examples for it).
     """
     present = {name for name, _ in headers}
-    found = [name for name, signs in _SIGNS if signs <= present]
+    found = [known.name for known in KNOWN.values() if any(signs <= present for signs in known.request_headers)]
     for name, value in headers:
         if name == b"via":
             text = value[:256].decode("latin-1").lower()
-            found += [product for word, product in _VIA.items() if word in text]
+            found += [product for word, product in _VIA if word in text]
     if "traefik" in found:
         found = [name for name in found if name != "apache"]
     elif "ingress-nginx" not in found and (
@@ -81,5 +42,21 @@ def recognise(headers: Headers, http_version: str | None = None) -> tuple[str, .
     return tuple(dict.fromkeys(found))
 
 
-def _value(headers: Headers, wanted: bytes) -> str:
-    return ",".join(value.decode("latin-1") for name, value in headers if name == wanted).lower()
+def recognise_answer(status: int, headers: Sequence[tuple[str, str]], body: str) -> list[tuple[str, str]]:
+    """The proxies that left a trace in an answer, each once, and by what each was told; header names in lower case."""
+    found: dict[str, str] = {}
+    for name, known in KNOWN.items():
+        for wanted, pattern in known.answer_headers:
+            value = next((value for header, value in headers if header == wanted and pattern.search(value)), None)
+            if value is not None:
+                shown = f"{wanted}: {value[:40]}" if wanted in ("server", "via") else f"the header {wanted}"
+                found.setdefault(name, shown)
+    if status >= 400:
+        for name, known in KNOWN.items():
+            if any(page.search(body) for page in known.error_pages):
+                found.setdefault(name, f"its error page for {status}")
+        if not next((value for header, value in headers if header == "server"), "") and _TRAEFIK.match(body):
+            found.setdefault("traefik", f"its answer for {status}")
+    if 520 <= status <= 526:
+        found.setdefault("cloudflare", f"the status {status}")
+    return list(found.items())

@@ -10,9 +10,9 @@ import socketio
 
 from socketguard.admission import Admission
 from socketguard.connection import Connection, Session, bound_connection
+from socketguard.deadline import Escaped, Overdue, run_until
 from socketguard.errors import Refusal, RejectCode, new_ref
 from socketguard.limits.counters import Refusals
-from socketguard.limits.deadline import Escaped, Overdue, run_until
 from socketguard.limits.expiry import Expiry
 from socketguard.limits.rates import AddressBudget
 from socketguard.logs.report import Report

@@ -10,9 +10,9 @@ import socketio
 
 from socketguard.admission import Admission
 from socketguard.connection import Connection, Identity, OnRefresh, Session, bound_connection
+from socketguard.deadline import Overdue, is_ours, run_until, settled
 from socketguard.diagnosis.delivery import Delivery
 from socketguard.errors import Refusal, RejectCode, new_ref
-from socketguard.limits.deadline import Overdue, is_ours, run_until, settled
 from socketguard.limits.expiry import Expiry
 from socketguard.limits.rates import Rate
 from socketguard.logs.report import Report

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 from typing import Any
 
-from socketguard.limits.deadline import Escaped
+from socketguard.deadline import Escaped
 from socketguard.text import neutralise
 
 from .requires import CHECKED_CODES, bypassed, required

@@ -28,8 +28,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
 from socketguard.connection import KeysChange
+from socketguard.deadline import Overdue, run_until
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
-from socketguard.limits.deadline import Overdue, run_until
 from socketguard.text import neutralise
 
 from .claims import template_parts

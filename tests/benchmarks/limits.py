@@ -40,7 +40,7 @@ def _unlimited(lines: apps.Lines) -> Any:
     guard = apps.guarded(apps.HS256, lines, options={"limits": UNLIMITED})
     seam = Seam.of(guard.server)
     assert seam is not None
-    admission: Any = seam.decide.__self__  # type: ignore[attr-defined]
+    admission: Any = seam.owner.admission
     assert admission.revocations is not None
     admission.revocations = None
     return guard

@@ -12,7 +12,7 @@ import pytest
 import socketio
 
 from socketguard import NamespacePolicy, current_connection
-from socketguard.limits.deadline import run_until
+from socketguard.deadline import run_until
 from socketguard.testing import Wire, capture_events, join, mint
 from tests.core.driver import (
     Guarded,

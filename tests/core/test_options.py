@@ -21,7 +21,6 @@ from socketguard import (
     SocketGuard,
     TokenError,
 )
-from socketguard.check import seconds
 from socketguard.config import Settings, admission_timeout, name_of, read_options
 from socketguard.logs.host import ConnectionFilter
 from socketguard.server.emits import watch_emits
@@ -71,6 +70,11 @@ NOT_SECONDS = [0, -1, True, "5", float("nan"), float("inf"), [5], 10**400]
             "store is a str without the methods revoke and is_revoked; write store=Memory",
         ),
         ({"store": HalfAStore()}, "store", "store is a HalfAStore without the methods"),
+        ({"store": {}}, "store", "store=MemoryStore()"),
+        ({"store": MemoryStore}, "store", "store is the class MemoryStore; write store=MemoryStore()"),
+        ({"store_timeout": 61}, "store_timeout", "write seconds, such as store_timeout=2, at most 60"),
+        ({"store_timeout": 2_000}, "store_timeout", "at most 60"),
+        ({"fail_open": "no"}, "fail_open", "fail_open is 'no'; write True or False"),
         ({"fail_open": 1}, "fail_open", "fail_open is 1; write True or False"),
         ({"fail_open": True}, "fail_open", "there is none: write store=…, or leave it out"),
         ({"debug": None}, "debug", "debug is None; write True or False"),
@@ -351,12 +355,6 @@ def test_what_auth_may_be() -> None:
 def test_without_auth_namespaces_may_not_ask_for_anything_but_need_not() -> None:
     policies = ["/a", NamespacePolicy("/b", token="none"), NamespacePolicy("/c", authorize=lambda *_: True)]
     assert settings(None, namespaces=policies).auth is None
-
-
-def test_a_bound_below() -> None:
-    assert seconds(5, "over", example=8, lowest=4.0) == 5.0
-    with pytest.raises(ConfigurationError, match="over is 4; write seconds, such as over=8"):
-        seconds(4, "over", example=8, lowest=4.0)
 
 
 @pytest.mark.parametrize(

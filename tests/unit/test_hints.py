@@ -15,8 +15,6 @@ from socketguard.diagnosis.handshake import (
     upgrade_missing,
     wrong_path,
 )
-from socketguard.proxies.profiles import PROFILES
-from socketguard.proxies.settings import setting_for
 from socketguard.proxies.traces import recognise
 from socketguard.text import neutralise
 
@@ -25,64 +23,6 @@ PAGE = "https://crm.example.com"
 
 def raw(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode()) for name, value in headers.items()]
-
-
-# Recognising
-
-
-@pytest.mark.parametrize(
-    ("headers", "version", "expected"),
-    [
-        ({"host": "h"}, "1.1", ()),
-        ({"cf-ray": "8a", "cf-connecting-ip": "192.0.2.1"}, "1.1", ("cloudflare",)),
-        ({"x-amz-cf-id": "x", "via": "2.0 abc.cloudfront.net (CloudFront)"}, "1.1", ("cloudfront",)),
-        ({"x-azure-fdid": "x"}, "1.1", ("azure-front-door",)),
-        ({"x-azure-ref": "x"}, "1.1", ("azure-front-door",)),
-        ({"x-vercel-id": "x"}, "1.1", ("vercel",)),
-        ({"x-railway-edge": "x"}, "1.1", ("railway",)),
-        ({"x-arr-log-id": "x"}, "1.1", ("azure-app-service",)),
-        ({"via": "1.1 vegur"}, "1.1", ("heroku",)),
-        ({"x-request-start": "1", "connect-time": "0"}, "1.1", ("heroku",)),
-        ({"x-request-start": "1"}, "1.1", ()),
-        ({"x-amzn-trace-id": "Root=1"}, "1.1", ("aws-alb",)),
-        ({"via": "1.1 google", "x-cloud-trace-context": "a/1"}, "1.1", ("gcp-global-alb",)),
-        ({"x-kong-request-id": "x"}, "1.1", ("kong",)),
-        ({"x-envoy-external-address": "192.0.2.1"}, "1.1", ("envoy",)),
-        ({"x-envoy-attempt-count": "1"}, "1.1", ("envoy",)),
-        ({"x-real-ip": "192.0.2.1", "x-scheme": "https"}, "1.1", ("ingress-nginx",)),
-        ({"x-forwarded-server": "t", "x-real-ip": "192.0.2.1", "x-forwarded-host": "h"}, "1.1", ("traefik",)),
-        ({"x-forwarded-server": "t", "x-forwarded-port": "443"}, "1.1", ("traefik",)),
-        ({"x-forwarded-server": "a", "x-forwarded-host": "h"}, "1.1", ("apache",)),
-        ({"x-real-ip": "192.0.2.1"}, "1.1", ("nginx",)),
-        ({"host": "app"}, "1.0", ("nginx",)),
-        ({"via": "1.1 Caddy"}, "1.1", ("caddy",)),
-        ({"via": "1.1 proxy (haproxy)"}, "1.1", ("haproxy",)),
-        ({"via": "1.1 unheard-of"}, "1.1", ()),
-        ({"cf-ray": "8a", "x-real-ip": "192.0.2.1"}, "1.1", ("cloudflare", "nginx")),
-        ({"cf-ray": "8a", "x-forwarded-server": "t", "x-real-ip": "192.0.2.1"}, "1.1", ("cloudflare", "traefik")),
-    ],
-)
-def test_proxies_are_recognised(headers: dict[str, str], version: str, expected: tuple[str, ...]) -> None:
-    assert recognise(raw(headers), version) == expected
-    assert set(expected) <= set(PROFILES)
-
-
-@given(st.lists(st.tuples(st.binary(max_size=30), st.binary(max_size=300)), max_size=10))
-def test_any_headers_can_be_looked_at(headers: list[tuple[bytes, bytes]]) -> None:
-    assert set(recognise(headers, "1.1")) <= set(PROFILES)
-
-
-@pytest.mark.parametrize("setting", ["websocket", "forward", "sticky"])
-def test_every_setting_is_of_a_known_proxy(setting: Any) -> None:
-    found = {name for name in PROFILES if setting_for(setting, [name]).startswith(f"{name}: ")}
-    assert {"nginx", "apache", "haproxy", "traefik", "caddy", "envoy"} <= found
-    assert setting_for(setting, []).startswith("for nginx: ")
-    assert setting_for(setting, ["unheard-of"]) == setting_for(setting, [])
-
-
-def test_the_setting_is_of_the_hop_that_most_likely_lacks_it() -> None:
-    assert setting_for("websocket", ["cloudflare", "nginx"]).startswith("nginx: ")
-    assert setting_for("websocket", ["cloudflare", "traefik"]).startswith("traefik: ")
 
 
 # Upgrades, versions, transports

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import re
@@ -14,241 +13,7 @@ from socketguard.connection import ANONYMOUS, Connection, Identity
 from socketguard.errors import ConfigurationError, RejectCode
 from socketguard.namespaces.policy import NamespacePolicy
 from socketguard.namespaces.registry import Known, Registry, authorise
-from tests.unit.served import Server
-
-ANY_HANDLER = Server(catch_all=True)
-
-
-def allow(identity: Identity, connection: Connection) -> bool:
-    return True
-
-
-def resolved(pattern: str, name: str) -> dict[str, str] | None:
-    known = Registry([pattern]).resolve(name, ANY_HANDLER)
-    return None if known is None else dict(known.placeholders)
-
-
-# --- NamespacePolicy ---------------------------------------------------------------------------------------------
-
-
-def test_a_policy_asks_for_a_token_unless_told_otherwise() -> None:
-    policy = NamespacePolicy("/messages")
-    assert policy.name == "/messages"
-    assert policy.token == "required"
-    assert policy.scopes == frozenset()
-    assert policy.claims == {}
-    assert policy.authorize is None
-    assert policy.hidden is False
-    assert policy.is_pattern is False
-    assert policy.placeholders == ()
-    assert policy.literals == ("/messages",)
-
-
-def test_a_pattern_knows_its_pieces() -> None:
-    policy = NamespacePolicy("/t-{tenant}/{room}/x")
-    assert policy.is_pattern is True
-    assert policy.placeholders == ("tenant", "room")
-    assert policy.literals == ("/t-", "/", "/x")
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["/", "/a", "/a/b/", "//a", "/ünï", "/a-b_c.d~e", "/{a}", "/{a}-{b}", "/{a}/{b}", "/x{_1}y", "/" + "a" * 255],
-)
-def test_names_that_are_good(name: str) -> None:
-    assert NamespacePolicy(name).name == name
-
-
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [
-        ("messages", 'write "/messages"'),
-        ("", 'write "/"'),
-        (None, "is no text"),
-        (7, "is no text"),
-        ("*", 'has a "*"'),
-        ("/*", '"/{name}"'),
-        ("/a?b=1", "without it"),
-        ("/a,", "without it"),
-        ("/a,b", "without it"),
-        ("/a b", "a space"),
-        (" /a", "a space"),
-        ("/a\u00a0b", "a space"),
-        ("/a\n", "control character"),
-        ("/a\x00", "control character"),
-        ("/a\u200b", "invisible character"),
-        ("/a\u202e", "invisible character"),
-        ("/a\ud800", "invisible character"),
-        ("/" + "a" * 256, "at most 256"),
-        ("/{", "no placeholder"),
-        ("/}", "no placeholder"),
-        ("/{}", "no placeholder"),
-        ("/{a-b}", "no placeholder"),
-        ("/{1a}", "no placeholder"),
-        ("/{ä}", "no placeholder"),
-        ("/{{a}}", "no placeholder"),
-        ("/{a}{b}", "nothing between"),
-        ("/{a}/{a}", "same placeholder twice"),
-    ],
-)
-def test_names_that_are_refused(name: Any, says: str) -> None:
-    with pytest.raises(ConfigurationError, match=re.escape(says)) as caught:
-        NamespacePolicy(name)
-    assert caught.value.option == "namespaces"
-
-
-@pytest.mark.parametrize(
-    ("options", "option", "says"),
-    [
-        ({"token": "maybe"}, "token", 'write "required", "optional" or "none"'),
-        ({"token": None}, "token", "token=None"),
-        ({"scopes": "a b"}, "scopes", 'write scopes={"a", "b"}'),
-        ({"scopes": "a"}, "scopes", 'write scopes={"a"}'),
-        ({"scopes": ""}, "scopes", 'write scopes={"messages:read"}'),
-        ({"scopes": 5}, "scopes", "must be a list, not int"),
-        ({"scopes": ["a", ""]}, "scopes", "one is empty"),
-        ({"scopes": [b"a"]}, "scopes", "one is of type bytes"),
-        ({"claims": [("a", "b")]}, "claims", "write a dict"),
-        ({"claims": {"": "b"}}, "claims", "the name of a claim"),
-        ({"claims": {1: "b"}}, "claims", "the name of a claim"),
-        ({"claims": {"a": ""}}, "claims", "not empty"),
-        ({"claims": {"a": True}}, "claims", "needs authorize="),
-        ({"claims": {"a": None}}, "claims", "needs authorize="),
-        ({"claims": {"a": ["x"]}}, "claims", "needs authorize="),
-        ({"claims": {"a": 1.5}}, "claims", "needs authorize="),
-        ({"claims": {"a": "{tenant"}}, "claims", "no placeholder"),
-        ({"claims": {"a": "{tenant}{tenant}"}}, "claims", "nothing between"),
-        ({"claims": {"a": "{user}"}}, "claims", "the placeholders of the name are: {tenant}"),
-        ({"token": "none", "scopes": {"a"}}, "scopes", 'write token="required"'),
-        ({"token": "none", "claims": {"a": "{tenant}"}}, "claims", 'write token="required"'),
-        ({"authorize": "yes"}, "authorize", "write authorize=check"),
-        ({"hidden": 1}, "hidden", "write True or False"),
-        ({"hidden": None}, "hidden", "write True or False"),
-    ],
-)
-def test_options_that_are_refused(options: dict[str, Any], option: str, says: str) -> None:
-    with pytest.raises(ConfigurationError, match=re.escape(says)) as caught:
-        NamespacePolicy("/t-{tenant}", **options)
-    assert caught.value.option == option
-
-
-def test_a_claim_with_a_placeholder_needs_one_in_the_name() -> None:
-    with pytest.raises(ConfigurationError, match="the placeholders of the name are: none"):
-        NamespacePolicy("/messages", claims={"a": "{tenant}"})
-
-
-def test_policies_are_compared_by_value_and_can_not_be_changed() -> None:
-    def make(**more: Any) -> NamespacePolicy:
-        options = {"scopes": ["b", "a"], "claims": {"x": 1}, "authorize": allow, **more}
-        return NamespacePolicy("/a", **options)
-
-    assert make() == make(scopes={"a", "b"})
-    assert hash(make()) == hash(make(claims={"x": 1}))
-    assert make() != make(hidden=True)
-    assert make() != make(claims={"x": 2})
-    assert make() != make(token="optional")
-    assert dataclasses.replace(make(), hidden=True) == make(hidden=True)
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        make().name = "/b"  # type: ignore[misc]
-    with pytest.raises(TypeError):
-        make().claims["x"] = 2  # type: ignore[index]
-
-
-def test_a_policy_does_not_follow_later_changes_of_its_arguments() -> None:
-    scopes, claims = {"a"}, {"x": "1"}
-    policy = NamespacePolicy("/a", scopes=scopes, claims=claims)
-    scopes.clear()
-    claims.clear()
-    assert policy.scopes == {"a"}
-    assert policy.claims == {"x": "1"}
-
-
-def test_repr_shows_what_was_set_and_reads_back() -> None:
-    assert repr(NamespacePolicy("/a")) == "NamespacePolicy('/a')"
-    policy = NamespacePolicy(
-        "/t-{t}", token="optional", scopes={"b", "a"}, claims={"x": "{t}"}, authorize=allow, hidden=True
-    )
-    assert repr(policy) == (
-        "NamespacePolicy('/t-{t}', token='optional', scopes={'a', 'b'}, claims={'x': '{t}'}, authorize=allow, "
-        "hidden=True)"
-    )
-    assert eval(repr(policy)) == policy  # noqa: S307
-
-
-# --- matching ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("pattern", "name", "expected"),
-    [
-        ("/tenant-{tenant}", "/tenant-acme", {"tenant": "acme"}),
-        ("/tenant-{tenant}", "/tenant-a", {"tenant": "a"}),
-        ("/tenant-{tenant}", "/tenant--", {"tenant": "-"}),
-        ("/tenant-{tenant}", "/tenant-{tenant}", {"tenant": "{tenant}"}),
-        ("/tenant-{tenant}", "/tenant-..", {"tenant": ".."}),
-        ("/tenant-{tenant}", "/tenant-٣", {"tenant": "٣"}),
-        ("/tenant-{tenant}", "/tenant-" + "a" * 248, {"tenant": "a" * 248}),
-        ("/tenant-{tenant}", "/tenant-" + "a" * 249, None),
-        ("/tenant-{tenant}", "/tenant-", None),
-        ("/tenant-{tenant}", "/tenant-a/b", None),
-        ("/tenant-{tenant}", "/tenant-a/", None),
-        ("/tenant-{tenant}", "/tenant-a\n", None),
-        ("/tenant-{tenant}", "/tenant-a\r\n", None),
-        ("/tenant-{tenant}", "/tenant-\x00", None),
-        ("/tenant-{tenant}", "/tenant-a\u2028", None),
-        ("/tenant-{tenant}", "/tenant-a\u200b", None),
-        ("/tenant-{tenant}", "/tenant-\ud800", None),
-        ("/tenant-{tenant}", "/tenant-a?token=x", None),
-        ("/tenant-{tenant}", "/tenant-a,", None),
-        ("/tenant-{tenant}", "/Tenant-a", None),
-        ("/tenant-{tenant}", "x/tenant-a", None),
-        ("/tenant-{tenant}", "tenant-a", None),
-        ("/t.{a}", "/tx1", None),
-        ("/{a}-{b}", "/x-y", {"a": "x", "b": "y"}),
-        ("/{a}-{b}", "/x-y-z", {"a": "x", "b": "y-z"}),
-        ("/{a}-{b}", "/--x", {"a": "-", "b": "x"}),
-        ("/{a}-{b}", "/-x", None),
-        ("/{a}-{b}", "/x-", None),
-        ("/{a}-{b}-c", "/x-y-c-c", {"a": "x", "b": "y-c"}),
-        ("/{a}--{b}", "/x---y", {"a": "x", "b": "-y"}),
-        ("/{a}/{b}", "/x/y", {"a": "x", "b": "y"}),
-        ("/{a}/{b}", "/x//y", None),
-        ("/{a}x/{b}y", "/axx/byy", {"a": "ax", "b": "by"}),
-    ],
-)
-def test_what_placeholders_match(pattern: str, name: str, expected: dict[str, str] | None) -> None:
-    assert resolved(pattern, name) == expected
-    match = NamespacePolicy(pattern).match(name)
-    assert (None if match is None else dict(match)) == expected
-
-
-def test_match_of_an_exact_name() -> None:
-    policy = NamespacePolicy("/a")
-    assert policy.match("/a") == {}
-    assert policy.match("/b") is None
-
-
-TEMPLATES = st.lists(st.sampled_from(["/", "a", "-", "--", "aa", "/a", "{}"]), max_size=6).map(
-    lambda parts: "/" + "".join(parts)
-)
-
-
-def numbered(template: str) -> str:
-    """Placeholders with names, with something between neighbours."""
-    counter = itertools.count()
-    while "{}{}" in template:
-        template = template.replace("{}{}", "{}-{}")
-    return re.sub(r"\{\}", lambda _: f"{{p{next(counter)}}}", template)
-
-
-@given(TEMPLATES, st.text(alphabet="/a-", max_size=9).map(lambda text: f"/{text}"))
-def test_matching_agrees_with_a_plain_regular_expression(template: str, name: str) -> None:
-    policy = NamespacePolicy(numbered(template))
-    plain = re.compile("[^/]+".join(re.escape(literal) for literal in policy.literals))
-    match = policy.match(name)
-    assert (match is not None) == (plain.fullmatch(name) is not None)
-    if match is not None and policy.is_pattern:
-        assert policy.name.format(**match) == name
+from tests.namespaces.support import ANY_HANDLER, TEMPLATES, Server, allow, numbered, resolved
 
 
 @st.composite
@@ -471,22 +236,24 @@ def test_matching_a_hostile_name_takes_little_time() -> None:
         assert registry.resolve(name, ANY_HANDLER) is None
 
 
-def test_what_can_be_joined() -> None:
-    registry = Registry(["/scheduler", "/messages", "/t-{tenant}", "/u-{user}", NamespacePolicy("/admin", hidden=True)])
-    assert registry.names(Server(("/messages", "/t-acme", "/admin", "/more"))) == ("/admin", "/messages", "/t-{tenant}")
-    assert registry.names(ANY_HANDLER) == ("/admin", "/messages", "/scheduler", "/t-{tenant}", "/u-{user}")
-    assert registry.names(Server(wildcard=True)) == registry.names(ANY_HANDLER)
-    assert registry.names(Server()) == ()
+ADMIN = NamespacePolicy("/admin", hidden=True)
+DECLARED = ["/scheduler", "/messages", "/t-{tenant}", "/u-{user}", ADMIN]
 
 
-def test_what_can_be_joined_without_a_list() -> None:
-    assert Registry(None).names(Server(("/b", "/a", "bare"))) == ("/a", "/b")
-    assert Registry(None).names(Server(("/b",), wildcard=True)) == ("/b", "*")
-
-
-def test_a_pattern_is_not_served_by_a_handler_of_an_exact_policy() -> None:
-    registry = Registry(["/t-admin", "/t-{tenant}"])
-    assert registry.names(Server(("/t-admin",))) == ("/t-admin",)
+@pytest.mark.parametrize(
+    ("namespaces", "server", "joinable"),
+    [
+        (DECLARED, Server(("/messages", "/t-acme", "/admin", "/more")), ["/messages", "/t-{tenant}", "/admin"]),
+        (DECLARED, ANY_HANDLER, ["/scheduler", "/messages", "/t-{tenant}", "/u-{user}", "/admin"]),
+        (DECLARED, Server(wildcard=True), ["/scheduler", "/messages", "/t-{tenant}", "/u-{user}", "/admin"]),
+        (DECLARED, Server(), []),
+        (None, Server(("/b", "/a", "bare")), ["/a", "/b"]),
+        # A pattern is not served by a handler of an exact policy.
+        (["/t-admin", "/t-{tenant}"], Server(("/t-admin",)), ["/t-admin"]),
+    ],
+)
+def test_what_can_be_joined(namespaces: Any, server: Server, joinable: list[str]) -> None:
+    assert [policy.name for policy in Registry(namespaces).joinable(server)] == joinable
 
 
 def test_describe_is_plain_values() -> None:
@@ -511,28 +278,6 @@ def test_describe_is_plain_values() -> None:
 class Callable:
     def __call__(self, identity: Identity, connection: Connection) -> bool:
         return True
-
-
-# --- explain (the rules have tests of their own) -------------------------------------------------------------------
-
-
-def test_explain_knows_what_is_registered_hidden_and_declared() -> None:
-    admin = NamespacePolicy("/admin", hidden=True)
-    registry = Registry(["/messages", "/t-{tenant}", "/calls", admin])
-    server = Server(("/messages", "/admin", "/t-acme"))
-    assert registry.explain("/message", server).suggestion == "/messages"
-    assert registry.explain("/message", server).registered == ("/messages", "/t-{tenant}")
-    assert registry.explain("/calls", server).cause == "no_handler"
-    assert registry.explain("/t-bolt", server).cause == "no_handler"
-    assert registry.explain("/admin", server).cause == "hidden"
-    assert registry.explain("/admim", server).suggestion is None
-    assert '"/api/io/"' in registry.explain("/api", server, paths=["/api/io/"]).hint
-
-
-def test_explain_without_a_list() -> None:
-    unknown = Registry(None).explain("/schedulr", Server(("/messages", "/scheduler", "bare")))
-    assert unknown.suggestion == "/scheduler"
-    assert unknown.registered == ("/messages", "/scheduler")
 
 
 # --- findings ----------------------------------------------------------------------------------------------------

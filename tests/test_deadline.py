@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from socketguard.limits.deadline import Escaped, Overdue, is_ours, run_until
+from socketguard.deadline import Escaped, Overdue, is_ours, run_until
 
 
 def soon() -> float:

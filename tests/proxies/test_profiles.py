@@ -22,7 +22,7 @@ from socketguard.proxies.profiles import (
     where,
 )
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "heartbeat.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "heartbeat.md"
 
 
 def table() -> str:

@@ -17,11 +17,7 @@ _DEEPEST = 8
 
 
 class Overdue(Exception):
-    """The deadline passed.
-
-    Attributes:
-        task: the task, which may still be running when it ignored its cancellation.
-    """
+    """The deadline passed; the task may still be running when it ignored its cancellation."""
 
     def __init__(self, task: asyncio.Task[Any]) -> None:
         super().__init__("the deadline passed")
@@ -34,10 +30,8 @@ class Escaped(Exception):
 
 
 def is_ours(error: BaseException) -> bool:
-    """Whether an exception out of code that isn't ours is to be handled here.
-
-    Everything is, except what ends the process and a cancellation of the running task by somebody else.
-    """
+    """Whether an exception out of code that isn't ours is to be handled here: all but what ends the process, and a
+    cancellation of the running task by somebody else."""
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
         return task is None or not task.cancelling()
@@ -45,18 +39,7 @@ def is_ours(error: BaseException) -> bool:
 
 
 async def run_until(work: Awaitable[Any], deadline: float, *, grace: float = GRACE) -> Any:
-    """Run something in a task of its own and return what it returns, as `settled` has it.
-
-    Args:
-        work: what to run.
-        deadline: in seconds of the loop's clock.
-        grace: seconds to wait for a cancelled task.
-
-    Raises:
-        Overdue: the deadline passed. What was returned or raised after that does not count.
-        Escaped: it ended in something that is no Exception.
-        Exception: whatever it raised in time.
-    """
+    """What something returns in time (of the loop's clock), run in a task of its own; else `Overdue`, or `Escaped`."""
     loop = asyncio.get_running_loop()
     task = loop.create_task(settled(work))
     # As asyncio.wait does it, for one task and at half of the cost.
@@ -84,7 +67,7 @@ async def run_until(work: Awaitable[Any], deadline: float, *, grace: float = GRA
 
 
 async def settled(result: Any) -> Any:
-    """Await what code that isn't ours has returned, and what comes out of that, until it is no awaitable any more.
+    """What code that isn't ours has returned, awaited until it is no awaitable any more.
 
     Whether there is something to await can't be told before: a decorator without ``async``, an object with an
     asynchronous ``__call__`` and a function that hands on a task look synchronous.

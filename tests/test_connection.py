@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from types import MappingProxyType
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from socketguard import Connection, Identity, current_connection
-from socketguard.connection import ANONYMOUS, Session, bound_connection
+from socketguard.connection import ANONYMOUS, Session, address_key, bound_connection
 
 
 def session(**options: Any) -> Session:
@@ -100,3 +103,40 @@ async def test_the_current_connection_is_that_of_the_running_task() -> None:
     assert await asyncio.ensure_future(handler()) is connection
     with pytest.raises(LookupError):
         current_connection()
+
+
+@pytest.mark.parametrize(
+    ("address", "key"),
+    [
+        ("203.0.113.7", "203.0.113.7"),
+        ("::ffff:203.0.113.7", "203.0.113.7"),
+        ("::ffff:cb00:7107", "203.0.113.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:DB8:0001:2::", "2001:db8:1:2::/64"),
+        ("::1", "::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+        ("testclient", "testclient"),
+        ("unix:", "unix:"),
+        ("203.0.113.7:80", "203.0.113.7:80"),
+        (":" * 100, ":" * 64),
+        ("x" * 100, "x" * 64),
+        ("::1%" + "z" * 100, "::/64"),
+    ],
+)
+def test_one_source_has_one_key(address: str, key: str) -> None:
+    assert address_key(address) == key
+
+
+@given(st.ip_addresses(v=6), st.integers(0, 2**64 - 1))
+def test_the_network_of_an_ipv6_address_decides(address: ipaddress.IPv6Address, host: int) -> None:
+    neighbour = ipaddress.IPv6Address(int(address) >> 64 << 64 | host)
+    stranger = ipaddress.IPv6Address(int(address) ^ 1 << 64)
+    if address.ipv4_mapped is None and neighbour.ipv4_mapped is None:
+        assert address_key(str(neighbour)) == address_key(address.exploded)
+    assert address_key(str(stranger)) != address_key(str(address))
+
+
+@given(st.text() | st.text(alphabet="0123456789abcdef:.%", max_size=80))
+def test_any_text_has_a_short_key(address: str) -> None:
+    assert len(address_key(address)) <= 64

@@ -1,0 +1,414 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+import tracemalloc
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from socketguard.connection import address_key
+from socketguard.errors import ConfigurationError
+from socketguard.limits.counters import Ledger, Limits, Refusals
+from socketguard.limits.rates import Rate
+
+# Limits
+
+NUMBERS = [
+    "connections", "pending_sessions", "connections_per_subject", "connections_per_address", "sessions_per_address",
+    "repeats_per_namespace", "namespaces_per_session", "connect_packet_bytes", "queue_bytes",
+]  # fmt: skip
+RATE_NAMES = ["failures_per_address", "refreshes_per_connection"]
+
+
+def test_the_defaults_are_described_for_a_log_line() -> None:
+    assert Limits().describe() == {
+        "connections": 20_000,
+        "pending_sessions": 5_000,
+        "connections_per_subject": 100,
+        "connections_per_address": 5_000,
+        "sessions_per_address": 5_000,
+        "failures_per_address": "30/minute",
+        "repeats_per_namespace": 10,
+        "namespaces_per_session": 16,
+        "connect_packet_bytes": 16_384,
+        "queue_bytes": 1_048_576,
+        "send_timeout": 30.0,
+        "refreshes_per_connection": "10/minute",
+    }
+    assert Limits().failure_rate == Rate(30, 60.0)
+    assert Limits().refresh_rate == Rate(10, 60.0)
+
+
+def test_each_limit_can_be_turned_off() -> None:
+    names = [field.name for field in dataclasses.fields(Limits)]
+    assert sorted([*NUMBERS, *RATE_NAMES, "send_timeout"]) == sorted(names)
+    off = Limits(**dict.fromkeys(names))
+    assert off.describe() == dict.fromkeys(names)
+    assert off.failure_rate is None
+    assert off.refresh_rate is None
+
+
+def test_limits_that_are_right_are_taken_as_they_are() -> None:
+    limits = Limits(connections=1, send_timeout=2, failures_per_address="1/day", refreshes_per_connection="2/hour")
+    assert limits.describe() == {
+        **Limits().describe(),
+        "connections": 1,
+        "send_timeout": 2,
+        "failures_per_address": "1/day",
+        "refreshes_per_connection": "2/hour",
+    }
+    assert limits.failure_rate == Rate(1, 86400.0)
+    assert limits.refresh_rate == Rate(2, 3600.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "advice"),
+    [
+        *(
+            (name, value, "whole number of at least 1")
+            for name in NUMBERS
+            for value in (0, -1, True, 1.0, "5", math.inf)
+        ),
+        *(
+            ("send_timeout", value, "seconds greater than 0, such as 30.0")
+            for value in (0, -1, True, "5", math.inf, math.nan)
+        ),
+        *((name, value, "'30/minute'") for name in RATE_NAMES for value in ("30", 30, "", True, 0)),
+    ],
+)
+def test_a_wrong_limit_is_an_error_that_names_it(name: str, value: Any, advice: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Limits(**{name: value})
+    assert caught.value.option == f"limits.{name}"
+    assert str(caught.value).startswith(f"limits.{name} is {value!r}; write ")
+    assert advice in str(caught.value)
+
+
+def test_limits_are_values() -> None:
+    assert Limits(connections=5) == Limits(connections=5) != Limits()
+    assert len({Limits(), Limits()}) == 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Limits().connections = 5  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        Limits(5)  # type: ignore[call-arg]
+
+
+# Ledger
+
+ANNA, BORIS = ("https://issuer.example", "anna"), (None, "boris")
+
+
+def contents(ledger: Ledger) -> dict[str, Any]:
+    return {name: value for name, value in vars(ledger).items() if name not in ("_limits", "exempt")}
+
+
+EMPTY = contents(Ledger(Limits()))
+
+
+def test_an_empty_ledger_is_empty() -> None:
+    assert sorted(map(repr, EMPTY.values())) == ["0", "0", "{}", "{}", "{}"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "problem"),
+    [
+        (Limits(connections=2), "connections"),
+        (Limits(connections_per_subject=2), "connections_per_subject"),
+        (Limits(connections_per_address=2), "connections_per_address"),
+        (Limits(connections=2, connections_per_subject=2, connections_per_address=2), "connections"),
+        (Limits(connections_per_subject=2, connections_per_address=2), "connections_per_subject"),
+    ],
+)
+def test_the_limit_that_is_full_is_named_and_nothing_is_taken(limits: Limits, problem: str) -> None:
+    ledger = Ledger(limits)
+    assert ledger.take(ANNA, "2001:db8::1") is None
+    assert ledger.take(ANNA, "2001:db8::2") is None
+    before = {name: repr(value) for name, value in contents(ledger).items()}
+    assert ledger.take(ANNA, "2001:db8::3") == problem
+    assert {name: repr(value) for name, value in contents(ledger).items()} == before
+    assert ledger.connections == 2
+    ledger.release(ANNA, "2001:db8::1")
+    assert ledger.take(ANNA, "2001:db8::3") is None
+
+
+def test_subjects_of_two_issuers_are_two() -> None:
+    ledger = Ledger(Limits(connections_per_subject=1))
+    assert [ledger.take((issuer, "anna"), None) for issuer in ("one", "two", None, "one")] == [
+        None,
+        None,
+        None,
+        "connections_per_subject",
+    ]
+
+
+def test_the_anonymous_and_those_without_an_address_have_no_limit_of_their_own() -> None:
+    ledger = Ledger(Limits(connections=5, connections_per_subject=1, connections_per_address=1, sessions_per_address=1))
+    assert [ledger.take(None, None) for _ in range(6)] == [None] * 5 + ["connections"]
+    ledger.release(None, None)
+    for _ in range(3):
+        assert ledger.session_problem(None, 0) is None
+        ledger.open_session(None)
+
+
+def test_all_limits_off_means_no_limit() -> None:
+    ledger = Ledger(Limits(**dict.fromkeys(Limits().describe())))
+    for _ in range(10):
+        assert ledger.take(ANNA, "203.0.113.7") is None
+        ledger.open_session("203.0.113.7")
+    assert ledger.session_problem("203.0.113.7", 10**9) is None
+    assert (ledger.connections, ledger.sessions) == (10, 10)
+
+
+@pytest.mark.parametrize(
+    ("exempt", "address"), [("10.0.0.1", "::ffff:10.0.0.1"), ("fd00::1", "fd00::1"), ("fd00::/64", "fd00::2")]
+)
+def test_the_address_of_a_proxy_has_no_limit_but_is_counted(exempt: str, address: str) -> None:
+    ledger = Ledger(Limits(connections_per_address=1, sessions_per_address=1, connections_per_subject=3))
+    assert ledger.take(ANNA, address) is None
+    ledger.open_session(address)
+    assert ledger.take(BORIS, address) == "connections_per_address"
+    assert ledger.session_problem(address, 0) == "sessions_per_address"
+    ledger.exempt.add(exempt)
+    assert ledger.take(BORIS, address) is None
+    assert ledger.session_problem(address, 0) is None
+    assert ledger.take(BORIS, "203.0.113.7") is None
+    assert ledger.take(BORIS, "203.0.113.7") == "connections_per_address"
+    ledger.exempt.clear()
+    assert ledger.take(BORIS, address) == "connections_per_address"
+
+
+def test_the_limit_that_another_session_would_pass_is_named() -> None:
+    ledger = Ledger(Limits(connections=1, pending_sessions=2, sessions_per_address=2))
+    assert ledger.session_problem("203.0.113.7", 1) is None
+    assert ledger.session_problem("203.0.113.7", 2) == "pending_sessions"
+    ledger.open_session("203.0.113.7")
+    assert ledger.session_problem("203.0.113.7", 1) is None
+    ledger.open_session("203.0.113.7")
+    assert ledger.session_problem("203.0.113.7", 1) == "sessions_per_address"
+    assert ledger.session_problem("203.0.113.8", 1) is None
+    assert ledger.session_problem("203.0.113.7", 2) == "pending_sessions"
+    ledger.take(ANNA, "203.0.113.7")
+    assert ledger.session_problem("203.0.113.7", 2) == "connections"
+    ledger.release(ANNA, "203.0.113.7")
+    ledger.close_session("203.0.113.7")
+    assert ledger.session_problem("203.0.113.7", 1) is None
+
+
+SUBJECTS = st.sampled_from([None, ANNA, BORIS])
+ADDRESSES = st.sampled_from([None, "203.0.113.7", "::ffff:203.0.113.7", "2001:db8::1", "2001:db8::2"])
+
+
+def small(low: int, high: int) -> st.SearchStrategy[int | None]:
+    return st.none() | st.integers(low, high)
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """A ledger beside plain lists of what it should hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[tuple[tuple[str | None, str] | None, str | None]] = []
+        self.sessions: list[str | None] = []
+
+    @initialize(total=small(1, 8), subject=small(1, 4), address=small(1, 4), pending=small(1, 3), sessions=small(1, 4))
+    def start(self, **numbers: int | None) -> None:
+        self.limits = Limits(
+            connections=numbers["total"],
+            connections_per_subject=numbers["subject"],
+            connections_per_address=numbers["address"],
+            pending_sessions=numbers["pending"],
+            sessions_per_address=numbers["sessions"],
+        )
+        self.ledger = Ledger(self.limits)
+
+    @staticmethod
+    def key(address: str | None) -> str | None:
+        return None if address is None else address_key(address)
+
+    @staticmethod
+    def full(count: int, limit: int | None) -> bool:
+        return limit is not None and count >= limit
+
+    def exempt(self, address: str | None) -> bool:
+        return address is None or address in self.ledger.exempt or address_key(address) in self.ledger.exempt
+
+    @rule(subject=SUBJECTS, address=ADDRESSES)
+    def take(self, subject: tuple[str | None, str] | None, address: str | None) -> None:
+        of_subject = sum(other == subject for other, _ in self.held)
+        of_address = sum(self.key(other) == self.key(address) for _, other in self.held)
+        if self.full(len(self.held), self.limits.connections):
+            expected = "connections"
+        elif subject is not None and self.full(of_subject, self.limits.connections_per_subject):
+            expected = "connections_per_subject"
+        elif not self.exempt(address) and self.full(of_address, self.limits.connections_per_address):
+            expected = "connections_per_address"
+        else:
+            expected = None
+        assert self.ledger.take(subject, address) == expected
+        if expected is None:
+            self.held.append((subject, address))
+
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        if self.held:
+            self.ledger.release(*self.held.pop(data.draw(st.integers(0, len(self.held) - 1))))
+
+    @rule(subject=SUBJECTS, address=ADDRESSES)
+    def release_what_is_not_held(self, subject: tuple[str | None, str] | None, address: str | None) -> None:
+        if subject not in [other for other, _ in self.held] or self.key(address) not in [
+            self.key(other) for _, other in self.held
+        ]:
+            self.ledger.release(subject, address)
+
+    @rule(address=ADDRESSES)
+    def open_session(self, address: str | None) -> None:
+        self.ledger.open_session(address)
+        self.sessions.append(address)
+
+    @rule(data=st.data())
+    def close_session(self, data: st.DataObject) -> None:
+        if self.sessions:
+            self.ledger.close_session(self.sessions.pop(data.draw(st.integers(0, len(self.sessions) - 1))))
+
+    @rule(address=ADDRESSES)
+    def close_a_session_that_is_not_open(self, address: str | None) -> None:
+        if self.key(address) not in map(self.key, self.sessions):
+            self.ledger.close_session(address)
+
+    @rule(address=ADDRESSES.filter(bool))
+    def make_exempt(self, address: str) -> None:
+        self.ledger.exempt.add(address)
+
+    @rule(address=ADDRESSES, pending=st.integers(0, 4))
+    def ask(self, address: str | None, pending: int) -> None:
+        of_address = sum(self.key(other) == self.key(address) for other in self.sessions)
+        if self.full(len(self.held), self.limits.connections):
+            expected = "connections"
+        elif self.full(pending, self.limits.pending_sessions):
+            expected = "pending_sessions"
+        elif not self.exempt(address) and self.full(of_address, self.limits.sessions_per_address):
+            expected = "sessions_per_address"
+        else:
+            expected = None
+        assert self.ledger.session_problem(address, pending) == expected
+
+    @invariant()
+    def counts_what_is_held(self) -> None:
+        counts = contents(self.ledger)
+        assert self.ledger.connections == len(self.held)
+        assert self.ledger.sessions == len(self.sessions)
+        assert counts["by_subject"] == Counter(subject for subject, _ in self.held)
+        assert counts["by_address"] == Counter(self.key(address) for _, address in self.held)
+        assert counts["sessions_by_address"] == Counter(map(self.key, self.sessions))
+
+    def teardown(self) -> None:
+        for connection in self.held:
+            self.ledger.release(*connection)
+        for address in self.sessions:
+            self.ledger.close_session(address)
+        assert contents(self.ledger) == EMPTY
+
+
+TestLedger = LedgerMachine.TestCase
+TestLedger.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["take", "release", "open_session", "close_session"]), SUBJECTS, ADDRESSES),
+        max_size=60,
+    )
+)
+def test_no_order_of_calls_makes_a_count_negative(calls: list[tuple[str, Any, Any]]) -> None:
+    ledger = Ledger(Limits(connections=10))
+    for name, subject, address in calls:
+        getattr(ledger, name)(*((subject, address) if name in ("take", "release") else (address,)))
+        counts = contents(ledger)
+        assert ledger.connections == sum(counts["by_subject"].values()) == sum(counts["by_address"].values()) >= 0
+        assert ledger.sessions == sum(counts["sessions_by_address"].values()) >= 0
+        for table in ("by_subject", "by_address", "sessions_by_address"):
+            assert all(count > 0 for count in counts[table].values())
+
+
+# Refusals
+
+EXPIRED, SCOPE = "token_expired", "insufficient_scope"
+
+
+def numbered(count: int, of: int) -> list[tuple[str, str]]:
+    return [(EXPIRED, f"/{number % of}") for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("calls", "costs"),
+    [
+        # Three namespaces refused for one token are one failure.
+        ([(EXPIRED, "/a"), (EXPIRED, "/b"), (EXPIRED, "/c")], [True, False, False]),
+        # To ask again costs each time, and so does another code.
+        ([(EXPIRED, "/a"), (EXPIRED, "/a"), (EXPIRED, "/b"), (EXPIRED, "/b"), (EXPIRED, "/a")], [1, 1, 0, 1, 1]),
+        ([(EXPIRED, "/a"), (SCOPE, "/b"), (SCOPE, "/c"), (EXPIRED, "/d"), (SCOPE, "/a")], [1, 1, 1, 0, 1]),
+        # Names beyond those that are told apart share a count, and cost.
+        ([*numbered(69, 69), (EXPIRED, "/0")], [1] + [0] * 63 + [1] * 6),
+    ],
+)
+def test_which_refusals_cost(calls: list[tuple[str, str]], costs: list[bool]) -> None:
+    refusals = Refusals()
+    assert [refusals.count(*call, Limits())[0] for call in calls] == costs
+
+
+@pytest.mark.parametrize(
+    ("repeats", "namespaces", "calls", "too_many"),
+    [
+        (10, 16, [(EXPIRED, "/a"), (EXPIRED, "/b"), (EXPIRED, "/c")], [False] * 3),
+        (3, 16, [*[(EXPIRED, "/a")] * 5, (EXPIRED, "/b")], [False, False, False, True, True, False]),
+        (2, 3, numbered(8, 8), [False] * 6 + [True] * 2),
+        (2, None, numbered(150, 50), [False] * 100 + [True] * 50),
+        (None, 1, numbered(1000, 100), [False] * 1000),
+        (3, None, [*numbered(69, 69), (EXPIRED, "/0")], [False] * 67 + [True] * 2 + [False]),
+    ],
+)
+def test_when_a_session_was_refused_too_often(
+    repeats: int | None, namespaces: int | None, calls: list[tuple[str, str]], too_many: list[bool]
+) -> None:
+    refusals, limits = Refusals(), Limits(repeats_per_namespace=repeats, namespaces_per_session=namespaces)
+    assert [refusals.count(*call, limits)[1] for call in calls] == too_many
+
+
+def test_the_refusals_of_a_session_stay_small_whatever_names_it_sends() -> None:
+    refusals, limits = Refusals(), Limits(repeats_per_namespace=None)
+    tracemalloc.start()
+    try:
+        for number in range(2000):
+            refusals.count(EXPIRED, f"/{number}" + "x" * 16_000, limits)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 16_384
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([EXPIRED, SCOPE, "token_invalid"]), st.sampled_from(["/", "/a", "/b", "/ü\ud800"]))
+    ),
+    small(1, 5),
+    small(1, 5),
+)
+def test_refusals_are_counted_as_in_a_list(
+    calls: list[tuple[str, str]], repeats: int | None, names: int | None
+) -> None:
+    limits = Limits(repeats_per_namespace=repeats, namespaces_per_session=names)
+    refusals, earlier = Refusals(), list[tuple[str, str]]()
+    for code, name in calls:
+        before = [other for _, other in earlier]
+        costs = not earlier or name in before or code != earlier[0][0]
+        too_many = repeats is not None and (
+            before.count(name) + 1 > repeats or (names is not None and len(earlier) + 1 > repeats * names)
+        )
+        assert refusals.count(code, name, limits) == (costs, too_many)
+        earlier.append((code, name))

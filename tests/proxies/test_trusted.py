@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+import pytest
+
+from socketguard.errors import ConfigurationError
+from socketguard.proxies.trusted import TrustedProxies
+
+
+@pytest.mark.parametrize(
+    ("networks", "peer", "forwarded", "expected"),
+    [
+        ([], "10.0.0.1", "1.2.3.4", "10.0.0.1"),
+        (["10.0.0.0/8"], "192.0.2.1", "1.2.3.4", "192.0.2.1"),
+        (["10.0.0.0/8"], "10.0.0.1", None, "10.0.0.1"),
+        (["10.0.0.0/8"], None, "1.2.3.4", None),
+        (["10.0.0.0/8"], "unix:", "1.2.3.4", "unix:"),
+        (["10.0.0.0/8"], "10.0.0.1", "1.2.3.4", "1.2.3.4"),
+        (["10.0.0.0/8"], "10.0.0.1", "6.6.6.6, 1.2.3.4, 10.0.0.2", "1.2.3.4"),
+        (["10.0.0.0/8"], "10.0.0.1", "10.0.0.3,10.0.0.2", "10.0.0.3"),
+        (["10.0.0.0/8"], "10.0.0.1", "1.2.3.4, unknown, 10.0.0.2", "10.0.0.2"),
+        (["10.0.0.0/8"], "10.0.0.1", "", "10.0.0.1"),
+        (["10.0.0.0/8"], "10.0.0.1", "1.2.3.4:567", "1.2.3.4"),
+        (["10.0.0.0/8"], "10.0.0.1", "[2001:db8::1]:567", "2001:db8::1"),
+        (["10.0.0.0/8"], "10.0.0.1", "2001:db8::1", "2001:db8::1"),
+        (["10.0.0.0/8"], "::ffff:10.0.0.1", "::ffff:1.2.3.4", "1.2.3.4"),
+        (["::1"], "::1", "1.2.3.4", "1.2.3.4"),
+        (["10.0.0.1"], "10.0.0.1", "x" * 500, "10.0.0.1"),
+        ([" 10.0.0.1 "], "10.0.0.1", "1.2.3.4", "1.2.3.4"),
+        (["10.0.0.0/8"], "::ffff:10.0.0.1", "192.0.2.7", "192.0.2.7"),
+    ],
+)
+def test_the_client_behind_trusted_proxies(
+    networks: list[str], peer: str | None, forwarded: str | None, expected: str | None
+) -> None:
+    assert TrustedProxies(networks).client(peer, forwarded) == expected
+
+
+@pytest.mark.parametrize("networks", ["10.0.0.1", ["x"], [5], [None], ["10.0.0.1/8"], ["10.0.0.0/33"]])
+def test_networks_that_are_none(networks: Any) -> None:
+    with pytest.raises(ConfigurationError) as found:
+        TrustedProxies(networks)
+    assert found.value.option == "trusted_proxies"
+
+
+def test_networks_may_be_any_collection() -> None:
+    assert TrustedProxies({"10.0.0.0/8": 1}.keys()).networks == (ipaddress.ip_network("10.0.0.0/8"),)
+
+
+def test_trusted_proxies_are_equal_when_their_networks_are() -> None:
+    same, other = TrustedProxies(["10.0.0.0/8"]), TrustedProxies(["10.0.0.0/9"])
+    assert {TrustedProxies(["10.0.0.0/8"]), other} == {same, other}
+    assert same != other
+    assert same != "10.0.0.0/8"
+
+
+@pytest.mark.parametrize(
+    ("peer", "expected"),
+    [(None, None), ("192.0.2.1", None), ("10.9.0.1", "10.9.0.1"), ("10.0.0.1", None), ("testclient", None)],
+)
+def test_a_private_address_that_forwards_is_named(peer: str | None, expected: str | None) -> None:
+    assert TrustedProxies(["10.0.0.0/16"]).stranger(peer) == expected
