@@ -18,7 +18,6 @@ from .limits.rates import AddressBudget
 from .limits.revocation import Revocations
 from .namespaces.registry import Known, Registry, Served, authorise, claim_value
 from .text import neutralise
-from .tokens.keys import KeysPending
 
 if TYPE_CHECKING:
     from .tokens.auth import Verifier
@@ -151,11 +150,10 @@ class Admission:
 
     async def _verify(self, token: str, deadline: float) -> Identity:
         assert self.auth is not None  # noqa: S101 - narrows the type; nobody looks for a token without it
-        try:
-            return self.auth.verify(token)
-        except KeysPending:
-            verified: Identity = await run_until(self.auth.averify(token), deadline)
-            return verified
+        identity = self.auth.verify_now(token)
+        if identity is None:
+            identity = await run_until(self.auth.averify(token), deadline)
+        return identity
 
     async def _revoked(self, identity: Identity) -> Refusal | None:
         if self.revocations is None or not identity.is_authenticated:
