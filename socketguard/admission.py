@@ -19,7 +19,6 @@ from .limits.revocation import Revocations
 from .namespaces.registry import Known, Registry, Served, authorise, claim_value
 from .namespaces.unknown import explain
 from .text import neutralise
-from .tokens.keys import KeysPending
 
 if TYPE_CHECKING:
     from .tokens.auth import Verifier
@@ -77,14 +76,6 @@ class Admission:
         self.revocations = revocations
         self.stable_claims = stable_claims
         self._unknown: dict[Any, Refusal] = {}
-        # Where a namespace can be joined without a token, a session is of use without keys.
-        self._all_need_tokens = all(policy.token == "required" for policy in registry.policies or ())
-
-    def outage(self) -> int | None:
-        """In how many seconds credentials may be checked again; None when they can be now, or need not be."""
-        if self.auth is None or not self._all_need_tokens:
-            return None
-        return self.auth.outage() or (None if self.revocations is None else self.revocations.outage())
 
     async def decide(self, connection: Connection, data: object, deadline: float, engine: Engine) -> Refusal | None:
         """Decide one CONNECT, and write who it is into ``connection``.
@@ -156,11 +147,10 @@ class Admission:
 
     async def _verify(self, token: str, deadline: float) -> Identity:
         assert self.auth is not None  # noqa: S101 - narrows the type; nobody looks for a token without it
-        try:
-            return self.auth.verify(token)
-        except KeysPending:
-            verified: Identity = await run_until(self.auth.averify(token), deadline)
-            return verified
+        identity = self.auth.verify_now(token)
+        if identity is None:
+            identity = await run_until(self.auth.averify(token), deadline)
+        return identity
 
     async def _revoked(self, identity: Identity) -> Refusal | None:
         if self.revocations is None or not identity.is_authenticated:

@@ -39,6 +39,7 @@ from .server.endpoint import Endpoint, WrongPath
 from .server.engine import Engine
 from .server.facts import ServedNames, require_server
 from .server.requires import requires
+from .server.service import Service
 from .server.sessions import Sessions
 from .text import neutralise
 from .tokens.auth import Verifier
@@ -82,7 +83,8 @@ class Parts:
         engine = Engine(server)
         self.sessions = Sessions(engine, limits, self.ledger, self._watch, connect_timeout=settings.connect_timeout)
         self.expiry = Expiry(auth, settings.expiring_notice)
-        self.endings = Endings(engine, self.sessions, self.expiry, self.report, tick=TICK)
+        service = Service(self.registry, auth, self.revocations, self.report, fail_open=settings.fail_open)
+        self.endings = Endings(engine, self.sessions, self.expiry, service, self.report, tick=TICK)
         self.drain = Drain(self.sessions, self.endings, self.report)
         self.configuration = Configuration(
             server,
@@ -113,6 +115,7 @@ class Parts:
             self.endings,
             self.expiry,
             self.drain,
+            service,
             budget,
             self.report,
             timeout=self.timeout,
@@ -123,6 +126,7 @@ class Parts:
             self.admission,
             self.endings,
             self.expiry,
+            service,
             self.report,
             rate=limits.refresh_rate,
             on_refresh=settings.on_refresh,
@@ -143,9 +147,10 @@ class Parts:
         self._endpoint = Endpoint(
             server,
             self.configuration,
-            self.admission,
+            service,
             engine,
             self.sessions,
+            self.endings,
             self.drain,
             budget,
             self.ledger,
@@ -173,8 +178,6 @@ class Parts:
             origins = settings.allowed_origins
             value = origins if isinstance(origins, str) else list(origins)
             self._attachment.set(server.eio, "cors_allowed_origins", value)
-        if auth is not None:
-            auth.listen(self.report.keys_changed)
 
     @classmethod
     def on(cls, server: Any, settings: Settings) -> Parts:
@@ -189,6 +192,11 @@ class Parts:
                 option="server",
             )
         return parts
+
+    def start(self) -> None:
+        """Begin, with the application or with its first request."""
+        self.configuration.start()
+        self.endings.arm()
 
     def detach(self) -> None:
         """Take everything off the server again."""
@@ -307,9 +315,14 @@ class SocketGuard:
         if self._outer is None:
             raise RuntimeError("a guard made by protect() is no ASGI application; serve the application itself")
         if scope["type"] == "lifespan":
-            self._parts.configuration.start()
-        app = self._outer if self._outer.concerns(scope) else self._outer.app
-        await app(scope, receive, send)
+            self._parts.start()
+        if not self._outer.concerns(scope):
+            await self._outer.app(scope, receive, send)
+            return
+        try:
+            await self._outer(scope, receive, send)
+        finally:
+            self._parts.endings.arm()
 
     @property
     def auth(self) -> Verifier | None:

@@ -21,8 +21,8 @@ from socketguard.namespaces.registry import Known, Registry, Served
 from socketguard.text import neutralise
 from socketguard.tokens.auth import JWTAuth, Verifier
 from socketguard.tokens.issuers import Issuers
-from socketguard.tokens.jwks import KeySet, Unusable
-from socketguard.tokens.keys import ALGORITHMS, PreparedKey
+from socketguard.tokens.keys import ALGORITHMS, KeySource, PreparedKey
+from socketguard.tokens.keyset import KeySet, Unusable
 
 from .application import core_of
 from .words import duration, explain
@@ -101,7 +101,7 @@ class Play:
         return None if self.unchecked else True
 
 
-class _AnyKey:
+class _AnyKey(KeySource):
     """Stands for keys that are on the network: it takes every signature, and says that it was asked to."""
 
     issuer = None
@@ -117,7 +117,7 @@ class _AnyKey:
         return True
 
 
-class _GivenKeys:
+class _GivenKeys(KeySource):
     """Published keys out of a file."""
 
     def __init__(self, keys: KeySet) -> None:
@@ -151,9 +151,7 @@ class Offline:
 
 def verifiers(auth: Verifier | None) -> tuple[JWTAuth, ...]:
     """The verifiers, one for each issuer."""
-    if isinstance(auth, Issuers):
-        return auth._auths
-    return (auth,) if isinstance(auth, JWTAuth) else ()
+    return () if auth is None else auth.auths
 
 
 def offline(auth: Verifier, keys: Mapping[str, Any] | None = None) -> Offline:
@@ -174,13 +172,9 @@ def offline(auth: Verifier, keys: Mapping[str, Any] | None = None) -> Offline:
 
 
 def _without_network(auth: JWTAuth, keys: Mapping[str, Any] | None, stand_in: _AnyKey) -> JWTAuth:
-    if auth._remote is None:
+    if not auth.fetches_keys:
         return auth
-    twin = copy.copy(auth)
-    twin._remote = None
-    twin._headers = {}
-    twin._keys = stand_in if keys is None else _GivenKeys(read_keys(keys, sorted(auth._algorithms)))
-    return twin
+    return auth.with_keys(stand_in if keys is None else _GivenKeys(read_keys(keys, auth.describe()["algorithms"])))
 
 
 def read_keys(document: Mapping[str, Any], algorithms: Sequence[str] = _PUBLIC) -> KeySet:

@@ -22,6 +22,7 @@ from .endings import Endings
 from .engine import Engine
 from .handlers import ConnectHandlers, app_message, raised_by_the_call
 from .requires import EventRefused
+from .service import Service
 from .sessions import Sessions
 
 __all__ = ["Connects", "is_joined"]
@@ -73,6 +74,7 @@ class Connects:
         endings: ends sessions that try too often.
         expiry: told who has joined.
         drain: knows whether the server is being emptied.
+        service: tells what changed about keys and store.
         budget: told of refusals that count against an address.
         report: told what was decided.
         timeout: seconds for everything between a CONNECT and its answer.
@@ -93,6 +95,7 @@ class Connects:
         endings: Endings,
         expiry: Expiry,
         drain: Drain,
+        service: Service,
         budget: AddressBudget,
         report: Report,
         *,
@@ -112,6 +115,7 @@ class Connects:
         self._endings = endings
         self._expiry = expiry
         self._drain = drain
+        self._service = service
         self._budget = budget
         self._report = report
         self._timeout = timeout
@@ -166,6 +170,8 @@ class Connects:
             refusal = await self._admission.decide(connection, data, deadline, self._engine)
         except Exception as exc:
             refusal = Refusal(RejectCode.INTERNAL_ERROR, "admission", error=exc)
+        finally:
+            self._service.tell()
         if refusal is not None:
             await self._refuse(eio_sid, connection, refusal)
         elif not self._engine.alive(eio_sid):

@@ -23,6 +23,7 @@ from .endings import Endings
 from .engine import Engine
 from .handlers import callback_frames
 from .requires import EventRefused, required, wait_for
+from .service import Service
 from .sessions import Sessions
 
 __all__ = ["OWN_EVENTS", "Dispatch", "Refreshes"]
@@ -250,6 +251,7 @@ class Refreshes:
         admission: decides on the token.
         endings: ends a connection whose client has offered a revoked token.
         expiry: told of the new end.
+        service: tells what changed about keys and store.
         report: told what happened.
         rate: how many refreshes one connection may ask for.
         on_refresh: the application's own function.
@@ -262,6 +264,7 @@ class Refreshes:
         admission: Admission,
         endings: Endings,
         expiry: Expiry,
+        service: Service,
         report: Report,
         *,
         rate: Rate | None,
@@ -272,6 +275,7 @@ class Refreshes:
         self._admission = admission
         self._endings = endings
         self._expiry = expiry
+        self._service = service
         self._report = report
         self._rate = rate
         self._on_refresh = on_refresh
@@ -312,7 +316,10 @@ class Refreshes:
         payload = sent[0] if sent else None
         if payload is not None and not isinstance(payload, dict):
             return Refusal(RejectCode.TOKEN_MALFORMED, "not_an_object", {"received": type(payload).__name__})
-        found = await self._admission.refresh(connection, (payload or {}).get("token"), deadline)
+        try:
+            found = await self._admission.refresh(connection, (payload or {}).get("token"), deadline)
+        finally:
+            self._service.tell()
         if isinstance(found, Refusal):
             return found
         refusal = _has_ended(connection) or await self._tell(connection, found, deadline) or _has_ended(connection)

@@ -22,6 +22,7 @@ from socketguard.limits.expiry import Expiry
 from socketguard.logs.report import Report
 
 from .engine import Engine
+from .service import Service
 from .sessions import Sessions
 
 __all__ = ["CLOSE_CODES", "CLOSING", "EXPIRING", "TICK", "Endings", "Queue"]
@@ -52,6 +53,9 @@ TICK = 1.0
 _AT_ONCE = 10
 """How much that is due is taken from one source in one turn of the loop."""
 
+_SHORT = 0.05
+"""Seconds after which it is looked whether keys that are being fetched have come."""
+
 # A clock that stands still just before a moment (a coarse one, or one under test) must not make the loop spin.
 _SHORTEST = 0.001
 
@@ -78,14 +82,18 @@ class Endings:
         engine: the Engine.IO side of the server.
         sessions: the open ones.
         expiry: knows whose authority ends.
+        service: tells what changed about keys and store.
         report: told what was ended.
         tick: seconds after which the clocks are looked at again.
     """
 
-    def __init__(self, engine: Engine, sessions: Sessions, expiry: Expiry, report: Report, *, tick: float) -> None:
+    def __init__(
+        self, engine: Engine, sessions: Sessions, expiry: Expiry, service: Service, report: Report, *, tick: float
+    ) -> None:
         self._engine = engine
         self._sessions = sessions
         self._expiry = expiry
+        self._service = service
         self._report = report
         self._tick = tick
         self._queue = Queue()
@@ -123,6 +131,8 @@ class Endings:
         """For how many seconds nothing can be due; infinity when nothing is open that could ever be."""
         if self._queue.waiting:
             return 0.0
+        if self._service.fetching:
+            return _SHORT
         if not self._sessions.open:
             return math.inf
         return min(self._sessions.wait, self._expiry.wait, self._tick)
@@ -137,6 +147,7 @@ class Endings:
                     self._notify(connection, left)
             for session, reason in self._sessions.due(_AT_ONCE):
                 self.session(session, reason)
+            self._service.tell()
             self._queue.turn()
         except Exception as exc:
             context = {"message": "socketguard could not look at what is due", "exception": exc}

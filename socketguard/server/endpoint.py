@@ -13,7 +13,6 @@ from typing import Any, cast
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from socketguard.admission import Admission
 from socketguard.connection import HandshakeRequest, Session, address_key
 from socketguard.diagnosis.traffic import Patterns
 from socketguard.errors import RETRY_AFTER, HandshakeCode, Refusal, RejectCode, new_ref
@@ -26,9 +25,11 @@ from socketguard.text import neutralise
 from .answers import Answers, answer, is_gone
 from .configuration import Configuration
 from .drain import Drain
+from .endings import Endings
 from .engine import SESSION_KEY, Engine, origins_of
 from .handshake import DRAINING, ENDED, busy, examine, normalised_headers, read, wrong_path
 from .polling import Polling
+from .service import Service
 from .sessions import Sessions
 from .websocket import WebSockets
 
@@ -43,9 +44,10 @@ class Endpoint:
     Args:
         server: the server; its ``handle_request`` is taken as it is now, before it is replaced.
         configuration: shown the first requests.
-        admission: knows whether tokens can be checked.
+        service: knows whether credentials can be checked.
         engine: the Engine.IO side of the server.
         sessions: the open ones.
+        endings: looks at what is due.
         drain: knows whether the server is being emptied.
         budget: what was refused to an address.
         ledger: how many sessions and connections there are.
@@ -59,9 +61,10 @@ class Endpoint:
         self,
         server: Any,
         configuration: Configuration,
-        admission: Admission,
+        service: Service,
         engine: Engine,
         sessions: Sessions,
+        endings: Endings,
         drain: Drain,
         budget: AddressBudget,
         ledger: Ledger,
@@ -73,9 +76,10 @@ class Endpoint:
     ) -> None:
         self._handle_request = server.handle_request
         self._configuration = configuration
-        self._admission = admission
+        self._service = service
         self._engine = engine
         self._sessions = sessions
+        self._endings = endings
         self._drain = drain
         self._budget = budget
         self._ledger = ledger
@@ -170,7 +174,8 @@ class Endpoint:
                 "the limit is failures_per_address"
             )
             return busy(RejectCode.RATE_LIMITED, math.ceil(wait), hint)
-        outage = self._admission.outage()
+        outage = self._service.outage()
+        self._service.tell()
         if outage is not None:
             hint = "tokens can't be checked now: see socketguard.keys.unavailable and socketguard.store.unavailable"
             return busy(RejectCode.KEYS_UNAVAILABLE, outage, hint)
@@ -195,6 +200,7 @@ class Endpoint:
             # The end of a session has a line already; that its client notices is no news.
             quietly = self._engine.was_let_go(request.sid)
             await self._answers.refuse(scope, request, refusal, send, session, quietly=quietly)
+            self._endings.arm()
 
 
 def _moved(request: HandshakeRequest, session: Session) -> Refusal | None:

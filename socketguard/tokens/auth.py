@@ -1,14 +1,16 @@
 """`JWTAuth`: verifies JSON Web Tokens (RFC 7519) as RFC 8725 advises, for Socket.IO and for HTTP routes alike.
 
-PyJWT does the cryptography. The rules about headers are here and those about claims in `socketguard.claims`, because
-they are stricter than PyJWT's, and because a token is then verified in a fraction of the time of ``jwt.decode``.
+PyJWT does the cryptography. The rules about headers are here and those about claims in `claims`, because they are
+stricter than PyJWT's, and because a token is then verified in a fraction of the time of ``jwt.decode``.
 """
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from typing import Any, Literal, Protocol, Self
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Literal, Self
 
 from socketguard.check import names
 from socketguard.connection import Identity, KeysChange
@@ -18,59 +20,107 @@ from socketguard.text import neutralise
 
 from .claims import ANY, REQUIRE, ClaimRules, Names, ScopeClaim, invalid, media_type, media_types, shown
 from .encoding import check_shape, decode_base64url, decode_json_object
+from .fetch import Fetch
 from .finder import Found, TokenFinder
 from .http import Backend
-from .jwks import Fetch, RemoteKeys
-from .keys import Key, KeySource, KeysPending, StaticKeys, check_algorithms
+from .jwks import Discovery, RemoteKeys
+from .keys import MAX_KEY_ID, Key, KeySource, Pending, StaticKeys, check_algorithms
 from .providers import Presets
 
 __all__ = ["ANY", "JWTAuth", "ScopeClaim", "Verifier"]
 
 _TYPES = ("JWT", "at+jwt", None)
-_MAX_KEY_ID = 128
 _CACHED_HEADERS = 128
 _CACHED_HEADER_BYTES = 512
 _RFC9068 = ("iss", "exp", "aud", "sub", "client_id", "iat", "jti")
 """Claims that every access token must have (RFC 9068 section 2.2)."""
 
 
-class _Discovered(str):
-    """Stands in ``jwks_url`` for the URL that the issuer's configuration names."""
+class Verifier(Backend):
+    """What a guard asks of whatever verifies tokens: `JWTAuth`, or `issuers.Issuers` for several of it."""
 
-    __slots__ = ()
-
-
-class Verifier(Protocol):
-    """What a guard asks of whatever verifies tokens: `JWTAuth`, or `socketguard.issuers.Issuers` for several of it."""
+    def __init__(self, finder: TokenFinder, sources: Sequence[KeySource]) -> None:
+        super().__init__(finder)
+        self.finder = finder
+        self._sources = sources
 
     @property
-    def issuers(self) -> frozenset[str]: ...
+    def uses_cookie(self) -> bool:
+        """Whether a cookie is among the sources."""
+        return self.finder.uses_cookie
+
     @property
-    def leeway(self) -> float: ...
-    @property
-    def uses_cookie(self) -> bool: ...
-    @property
-    def uses_query(self) -> bool: ...
+    def uses_query(self) -> bool:
+        """Whether a query parameter is among the sources."""
+        return self.finder.uses_query
+
     def find(
         self, payload: Mapping[str, Any] | None, headers: Sequence[tuple[bytes, bytes]], query_string: bytes
-    ) -> Found | None: ...
+    ) -> Found | None:
+        """The token of a CONNECT."""
+        return self.finder.find(payload, headers, query_string)
+
+    def start(self) -> None:
+        """Begin to fetch keys, when there are any to fetch. Needs a running event loop."""
+        for source in self._sources:
+            source.start()
+
+    def outage(self) -> int | None:
+        """Seconds after which to try again, when no token of anybody can be verified for want of keys; else None."""
+        # Every one is asked, because being asked makes it try again.
+        outages = [source.outage() for source in self._sources]
+        waits = [seconds for seconds in outages if seconds is not None]
+        return min(waits) if len(waits) == len(outages) else None
+
+    def keys_status(self) -> list[dict[str, Any]]:
+        """The state of fetched keys; empty when there are none to fetch."""
+        return [status for source in self._sources if (status := source.status()) is not None]
+
+    def changes(self, since: int) -> tuple[int, Sequence[KeysChange]]:
+        """What happened to fetched keys after a position, and the position to ask from next; 0 asks for all."""
+        found = sorted(entry for source in self._sources for entry in source.changes() if entry[0] > since)
+        return (found[-1][0] if found else since), [change for _, change in found]
+
+    @property
+    def fetching(self) -> bool:
+        """Whether keys are being fetched now."""
+        return any(source.fetching for source in self._sources)
+
+    async def close(self) -> None:
+        """Stop fetching keys."""
+        for source in self._sources:
+            await source.close()
+
+    @property
+    @abstractmethod
+    def auths(self) -> tuple[JWTAuth, ...]: ...
+    @property
+    @abstractmethod
+    def issuers(self) -> frozenset[str]: ...
+    @property
+    @abstractmethod
+    def leeway(self) -> float: ...
+    @abstractmethod
     def verify(self, token: str) -> Identity: ...
-    async def averify(self, token: str) -> Identity: ...
+    @abstractmethod
+    def verify_now(self, token: str) -> Identity | None: ...
+    @abstractmethod
     def check_time(self, identity: Identity) -> None: ...
+    @abstractmethod
     def ends_at(self, identity: Identity) -> float | None: ...
+    @abstractmethod
     def now(self) -> float: ...
+    @abstractmethod
     def max_lifetime_of(self, issuer: str | None) -> float | None: ...
+    @abstractmethod
     def accepts_issuer(self, issuer: str) -> bool: ...
+    @abstractmethod
     def describe(self) -> dict[str, Any]: ...
+    @abstractmethod
     def findings(self) -> list[Finding]: ...
-    def start(self) -> None: ...
-    def listen(self, callback: Callable[[KeysChange], None]) -> None: ...
-    def outage(self) -> int | None: ...
-    def keys_status(self) -> list[dict[str, Any]]: ...
-    async def close(self) -> None: ...
 
 
-class JWTAuth(Presets, Backend):
+class JWTAuth(Presets, Verifier):
     """Verifies tokens; one instance serves the Socket.IO server and the HTTP routes of a service.
 
     Besides `verify` it is a Starlette authentication backend (with `on_error`), and `requires` makes FastAPI
@@ -102,8 +152,9 @@ class JWTAuth(Presets, Backend):
         scope_claim: where the scopes are: a claim's name, a dotted path such as ``realm_access.roles`` (a claim with
             just that name goes first), or a function of the claims. A string is split on spaces (RFC 6749 section
             3.3); an array must hold strings.
-        sources: where a Socket.IO client may put its token; see `socketguard.tokens.TokenFinder`.
-        payload_keys: under which keys of the payload.
+        sources: where a Socket.IO client may put its token: ``"payload"``, ``"header"``, ``"query:NAME"`` and
+            ``"cookie:NAME"``. The payload goes first, then the header, then the others in their order.
+        payload_keys: under which keys of the payload; ``authorization`` holds ``Bearer …``, others the bare token.
         max_lifetime: the longest time from ``iat`` (from now, without ``iat``) to ``exp``, in seconds. Revoking all
             tokens of a subject needs it.
         types: the allowed ``typ`` headers, compared case-insensitively and without ``application/``; None stands for
@@ -166,31 +217,21 @@ class JWTAuth(Presets, Backend):
             scope_claim=scope_claim,
             max_lifetime=max_lifetime,
             claims=claims,
-            templates=jwks_url is not None and not isinstance(jwks_url, _Discovered),
+            templates=jwks_url is not None and not isinstance(jwks_url, Discovery),
             clock=clock,
         )
-        if profile is not None or jwks_url is not None:
-            _check_named(rules, "jwks_url" if profile is None else f'profile="{profile}"', profile is None)
-        self._remote: RemoteKeys | None = None
+        if profile is not None:
+            _check_named(rules, f'profile="{profile}"', any_will_do=False)
+        elif jwks_url is not None:
+            _check_named(rules, "jwks_url", any_will_do=True)
         self._keys: KeySource
-        self._public = False
-        fingerprint: Hashable
         ordered = tuple(sorted(self._algorithms))
-        if jwks_url is None:
-            if fetch is not None:
-                raise ConfigurationError("fetch needs jwks_url; a key that is given is not fetched", option="fetch")
-            static = _static(key, ordered)
-            self._keys, self._kinds, self._public = static, static.kinds, static.is_public
-            fingerprint = static.fingerprints
-        else:
+        if jwks_url is not None:
             if key is not None:
                 raise ConfigurationError("key and jwks_url exclude each other; leave one of them out", option="key")
-            discovered = isinstance(jwks_url, _Discovered)
-            self._keys = self._remote = remote = RemoteKeys(
-                None if discovered else jwks_url,
+            self._keys = RemoteKeys(
+                jwks_url,
                 algorithms=ordered,
-                issuer=rules.issuers[0] if discovered else None,
-                discover=discovered,
                 fetch=fetch,
                 lifetime=jwks_lifetime,
                 stale_if_error=stale_if_error,
@@ -198,18 +239,25 @@ class JWTAuth(Presets, Backend):
                 timeout=jwks_timeout,
                 allow_http=allow_http,
             )
-            self._kinds, fingerprint = remote.kinds, remote.fingerprint
+        elif fetch is not None:
+            raise ConfigurationError("fetch needs jwks_url; a key that is given is not fetched", option="fetch")
+        elif key is None:
+            raise ConfigurationError(
+                "key is None (is the environment variable set?); give the secret, the public key, or jwks_url=…",
+                option="key",
+            )
+        else:
+            self._keys = StaticKeys(key, ordered)
+        super().__init__(TokenFinder(sources, payload_keys), (self._keys,))
         self._identity = rules.identity
-        self._finder = TokenFinder(sources, payload_keys)
-        Backend.__init__(self, self._finder)
         # Only headers of tokens whose signature held get in here, so that a stranger can't fill it.
         self._headers: dict[bytes, tuple[str, str | None]] = {}
         self._configuration = (
             self._algorithms,
-            fingerprint,
+            self._keys.fingerprint,
             rules.configuration,
-            self._finder.sources,
-            self._finder.payload_keys,
+            self.finder.sources,
+            self.finder.payload_keys,
             self._types,
             expiry,
         )
@@ -225,18 +273,14 @@ class JWTAuth(Presets, Backend):
 
         Args:
             issuer: the issuer's URL, exactly as in ``iss``.
-            audience: as for `JWTAuth`.
+            audience: as for `JWTAuth`, and so is every other option.
             algorithms: as for `JWTAuth`. RS256 is what every provider must have (section 3 there).
-            **options: as for `JWTAuth`.
-
-        Raises:
-            ConfigurationError: an option is wrong; the text names it.
         """
         if not isinstance(issuer, str):
             raise ConfigurationError(
                 'discover needs one issuer; write JWTAuth.discover("https://login.example.com", …)', option="issuer"
             )
-        return cls(jwks_url=_Discovered(issuer), issuer=issuer, audience=audience, algorithms=algorithms, **options)
+        return cls(jwks_url=Discovery(issuer), issuer=issuer, audience=audience, algorithms=algorithms, **options)
 
     def __eq__(self, other: object) -> bool:
         return self._configuration == other._configuration if isinstance(other, JWTAuth) else NotImplemented
@@ -245,7 +289,23 @@ class JWTAuth(Presets, Backend):
         return hash(self._configuration)
 
     def __repr__(self) -> str:
-        return f"<JWTAuth {', '.join(sorted(self._algorithms))} ({', '.join(self._kinds)})>"
+        return f"<JWTAuth {', '.join(sorted(self._algorithms))} ({', '.join(self._keys.kinds)})>"
+
+    @property
+    def auths(self) -> tuple[JWTAuth, ...]:
+        """The verifiers, one for each issuer: this one."""
+        return (self,)
+
+    @property
+    def fetches_keys(self) -> bool:
+        """Whether its keys are on the network."""
+        return isinstance(self._keys, RemoteKeys)
+
+    def with_keys(self, keys: KeySource) -> JWTAuth:
+        """The same rules with other keys: for telling people, never for letting anybody in."""
+        twin = copy.copy(self)
+        twin._keys, twin._sources, twin._headers = keys, (keys,), {}
+        return twin
 
     @property
     def issuers(self) -> frozenset[str]:
@@ -257,35 +317,14 @@ class JWTAuth(Presets, Backend):
         """How far clocks may differ, in seconds."""
         return self._rules.leeway
 
-    @property
-    def finder(self) -> TokenFinder:
-        """Finds tokens; it knows the sources and the keys of the payload."""
-        return self._finder
-
-    @property
-    def uses_cookie(self) -> bool:
-        """Whether a cookie is among the sources."""
-        return self._finder.uses_cookie
-
-    @property
-    def uses_query(self) -> bool:
-        """Whether a query parameter is among the sources."""
-        return self._finder.uses_query
-
-    def find(
-        self, payload: Mapping[str, Any] | None, headers: Sequence[tuple[bytes, bytes]], query_string: bytes
-    ) -> Found | None:
-        """Find the token of a CONNECT; see `socketguard.tokens.TokenFinder.find`."""
-        return self._finder.find(payload, headers, query_string)
-
     def describe(self) -> dict[str, Any]:
         """The effective configuration for a log line, without secrets. Times are in seconds."""
         return {
             "algorithms": sorted(self._algorithms),
-            "keys": list(self._kinds),
+            "keys": list(self._keys.kinds),
             **self._rules.describe(),
-            "sources": list(self._finder.sources),
-            "payload_keys": list(self._finder.payload_keys),
+            "sources": list(self.finder.sources),
+            "payload_keys": list(self.finder.payload_keys),
             "types": sorted(self._types, key=lambda name: name or ""),
             "expiry": self._expiry,
         }
@@ -296,7 +335,7 @@ class JWTAuth(Presets, Backend):
         rules = self._rules
         checks = (("issuer", rules.issuers or rules.any_issuer), ("audience", rules.audiences or rules.any_audience))
         missing = [name for name, checked in checks if not checked]
-        if self._public and missing:
+        if isinstance(self._keys, StaticKeys) and self._keys.is_public and missing:
             found.append(
                 finding(
                     "SG033",
@@ -305,7 +344,7 @@ class JWTAuth(Presets, Backend):
                 )
             )
         if self.uses_query:
-            queries = ", ".join(source for source in self._finder.sources if source.startswith("query:"))
+            queries = ", ".join(source for source in self.finder.sources if source.startswith("query:"))
             found.append(finding("SG034", queries=queries))
         if "exp" not in rules.require:
             found.append(finding("SG035"))
@@ -321,16 +360,13 @@ class JWTAuth(Presets, Backend):
             token: in compact serialisation, without ``Bearer``.
 
         Raises:
-            KeysPending: (a `TokenError`) with ``jwks_url``, when keys have to be fetched first; `averify` does that.
-            TokenError: the token is refused. Nothing else is ever raised.
+            TokenError: the token is refused; with ``keys_unavailable`` when it can't be verified now, or when keys have
+                to be fetched first, which `averify` does. Nothing else is ever raised.
         """
-        try:
-            return self._verify(token)
-        except TokenError:
-            raise
-        except Exception as exc:
-            # The exception's own text may quote the token, so that only its type goes on.
-            raise TokenError(RejectCode.TOKEN_INVALID, "unexpected_error", exception=type(exc).__name__) from None
+        found = self._verify(token)
+        if isinstance(found, Pending):
+            raise TokenError(RejectCode.KEYS_UNAVAILABLE, found.detail, **found.fields)
+        return found
 
     async def averify(self, token: str) -> Identity:
         """Verify a token, after fetching keys when that is needed.
@@ -341,10 +377,10 @@ class JWTAuth(Presets, Backend):
         Raises:
             TokenError: the token is refused, or (``keys_unavailable``) it can't be verified now.
         """
-        try:
-            return self.verify(token)
-        except KeysPending as pending:
-            loaded = await pending.load()
+        found = self._verify(token)
+        if not isinstance(found, Pending):
+            return found
+        loaded = await self._keys.load(found)
         try:
             return self.verify(token)
         except TokenError as error:
@@ -354,24 +390,18 @@ class JWTAuth(Presets, Backend):
             fields = {name: value for name, value in error.fields.items() if name != "retry_after"}
             raise invalid("key_unknown", **fields) from None
 
+    def verify_now(self, token: str) -> Identity | None:
+        """As `verify`, but None when keys have to be fetched first, which `averify` does."""
+        found = self._verify(token)
+        return None if isinstance(found, Pending) else found
+
     def check_time(self, identity: Identity) -> None:
-        """Check once more that a token that was verified has not expired since.
-
-        Args:
-            identity: what `verify` returned; an anonymous one never expires.
-
-        Raises:
-            TokenError: it has.
-        """
+        """Refuse a token that has expired since it was verified; an anonymous identity never expires."""
         if identity.expires_at is not None:
             self._rules.check_end(identity.expires_at, self._rules.clock())
 
     def ends_at(self, identity: Identity) -> float | None:
-        """When a connection must end, in seconds since the epoch; None when its token doesn't end it.
-
-        Args:
-            identity: what `verify` returned.
-        """
+        """When a connection must end, in seconds since the epoch; None when its token doesn't end it."""
         if identity.expires_at is None or self._expiry == "ignore":
             return None
         return identity.expires_at + self._rules.leeway
@@ -381,69 +411,43 @@ class JWTAuth(Presets, Backend):
         return self._rules.clock()
 
     def max_lifetime_of(self, issuer: str | None) -> float | None:
-        """The longest lifetime of an issuer's tokens, in seconds; None when nobody knows.
-
-        Args:
-            issuer: an ``iss``; here there is but one answer.
-        """
+        """The longest lifetime of an issuer's tokens, in seconds; None when nobody knows."""
         return self._rules.max_lifetime
 
     def accepts_issuer(self, issuer: str) -> bool:
-        """Whether tokens of an issuer may be accepted, for somebody who has no token at hand.
-
-        Args:
-            issuer: an ``iss``. For a template counts only whether it has that form.
-        """
+        """Whether tokens of an issuer may be accepted: for a template counts only whether it has that form."""
         return self._rules.accepts_issuer(issuer)
 
     def matches_template(self, claims: Mapping[str, Any]) -> bool:
         """Whether the ``iss`` of these claims is what a template in ``issuer`` becomes with them."""
         return self._rules.matches_template(claims)
 
-    def start(self) -> None:
-        """Begin to fetch keys, when there are any to fetch. Needs a running event loop."""
-        if self._remote is not None:
-            self._remote.start()
-
-    def listen(self, callback: Callable[[KeysChange], None]) -> None:
-        """Be told when the fetched keys change, or can't be fetched.
-
-        Args:
-            callback: called with a `socketguard.jwks.KeysChange`.
-        """
-        if self._remote is not None:
-            self._remote.listeners.append(callback)
-
-    def outage(self) -> int | None:
-        """Whether no token can be verified for want of keys: the seconds after which to try again, else None."""
-        return None if self._remote is None else self._remote.outage()
-
-    def keys_status(self) -> list[dict[str, Any]]:
-        """The state of fetched keys; empty when there are none to fetch."""
-        return [] if self._remote is None else [self._remote.status()]
-
-    async def close(self) -> None:
-        """Stop fetching keys."""
-        if self._remote is not None:
-            await self._remote.close()
-
-    def _verify(self, token: str) -> Identity:
-        signing_input, _, signature_part = check_shape(token).rpartition(b".")
-        header_part, _, payload_part = signing_input.partition(b".")
-        header = self._headers.get(header_part)
-        algorithm, key_id = self._read_header(header_part) if header is None else header
-        signature = decode_base64url(signature_part, "signature")
-        for key in self._keys.candidates(algorithm, key_id):
-            if key.verify(signing_input, signature):
-                break
-        else:
-            fields = {} if key_id is None else {"key_id": neutralise(key_id, _MAX_KEY_ID)}
-            raise invalid("signature_mismatch", algorithm=algorithm, **fields)
-        if header is None and len(header_part) <= _CACHED_HEADER_BYTES:
-            if len(self._headers) >= _CACHED_HEADERS:
-                self._headers.clear()
-            self._headers[header_part] = algorithm, key_id
-        return self._identity(decode_json_object(payload_part, "payload"), key_id, key.issuer)
+    def _verify(self, token: str) -> Identity | Pending:
+        try:
+            signing_input, _, signature_part = check_shape(token).rpartition(b".")
+            header_part, _, payload_part = signing_input.partition(b".")
+            header = self._headers.get(header_part)
+            algorithm, key_id = self._read_header(header_part) if header is None else header
+            signature = decode_base64url(signature_part, "signature")
+            keys = self._keys.candidates(algorithm, key_id)
+            if isinstance(keys, Pending):
+                return keys
+            for key in keys:
+                if key.verify(signing_input, signature):
+                    break
+            else:
+                fields = {} if key_id is None else {"key_id": neutralise(key_id, MAX_KEY_ID)}
+                raise invalid("signature_mismatch", algorithm=algorithm, **fields)
+            if header is None and len(header_part) <= _CACHED_HEADER_BYTES:
+                if len(self._headers) >= _CACHED_HEADERS:
+                    self._headers.clear()
+                self._headers[header_part] = algorithm, key_id
+            return self._identity(decode_json_object(payload_part, "payload"), key_id, key.issuer)
+        except TokenError:
+            raise
+        except Exception as exc:
+            # The exception's own text may quote the token, so that only its type goes on.
+            raise TokenError(RejectCode.TOKEN_INVALID, "unexpected_error", exception=type(exc).__name__) from None
 
     def _read_header(self, part: bytes) -> tuple[str, str | None]:
         """Check a header (RFC 7515 section 4.1). What could name a key (jku, jwk, x5u, x5c) is never looked at."""
@@ -459,21 +463,12 @@ class JWTAuth(Presets, Backend):
             received = shown(type_) if present else None
             raise invalid("type_not_allowed", expected=self.describe()["types"], received=received)
         key_id = header.get("kid")
-        if "kid" in header and (not isinstance(key_id, str) or len(key_id) > _MAX_KEY_ID):
-            raise invalid("key_id_malformed", expected=f"a string of at most {_MAX_KEY_ID} characters")
+        if "kid" in header and (not isinstance(key_id, str) or len(key_id) > MAX_KEY_ID):
+            raise invalid("key_id_malformed", expected=f"a string of at most {MAX_KEY_ID} characters")
         return algorithm, key_id
 
 
-def _static(key: Any, algorithms: tuple[str, ...]) -> StaticKeys:
-    if key is None:
-        raise ConfigurationError(
-            "key is None (is the environment variable set?); give the secret, the public key, or jwks_url=…",
-            option="key",
-        )
-    return StaticKeys(key, algorithms)
-
-
-def _check_named(rules: ClaimRules, because: str, any_will_do: bool) -> None:
+def _check_named(rules: ClaimRules, because: str, *, any_will_do: bool) -> None:
     """Issuer and audience must be given, or `ANY` where that will do."""
     given = {
         "issuer": rules.issuers or (any_will_do and rules.any_issuer),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import enum
 import inspect
-import math
 import re
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from types import MappingProxyType
@@ -80,52 +79,7 @@ _TYPES: dict[type, str] = {
 
 
 class ClaimRules:
-    """The rules of one verifier, checked at construction.
-
-    Args:
-        issuer: as for `socketguard.JWTAuth`, like every other option.
-        audience: likewise.
-        leeway: in seconds.
-        require: likewise.
-        subject_claim: likewise.
-        token_id_claim: likewise.
-        scope_claim: likewise.
-        max_lifetime: in seconds, or None.
-        claims: likewise.
-        templates: whether an issuer may have ``{placeholders}``.
-        clock: tells the time, in seconds since the epoch.
-
-    Raises:
-        ConfigurationError: an option is wrong; the text names it.
-
-    Attributes:
-        issuers: the accepted issuers, templates as they were written; empty when ``iss`` is not checked.
-        audiences: the accepted audiences; empty when ``aud`` is not checked or must not be there.
-        any_issuer: whether ``issuer=ANY`` was written out.
-        any_audience: whether ``audience=ANY`` was written out.
-        leeway: in seconds.
-        require: the claims that must be there.
-        max_lifetime: in seconds, or None.
-        clock: the clock.
-    """
-
-    __slots__ = (
-        "_claims",
-        "_exact",
-        "_scope_claim",
-        "_scope_path",
-        "_subject_claim",
-        "_templates",
-        "_token_id_claim",
-        "any_audience",
-        "any_issuer",
-        "audiences",
-        "clock",
-        "issuers",
-        "leeway",
-        "max_lifetime",
-        "require",
-    )
+    """The rules of one verifier. Their options, and what is said when one is wrong, are those of `JWTAuth`."""
 
     def __init__(
         self,
@@ -135,7 +89,7 @@ class ClaimRules:
         leeway: float,
         require: Collection[str],
         subject_claim: str,
-        token_id_claim: str = "jti",  # noqa: S107 - the name of a claim
+        token_id_claim: str,
         scope_claim: ScopeClaim,
         max_lifetime: float | None,
         claims: Mapping[str, Any] | None,
@@ -155,7 +109,9 @@ class ClaimRules:
         self.require = ("exp",) if required == REQUIRE and subject_claim != "sub" else required
         self._scope_claim = scope_claim
         self._scope_path = _scope_path(scope_claim)
-        self.max_lifetime = None if max_lifetime is None else seconds(max_lifetime, "max_lifetime", lowest=1)
+        self.max_lifetime = max_lifetime
+        if max_lifetime is not None:
+            self.max_lifetime = seconds(max_lifetime, "max_lifetime", lowest=1, highest=_END_OF_TIME)
         if self.max_lifetime is not None and "exp" not in self.require:
             raise ConfigurationError('max_lifetime needs "exp" in require: nothing else ends a token', option="require")
         self._claims = _expected_claims(claims)
@@ -202,16 +158,9 @@ class ClaimRules:
     def identity(
         self, claims: dict[str, Any], key_id: str | None, key_issuer: tuple[str, ...] | None = None
     ) -> Identity:
-        """Check the claims of a token whose signature holds; of them, the dates last.
+        """Who a token is of whose signature holds. Of the claims, the dates are checked last.
 
-        Args:
-            claims: its payload. The identity keeps it.
-            key_id: the ``kid`` of its header.
-            key_issuer: the only issuer whose tokens its key may verify, as `template_parts` returns it; None for a key
-                that is bound to none.
-
-        Raises:
-            TokenError: a claim is missing, of the wrong type, or not as it should be.
+        `key_issuer` is the only issuer whose tokens its key may verify, as `template_parts` returns it.
         """
         for name in self.require:
             if claims.get(name) is None:
@@ -249,15 +198,7 @@ class ClaimRules:
         return any(_filled(template, claims) == claims["iss"] for template in self._templates)
 
     def check_end(self, end: float, now: float) -> None:
-        """Check that a token that ends at ``end`` has not expired.
-
-        Args:
-            end: in seconds since the epoch.
-            now: likewise. A clock of NaN refuses, as in every comparison of dates.
-
-        Raises:
-            TokenError: it has.
-        """
+        """Refuse a token that has expired. A clock of NaN refuses, as in every comparison of dates."""
         if not end > now - self.leeway:
             raise TokenError(RejectCode.TOKEN_EXPIRED, "expired", expired_s=round(now - end))
 
@@ -367,11 +308,9 @@ def issuer_mismatch(expected: Collection[str], received: str) -> TokenError:
 
 
 def template_parts(issuer: str) -> tuple[str, ...] | None:
-    """Take an issuer with ``{placeholders}`` apart.
+    """An issuer with ``{placeholders}`` taken apart: text and names of claims in turn, text first and last.
 
-    Returns:
-        Text and names of claims in turn, text first and last, so that an issuer without placeholders is the only part.
-        None when a brace stands alone, or a placeholder is empty or names ``iss`` itself, which anything would fit.
+    None when a brace stands alone, or a placeholder is empty or names ``iss`` itself, which anything would fit.
     """
     parts = tuple(_PLACEHOLDER.split(issuer))
     if any("{" in text or "}" in text for text in parts[::2]) or {"", "iss"} & {*parts[1::2]}:
@@ -400,13 +339,14 @@ def media_types(types: Any) -> frozenset[str | None]:
     return frozenset(media_type(name) for name in types)
 
 
-def seconds(value: Any, option: str, *, lowest: float, highest: float = math.inf) -> float:
-    """Check an option that is a number of seconds within limits."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigurationError(f"{option} must be a finite number of seconds, such as {option}=10", option=option)
-    if not lowest <= value <= highest:
-        limits = f"from {lowest} to {highest}" if math.isfinite(highest) else f"of at least {lowest}"
-        raise ConfigurationError(f"{option} must be a number of seconds {limits}, not {value}", option=option)
+def seconds(value: Any, option: str, *, lowest: float, highest: float) -> float:
+    """An option that is a number of seconds within limits."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value <= highest:
+        raise ConfigurationError(
+            f"{option} must be a number of seconds from {lowest:g} to {highest:,.12g}; "
+            f"write {option}={highest:.12g} or less",
+            option=option,
+        )
     return value
 
 

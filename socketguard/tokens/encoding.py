@@ -11,31 +11,25 @@ from typing import Any, NoReturn
 
 from socketguard.errors import RejectCode, TokenError
 
-from .finder import _NO_TOKENS
-
 __all__ = ["MAX_DEPTH", "MAX_TOKEN_LENGTH", "check_shape", "decode_base64url", "decode_json_object"]
-
 
 MAX_TOKEN_LENGTH = 8192
 """Characters of a token. Servers take header lines of 8 KiB or less (nginx's large_client_header_buffers)."""
 
-
 MAX_DEPTH = 32
 """How deeply objects and arrays of a token may be nested (the ``realm_access`` of Keycloak needs three)."""
-
 
 MAX_HEADER_PARTS = 64
 """Members and elements of a token's header: it is decoded before the signature is checked."""
 
-
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-
-
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
-
-
 _PADDING = (b"", b"", b"==", b"=")
 
+# What a JavaScript or Python client sends whose variable is not what its author thinks. None of it is a secret.
+_NO_TOKENS = frozenset(
+    {"undefined", "null", "None", "NaN", "true", "false", "[object Object]", "[object Promise]", "Bearer"}
+)
 
 # The last character of a part that is no whole number of 24-bit groups has bits that belong to no byte. RFC 4648
 # section 3.5 wants them zero; otherwise one token has several spellings.
@@ -43,17 +37,9 @@ _CANONICAL_END = (_ALPHABET, b"", b"AQgw", b"AEIMQUYcgkosw048")
 
 
 def check_shape(token: str) -> bytes:
-    """Check length and alphabet of a token in compact serialisation (RFC 7515 section 7.1), before any decoding.
+    """A token as bytes: three parts of base64url characters, none empty, with two dots between them.
 
-    Args:
-        token: what the client sent.
-
-    Returns:
-        The token as bytes: three parts of base64url characters, none empty, with two dots between them.
-
-    Raises:
-        TokenError: ``token_malformed`` with the detail ``not_a_string``, ``too_long`` (above `MAX_TOKEN_LENGTH`),
-            ``not_base64url`` or ``not_three_parts``.
+    This is compact serialisation (RFC 7515 section 7.1); nothing is decoded yet.
     """
     if not isinstance(token, str):
         raise TokenError(RejectCode.TOKEN_MALFORMED, "not_a_string", received=type(token).__name__)
@@ -76,15 +62,10 @@ def check_shape(token: str) -> bytes:
 
 
 def decode_base64url(part: bytes, name: str) -> bytes:
-    """Decode one part of a token that `check_shape` let pass: base64url without padding (RFC 7515 section 2).
+    """Decode a part of a token that `check_shape` let pass: base64url without padding (RFC 7515 section 2).
 
-    Args:
-        part: the part.
-        name: what it is, for the log: ``header``, ``payload`` or ``signature``.
-
-    Raises:
-        TokenError: ``token_malformed`` with the detail ``not_base64url``: an impossible length, or bits at the end
-            that belong to no byte.
+    `name` is the part's for the log: ``header``, ``payload`` or ``signature``. Refused are an impossible length, and
+    bits at the end that belong to no byte.
     """
     rest = len(part) % 4
     if rest and part[-1] not in _CANONICAL_END[rest]:
@@ -126,14 +107,6 @@ def decode_json_object(part: bytes, name: str) -> dict[str, Any]:
     Of members with the same name the last one counts, as RFC 7519 section 4 allows. Refused are other encodings, a
     byte order mark, ``NaN`` and ``Infinity``, numbers beyond a float's range, lone surrogates, and more than
     `MAX_DEPTH` levels.
-
-    Args:
-        part: the part, still in base64url.
-        name: ``header`` or ``payload``, for the log.
-
-    Raises:
-        TokenError: ``token_malformed`` with the detail ``not_base64url``, ``not_utf8``, ``not_json``,
-            ``nested_too_deeply`` or ``not_an_object``.
     """
     data = decode_base64url(part, name)
     try:

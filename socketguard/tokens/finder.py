@@ -13,22 +13,13 @@ from socketguard.errors import ConfigurationError, RejectCode, TokenError
 
 __all__ = ["Found", "TokenFinder"]
 
-# What a JavaScript or Python client sends whose variable is not what its author thinks. None of it is a secret.
-_NO_TOKENS = frozenset(
-    {"undefined", "null", "None", "NaN", "true", "false", "[object Object]", "[object Promise]", "Bearer"}
-)
 _COOKIE_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _MAX_PARAMETERS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A token, and where it was.
-
-    Attributes:
-        token: the token as sent, unchecked. It is left out of the ``repr``.
-        source: ``payload``, ``header``, ``query:NAME`` or ``cookie:NAME``.
-    """
+    """A token as it was sent, unchecked, and where: ``payload``, ``header``, ``query:NAME`` or ``cookie:NAME``."""
 
     token: str = field(repr=False)
     source: str
@@ -50,18 +41,9 @@ class TokenFinder:
     The payload of the CONNECT packet counts first. Only when it has none (absent, null or an empty string under every
     key) does the ``Authorization`` header, and then the other sources in their order. The header is that of the
     *first* request of a session, so an old header beside a fresh payload is normal and no conflict. A payload token
-    that is no string is refused, without falling back.
-
-    Args:
-        sources: any of ``"payload"``, ``"header"``, ``"query:NAME"`` and ``"cookie:NAME"``.
-        payload_keys: the keys of the payload to look at, in this order. ``authorization`` holds ``Bearer …``, every
-            other key the bare token.
-
-    Raises:
-        ConfigurationError: a source is unknown or the names don't fit.
+    that is no string is refused, without falling back. The payload key ``authorization`` holds ``Bearer …``, every
+    other one the bare token.
     """
-
-    __slots__ = ("_cookie", "_header", "_others", "_payload", "_query", "payload_keys", "sources")
 
     def __init__(
         self,
@@ -96,18 +78,8 @@ class TokenFinder:
                     option="sources",
                 )
         self._others = tuple(others)
-        self._query = any(kind == "query" for _, kind, _ in self._others)
-        self._cookie = any(kind == "cookie" for _, kind, _ in self._others)
-
-    @property
-    def uses_cookie(self) -> bool:
-        """Whether a cookie is among the sources."""
-        return self._cookie
-
-    @property
-    def uses_query(self) -> bool:
-        """Whether a query parameter is among the sources."""
-        return self._query
+        self.uses_query = any(kind == "query" for _, kind, _ in others)
+        self.uses_cookie = any(kind == "cookie" for _, kind, _ in others)
 
     def find(
         self,
@@ -115,21 +87,7 @@ class TokenFinder:
         headers: Sequence[tuple[bytes, bytes]],
         query_string: bytes,
     ) -> Found | None:
-        """Find the token, without looking into it.
-
-        Args:
-            payload: the payload of the CONNECT packet (the client's ``auth``).
-            headers: the headers of the request that opened the session, as in an ASGI scope.
-            query_string: its query string.
-
-        Returns:
-            The token, or None when there is none.
-
-        Raises:
-            TokenError: ``token_malformed`` with the detail ``not_an_object``, ``not_a_string``, ``bearer_prefix``,
-                ``not_base64url``, ``multiple_headers``, ``multiple_parameters``, ``multiple_cookies`` or
-                ``query_malformed``; ``token_missing`` with ``cookie_without_origin``.
-        """
+        """Find the token, without looking into it: in the client's ``auth``, or in the request of the session."""
         if self._payload and payload is not None:
             token = self._from_payload(payload)
             if token:

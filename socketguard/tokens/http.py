@@ -27,12 +27,7 @@ _SCOPE_TOKEN = re.compile(r"[!#-\[\]-~]+")
 
 
 class Backend(AuthenticationBackend):
-    """What `socketguard.JWTAuth` and `socketguard.issuers.Issuers` do for HTTP requests.
-
-    Args:
-        finder: finds the token of a CONNECT. For a request it looks into the header first, then into the finder's
-            query parameters and cookies.
-    """
+    """What a verifier does for HTTP requests. A token is looked for in the header first, then in query and cookies."""
 
     def __init__(self, finder: TokenFinder) -> None:
         # An HTTP request has no payload: its standard place for a token is the header, whatever Socket.IO uses.

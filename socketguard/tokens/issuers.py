@@ -1,36 +1,27 @@
-"""`Issuers`: several `socketguard.JWTAuth` as one verifier; each token goes to the one that knows its issuer."""
+"""`Issuers`: several `JWTAuth` as one verifier; each token goes to the one that knows its issuer."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from socketguard.connection import Identity, KeysChange
+from socketguard.connection import Identity
 from socketguard.errors import ConfigurationError
 from socketguard.findings import Finding
 
-from .auth import JWTAuth
+from .auth import JWTAuth, Verifier
 from .claims import claim_type, invalid, issuer_mismatch
 from .encoding import check_shape, decode_base64url, decode_json_object
-from .finder import Found
-from .http import Backend
 
 __all__ = ["Issuers"]
 
 
-class Issuers(Backend):
+class Issuers(Verifier):
     """Verifies tokens of several issuers, each with its own keys and rules. A guard makes it of ``auth=[…, …]``.
 
     The ``iss`` of a token chooses who verifies it: an exact issuer first, then a template. It is read before the
     signature is checked, so it decides nothing but that; whoever is chosen checks it once more.
-
-    Args:
-        *auths: the verifiers, in any order.
-
-    Raises:
-        ConfigurationError: one is no `JWTAuth` or has no issuer, two have the same issuer, or they look for tokens in
-            different places.
     """
 
     def __init__(self, *auths: JWTAuth) -> None:
@@ -66,7 +57,7 @@ class Issuers(Backend):
         # A template is no issuer itself.
         self._exact = {issuer: auth for issuer, auth in self._by_issuer.items() if "{" not in issuer}
         self._with_templates = tuple(auth for auth in auths if any("{" in issuer for issuer in auth.issuers))
-        super().__init__(self._first.finder)
+        super().__init__(self._first.finder, [source for auth in auths for source in auth._sources])
 
     def __eq__(self, other: object) -> bool:
         return frozenset(self._auths) == frozenset(other._auths) if isinstance(other, Issuers) else NotImplemented
@@ -78,6 +69,11 @@ class Issuers(Backend):
         return f"<Issuers {', '.join(sorted(self._by_issuer))}>"
 
     @property
+    def auths(self) -> tuple[JWTAuth, ...]:
+        """The verifiers, one for each issuer or more."""
+        return self._auths
+
+    @property
     def issuers(self) -> frozenset[str]:
         """The issuers that are accepted, templates as they were written."""
         return frozenset(self._by_issuer)
@@ -86,22 +82,6 @@ class Issuers(Backend):
     def leeway(self) -> float:
         """How far clocks may differ at most, in seconds."""
         return max(auth.leeway for auth in self._auths)
-
-    @property
-    def uses_cookie(self) -> bool:
-        """Whether a cookie is among the sources."""
-        return self._first.uses_cookie
-
-    @property
-    def uses_query(self) -> bool:
-        """Whether a query parameter is among the sources."""
-        return self._first.uses_query
-
-    def find(
-        self, payload: Mapping[str, Any] | None, headers: Sequence[tuple[bytes, bytes]], query_string: bytes
-    ) -> Found | None:
-        """Find the token of a CONNECT; see `socketguard.tokens.TokenFinder.find`."""
-        return self._first.find(payload, headers, query_string)
 
     def describe(self) -> dict[str, Any]:
         """The effective configuration for a log line, without secrets."""
@@ -112,28 +92,19 @@ class Issuers(Backend):
         return list(dict.fromkeys(finding for auth in self._auths for finding in auth.findings()))
 
     def verify(self, token: str) -> Identity:
-        """Verify a token; see `JWTAuth.verify`.
-
-        Raises:
-            KeysPending: (a `TokenError`) when keys have to be fetched first; `averify` does that.
-            TokenError: the token is refused. Nothing else is ever raised.
-        """
+        """Verify a token; see `JWTAuth.verify`."""
         return self._choose(token).verify(token)
 
-    async def averify(self, token: str) -> Identity:
-        """Verify a token, after fetching keys when that is needed; see `JWTAuth.averify`.
+    def verify_now(self, token: str) -> Identity | None:
+        """Verify a token, unless keys have to be fetched first; see `JWTAuth.verify_now`."""
+        return self._choose(token).verify_now(token)
 
-        Raises:
-            TokenError: the token is refused, or (``keys_unavailable``) it can't be verified now.
-        """
+    async def averify(self, token: str) -> Identity:
+        """Verify a token, after fetching keys when that is needed; see `JWTAuth.averify`."""
         return await self._choose(token).averify(token)
 
     def check_time(self, identity: Identity) -> None:
-        """Check once more that a token that was verified has not expired since.
-
-        Raises:
-            TokenError: it has.
-        """
+        """Refuse a token that has expired since it was verified."""
         self._of(identity).check_time(identity)
 
     def ends_at(self, identity: Identity) -> float | None:
@@ -145,11 +116,7 @@ class Issuers(Backend):
         return self._first.now()
 
     def max_lifetime_of(self, issuer: str | None) -> float | None:
-        """The longest lifetime of an issuer's tokens, in seconds; None when nobody knows.
-
-        Args:
-            issuer: an ``iss``; None asks for the longest of all.
-        """
+        """The longest lifetime of an issuer's tokens (None: of anybody's), in seconds; None when nobody knows."""
         auths = [auth for auth in self._auths if issuer is None or auth.accepts_issuer(issuer)]
         lifetimes = [auth.max_lifetime_of(issuer) for auth in auths]
         known = [lifetime for lifetime in lifetimes if lifetime is not None]
@@ -158,32 +125,6 @@ class Issuers(Backend):
     def accepts_issuer(self, issuer: str) -> bool:
         """Whether tokens of an issuer may be accepted; see `JWTAuth.accepts_issuer`."""
         return any(auth.accepts_issuer(issuer) for auth in self._auths)
-
-    def start(self) -> None:
-        """Begin to fetch the keys of all of them. Needs a running event loop."""
-        for auth in self._auths:
-            auth.start()
-
-    def listen(self, callback: Callable[[KeysChange], None]) -> None:
-        """Be told when the fetched keys of any of them change, or can't be fetched."""
-        for auth in self._auths:
-            auth.listen(callback)
-
-    def outage(self) -> int | None:
-        """Whether no token of any issuer can be verified: the seconds after which to try again, else None."""
-        # Every one is asked, because being asked makes it try again.
-        outages = [auth.outage() for auth in self._auths]
-        waits = [seconds for seconds in outages if seconds is not None]
-        return min(waits) if len(waits) == len(outages) else None
-
-    def keys_status(self) -> list[dict[str, Any]]:
-        """The state of the fetched keys."""
-        return [status for auth in self._auths for status in auth.keys_status()]
-
-    async def close(self) -> None:
-        """Stop fetching keys."""
-        for auth in self._auths:
-            await auth.close()
 
     def _choose(self, token: str) -> JWTAuth:
         claims = _unverified(check_shape(token).split(b".")[1])

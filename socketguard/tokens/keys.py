@@ -1,7 +1,6 @@
 """What a key is and which algorithms it fits; keys that are given at construction, checked and prepared once.
 
-Keys that an identity provider publishes are in `socketguard.jwks`. Only this module and `socketguard.verifier` import
-PyJWT.
+Keys that an identity provider publishes are in `jwks`.
 """
 
 from __future__ import annotations
@@ -11,8 +10,9 @@ import binascii
 import hashlib
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -21,14 +21,16 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from jwt.algorithms import get_default_algorithms
 
 from socketguard.check import listed, names
-from socketguard.errors import ConfigurationError, RejectCode, TokenError
+from socketguard.connection import KeysChange
+from socketguard.errors import ConfigurationError
 
 __all__ = [
     "ALGORITHMS",
+    "MAX_KEY_ID",
     "RSA_BITS",
     "Key",
     "KeySource",
-    "KeysPending",
+    "Pending",
     "PreparedKey",
     "PublicKey",
     "StaticKeys",
@@ -44,6 +46,9 @@ Key: TypeAlias = str | bytes | PublicKey | x509.Certificate
 
 _SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 """Smallest secrets: as long as the output of the hash (RFC 7518 section 3.2)."""
+
+MAX_KEY_ID = 128
+"""Characters of a ``kid``; tokens with a longer one are refused."""
 
 RSA_BITS = 2048
 """Smallest RSA modulus (RFC 7518 sections 3.3 and 3.5)."""
@@ -72,15 +77,8 @@ _SSH = (b"ssh-", b"ecdsa-sha2-", b"sk-ssh-", b"sk-ecdsa-")
 class PreparedKey:
     """One key, ready for one algorithm. Its ``repr`` never shows key material.
 
-    Args:
-        algorithm: one of `ALGORITHMS`.
-        kind: what the key is, such as ``RSA 2048``.
-        key: what PyJWT takes for this algorithm.
-        issuer: the only issuer whose tokens it may verify, as `socketguard.claims.template_parts` returns it; None for
-            a key that is bound to none.
+    `issuer` is the only issuer whose tokens it may verify, as `claims.template_parts` returns it; None for any.
     """
-
-    __slots__ = ("_key", "_verify", "algorithm", "issuer", "kind")
 
     def __init__(self, algorithm: str, kind: str, key: Any, *, issuer: tuple[str, ...] | None = None) -> None:
         implementation = _IMPLEMENTATIONS[algorithm]
@@ -98,56 +96,62 @@ class PreparedKey:
         return self._verify(message, self._key, signature)
 
 
-class KeysPending(TokenError):
-    """The keys have to be fetched before the token can be verified.
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What there is in place of keys that have to be fetched first.
 
-    Its code is ``keys_unavailable``: so it is a correct refusal too where nobody can wait.
-
-    Args:
-        load: see the attribute.
-        detail: ``keys_pending`` (there are no keys, or they are too old) or ``key_unknown`` (the ``kid`` is not among
-            them).
-        fields: further fields for the log.
-
-    Attributes:
-        load: await what it returns, then verify once more. It never raises; its result says whether keys have been
-            fetched successfully since this exception was made.
+    `detail` is ``keys_pending`` (there are none, or they are too old) or ``key_unknown`` (the ``kid`` is not among
+    them); `fetches` counts the successful fetches until then.
     """
 
-    def __init__(self, load: Callable[[], Awaitable[bool]], detail: str = "keys_pending", **fields: Any) -> None:
-        super().__init__(RejectCode.KEYS_UNAVAILABLE, detail, **fields)
-        self.load = load
+    detail: str
+    fields: Mapping[str, Any]
+    fetches: int
 
 
-class KeySource(Protocol):
-    """Where keys come from: `StaticKeys`, or anything else that knows which keys may verify a token."""
+class KeySource:
+    """Where keys come from. What is written here holds for keys that nobody has to fetch."""
 
-    def candidates(self, algorithm: str, key_id: str | None) -> Sequence[PreparedKey]:
-        """The keys that may have signed a token.
+    kinds: tuple[str, ...] = ()
+    fingerprint: Hashable = None
 
-        Args:
-            algorithm: the ``alg`` of its header, already known to be allowed.
-            key_id: the ``kid`` of its header.
+    def candidates(self, algorithm: str, key_id: str | None) -> Sequence[PreparedKey] | Pending:
+        """The keys that may have signed a token with this ``alg``, which is known to be allowed, and ``kid``."""
+        raise NotImplementedError
 
-        Raises:
-            KeysPending: the keys have to be fetched first.
-            TokenError: no key can be had.
-        """
-        ...
+    async def load(self, pending: Pending) -> bool:
+        """Fetch keys; whether any came since they were found to be pending."""
+        return False
+
+    def start(self) -> None:
+        """Begin to fetch keys."""
+
+    def outage(self) -> int | None:
+        """Seconds after which to try again, when no token can be verified for want of keys; else None."""
+        return None
+
+    def status(self) -> dict[str, Any] | None:
+        """The state of fetched keys, for people."""
+        return None
+
+    @property
+    def fetching(self) -> bool:
+        """Whether keys are being fetched now."""
+        return False
+
+    def changes(self) -> Sequence[tuple[int, KeysChange]]:
+        """What happened to the keys, each with a number that grows."""
+        return ()
+
+    async def close(self) -> None:
+        """Stop fetching keys."""
 
 
 def check_algorithms(algorithms: Any) -> tuple[str, ...]:
-    """Check the allow-list of algorithms (RFC 8725 sections 3.1 and 3.2).
+    """The allow-list of algorithms, checked and without repetitions (RFC 8725 sections 3.1 and 3.2).
 
-    Args:
-        algorithms: a list, tuple or set of names out of `ALGORITHMS`, spelt exactly so.
-
-    Returns:
-        The names, without repetitions.
-
-    Raises:
-        ConfigurationError: a single string (PyJWT would match substrings of it), an unknown name, ``none``, or HS*
-            together with an asymmetric algorithm (a public key could then be used as a secret).
+    Refused are a single string (PyJWT would match substrings of it), an unknown name, ``none``, and HS* together with
+    an asymmetric algorithm (a public key could then be used as a secret).
     """
     checked = names(algorithms, "algorithms", example='["HS256"]')
     if not checked:
@@ -172,26 +176,11 @@ def check_algorithms(algorithms: Any) -> tuple[str, ...]:
     return checked
 
 
-class StaticKeys:
-    """Keys that don't change while the process runs.
+class StaticKeys(KeySource):
+    """Keys that are given: one, or several while they are being rotated. Texts never hold key material.
 
-    Args:
-        key: one key or a list of keys (while keys are being rotated). With HS*: a secret as str or bytes. Otherwise a
-            public key or a certificate, as PEM text or as an object of ``cryptography``. Of a certificate only the
-            key counts, not its dates or its issuer.
-        algorithms: what `check_algorithms` returned.
-
-    Raises:
-        ConfigurationError: a key is too small, is of the wrong kind, or fits none of the algorithms; or an algorithm
-            has no key. The text never holds key material.
-
-    Attributes:
-        kinds: what the keys are, such as ``RSA 2048``.
-        fingerprints: salted digests of the keys. They compare keys within this process, and are of no use outside.
-        is_public: whether these are public keys rather than secrets.
+    Of a certificate only the key counts, not its dates or its issuer.
     """
-
-    __slots__ = ("_candidates", "fingerprints", "is_public", "kinds")
 
     def __init__(self, key: Key | Sequence[Key], algorithms: tuple[str, ...]) -> None:
         several = isinstance(key, Iterable) and not isinstance(key, str | bytes | bytearray | Mapping)
@@ -209,7 +198,8 @@ class StaticKeys:
                     option="key",
                 )
             prepared[hashlib.sha256(_SALT + material).digest()] = kind, fits, value
-        self.fingerprints = frozenset(prepared)
+        # Salted: of use for a comparison within this process, and nowhere else.
+        self.fingerprint = frozenset(prepared)
         self.kinds = tuple(kind for kind, _, _ in prepared.values())
         self._candidates = {
             algorithm: tuple(
@@ -304,13 +294,9 @@ def _is_der(data: bytes) -> bool:
 
 
 def fitting(key: object) -> tuple[str, tuple[str, ...]] | None:
-    """What a public key is, and the algorithms that it can be used with.
+    """What a public key is, such as ``P-256``, and the algorithms that it fits; None for anything else.
 
-    Args:
-        key: an object of ``cryptography``. The size of an RSA key is not checked.
-
-    Returns:
-        The kind, such as ``RSA 2048`` or ``P-256``, and the names of the algorithms; None for everything else.
+    The size of an RSA key is not checked here.
     """
     if isinstance(key, rsa.RSAPublicKey):
         return f"RSA {key.key_size}", _RSA

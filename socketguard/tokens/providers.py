@@ -1,4 +1,4 @@
-"""Options of `socketguard.JWTAuth` for well-known identity providers, as their documentation has them. Pure.
+"""Options of `JWTAuth` for well-known identity providers, as their documentation has them.
 
 Each preset names the pages that say so, and what none of them says.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from socketguard.check import names
@@ -28,14 +28,18 @@ _ENTRA = "https://login.microsoftonline.com"
 
 
 class Presets:
-    """Constructors of `socketguard.JWTAuth`.
+    """Constructors of `JWTAuth`, with RS256 where nothing else is said.
 
-    Every other option of `JWTAuth` may be given too and goes before what a preset says; ``claims`` are united.
+    Every other option of `JWTAuth` may be given too and goes before what a preset says; ``claims`` are united. An
+    option that is wrong is a `ConfigurationError`, whose text names it.
     """
 
-    if TYPE_CHECKING:
-
-        def __init__(self, **options: Any) -> None: ...
+    @classmethod
+    def _preset(cls, options: Mapping[str, Any], **preset: Any) -> Self:
+        merged = {"algorithms": ("RS256",), **preset, **options}
+        if isinstance(options.get("claims"), Mapping):
+            merged["claims"] = {**preset.get("claims", {}), **options["claims"]}
+        return cls(**merged)
 
     @classmethod
     def keycloak(
@@ -64,25 +68,16 @@ class Presets:
             realm: the name of the realm.
             audience: the client id of this service.
             client_id: the clients that may have asked for the token (``azp``); all when left out.
-            **options: as for `JWTAuth`. RS256 is Keycloak's default algorithm.
-
-        Raises:
-            ConfigurationError: an option is wrong; the text names it.
         """
         issuer = f"{_base_url(url, 'url', 'https://id.example.com')}/realms/{_part(realm, 'realm', 'crm')}"
-        claims: dict[str, Any] = {"typ": "Bearer"}
-        if client_id is not None:
-            claims["azp"] = client_id
-        return cls(
-            **_merged(
-                options,
-                algorithms=("RS256",),
-                jwks_url=f"{issuer}/protocol/openid-connect/certs",
-                issuer=issuer,
-                audience=audience,
-                scope_claim="realm_access.roles",
-                claims=claims,
-            )
+        claims = {"typ": "Bearer"} if client_id is None else {"typ": "Bearer", "azp": client_id}
+        return cls._preset(
+            options,
+            jwks_url=f"{issuer}/protocol/openid-connect/certs",
+            issuer=issuer,
+            audience=audience,
+            scope_claim="realm_access.roles",
+            claims=claims,
         )
 
     @classmethod
@@ -101,24 +96,17 @@ class Presets:
         Args:
             domain: the domain of the tenant, such as ``crm.eu.auth0.com``, or its custom domain.
             audience: the identifier of the API.
-            **options: as for `JWTAuth`.
-
-        Raises:
-            ConfigurationError: an option is wrong; the text names it.
         """
         if not _fits(_HOST, domain):
             raise ConfigurationError(
                 'domain must be a host name without https:// and slashes; write domain="crm.eu.auth0.com"',
                 option="domain",
             )
-        return cls(
-            **_merged(
-                options,
-                algorithms=("RS256",),
-                jwks_url=f"https://{domain}/.well-known/jwks.json",
-                issuer=f"https://{domain}/",
-                audience=audience,
-            )
+        return cls._preset(
+            options,
+            jwks_url=f"https://{domain}/.well-known/jwks.json",
+            issuer=f"https://{domain}/",
+            audience=audience,
         )
 
     @classmethod
@@ -154,10 +142,6 @@ class Presets:
             audience: the application (client) id of the API.
             tenants: with ``"common"`` and ``"organizations"``, the ids of the tenants that may come in. `ANY` takes
                 every tenant there is; with ``"common"``, personal accounts too.
-            **options: as for `JWTAuth`.
-
-        Raises:
-            ConfigurationError: an option is wrong; the text names it.
         """
         issuer: Names
         if tenant in ("common", "organizations"):
@@ -177,17 +161,14 @@ class Presets:
                 raise ConfigurationError('tenants goes with tenant="common" or "organizations"', option="tenants")
             tenant = _tenant(tenant, "tenant")
             issuer = f"{_ENTRA}/{tenant}/v2.0"
-        return cls(
-            **_merged(
-                options,
-                algorithms=("RS256",),
-                jwks_url=f"{_ENTRA}/{tenant}/discovery/v2.0/keys",
-                issuer=issuer,
-                audience=audience,
-                require=("exp", "sub", "azp"),
-                scope_claim="scp",
-                token_id_claim="uti",  # noqa: S106 - the name of a claim
-            )
+        return cls._preset(
+            options,
+            jwks_url=f"{_ENTRA}/{tenant}/discovery/v2.0/keys",
+            issuer=issuer,
+            audience=audience,
+            require=("exp", "sub", "azp"),
+            scope_claim="scp",
+            token_id_claim="uti",  # noqa: S106 - the name of a claim
         )
 
     @classmethod
@@ -212,26 +193,18 @@ class Presets:
             audience: ``aud`` of signed-in users.
             secret: the legacy JWT secret, for a project that still signs with it. One instance takes either those
                 tokens or the ones with published keys.
-            **options: as for `JWTAuth`.
-
-        Raises:
-            ConfigurationError: an option is wrong; the text names it.
         """
         if _fits(_SUPABASE_REF, project):
             project = f"https://{project}.supabase.co"
         issuer = f"{_base_url(project, 'project', 'https://abcdefghijklmnopqrst.supabase.co')}/auth/v1"
         if secret is not None:
-            return cls(
-                **_merged(options, key=secret, algorithms=("HS256",), issuer=issuer, audience=audience),
-            )
-        return cls(
-            **_merged(
-                options,
-                algorithms=("ES256", "RS256"),
-                jwks_url=f"{issuer}/.well-known/jwks.json",
-                issuer=issuer,
-                audience=audience,
-            )
+            return cls._preset(options, key=secret, algorithms=("HS256",), issuer=issuer, audience=audience)
+        return cls._preset(
+            options,
+            algorithms=("ES256", "RS256"),
+            jwks_url=f"{issuer}/.well-known/jwks.json",
+            issuer=issuer,
+            audience=audience,
         )
 
     @classmethod
@@ -254,10 +227,6 @@ class Presets:
             user_pool_id: the id of the user pool, such as ``eu-central-1_Ab12Cd34E``.
             client_id: the app clients whose tokens are taken.
             audience: for tokens that do have an ``aud``. Not checked by default.
-            **options: as for `JWTAuth`.
-
-        Raises:
-            ConfigurationError: an option is wrong; the text names it.
         """
         if not _fits(_REGION, region):
             raise ConfigurationError('region must be an AWS region; write region="eu-central-1"', option="region")
@@ -268,15 +237,12 @@ class Presets:
                 option="user_pool_id",
             )
         issuer = f"https://cognito-idp.{region}.amazonaws.com/{pool}"
-        return cls(
-            **_merged(
-                options,
-                algorithms=("RS256",),
-                jwks_url=f"{issuer}/.well-known/jwks.json",
-                issuer=issuer,
-                audience=audience,
-                claims={"token_use": "access", "client_id": client_id},
-            )
+        return cls._preset(
+            options,
+            jwks_url=f"{issuer}/.well-known/jwks.json",
+            issuer=issuer,
+            audience=audience,
+            claims={"token_use": "access", "client_id": client_id},
         )
 
     @classmethod
@@ -293,33 +259,18 @@ class Presets:
 
         Args:
             project_id: the id of the Firebase project (not its number).
-            **options: as for `JWTAuth`.
-
-        Raises:
-            ConfigurationError: an option is wrong; the text names it.
         """
         if not _fits(_GOOGLE_PROJECT, project_id):
             raise ConfigurationError(
                 'project_id must be the id of a Firebase project; write project_id="crm-prod"', option="project_id"
             )
-        return cls(
-            **_merged(
-                options,
-                algorithms=("RS256",),
-                jwks_url=_GOOGLE_KEYS,
-                issuer=f"https://securetoken.google.com/{project_id}",
-                audience=project_id,
-                require=("exp", "sub", "iat"),
-            )
+        return cls._preset(
+            options,
+            jwks_url=_GOOGLE_KEYS,
+            issuer=f"https://securetoken.google.com/{project_id}",
+            audience=project_id,
+            require=("exp", "sub", "iat"),
         )
-
-
-def _merged(options: Mapping[str, Any], **preset: Any) -> dict[str, Any]:
-    """What a preset says, and what the user says; claims of both."""
-    merged = {**preset, **options}
-    if isinstance(options.get("claims"), Mapping):
-        merged["claims"] = {**preset.get("claims", {}), **options["claims"]}
-    return merged
 
 
 def _fits(pattern: re.Pattern[str], value: Any) -> bool:

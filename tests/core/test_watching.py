@@ -87,7 +87,7 @@ async def test_a_session_that_nobody_knows_counts_once(recorder: Recorder) -> No
     case = guarded()
     client = await Polling(case.app).open()
     await client.close()
-    elsewhere = SessionIds().new()
+    elsewhere = Engine(socketio.AsyncServer(async_mode="asgi")).new_id()
     with capture_events() as events:
         for sid in (client.sid, elsewhere, "made-up"):
             for method in ("GET", "POST"):
@@ -102,8 +102,8 @@ async def test_a_session_that_nobody_knows_counts_once(recorder: Recorder) -> No
 
 
 def test_ids_are_known_again_by_whoever_made_them() -> None:
-    ids, others = SessionIds(), SessionIds()
-    made = {ids.new() for _ in range(100)}
+    ids, others = Engine(socketio.AsyncServer(async_mode="asgi")), Engine(socketio.AsyncServer(async_mode="asgi"))
+    made = {ids.new_id() for _ in range(100)}
     assert len(made) == 100
     assert {len(sid) for sid in made} == {20}
     assert all(ids.issued(sid) for sid in made)

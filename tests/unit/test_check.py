@@ -31,7 +31,7 @@ from socketguard.errors import RejectCode
 from socketguard.findings import KINDS
 from socketguard.testing import TEST_SECRET, capture_events
 from socketguard.testing import mint as mint_test
-from tests.unit.minting import RSA, RSA_NEXT, RSA_PEM, SECRET, jwk
+from tests.tokens.minting import RSA, RSA_NEXT, RSA_PEM, SECRET, jwk
 
 HERE = "import socketio\nfrom socketguard import *\nfrom socketguard.proxies.heartbeat import Heartbeat\n"
 AUTH = f"JWTAuth({SECRET!r}, algorithms=['HS256'])"

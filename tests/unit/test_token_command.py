@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from socketguard.cli import token
 from socketguard.testing import TEST_SECRET, make_auth
 from socketguard.testing import mint as mint_test
-from tests.unit.minting import KEYS, P256, RSA, RSA_NEXT, RSA_PEM, SECRET, b64, jwk, sign
+from tests.tokens.minting import KEYS, P256, RSA, RSA_NEXT, RSA_PEM, SECRET, b64, jwk, sign
 
 NAMES = (f"an_application_of_a_token_test_{number}" for number in itertools.count())
 Out = Callable[..., str]

@@ -16,8 +16,8 @@ from socketguard.connection import Identity
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
 from socketguard.tokens.auth import ANY, Verifier
 from socketguard.tokens.issuers import Issuers
-from socketguard.tokens.keys import KeysPending
-from tests.unit.minting import (
+from tests.tokens.minting import (
+    DOWN,
     NOW,
     OTHER_SECRET,
     P256,
@@ -192,7 +192,7 @@ class TestKeys:
     async def test_out_only_when_all_are_out(self) -> None:
         servers = KeyServer(), KeyServer()
         auth = Issuers(publish(servers[0], issuer=A), publish(servers[1], issuer=B))
-        servers[0].down = True
+        servers[0].answer = DOWN
         assert (await arefused(auth, signed(iss=A))).code is RejectCode.KEYS_UNAVAILABLE
         assert (await auth.averify(signed(iss=B))).issuer == B
         assert auth.outage() is None
@@ -202,7 +202,7 @@ class TestKeys:
         servers = KeyServer(), KeyServer()
         auth = Issuers(publish(servers[0], issuer=A), publish(servers[1], issuer=B, jwks_cooldown=100))
         for server, issuer in zip(servers, (A, B), strict=True):
-            server.down = True
+            server.answer = DOWN
             assert (await arefused(auth, signed(iss=issuer))).code is RejectCode.KEYS_UNAVAILABLE
         outage = auth.outage()
         assert outage is not None
@@ -210,7 +210,7 @@ class TestKeys:
 
     async def test_one_with_a_secret_is_never_out(self) -> None:
         server = KeyServer()
-        server.down = True
+        server.answer = DOWN
         auth = Issuers(publish(server, issuer=B), make(issuer=A))
         assert (await arefused(auth, signed(iss=B))).code is RejectCode.KEYS_UNAVAILABLE
         assert auth.outage() is None
@@ -218,14 +218,14 @@ class TestKeys:
     async def test_it_starts_tells_and_ends_for_all(self) -> None:
         servers = KeyServer(), KeyServer(jwk(RSA, "two"))
         auth = Issuers(publish(servers[0], issuer=A), publish(servers[1], issuer=B))
-        told: list[Any] = []
-        auth.listen(lambda change: told.append(change.fields["key_ids"]))
-        with pytest.raises(KeysPending):
-            auth.verify(signed(iss=A))
+        assert auth.verify_now(signed(iss=A)) is None
+        assert refused(auth, signed(iss=A)).detail == "keys_pending"
         auth.start()
         assert (await auth.averify(signed(iss=A))).issuer == A
         assert (await auth.averify(signed(key_id="two", iss=B))).issuer == B
-        assert sorted(told) == [["one"], ["two"]]
+        position, changes = auth.changes(0)
+        assert [change.fields["key_ids"] for change in changes] == [["one"], ["two"]]
+        assert auth.changes(position) == (position, [])
         assert [len(server.asked) for server in servers] == [1, 1]
         await auth.close()
 

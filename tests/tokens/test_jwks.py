@@ -4,97 +4,93 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import functools
 import itertools
-import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from jwt.algorithms import ECAlgorithm
 
 from socketguard.connection import KeysChange
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
-from socketguard.tokens.jwks import BODY_LIMIT, RemoteKeys
-from socketguard.tokens.keys import KeysPending
+from socketguard.tokens.fetch import BODY_LIMIT
+from socketguard.tokens.jwks import Discovery, RemoteKeys
+from socketguard.tokens.keys import Pending, PreparedKey
+from tests.tokens.minting import KEYS_URL as URL
+from tests.tokens.minting import KeyServer, jwk, private, signature
 
-URL = "https://login.example.com/jwks"
 ISSUER = "https://login.example.com/tenant"
 DISCOVERY = f"{ISSUER}/.well-known/openid-configuration"
 LIFETIME, STALE, COOLDOWN = 600.0, 3600.0, 30.0
-Answer = bytes | Exception | Callable[[], Awaitable[Any]] | Any
+Found = Sequence[PreparedKey] | Pending | TokenError
 
 
-@functools.cache
-def private(key_id: str) -> ec.EllipticCurvePrivateKey:
-    return ec.generate_private_key(ec.SECP256R1())
+def of(*key_ids: str) -> list[dict[str, Any]]:
+    return [jwk(f"p256:{key_id}", key_id) for key_id in key_ids]
 
 
-@functools.cache
-def jwk(key_id: str) -> str:
-    made: dict[str, Any] = ECAlgorithm.to_jwk(private(key_id).public_key(), as_dict=True)
-    return json.dumps({"kty": "EC", "crv": "P-256", "x": made["x"], "y": made["y"], "kid": key_id, "use": "sig"})
+def looked_up(keys: RemoteKeys, key_id: str | None, algorithm: str = "ES256") -> Found:
+    try:
+        return keys.candidates(algorithm, key_id)
+    except TokenError as error:
+        return error
 
 
-def jwks(*key_ids: str) -> bytes:
-    return f'{{"keys": [{", ".join(jwk(key_id) for key_id in key_ids)}]}}'.encode()
+class Provider(KeyServer):
+    """An identity provider, the clock, and the cache of its keys."""
 
-
-class Provider:
-    """An identity provider, its clock, and the cache of its keys."""
-
-    def __init__(self, answer: Answer = None, **options: Any) -> None:
+    def __init__(self, *key_ids: str, answer: Any = ..., url: Any = URL, **options: Any) -> None:
+        super().__init__(*of(*key_ids or ("a",)), issuer=ISSUER)
+        self.answer = answer
         self.now = 1_000.0
         self.jitter = 0.0
-        self.answers: dict[str, Answer] = {URL: jwks("a") if answer is None else answer}
-        self.requests: list[str] = []
-        self.changes: list[KeysChange] = []
         defaults: dict[str, Any] = {
-            "url": URL,
             "algorithms": ("ES256", "RS256"),
-            "fetch": self.fetch,
+            "fetch": self,
             "clock": lambda: self.now,
             "jitter": lambda: self.jitter,
             # The deadline of a request is on the loop's own clock, and here it must never come.
             "timeout": 60,
         }
-        self.keys = RemoteKeys(**(defaults | options))
-        self.keys.listeners.append(self.changes.append)
+        self.cache = RemoteKeys(url, **(defaults | options))
 
-    async def fetch(self, url: str) -> bytes:
-        self.requests.append(url)
-        answer = self.answers[url]
-        if callable(answer):
-            answer = await answer()
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer  # type: ignore[no-any-return]
+    def held_back(self) -> asyncio.Event:
+        """From now on answers come when this is set."""
+        opened = asyncio.Event()
 
-    @property
-    def answer(self) -> Answer:
-        return self.answers[URL]
+        async def answer() -> bytes:
+            await opened.wait()
+            return self.jwks
 
-    @answer.setter
-    def answer(self, answer: Answer) -> None:
-        self.answers[URL] = answer
+        self.answer = answer
+        return opened
+
+    def find(self, key_id: str | None = "a", algorithm: str = "ES256") -> Found:
+        return looked_up(self.cache, key_id, algorithm)
 
     def refused(self, key_id: str | None = "a", algorithm: str = "ES256") -> TokenError:
-        with pytest.raises(TokenError) as caught:
-            self.keys.candidates(algorithm, key_id)
-        return caught.value
+        found = self.find(key_id, algorithm)
+        assert isinstance(found, TokenError), found
+        return found
 
-    def pending(self, key_id: str | None = "a") -> KeysPending:
-        error = self.refused(key_id)
-        assert isinstance(error, KeysPending)
-        return error
+    def pending(self, key_id: str | None = "a") -> Pending:
+        found = self.find(key_id)
+        assert isinstance(found, Pending), found
+        return found
 
     def serves(self, key_id: str | None = "a") -> bool:
-        (key,) = self.keys.candidates("ES256", key_id)
-        return key.algorithm == "ES256"
+        found = self.find(key_id)
+        return isinstance(found, tuple) and [key.algorithm for key in found] == ["ES256"]
+
+    async def load(self) -> bool:
+        """Fetch, if a key that nobody has may be looked for now; whether keys came."""
+        found = self.find("nobody's")
+        return isinstance(found, Pending) and await self.cache.load(found)
+
+    def waiting(self, key_id: str = "a") -> asyncio.Future[bool]:
+        return asyncio.ensure_future(self.cache.load(self.pending(key_id)))
 
     async def settled(self) -> None:
         """Until the attempt that is under way has ended."""
@@ -102,69 +98,65 @@ class Provider:
         if tasks:
             await asyncio.wait(tasks)
 
+    @property
+    def changes(self) -> list[KeysChange]:
+        return [change for _, change in self.cache.changes()]
+
+    @property
+    def reason(self) -> str:
+        return str(self.changes[-1].fields["reason"])
+
 
 async def loaded(*key_ids: str, **options: Any) -> Provider:
-    provider = Provider(jwks(*(key_ids or ("a",))), **options)
-    assert await provider.keys.load() is True
+    provider = Provider(*key_ids, **options)
+    assert await provider.load() is True
     return provider
-
-
-def gate() -> tuple[asyncio.Event, Callable[[], Awaitable[bytes]]]:
-    opened = asyncio.Event()
-
-    async def answer() -> bytes:
-        await opened.wait()
-        return jwks("a")
-
-    return opened, answer
 
 
 class TestFirstFetch:
     async def test_the_first_token_waits_for_it(self) -> None:
         provider = Provider()
-        pending = provider.pending()
-        assert (pending.code, pending.detail) == (RejectCode.KEYS_UNAVAILABLE, "keys_pending")
-        assert pending.fields == {"retry_after": 1}
-        assert provider.requests == []
-        assert await pending.load() is True
+        assert provider.pending() == Pending("keys_pending", {"retry_after": 1}, 0)
+        assert provider.asked == []
+        assert await provider.waiting() is True
         assert provider.serves()
-        assert provider.requests == [URL]
+        assert provider.asked == [URL]
 
     async def test_all_wait_for_the_same_one(self) -> None:
-        opened, answer = gate()
-        provider = Provider(answer)
-        waiters = [asyncio.ensure_future(provider.pending().load()) for _ in range(50)]
-        provider.keys.start()
+        provider = Provider()
+        opened = provider.held_back()
+        waiting = [provider.waiting() for _ in range(50)]
+        provider.cache.start()
         opened.set()
-        assert await asyncio.gather(*waiters) == [True] * 50
-        assert provider.requests == [URL]
+        assert await asyncio.gather(*waiting) == [True] * 50
+        assert provider.asked == [URL]
 
     async def test_begins_when_the_application_starts(self) -> None:
         provider = Provider()
-        provider.keys.start()
-        provider.keys.start()
+        for _ in range(3):
+            provider.cache.start()
         await provider.settled()
         assert provider.serves()
-        provider.keys.start()
+        provider.cache.start()
         await provider.settled()
-        assert provider.requests == [URL]
+        assert provider.asked == [URL]
 
     def test_outside_of_a_loop_nothing_is_fetched_and_nothing_breaks(self) -> None:
         provider = Provider()
         assert provider.pending().detail == "keys_pending"
-        assert provider.keys.outage() is None
-        provider.keys.start()
-        assert provider.requests == []
-        assert asyncio.run(provider.pending().load()) is True
+        assert provider.cache.outage() is None
+        provider.cache.start()
+        assert provider.asked == []
+        assert asyncio.run(provider.load()) is True
         assert provider.serves()
 
     async def test_a_token_whose_turn_comes_after_the_fetch_needs_no_other(self) -> None:
         provider = Provider()
         late = provider.pending()
-        assert await provider.pending().load() is True
+        assert await provider.load() is True
         provider.now += COOLDOWN
-        assert await late.load() is True
-        assert provider.requests == [URL]
+        assert await provider.cache.load(late) is True
+        assert provider.asked == [URL]
 
     async def test_the_fetch_belongs_to_no_client(self) -> None:
         client = contextvars.ContextVar("client", default="none")
@@ -172,22 +164,20 @@ class TestFirstFetch:
 
         async def answer() -> bytes:
             seen.append(client.get())
-            return jwks("a")
+            return provider.jwks
 
         client.set("somebody")
-        assert await Provider(answer).keys.load() is True
+        provider = Provider(answer=answer)
+        assert await provider.load() is True
         assert seen == ["none"]
 
-    async def test_is_told(self) -> None:
-        provider = await loaded("a", "b")
-        (change,) = provider.changes
-        assert change == KeysChange("refreshed", {"url": URL, "keys": 2, "key_ids": ["a", "b"], "ignored": []})
-
-    async def test_ignored_keys_are_told(self) -> None:
-        provider = Provider(b'{"keys": [{"kty": "oct", "kid": "s", "k": "AA"}, %s]}' % jwk("a").encode())
-        assert await provider.keys.load() is True
-        (change,) = provider.changes
-        assert change.fields["ignored"] == ["key s: a shared secret is no secret when it is published"]
+    async def test_is_told_with_ignored_keys(self) -> None:
+        provider = Provider("a", "b")
+        provider.keys.append({"kty": "oct", "kid": "s", "k": "AA"})
+        assert await provider.load() is True
+        ignored = ["key s: a shared secret is no secret when it is published"]
+        fields = {"url": URL, "keys": 2, "key_ids": ["a", "b"], "ignored": ignored}
+        assert provider.changes == [KeysChange("refreshed", fields)]
 
 
 class TestRefresh:
@@ -196,22 +186,21 @@ class TestRefresh:
         provider.now += LIFETIME * 0.8 - 0.1
         assert provider.serves()
         await provider.settled()
-        assert len(provider.requests) == 1
-        opened, provider.answer = gate()
+        assert len(provider.asked) == 1
+        opened = provider.held_back()
         provider.now += 0.1
-        for _ in range(5):
-            assert provider.serves()
+        assert all(provider.serves() for _ in range(5))
         opened.set()
         await provider.settled()
-        assert len(provider.requests) == 2
+        assert len(provider.asked) == 2
         provider.now += LIFETIME * 0.8 - 0.1
         assert provider.serves()
         await provider.settled()
-        assert len(provider.requests) == 2
+        assert len(provider.asked) == 2
 
     async def test_a_removed_key_is_dead_at_once_and_an_added_one_there(self) -> None:
         provider = await loaded("a", "b")
-        provider.answer = jwks("b", "c")
+        provider.keys = of("b", "c")
         provider.now += LIFETIME * 0.8
         assert provider.serves("a")
         await provider.settled()
@@ -222,74 +211,69 @@ class TestRefresh:
 
     async def test_the_same_keys_again_are_not_told(self) -> None:
         provider = await loaded("a", "b")
-        provider.answer = jwks("b", "a")
+        provider.keys.reverse()
         provider.now += LIFETIME * 0.8
         assert provider.serves()
         await provider.settled()
-        assert (len(provider.requests), len(provider.changes)) == (2, 1)
+        assert (len(provider.asked), len(provider.changes)) == (2, 1)
 
     async def test_keys_past_their_lifetime_are_fetched_first(self) -> None:
         provider = await loaded("a")
-        provider.answer = jwks("b")
+        provider.keys = of("b")
         provider.now += LIFETIME
-        pending = provider.pending("a")
-        assert pending.detail == "keys_pending"
-        assert await pending.load() is True
+        assert provider.pending("a").detail == "keys_pending"
+        assert await provider.waiting("a") is True
         assert provider.refused("a").detail == "key_unknown"
         assert provider.serves("b")
 
     async def test_nor_do_they_serve_while_a_refresh_is_under_way(self) -> None:
         provider = await loaded("a")
-        opened, provider.answer = gate()
+        opened = provider.held_back()
         provider.now += LIFETIME - 1
         assert provider.serves()
         provider.now += 1
-        pending = provider.pending()
+        waiting = provider.waiting()
         opened.set()
-        assert await pending.load() is True
-        assert len(provider.requests) == 2
+        assert await waiting is True
+        assert len(provider.asked) == 2
 
 
 class TestUnknownKey:
     async def test_is_looked_for_once_in_a_cool_down_whoever_asks(self) -> None:
         provider = await loaded("a")
         error = provider.refused("b\n")
-        assert type(error) is TokenError
         assert (error.code, error.detail) == (RejectCode.KEYS_UNAVAILABLE, "key_unknown")
         assert error.fields == {"key_id": "b\\u000a", "retry_after": 30}
         provider.now += COOLDOWN - 0.5
         assert provider.refused("b").fields["retry_after"] == 1
         provider.now += 0.5
-        pending = provider.pending("b")
-        assert (pending.detail, pending.fields) == ("key_unknown", {"key_id": "b", "retry_after": 1})
-        assert await pending.load() is True
-        for number in range(20):
-            error = provider.refused(str(number))
-            assert not isinstance(error, KeysPending)
-        assert await provider.keys.load() is False
-        assert len(provider.requests) == 2
+        assert provider.pending("b") == Pending("key_unknown", {"key_id": "b", "retry_after": 1}, 1)
+        late = provider.pending("b")
+        assert await provider.cache.load(late) is True
+        assert all(provider.refused(str(number)) for number in range(20))
+        assert len(provider.asked) == 2
 
     async def test_is_found_when_it_was_added(self) -> None:
         provider = await loaded("a")
-        provider.answer = jwks("a", "b")
+        provider.keys = of("a", "b")
         provider.now += COOLDOWN
-        assert await provider.pending("b").load() is True
+        assert await provider.waiting("b") is True
         assert provider.serves("b")
 
     async def test_joins_the_attempt_that_is_under_way(self) -> None:
         provider = await loaded("a")
         provider.now += COOLDOWN
-        opened, provider.answer = gate()
-        waiting = [asyncio.ensure_future(provider.pending(key_id).load()) for key_id in ("b", "c", "d")]
+        opened = provider.held_back()
+        waiting = [provider.waiting(key_id) for key_id in ("b", "c", "d")]
         opened.set()
         assert await asyncio.gather(*waiting) == [True] * 3
-        assert len(provider.requests) == 2
+        assert len(provider.asked) == 2
 
     async def test_when_it_can_not_be_looked_for(self) -> None:
         provider = await loaded("a")
         provider.now += COOLDOWN
         provider.answer = OSError("down")
-        assert await provider.pending("b").load() is False
+        assert await provider.waiting("b") is False
         assert provider.refused("b").detail == "key_unknown"
         assert provider.serves("a")
 
@@ -308,45 +292,44 @@ class TestUnknownKey:
 
 class TestCoolDown:
     async def test_counts_failed_attempts_too(self) -> None:
-        provider = Provider(OSError("down"))
-        assert await provider.pending().load() is False
+        provider = Provider(answer=OSError("down"))
+        late = provider.pending()
+        assert await provider.cache.load(late) is False
         error = provider.refused()
-        assert type(error) is TokenError
         assert (error.code, error.detail) == (RejectCode.KEYS_UNAVAILABLE, "keys_unavailable")
         assert error.fields == {"retry_after": 30}
-        assert await provider.keys.load() is False
-        provider.keys.start()
+        assert await provider.cache.load(late) is False
+        provider.cache.start()
         await provider.settled()
-        assert len(provider.requests) == 1
+        assert len(provider.asked) == 1
         provider.now += COOLDOWN
-        assert await provider.pending().load() is False
-        assert len(provider.requests) == 2
+        assert await provider.waiting() is False
+        assert len(provider.asked) == 2
 
     async def test_is_longer_at_random(self) -> None:
-        provider = Provider(OSError("down"))
+        provider = Provider(answer=OSError("down"))
         provider.jitter = 1.0
-        assert await provider.keys.load() is False
+        assert await provider.waiting() is False
         assert provider.refused().fields["retry_after"] == 36
         provider.now += 35.9
-        assert await provider.keys.load() is False
-        assert len(provider.requests) == 1
+        assert provider.refused().fields["retry_after"] == 1
         provider.now += 0.1
-        assert await provider.keys.load() is False
-        assert len(provider.requests) == 2
+        assert await provider.waiting() is False
+        assert len(provider.asked) == 2
 
     async def test_begins_when_the_attempt_ends(self) -> None:
-        opened, answer = gate()
-        provider = Provider(answer)
-        first = asyncio.ensure_future(provider.keys.load())
+        provider = Provider()
+        opened = provider.held_back()
+        first = provider.waiting()
         await asyncio.sleep(0)
         provider.now += COOLDOWN * 2
-        second = asyncio.ensure_future(provider.keys.load())
+        second = provider.waiting()
         await asyncio.sleep(0)
         opened.set()
         assert await asyncio.gather(first, second) == [True, True]
         provider.now += COOLDOWN - 0.1
         assert provider.refused("b").fields["retry_after"] == 1
-        assert provider.requests == [URL]
+        assert provider.asked == [URL]
 
 
 class TestOutage:
@@ -359,94 +342,104 @@ class TestOutage:
             # In a known outage nobody waits for an attempt.
             assert provider.serves(), provider.now - start
             await provider.settled()
-            assert provider.keys.outage() is None
+            assert provider.cache.outage() is None
             provider.now += 10
         assert provider.now == start + LIFETIME + STALE
-        attempts = len(provider.requests) - 1
-        assert attempts == (LIFETIME * 0.2 + STALE) / COOLDOWN
-        assert provider.refused().detail in ("keys_pending", "keys_unavailable")
+        assert len(provider.asked) - 1 == (LIFETIME * 0.2 + STALE) / COOLDOWN
+        found = provider.find()
+        assert isinstance(found, Pending | TokenError)
+        assert found.detail in ("keys_pending", "keys_unavailable")
         provider.now += COOLDOWN
-        assert await provider.pending().load() is False
+        assert await provider.waiting() is False
         assert provider.refused().fields == {"retry_after": 30}
-        told = [change.fields for change in provider.changes if change.kind == "unavailable"]
         reason = "OSError: Name or service not known"
-        assert told == [
+        assert [change.fields for change in provider.changes if change.kind == "unavailable"] == [
             {"url": URL, "reason": reason, "serving": "stale", "serving_s": 3720},
             {"url": URL, "reason": reason, "serving": "none", "serving_s": 0},
         ]
 
     async def test_is_told_once_and_its_end_too(self) -> None:
         provider = await loaded()
-        good, provider.answer = provider.answer, OSError("down")
+        provider.answer = OSError("down")
         for _ in range(3):
             provider.now += LIFETIME * 0.8
-            assert await provider.keys.load() is False
+            assert await provider.load() is False
         assert [change.kind for change in provider.changes] == ["refreshed", "unavailable"]
-        provider.answer = good
+        provider.answer = ...
         provider.now += COOLDOWN
-        assert await provider.keys.load() is True
+        assert await provider.load() is True
         assert [change.kind for change in provider.changes] == ["refreshed", "unavailable", "refreshed"]
 
     async def test_expired_keys_serve_after_the_attempt_has_failed(self) -> None:
         provider = await loaded()
         provider.answer = OSError("down")
         provider.now += LIFETIME
-        assert await provider.pending().load() is False
+        assert await provider.waiting() is False
         assert provider.serves()
-        assert provider.keys.status()["state"] == "stale"
-        assert len(provider.requests) == 2
+        assert provider.cache.status()["state"] == "stale"
+        assert len(provider.asked) == 2
 
     async def test_an_outage_of_long_ago_says_nothing_about_now(self) -> None:
         provider = await loaded()
         provider.answer = OSError("down")
         provider.now += LIFETIME * 0.8
-        assert await provider.keys.load() is False
+        assert await provider.load() is False
         provider.now += LIFETIME
-        provider.answer = jwks("b")
-        assert await provider.pending("a").load() is True
+        provider.answer, provider.keys = ..., of("b")
+        assert await provider.waiting("a") is True
         assert provider.serves("b")
 
     async def test_none_as_long_as_nothing_failed(self) -> None:
-        opened, answer = gate()
-        provider = Provider(answer)
-        assert provider.keys.outage() is None
+        provider = Provider()
+        opened = provider.held_back()
+        assert provider.cache.outage() is None
         await asyncio.sleep(0)
-        assert provider.keys.outage() is None
+        assert provider.cache.outage() is None
         opened.set()
         await provider.settled()
         assert provider.serves()
-        assert provider.keys.outage() is None
+        assert provider.cache.outage() is None
 
     async def test_tries_again_by_itself(self) -> None:
-        provider = Provider(OSError("down"), timeout=5)
-        assert await provider.keys.load() is False
-        assert provider.keys.outage() == 30
+        provider = Provider(answer=OSError("down"), timeout=5)
+        assert await provider.load() is False
+        assert provider.cache.outage() == 30
         provider.now += 29.5
-        assert provider.keys.outage() == 1
-        opened, provider.answer = gate()
+        assert provider.cache.outage() == 1
+        opened = provider.held_back()
         provider.now += 0.5
-        assert provider.keys.outage() == 5
-        assert provider.keys.outage() == 5
+        assert provider.cache.outage() == 5
+        assert provider.cache.outage() == 5
         assert provider.pending().fields == {"retry_after": 1}
         opened.set()
         await provider.settled()
-        assert provider.keys.outage() is None
-        assert len(provider.requests) == 2
+        assert provider.cache.outage() is None
+        assert len(provider.asked) == 2
 
     async def test_keys_that_died_of_idleness_are_no_outage(self) -> None:
         provider = await loaded()
         provider.now += LIFETIME + STALE
-        assert provider.keys.status()["state"] == "empty"
+        assert provider.cache.status()["state"] == "empty"
         assert provider.pending().detail == "keys_pending"
-        assert provider.keys.outage() is None
+        assert provider.cache.outage() is None
         await provider.settled()
         assert provider.serves()
 
     def test_outside_of_a_loop(self) -> None:
-        provider = Provider(OSError("down"))
-        assert asyncio.run(provider.keys.load()) is False
+        provider = Provider(answer=OSError("down"))
+        assert asyncio.run(provider.load()) is False
         provider.now += COOLDOWN
-        assert provider.keys.outage() == 1
+        assert provider.cache.outage() == 1
+
+    async def test_without_stale_keys(self) -> None:
+        provider = await loaded(stale_if_error=0)
+        provider.answer = OSError("down")
+        provider.now += LIFETIME
+        assert await provider.waiting() is False
+        assert provider.refused().detail == "keys_unavailable"
+
+
+JWKS = Provider("a").jwks
 
 
 class TestAnswers:
@@ -455,99 +448,130 @@ class TestAnswers:
         [
             (b"", "the answer is no JSON in UTF-8"),
             (b"<html>", "the answer is no JSON in UTF-8"),
-            (jwks("a")[:-1], "the answer is no JSON in UTF-8"),
-            (jwks("a").decode().encode("utf-16"), "the answer is no JSON in UTF-8"),
+            (JWKS[:-1], "the answer is no JSON in UTF-8"),
+            (JWKS.decode().encode("utf-16"), "the answer is no JSON in UTF-8"),
             (b"[" * 200_000, "the answer is no JSON in UTF-8"),
             (b'{"keys": [1' + b"0" * 5000 + b"]}", "the answer is no JSON in UTF-8"),
             (b"[]", "the answer must be a JSON object, not list"),
             (b"{}", 'the answer has no list "keys"'),
             (b'{"keys": []}', "no key of the set can be used"),
             (b'{"keys": [{"kty": "oct"}]}', "no key of the set can be used; key 1: a shared secret is no secret"),
-            (jwks("a").decode(), "fetch must return bytes, not str"),
+            (JWKS.decode(), "fetch must return bytes, not str"),
             (None, "fetch must return bytes, not NoneType"),
-            (b" " * BODY_LIMIT + jwks("a"), "the body is larger than 1048576 bytes"),
+            (b" " * BODY_LIMIT + JWKS, "the body is larger than 1048576 bytes"),
             (ValueError(), "ValueError"),
             (ValueError("a\nb\x1b" + "c" * 1000), "ValueError: a\\u000ab\\u001bccc"),
             (TimeoutError(), "no complete answer within 60 s"),
             (asyncio.CancelledError(), "Escaped: CancelledError"),
+            (GeneratorExit(), "Escaped: GeneratorExit"),
         ],
     )
     async def test_that_can_not_be_used_leave_the_old_keys(self, answer: Any, reason: str) -> None:
-        async def give() -> Any:
-            if isinstance(answer, BaseException):
-                raise answer
-            return answer
-
         provider = await loaded()
-        provider.answer = give
+        provider.answer = answer
         provider.now += COOLDOWN
-        assert await provider.keys.load() is False
-        told = provider.changes[-1].fields["reason"]
-        assert told.startswith(reason)
-        assert len(told) <= 520
+        assert await provider.load() is False
+        assert provider.reason.startswith(reason)
+        assert len(provider.reason) <= 520
         assert provider.serves()
 
     async def test_exactly_as_large_as_is_allowed(self) -> None:
-        body = jwks("a")
-        assert await Provider(body + b" " * (BODY_LIMIT - len(body))).keys.load() is True
+        await loaded(answer=JWKS + b" " * (BODY_LIMIT - len(JWKS)))
 
     async def test_that_never_come(self) -> None:
-        never = asyncio.Event()
-        provider = Provider(never.wait, timeout=0.01)
-        assert await provider.keys.load() is False
-        assert provider.changes[-1].fields["reason"] == "no complete answer within 0.01 s"
+        provider = Provider(answer=asyncio.Event().wait, timeout=0.01)
+        assert await provider.load() is False
+        assert provider.reason == "no complete answer within 0.01 s"
+
+    @pytest.mark.parametrize("ending", [None, ValueError("late")])
+    async def test_that_come_late_from_a_function_that_can_not_be_cancelled(self, ending: Exception | None) -> None:
+        async def stubborn() -> bytes:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if ending is not None:
+                    raise ending from None
+            return JWKS
+
+        provider = Provider(answer=stubborn, timeout=0.01)
+        assert await provider.load() is False
+        assert provider.reason == "no complete answer within 0.01 s"
+
+    async def test_that_never_come_from_a_function_that_can_not_be_cancelled(self) -> None:
+        """What goes on in spite of its cancellation is left alone after a while."""
+        opened = asyncio.Event()
+
+        async def stubborn() -> None:
+            while not opened.is_set():
+                try:
+                    await opened.wait()
+                except asyncio.CancelledError:
+                    continue
+
+        provider = Provider(answer=stubborn, timeout=0.01)
+        assert await asyncio.wait_for(provider.load(), 10) is False
+        assert provider.reason == "no complete answer within 0.01 s"
+        opened.set()
 
     async def test_a_function_that_is_not_async(self) -> None:
-        provider = Provider(fetch=lambda url: jwks("a"))
-        assert await provider.keys.load() is False
-        assert provider.changes[-1].fields["reason"].startswith("TypeError: ")
+        provider = Provider(fetch=lambda url: JWKS)
+        assert await provider.load() is False
+        assert provider.reason.startswith("TypeError: ")
+
+    async def test_a_function_that_raises_before_it_is_awaited(self) -> None:
+        def fetch(url: str) -> Any:
+            raise ValueError("x")
+
+        provider = Provider(fetch=fetch)
+        assert await provider.load() is False
+        assert provider.reason == "ValueError: x"
 
 
 class TestCancellation:
     async def test_of_one_that_waits_leaves_the_others(self) -> None:
-        opened, answer = gate()
-        provider = Provider(answer)
-        waiters = [asyncio.ensure_future(provider.pending().load()) for _ in range(3)]
+        provider = Provider()
+        opened = provider.held_back()
+        waiting = [provider.waiting() for _ in range(3)]
         await asyncio.sleep(0)
-        waiters[0].cancel()
-        await asyncio.wait(waiters[:1])
+        waiting[0].cancel()
+        await asyncio.wait(waiting[:1])
         opened.set()
-        assert await asyncio.gather(*waiters[1:]) == [True, True]
-        assert waiters[0].cancelled()
-        assert provider.requests == [URL]
+        assert await asyncio.gather(*waiting[1:]) == [True, True]
+        assert waiting[0].cancelled()
+        assert provider.asked == [URL]
 
     async def test_close_ends_the_attempt_and_those_who_wait(self) -> None:
-        _, answer = gate()
-        provider = Provider(answer)
-        waiting = asyncio.ensure_future(provider.keys.load())
+        provider = Provider()
+        provider.held_back()
+        waiting = provider.waiting()
         await asyncio.sleep(0)
-        await provider.keys.close()
+        await provider.cache.close()
         assert await waiting is False
-        provider.answer = jwks("a")
-        assert await provider.keys.load() is True
-        await provider.keys.close()
+        provider.answer = ...
+        assert await provider.load() is True
+        await provider.cache.close()
         assert provider.serves()
         assert [change.kind for change in provider.changes] == ["refreshed"]
 
     async def test_close_of_one_that_was_never_used(self) -> None:
         provider = Provider()
-        await provider.keys.close()
-        assert provider.requests == []
+        await provider.cache.close()
+        assert provider.asked == []
 
 
 class TestLoops:
     def test_one_after_the_other(self) -> None:
         async def begin() -> None:
-            provider.keys.start()
+            provider.cache.start()
             await asyncio.sleep(0)
 
         async def never() -> bytes:
             return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
 
-        provider = Provider(never)
+        provider = Provider(answer=never)
         asyncio.run(begin())  # it cancels what is left over
-        provider.answer = jwks("a")
-        assert asyncio.run(provider.keys.load()) is True
+        provider.answer = ...
+        assert asyncio.run(provider.load()) is True
         assert provider.serves()
 
     def test_one_that_ended_without_cancelling(self) -> None:
@@ -557,19 +581,19 @@ class TestLoops:
             opened.append(asyncio.get_running_loop().create_future())
             return await opened[0]
 
-        provider = Provider(never)
+        provider = Provider(answer=never)
         dead = asyncio.new_event_loop()
         try:
-            task = dead.create_task(provider.keys.load())
+            task = dead.create_task(provider.load())
             while not opened:
                 dead.run_until_complete(asyncio.sleep(0))
-            provider.answer = jwks("a")
-            assert provider.keys.outage() is None
+            provider.answer = ...
+            assert provider.cache.outage() is None
             assert provider.pending().detail == "keys_pending"
-            assert asyncio.run(provider.keys.load()) is True
+            assert asyncio.run(provider.load()) is True
             assert provider.serves()
             # What arrives there later replaces nothing that is newer.
-            opened[0].set_result(jwks("b"))
+            opened[0].set_result(Provider("b").jwks)
             assert dead.run_until_complete(task) is True
             assert provider.serves("a")
             assert len(provider.changes) == 1
@@ -577,65 +601,59 @@ class TestLoops:
             dead.close()
 
 
-class TestListeners:
-    async def test_one_that_fails_is_reported_and_stops_nobody(self) -> None:
-        reported: list[dict[str, Any]] = []
-        asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context))
-        provider = Provider()
-        failure = RuntimeError("defect")
+async def test_the_status_in_every_state() -> None:
+    nothing = {"url": URL, "age_s": None, "keys": 0, "key_ids": []}
+    provider = Provider()
+    assert provider.cache.status() == nothing | {"state": "empty"}
+    assert await provider.load() is True
+    provider.answer = OSError("down")
+    provider.now += 100.04
+    fresh = {"url": URL, "state": "fresh", "age_s": 100.0, "keys": 1, "key_ids": ["a"]}
+    assert provider.cache.status() == fresh
+    provider.now += LIFETIME
+    assert await provider.load() is False
+    assert provider.cache.status() == fresh | {"state": "stale", "age_s": 700.0}
+    provider.now += STALE
+    assert provider.cache.status() == nothing | {"state": "unavailable"}
 
-        def fail(change: KeysChange) -> None:
-            raise failure
 
-        provider.keys.listeners.insert(0, fail)
-        assert await provider.keys.load() is True
-        assert [context["exception"] for context in reported] == [failure]
-        assert len(provider.changes) == 1
-
-
-class TestStatus:
-    async def test_in_every_state(self) -> None:
-        nothing = {"url": URL, "age_s": None, "keys": 0, "key_ids": []}
-        provider = Provider()
-        assert provider.keys.status() == nothing | {"state": "empty"}
-        assert await provider.keys.load() is True
-        provider.answer = OSError("down")
-        provider.now += 100.04
-        fresh = {"url": URL, "state": "fresh", "age_s": 100.0, "keys": 1, "key_ids": ["a"]}
-        assert provider.keys.status() == fresh
-        provider.now += LIFETIME
-        assert await provider.keys.load() is False
-        assert provider.keys.status() == fresh | {"state": "stale", "age_s": 700.0}
-        provider.now += STALE
-        assert provider.keys.status() == nothing | {"state": "unavailable"}
+async def test_changes_are_numbered_across_caches_and_the_last_ones_remembered() -> None:
+    one, two = await loaded(), await loaded()
+    for number in range(70):
+        one.answer = ... if number % 2 else OSError("down")
+        one.now += LIFETIME * 0.8
+        await one.load()
+    (first, _), *_, (last, _) = one.cache.changes()
+    ((other, _),) = two.cache.changes()
+    assert (len(one.changes), last - first) == (64, 63)
+    assert other < first
 
 
 class TestDiscovery:
     @staticmethod
-    def provider(document: Any, **options: Any) -> Provider:
-        provider = Provider(**({"url": None, "issuer": ISSUER, "discover": True} | options))
-        provider.answers[DISCOVERY] = json.dumps(document).encode()
+    def provider(document: Any, issuer: str = ISSUER) -> Provider:
+        provider = Provider(url=Discovery(issuer))
+        provider.document = document
         return provider
 
     async def test_asks_the_issuer_for_the_address(self) -> None:
-        provider = self.provider(
-            {"issuer": ISSUER, "jwks_uri": URL, "id_token_signing_alg_values_supported": ["none", "HS256"]}
-        )
-        assert await provider.keys.load() is True
-        assert provider.requests == [DISCOVERY, URL]
+        document = {"issuer": ISSUER, "jwks_uri": URL, "id_token_signing_alg_values_supported": ["none", "HS256"]}
+        provider = self.provider(document)
+        assert await provider.load() is True
+        assert provider.asked == [DISCOVERY, URL]
         assert provider.serves()
-        assert provider.keys.status()["url"] == DISCOVERY
-        assert provider.keys.kinds == (f"discovery {DISCOVERY}",)
-        provider.answers[DISCOVERY] = json.dumps({"issuer": ISSUER, "jwks_uri": f"{URL}2"}).encode()
-        provider.answers[f"{URL}2"] = jwks("b")
+        assert provider.cache.status()["url"] == DISCOVERY
+        assert provider.cache.kinds == (f"discovery {DISCOVERY}",)
+        provider.document, provider.keys = {"issuer": ISSUER, "jwks_uri": f"{URL}2"}, of("b")
         provider.now += COOLDOWN
-        assert await provider.keys.load() is True
+        assert await provider.load() is True
+        assert provider.asked[2:] == [DISCOVERY, f"{URL}2"]
         assert provider.serves("b")
 
     async def test_a_slash_at_the_end_of_the_issuer(self) -> None:
-        provider = self.provider({"issuer": f"{ISSUER}/", "jwks_uri": URL}, issuer=f"{ISSUER}/")
-        assert await provider.keys.load() is True
-        assert provider.requests == [DISCOVERY, URL]
+        provider = self.provider({"issuer": f"{ISSUER}/", "jwks_uri": URL}, f"{ISSUER}/")
+        assert await provider.load() is True
+        assert provider.asked == [DISCOVERY, URL]
 
     @pytest.mark.parametrize(
         ("document", "reason"),
@@ -652,9 +670,9 @@ class TestDiscovery:
     )
     async def test_documents_that_are_not_followed(self, document: Any, reason: str) -> None:
         provider = self.provider(document)
-        assert await provider.keys.load() is False
-        assert provider.changes[-1].fields["reason"].startswith(reason)
-        assert provider.requests == [DISCOVERY]
+        assert await provider.load() is False
+        assert provider.reason.startswith(reason)
+        assert provider.asked == [DISCOVERY]
 
 
 class TestConfiguration:
@@ -682,12 +700,11 @@ class TestConfiguration:
             ({"url": "http://localhost.example.com/", "allow_http": True}, "jwks_url", "could sign every token"),
             ({"url": "http://127.0.0.1.example.com/", "allow_http": True}, "jwks_url", "could sign every token"),
             ({"url": "ftp://localhost/", "allow_http": True}, "jwks_url", "must begin with https"),
-            ({"discover": True, "issuer": ISSUER}, "jwks_url", "leave it out"),
-            ({"discover": True, "url": None}, "issuer", "must be a URL"),
-            ({"discover": True, "url": None, "issuer": "http://x/"}, "issuer", "https"),
-            ({"discover": True, "url": None, "issuer": "https://x/?a=b"}, "issuer", "no query"),
+            ({"url": Discovery("")}, "issuer", "must begin with https"),
+            ({"url": Discovery("http://x/")}, "issuer", "https"),
+            ({"url": Discovery("https://x/?a=b")}, "issuer", "no query"),
             ({"fetch": "https"}, "fetch", "async function"),
-            ({"lifetime": 0}, "jwks_lifetime", "from 1 to 86,400"),
+            ({"lifetime": 0}, "jwks_lifetime", "from 1 to 86,400; write jwks_lifetime=86400 or less"),
             ({"lifetime": "600"}, "jwks_lifetime", "number of seconds"),
             ({"lifetime": True}, "jwks_lifetime", "number of seconds"),
             ({"lifetime": float("nan")}, "jwks_lifetime", "number of seconds"),
@@ -707,43 +724,37 @@ class TestConfiguration:
 
     @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.1.2.3:8080", "[::1]", "LOCALHOST"])
     async def test_http_for_this_machine(self, host: str) -> None:
-        provider = Provider(url=f"http://{host}/jwks", allow_http=True)
-        provider.answers[f"http://{host}/jwks"] = jwks("a")
-        assert await provider.keys.load() is True
+        provider = await loaded(url=f"http://{host}/jwks", allow_http=True)
+        assert provider.asked == [f"http://{host}/jwks"]
 
     def test_the_shortest_times(self) -> None:
-        keys = Provider(lifetime=36, cooldown=30, stale_if_error=0, timeout=0.01).keys
-        assert keys.status()["state"] == "empty"
-
-    async def test_without_stale_keys(self) -> None:
-        provider = await loaded(stale_if_error=0)
-        provider.answer = OSError("down")
-        provider.now += LIFETIME
-        assert await provider.pending().load() is False
-        assert provider.refused().detail == "keys_unavailable"
+        cache = Provider(lifetime=36, cooldown=30, stale_if_error=0, timeout=0.01).cache
+        assert cache.status()["state"] == "empty"
 
     def test_equal_configurations(self) -> None:
-        provider = Provider()
-        options: dict[str, Any] = {"fetch": provider.fetch, "clock": print, "jitter": print}
-        one = RemoteKeys(URL, algorithms=("ES256", "RS256"), **options).fingerprint
-        assert one == RemoteKeys(URL, algorithms=("RS256", "ES256"), **options).fingerprint
-        assert hash(one) is not None
+        options: dict[str, Any] = {"algorithms": ("ES256", "RS256"), "fetch": Provider(), "clock": print}
+
+        def fingerprint(url: str = URL, **changes: Any) -> Any:
+            return RemoteKeys(url, **(options | {"jitter": print} | changes)).fingerprint
+
         others = [
-            RemoteKeys(f"{URL}2", algorithms=("ES256", "RS256"), **options),
-            RemoteKeys(URL, algorithms=("ES256",), **options),
-            RemoteKeys(URL, algorithms=("ES256", "RS256"), lifetime=60, **options),
-            RemoteKeys(URL, algorithms=("ES256", "RS256"), **(options | {"fetch": print})),
+            fingerprint(f"{URL}2"),
+            fingerprint(algorithms=("ES256",)),
+            fingerprint(lifetime=60),
+            fingerprint(fetch=print),
+            fingerprint(Discovery(ISSUER)),
+            fingerprint(DISCOVERY),
         ]
-        assert one not in {other.fingerprint for other in others}
+        assert fingerprint() == fingerprint(algorithms=("RS256", "ES256"))
+        assert len({fingerprint(), *others}) == 1 + len(others)
 
     async def test_a_query_is_not_shown(self) -> None:
-        provider = Provider(url=f"{URL}?apikey=hunter2")
-        provider.answers[f"{URL}?apikey=hunter2"] = OSError("down")
-        assert await provider.keys.load() is False
-        shown = repr(provider.keys), provider.keys.kinds, provider.keys.status(), provider.changes
+        provider = Provider(url=f"{URL}?apikey=hunter2", answer=OSError("down"))
+        assert await provider.load() is False
+        assert provider.asked == [f"{URL}?apikey=hunter2"]
+        shown = repr(provider.cache), provider.cache.kinds, provider.cache.status(), provider.changes
         assert "hunter2" not in str(shown)
-        assert repr(provider.keys) == f"<RemoteKeys {URL}>"
-        assert provider.keys.kinds == (f"JWKS {URL}",)
+        assert shown[:2] == (f"<RemoteKeys {URL}>", (f"JWKS {URL}",))
 
 
 IDS = ("a", "b", "c", "d", "e")
@@ -774,7 +785,6 @@ class CacheMachine(RuleBasedStateMachine):
         self.failing = False
         self.waiters: list[tuple[str, int, asyncio.Task[bool]]] = []
         self.successes = 0
-        self.changes: list[KeysChange] = []
         self.keys = RemoteKeys(
             URL,
             algorithms=("ES256",),
@@ -783,7 +793,6 @@ class CacheMachine(RuleBasedStateMachine):
             clock=lambda: self.now,
             jitter=lambda: 0.0,
         )
-        self.keys.listeners.append(self.changes.append)
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.set_exception_handler(lambda loop, context: self.reported.append(context))
@@ -808,7 +817,9 @@ class CacheMachine(RuleBasedStateMachine):
         if self.published:
             self.successes += 1
             self.delivered, self.delivered_at = set(self.published), self.now
-        return jwks(*sorted(self.published))
+        server = KeyServer()
+        server.keys = of(*sorted(self.published))
+        return server.jwks
 
     def turn(self) -> None:
         async def turns() -> None:
@@ -847,30 +858,25 @@ class CacheMachine(RuleBasedStateMachine):
             return "pending"
         return "found" if self.delivered is not None and key_id in self.delivered else waits
 
-    def look_up(self, key_id: str) -> KeysPending | None:
+    def look_up(self, key_id: str) -> Pending | None:
         expected = self.expected(key_id)
-        try:
-            found = self.inside(lambda: self.keys.candidates("ES256", key_id))
-        except KeysPending as pending:
-            assert expected == "pending"
-            return pending
-        except TokenError as error:
-            refusal = error
-        else:
-            refusal = None
-        if refusal is not None:
+        found = self.inside(lambda: looked_up(self.keys, key_id))
+        if isinstance(found, TokenError):
             assert expected == "refused"
-            assert refusal.code is RejectCode.KEYS_UNAVAILABLE
-            assert refusal.detail == ("key_unknown" if self.usable else "keys_unavailable")
-            assert 1 <= refusal.fields["retry_after"] <= COOLDOWN
+            assert found.code is RejectCode.KEYS_UNAVAILABLE
+            assert found.detail == ("key_unknown" if self.usable else "keys_unavailable")
+            assert 1 <= found.fields["retry_after"] <= COOLDOWN
             return None
+        if isinstance(found, Pending):
+            assert expected == "pending"
+            return found
         assert expected == "found"
         # Written out once more, since these are what matters: never a removed key, never one that is too old.
         assert self.delivered is not None
         assert key_id in self.delivered
         assert self.now - self.delivered_at < LIFETIME + STALE
         (key,) = found
-        assert key.verify(b"message", signature(key_id))
+        assert key.verify(b"message", signature(private(f"p256:{key_id}"), "ES256"))
         return None
 
     @initialize(published=st.sets(st.sampled_from(IDS)))
@@ -903,12 +909,7 @@ class CacheMachine(RuleBasedStateMachine):
     def token_that_waits(self, key_id: str) -> None:
         pending = self.look_up(key_id)
         if pending is not None:
-            before = self.successes
-
-            async def load() -> bool:
-                return await pending.load()
-
-            self.waiters.append((key_id, before, self.loop.create_task(load())))
+            self.waiters.append((key_id, self.successes, self.loop.create_task(self.keys.load(pending))))
         self.turn()
 
     @rule(key_id=st.sampled_from([*IDS, "unknown"]))
@@ -973,7 +974,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @invariant()
     def changes_are_told_once(self) -> None:
-        told = [(change.kind, change.fields.get("serving")) for change in self.changes]
+        told = [(change.kind, change.fields.get("serving")) for _, change in self.keys.changes()]
         for earlier, later in itertools.pairwise(told):
             assert later[0] == "refreshed" or later != earlier
             assert (earlier, later) != (("unavailable", "none"), ("unavailable", "stale"))
@@ -1006,12 +1007,6 @@ class CacheMachine(RuleBasedStateMachine):
         self.end_loop()
         assert self.reported == []
         assert self.flying == []
-
-
-@functools.cache
-def signature(key_id: str) -> bytes:
-    algorithm = ECAlgorithm(ECAlgorithm.SHA256)
-    return algorithm.sign(b"message", private(key_id))
 
 
 TestCacheMachine = CacheMachine.TestCase

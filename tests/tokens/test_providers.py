@@ -11,7 +11,7 @@ import pytest
 from socketguard.connection import Identity
 from socketguard.errors import ConfigurationError, TokenError
 from socketguard.tokens.auth import ANY, JWTAuth
-from tests.unit.minting import NOW, P256, RSA, SECRET, KeyServer, arefused, jwk, refused
+from tests.tokens.minting import NOW, P256, RSA, SECRET, KeyServer, arefused, jwk, refused
 
 DATES = {"iat": NOW - 5, "exp": NOW + 60}
 

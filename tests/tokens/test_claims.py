@@ -15,7 +15,7 @@ from socketguard.connection import Identity
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
 from socketguard.tokens.auth import JWTAuth
 from socketguard.tokens.claims import ANY, ClaimRules
-from tests.unit.minting import (
+from tests.tokens.minting import (
     ISSUER,
     NOW,
     SECRET,
@@ -36,6 +36,7 @@ def rules(issuer: Any) -> ClaimRules:
         leeway=10,
         require=("exp", "sub"),
         subject_claim="sub",
+        token_id_claim="jti",
         scope_claim="scope",
         max_lifetime=None,
         claims=None,

@@ -21,7 +21,8 @@ from starlette.testclient import TestClient
 from socketguard.connection import Identity
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
 from socketguard.tokens.auth import JWTAuth
-from tests.unit.minting import (
+from tests.tokens.minting import (
+    DOWN,
     NOW,
     OTHER_SECRET,
     RSA_NEXT,
@@ -139,7 +140,7 @@ class TestPublishedKeys:
 
     def test_an_outage_is_no_fault_of_the_client(self) -> None:
         server = KeyServer()
-        server.down = True
+        server.answer = DOWN
         response = starlette_client(publish(server)).get("/", headers=bearer(signed()))
         assert response.status_code == 503
         retry_after = response.json().pop("retry_after")

@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import base64
-import functools
-import json
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from jwt.algorithms import ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorithm, get_default_algorithms
+from jwt.algorithms import HMACAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from socketguard.errors import RejectCode, TokenError
-from socketguard.tokens.jwks import KeySet, Unusable
 from socketguard.tokens.keys import ALGORITHMS
-from tests.unit.private_keys import private
+from socketguard.tokens.keyset import KeySet, Unusable
+from tests.tokens.minting import jwk, private, signature
 
 ASYMMETRIC = tuple(name for name in ALGORITHMS if not name.startswith("HS"))
-
-
-@functools.cache
-def _public_jwk(kind: str) -> str:
-    algorithm: Any = {"r": RSAAlgorithm, "p": ECAlgorithm, "k": ECAlgorithm, "e": OKPAlgorithm}[kind[0]]
-    jwk: dict[str, Any] = algorithm.to_jwk(private(kind).public_key(), as_dict=True)
-    return json.dumps({name: value for name, value in jwk.items() if name != "key_ops"})
-
-
-def jwk(kind: str, **members: Any) -> dict[str, Any]:
-    return {**json.loads(_public_jwk(kind)), **members}
 
 
 def key_set(*keys: Any, algorithms: tuple[str, ...] = ASYMMETRIC) -> KeySet:
@@ -37,7 +24,7 @@ def key_set(*keys: Any, algorithms: tuple[str, ...] = ASYMMETRIC) -> KeySet:
 
 def reasons(*keys: Any) -> list[str]:
     """Why each of these keys is ignored; a good one beside them is used all the same."""
-    found = key_set(*keys, jwk("p384", kid="good"))
+    found = key_set(*keys, jwk("p384", key_id="good"))
     assert (found.ids[-1], found.count) == ("good", 1)
     return found.ignored
 
@@ -57,7 +44,7 @@ class TestUsableKeys:
     def test_every_kind_verifies_with_its_own_algorithms_only(
         self, kind: str, shown: str, algorithms: tuple[str, ...]
     ) -> None:
-        keys = key_set(jwk(kind, kid="1"))
+        keys = key_set(jwk(kind, key_id="1"))
         for algorithm in set(ASYMMETRIC) - set(algorithms):
             with pytest.raises(TokenError) as caught:
                 keys.find(algorithm, "1")
@@ -66,13 +53,11 @@ class TestUsableKeys:
         for algorithm in algorithms:
             (key,) = keys.find(algorithm, "1")
             assert (key.kind, key.algorithm) == (shown, algorithm)
-            signer = get_default_algorithms()["EdDSA" if algorithm == "Ed25519" else algorithm]
-            signature = signer.sign(b"message", private(kind))
-            assert key.verify(b"message", signature) is True
-            assert key.verify(b"messagE", signature) is False
+            assert key.verify(b"message", signature(private(kind), algorithm)) is True
+            assert key.verify(b"messagE", signature(private(kind), algorithm)) is False
 
     def test_only_allowed_algorithms_are_served(self) -> None:
-        keys = key_set(jwk("rsa", kid="1"), jwk("p256", kid="2"), algorithms=("RS256",))
+        keys = key_set(jwk("rsa", key_id="1"), jwk("p256", key_id="2"), algorithms=("RS256",))
         assert (keys.count, keys.ids) == (1, ("1",))
         assert keys.ignored == ["key 2: it fits none of the algorithms RS256 (P-256)"]
         assert keys.find("ES256", None) == ()
@@ -113,44 +98,44 @@ class TestUsableKeys:
         ],
     )
     def test_an_issuer_goes_with_its_key_for_every_algorithm(self, issuer: str, parts: tuple[str, ...]) -> None:
-        keys = key_set(jwk("rsa", kid="1", issuer=issuer), jwk("rsa-other", kid="2"))
+        keys = key_set(jwk("rsa", key_id="1", issuer=issuer), jwk("rsa:other", key_id="2"))
         for algorithm in ("RS256", "PS512"):
             assert [key.issuer for key in keys.find(algorithm, "1")] == [parts]
             assert [key.issuer for key in keys.find(algorithm, "2")] == [None]
             assert [key.issuer for key in keys.find(algorithm, None)] == [parts, None]
 
     def test_keys_of_the_same_id_are_all_tried(self) -> None:
-        keys = key_set(jwk("rsa", kid="1"), jwk("rsa-other", kid="1"), jwk("p256", kid="1"))
+        keys = key_set(jwk("rsa", key_id="1"), jwk("rsa:other", key_id="1"), jwk("p256", key_id="1"))
         assert [key.kind for key in keys.find("RS256", "1")] == ["RSA 2048", "RSA 2048"]
         assert [key.kind for key in keys.find("ES256", "1")] == ["P-256"]
         assert keys.ids == ("1",)
 
     def test_but_no_more_than_four(self) -> None:
-        keys = key_set(*[jwk("p256", kid="1") for _ in range(6)])
+        keys = key_set(*[jwk("p256", key_id="1") for _ in range(6)])
         assert len(keys.find("ES256", "1")) == 4
         assert keys.ignored == ["key 1: more than 4 keys have this kid"] * 2
 
     def test_equal_keys_have_equal_fingerprints(self) -> None:
-        one = key_set(jwk("rsa", kid="1"), jwk("p256", kid="2")).fingerprint
-        assert one == key_set(jwk("p256", kid="2"), jwk("rsa", kid="1"), jwk("k256")).fingerprint
+        one = key_set(jwk("rsa", key_id="1"), jwk("p256", key_id="2")).fingerprint
+        assert one == key_set(jwk("p256", key_id="2"), jwk("rsa", key_id="1"), jwk("k256")).fingerprint
         others = [
-            key_set(jwk("rsa", kid="1")),
-            key_set(jwk("rsa", kid="1"), jwk("p256", kid="3")),
-            key_set(jwk("rsa", kid="1", alg="RS256"), jwk("p256", kid="2")),
-            key_set(jwk("rsa-other", kid="1"), jwk("p256", kid="2")),
-            key_set(jwk("rsa", kid="1", issuer="https://a.example"), jwk("p256", kid="2")),
-            key_set(jwk("rsa", kid="1", issuer="https://b.example"), jwk("p256", kid="2")),
+            key_set(jwk("rsa", key_id="1")),
+            key_set(jwk("rsa", key_id="1"), jwk("p256", key_id="3")),
+            key_set(jwk("rsa", key_id="1", alg="RS256"), jwk("p256", key_id="2")),
+            key_set(jwk("rsa:other", key_id="1"), jwk("p256", key_id="2")),
+            key_set(jwk("rsa", key_id="1", issuer="https://a.example"), jwk("p256", key_id="2")),
+            key_set(jwk("rsa", key_id="1", issuer="https://b.example"), jwk("p256", key_id="2")),
         ]
         assert len({one, *(other.fingerprint for other in others)}) == 1 + len(others)
 
 
 class TestTokensWithoutAKeyId:
     def test_every_key_that_fits_is_tried(self) -> None:
-        keys = key_set(*[jwk("p256", kid=str(number)) for number in range(3)], jwk("p256"), jwk("rsa"))
+        keys = key_set(*[jwk("p256", key_id=str(number)) for number in range(3)], jwk("p256"), jwk("rsa"))
         assert len(keys.find("ES256", None)) == 4
 
     def test_too_many_fit(self) -> None:
-        keys = key_set(*[jwk("p256", kid=str(number)) for number in range(5)])
+        keys = key_set(*[jwk("p256", key_id=str(number)) for number in range(5)])
         with pytest.raises(TokenError) as caught:
             keys.find("ES256", None)
         assert (caught.value.code, caught.value.detail) == (RejectCode.TOKEN_INVALID, "key_id_missing")
@@ -201,7 +186,7 @@ class TestIgnoredKeys:
             (lambda: jwk("rsa", e="AQ"), "numbers are missing or wrong"),
             (lambda: {"kty": "RSA"}, "numbers are missing or wrong"),
             (lambda: jwk("rsa", kid=5), "kid must be a string of at most 128 characters"),
-            (lambda: jwk("rsa", kid="k" * 129), "kid must be a string of at most 128 characters"),
+            (lambda: jwk("rsa", key_id="k" * 129), "kid must be a string of at most 128 characters"),
             (lambda: jwk("rsa", issuer=None), "issuer must be a non-empty string of at most 512 characters"),
             (lambda: jwk("rsa", issuer=""), "issuer must be a non-empty string of at most 512 characters"),
             (lambda: jwk("rsa", issuer=["https://a.example"]), "issuer must be a non-empty string"),
@@ -245,7 +230,7 @@ class TestSets:
             KeySet(document, ASYMMETRIC)
 
     def test_a_hundred_keys(self) -> None:
-        assert key_set(*[jwk("p256", kid=str(number)) for number in range(100)]).count == 100
+        assert key_set(*[jwk("p256", key_id=str(number)) for number in range(100)]).count == 100
 
     def test_the_text_stays_short(self) -> None:
         with pytest.raises(Unusable) as caught:
@@ -273,7 +258,7 @@ relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @relaxed
 @given(st.sampled_from(["rsa", "p256", "ed25519", "ed448"]), st.dictionaries(MEMBERS, JSON, max_size=4))
 def test_whatever_a_key_holds_it_is_used_or_ignored(kind: str, members: dict[str, Any]) -> None:
-    keys = key_set(jwk(kind, **members), jwk("p521", kid="good"))
+    keys = key_set(jwk(kind, **members), jwk("p521", key_id="good"))
     assert len(keys.find("ES512", "good")) == 1
     assert keys.count + len(keys.ignored) == 2
 

@@ -17,18 +17,18 @@ import httpx2
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from jwt.algorithms import ECAlgorithm
 
 from socketguard.errors import ConfigurationError
-from socketguard.tokens.jwks import BODY_LIMIT, FetchError, RemoteKeys, default_fetch
+from socketguard.tokens.fetch import BODY_LIMIT, FetchError, default_fetch
+from socketguard.tokens.jwks import Discovery, RemoteKeys
+from socketguard.tokens.keys import Pending
+from tests.tokens.minting import KeyServer, jwk, private, signature
 
-PRIVATE = ec.generate_private_key(ec.SECP256R1())
-BODY = json.dumps(
-    {"keys": [{"kid": "a", **ECAlgorithm.to_jwk(PRIVATE.public_key(), as_dict=True), "key_ops": ["verify"]}]}
-).encode()
+PRIVATE = private("p256")
+BODY = KeyServer(jwk(PRIVATE, "a", key_ops=["verify"])).jwks
 LONG = 30.0  # seconds, for requests whose deadline must not come
 SHORT = 0.2
+PENDING = Pending("keys_pending", {}, 0)
 
 Handler = Callable[[bytes, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -249,10 +249,10 @@ class TestKeys:
     async def test_from_a_good_answer(self) -> None:
         async with served(answering()) as url:
             keys = RemoteKeys(url, algorithms=("ES256",), allow_http=True, timeout=LONG)
-            assert await keys.load() is True
-        (key,) = keys.candidates("ES256", "a")
-        algorithm = ECAlgorithm(ECAlgorithm.SHA256)
-        assert key.verify(b"message", algorithm.sign(b"message", PRIVATE)) is True
+            assert await keys.load(PENDING) is True
+        found = keys.candidates("ES256", "a")
+        assert isinstance(found, tuple)
+        assert [key.verify(b"message", signature(PRIVATE, "ES256")) for key in found] == [True]
 
     async def test_from_a_discovery_document(self) -> None:
         async def handler(request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -264,8 +264,8 @@ class TestKeys:
 
         async with served(handler) as url:
             issuer = url.removesuffix("/jwks")
-            keys = RemoteKeys(None, algorithms=("ES256",), issuer=issuer, discover=True, allow_http=True, timeout=LONG)
-            assert await keys.load() is True
+            keys = RemoteKeys(Discovery(issuer), algorithms=("ES256",), allow_http=True, timeout=LONG)
+            assert await keys.load(PENDING) is True
         assert keys.status()["key_ids"] == ["a"]
 
     @pytest.mark.parametrize(
@@ -285,14 +285,13 @@ class TestKeys:
         ids=["silent", "dripping", "500", "redirect", "50MB", "truncated", "cut", "page", "type", "gzip"],
     )
     async def test_every_bad_answer_is_an_outage(self, handler: Handler, timeout: float, reason: str) -> None:
-        changes: list[Any] = []
         async with served(handler) as url:
             keys = RemoteKeys(url, algorithms=("ES256",), allow_http=True, timeout=timeout)
-            keys.listeners.append(changes.append)
-            assert await keys.load() is False
+            assert await keys.load(PENDING) is False
         assert keys.status()["state"] == "unavailable"
-        assert [change.kind for change in changes] == ["unavailable"]
-        assert changes[0].fields["reason"].startswith(reason)
+        ((_, change),) = keys.changes()
+        assert change.kind == "unavailable"
+        assert change.fields["reason"].startswith(reason)
 
 
 class TestWithoutHttpx2:
@@ -309,4 +308,4 @@ class TestWithoutHttpx2:
             return BODY
 
         keys = RemoteKeys("https://login.example.com/jwks", algorithms=("ES256",), fetch=fetch)
-        assert await keys.load() is True
+        assert await keys.load(PENDING) is True

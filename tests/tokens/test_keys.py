@@ -14,9 +14,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from jwt.algorithms import get_default_algorithms
 
-from socketguard.errors import ConfigurationError, RejectCode, TokenError
-from socketguard.tokens.keys import ALGORITHMS, KeysPending, PreparedKey, StaticKeys, check_algorithms, fitting
-from tests.unit.private_keys import private
+from socketguard.errors import ConfigurationError
+from socketguard.tokens.keys import ALGORITHMS, PreparedKey, StaticKeys, check_algorithms, fitting
+from tests.tokens.minting import private
 
 SECRET = "k9Zt-4vQ_7mB2xLwR8sYcN1pD6hJ3fGa"  # 32 bytes
 Encoding, Public, Private = serialization.Encoding, serialization.PublicFormat, serialization.PrivateFormat
@@ -88,19 +88,6 @@ class TestAlgorithms:
         with pytest.raises(ConfigurationError, match=text) as caught:
             check_algorithms(algorithms)
         assert caught.value.option == "algorithms"
-
-
-class TestPending:
-    async def test_is_a_refusal_that_can_be_waited_for(self) -> None:
-        async def load() -> bool:
-            return True
-
-        pending = KeysPending(load, "key_unknown", key_id="1", retry_after=1)
-        assert isinstance(pending, TokenError)
-        assert (pending.code, pending.detail) == (RejectCode.KEYS_UNAVAILABLE, "key_unknown")
-        assert pending.refusal.fields == {"key_id": "1", "retry_after": 1}
-        assert await pending.load() is True
-        assert KeysPending(load).detail == "keys_pending"
 
 
 class TestFitting:
@@ -212,7 +199,7 @@ class TestPublicKeys:
             forms += [certificate(kind), certificate_pem(kind)]
         made = [StaticKeys(form, algorithms) for form in forms]
         assert {keys.kinds for keys in made} == {(shown,)}
-        assert len({keys.fingerprints for keys in made}) == 1
+        assert len({keys.fingerprint for keys in made}) == 1
         assert all(keys.is_public for keys in made)
         for algorithm in algorithms:
             signature = get_default_algorithms()["EdDSA" if algorithm == "Ed25519" else algorithm].sign(
@@ -226,7 +213,7 @@ class TestPublicKeys:
 
     def test_pkcs1(self) -> None:
         text = private("rsa").public_key().public_bytes(Encoding.PEM, Public.PKCS1)
-        assert StaticKeys(text, ("RS256",)).fingerprints == StaticKeys(pem("rsa"), ("RS256",)).fingerprints
+        assert StaticKeys(text, ("RS256",)).fingerprint == StaticKeys(pem("rsa"), ("RS256",)).fingerprint
 
     @pytest.mark.parametrize(
         ("key", "algorithm", "text"),
@@ -278,7 +265,7 @@ class TestPublicKeys:
 
 class TestSets:
     def test_each_key_is_tried_for_its_own_algorithms_only(self) -> None:
-        keys = StaticKeys([pem("rsa"), pem("p256"), pem("rsa-other")], ("RS256", "ES256"))
+        keys = StaticKeys([pem("rsa"), pem("p256"), pem("rsa:other")], ("RS256", "ES256"))
         assert [key.kind for key in keys.candidates("RS256", "any")] == ["RSA 2048", "RSA 2048"]
         assert [key.kind for key in keys.candidates("ES256", None)] == ["P-256"]
         assert keys.candidates("ES256", None)[0].algorithm == "ES256"
@@ -307,4 +294,4 @@ class TestSets:
         keys = StaticKeys([SECRET, SECRET * 2], ("HS256",))
         assert repr(keys) == "<StaticKeys shared secret, shared secret>"
         assert repr(keys.candidates("HS256", None)[0]) == "<PreparedKey shared secret for HS256>"
-        assert SECRET.encode() not in b"".join(keys.fingerprints)
+        assert SECRET.encode() not in b"".join(keys.fingerprint)

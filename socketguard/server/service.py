@@ -1,0 +1,51 @@
+"""Whether credentials can be checked now, and what has changed about that."""
+
+from __future__ import annotations
+
+from socketguard.limits.revocation import Revocations
+from socketguard.logs.report import Report
+from socketguard.namespaces.registry import Registry
+from socketguard.tokens.auth import Verifier
+
+__all__ = ["Service"]
+
+
+class Service:
+    """The keys and the store of one guard."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        auth: Verifier | None,
+        revocations: Revocations,
+        report: Report,
+        *,
+        fail_open: bool,
+    ) -> None:
+        # Where a namespace can be joined without a token, a session is of use without keys.
+        self._needed = auth is not None and all(policy.token == "required" for policy in registry.policies or ())
+        self._auth = auth
+        self._revocations = revocations
+        self._report = report
+        self._fail_open = fail_open
+        self._told = 0 if auth is None else auth.changes(0)[0]
+
+    def outage(self) -> int | None:
+        """In how many seconds credentials may be checked again; None when they can be now, or need not be."""
+        if self._auth is None or not self._needed:
+            return None
+        return self._auth.outage() or self._revocations.outage()
+
+    @property
+    def fetching(self) -> bool:
+        """Whether keys are being fetched, so that a change is to be expected."""
+        return self._auth is not None and self._auth.fetching
+
+    def tell(self) -> None:
+        """Log what has changed since the last time."""
+        if self._auth is not None:
+            self._told, changes = self._auth.changes(self._told)
+            for change in changes:
+                self._report.keys_changed(change)
+        for available, error in self._revocations.changes():
+            self._report.store_changed(available, error, fail_open=self._fail_open)

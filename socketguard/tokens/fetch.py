@@ -1,0 +1,120 @@
+"""How published keys are fetched: from which addresses, and with httpx2 where the application has no way of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import ipaddress
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import urlsplit
+
+from socketguard.errors import ConfigurationError
+from socketguard.text import neutralise
+
+if TYPE_CHECKING:
+    import httpx2
+
+__all__ = ["BODY_LIMIT", "Fetch", "FetchError", "checked_url", "default_fetch", "url_problem"]
+
+Fetch: TypeAlias = Callable[[str], Awaitable[bytes]]
+"""An async function of a URL that returns the body of the answer, and raises when there is none with status 200."""
+
+BODY_LIMIT = 1_048_576
+"""Bytes of a JWK Set or of a discovery document. Real ones have some kilobytes."""
+
+_HEADERS = {
+    "Accept": "application/jwk-set+json, application/json;q=0.9, */*;q=0.1",
+    # A small compressed body can expand to any size; what is sent compressed all the same is refused.
+    "Accept-Encoding": "identity",
+}
+
+
+class FetchError(Exception):
+    """There was an answer, but none that may be used. The text says why."""
+
+
+def default_fetch(*, timeout: float, limit: int) -> Fetch:
+    """A function that fetches a body with httpx2, within so many seconds for the whole of it and so many bytes.
+
+    It follows no redirect and takes no other status than 200. Proxies are taken from the environment
+    (``HTTPS_PROXY``, ``NO_PROXY``), and so are ``SSL_CERT_FILE`` and ``SSL_CERT_DIR``.
+    """
+    try:
+        import httpx2
+    except ImportError:
+        raise ConfigurationError(
+            "fetching keys over HTTP needs httpx2: pip install 'socketguard[jwks]'; "
+            "or give your own async function of the URL that returns bytes: fetch=…",
+            option="fetch",
+        ) from None
+    # Made here and not for each fetch: reading the certificates takes tens of milliseconds, in which the loop stands.
+    context = httpx2.create_ssl_context()
+    # Which httpx2 would import at the first fetch, for 20 ms.
+    with contextlib.suppress(ImportError):
+        importlib.import_module("anyio._backends._asyncio")
+
+    async def fetch(url: str) -> bytes:
+        # A client of its own for each fetch: there are minutes between them, and nothing is then tied to one loop.
+        async with (
+            asyncio.timeout(timeout),
+            httpx2.AsyncClient(verify=context, timeout=None, follow_redirects=False, headers=_HEADERS) as client,
+            client.stream("GET", url) as response,
+        ):
+            _check_head(response)
+            body = bytearray()
+            async for chunk in response.aiter_raw():
+                body += chunk
+                if len(body) > limit:
+                    raise FetchError(f"the body is larger than {limit} bytes")
+            return bytes(body)
+
+    return fetch
+
+
+def _check_head(response: httpx2.Response) -> None:
+    if response.is_redirect:
+        raise FetchError(f"status {response.status_code}: redirects are not followed; use the address it leads to")
+    if response.status_code != 200:
+        raise FetchError(f"status {response.status_code}")
+    encoding = response.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise FetchError(f"the body is compressed ({neutralise(encoding, 32)}) although that was not asked for")
+    # Any other type may hold JSON: servers of static files don't know better. This one is a login page or a portal.
+    if response.headers.get("content-type", "").lower().startswith("text/html"):
+        raise FetchError("the answer is a page (text/html), not JSON")
+
+
+def checked_url(url: Any, option: str, allow_http: bool) -> str:
+    """An address that keys may come from."""
+    problem = url_problem(url, allow_http)
+    if problem is not None:
+        raise ConfigurationError(f'{option} {problem}; write {option}="https://login.example.com/…"', option=option)
+    return str(url)
+
+
+def url_problem(url: Any, allow_http: bool) -> str | None:
+    """Why keys can't come from an address; None when they can."""
+    if not isinstance(url, str) or not url.isascii() or not url.isprintable() or " " in url:
+        return "must be a URL in ASCII without spaces"
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return "can't be read as a URL"
+    if parts.username is not None or parts.password is not None:
+        return "must hold no credentials; send them from a fetch=… of your own"
+    if "#" in url:
+        return "must have no fragment"
+    if parts.scheme == "https" and host:
+        return None
+    if parts.scheme != "http" or not host:
+        return "must begin with https:// and name a host"
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+    if not loopback:
+        return "must begin with https://: whoever can change the answer on its way could sign every token"
+    return None if allow_http else "must begin with https://; for this machine http is taken with allow_http=True"
