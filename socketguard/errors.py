@@ -22,7 +22,6 @@ __all__ = [
     "REPLIES",
     "RETRY_AFTER",
     "ConfigurationError",
-    "Finding",
     "HandshakeRefusal",
     "Refusal",
     "RejectCode",
@@ -205,21 +204,6 @@ class TokenError(SocketGuardError):
     def refusal(self) -> Refusal:
         """The same as a `Refusal`."""
         return Refusal(self.code, self.detail, self.fields)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One result of a check.
-
-    Attributes:
-        id: a stable id such as ``SG001``; ids are never reused.
-        text: what was found, with the values.
-        fix: what to write instead.
-    """
-
-    id: str
-    text: str
-    fix: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ from .connection import Connection, Identity
 from .diagnosis.delivery import Delivery
 from .diagnosis.startup import Discovery, check_server, discover, find_misspelt_options
 from .diagnosis.traffic import Patterns, PatternWatch
-from .errors import ConfigurationError, Finding, Refusal, RejectCode
+from .errors import ConfigurationError, Refusal, RejectCode
+from .findings import Finding, finding
 from .limits.counters import Ledger
 from .limits.expiry import Lifetime
 from .limits.rates import AddressBudget
@@ -197,7 +198,7 @@ class Core:
         """Remember a guard that shares these parts, and where the endpoint is mounted for it."""
         self.guards.append(guard)
         self.paths += [path for path in found.paths if path not in self.paths]
-        self.mounts += [finding for finding in found.findings if finding not in self.mounts]
+        self.mounts += [one for one in found.findings if one not in self.mounts]
 
     def detach(self) -> None:
         """Take everything off the server again."""
@@ -222,20 +223,14 @@ class Core:
             found += settings.heartbeat.findings(transports=facts.transports)
         if settings.auth is None:
             found.append(
-                Finding("SG030", "auth=None: everybody may join, without a token", "write auth=JWTAuth(…)"),
+                finding("SG030"),
             )
         else:
             found += settings.auth.findings()
         if isinstance(settings.store, MemoryStore):
-            found.append(MEMORY)
+            found.append(finding("SG051"))
         if settings.fail_open:
-            found.append(
-                Finding(
-                    "SG053",
-                    "fail_open=True: while the store of revocations does not answer, revoked tokens are accepted",
-                    "leave fail_open out; clients are then refused with keys_unavailable and come back by themselves",
-                )
-            )
+            found.append(finding("SG053"))
         return found
 
     def describe(self) -> dict[str, Any]:
@@ -274,14 +269,14 @@ class Core:
 
     def warn(self, found: Iterable[Finding]) -> None:
         """Log findings."""
-        for finding in found:
-            self.log.emit(events.CONFIG_WARNING, {"id": finding.id, "text": finding.text, "fix": finding.fix})
+        for one in found:
+            self.log.emit(events.CONFIG_WARNING, {"id": one.id, "text": one.text, "fix": one.fix})
 
-    def warn_once(self, finding: Finding) -> None:
+    def warn_once(self, found: Finding) -> None:
         """Log a finding that something at run time has made true."""
-        if finding not in self._warned:
-            self._warned.append(finding)
-            self.warn([finding])
+        if found not in self._warned:
+            self._warned.append(found)
+            self.warn([found])
 
     def _outage(self) -> int | None:
         auth = self.settings.auth
@@ -306,16 +301,7 @@ class Core:
             self.report.store_changed(available, error, fail_open=self.settings.fail_open)
 
     def _found_proxy(self, address: str) -> None:
-        self.warn(
-            [
-                Finding(
-                    "SG050",
-                    f"{address} forwards the requests of others (X-Forwarded-…) but is not in trusted_proxies: all "
-                    "clients behind it look like one, so that the limits per address are off for it",
-                    f"write trusted_proxies=[{address!r}], or its network",
-                )
-            ]
-        )
+        self.warn([finding("SG050", address=address)])
 
     def _on_request(self, scope: Scope, receive: Receive) -> bool:
         """The checks that need a request. Returns whether there is nothing more to learn from another one."""
@@ -339,25 +325,11 @@ class Core:
     def _check_address(self, scope: Scope) -> None:
         host = (scope.get("server") or ("", None))[0]
         if self.settings.debug and not _is_loopback(host):
-            self.warn(
-                [
-                    Finding(
-                        "SG031",
-                        f"debug=True on {host!r}: refused clients are told the details and all namespaces",
-                        "leave debug out, or serve on 127.0.0.1",
-                    )
-                ]
-            )
+            self.warn([finding("SG031", "served", host=host)])
 
 
 SAMPLE = 128
 """One in so many emits is looked at, beyond the first of each second: it costs under 1 % of an emit."""
-
-MEMORY = Finding(
-    "SG051",
-    "revocations are kept in the memory of this process: they are lost at a restart, and other workers don't know them",
-    "run one worker with tokens that live for minutes, or pass a store that the workers share",
-)
 
 
 def _never(identity: Identity) -> None:
@@ -610,7 +582,7 @@ class SocketGuard:
             known_expiry=next((one.expires_at for one in known if token_id and issuer in (None, one.issuer)), None),
         )
         if core.settings.store is None:
-            core.warn_once(MEMORY)
+            core.warn_once(finding("SG051"))
         failed: dict[str, Any] = {}
         try:
             await core.revocations.revoke(revocation)

@@ -16,7 +16,8 @@ from types import ModuleType, TracebackType
 from typing import Any
 
 from socketguard.diagnosis.startup import Discovery, discover
-from socketguard.errors import ConfigurationError, Finding
+from socketguard.errors import ConfigurationError
+from socketguard.findings import Finding, finding
 from socketguard.guard import Core, SocketGuard
 from socketguard.logs.redact import RedactFilter
 from socketguard.text import neutralise
@@ -26,11 +27,6 @@ __all__ = ["Application", "LoadError", "core_of", "examine", "load"]
 _SPEC = re.compile(r"(?P<module>\w+(?:\.\w+)*):(?P<name>\w+(?:\.\w+)*)(?P<call>\(\))?")
 _PACKAGE = Path(__file__).parents[1]
 _TEXT_LIMIT = 800
-_ELSEWHERE = Finding(
-    "SG025",
-    "a SocketGuard guards another AsyncServer than the one that the application serves: it sees none of its clients",
-    "make the server once, import it wherever it is needed, and pass the same one to the guard and to the ASGIApp",
-)
 
 
 class LoadError(Exception):
@@ -133,7 +129,7 @@ def examine(app: object, module: ModuleType | None = None) -> Application:
     if found.unguarded and discovery.servers:
         guards = [*([app] if isinstance(app, SocketGuard) else []), *_named(module, _is_guard)]
         if any(all(guard.server is not server for server in discovery.servers) for guard in guards):
-            found.findings.append(_ELSEWHERE)
+            found.findings.append(finding("SG025"))
     return found
 
 
@@ -145,13 +141,7 @@ def _build_guards(app: object) -> Iterator[Finding]:
         if application.middleware_stack is None:
             application.middleware_stack = application.build_middleware_stack()
         if is_inner:
-            yield Finding(
-                "SG025",
-                f"SocketGuard is middleware of the {type(application).__name__} inside socketio.ASGIApp(sio, "
-                "other_asgi_app=app): it is built only when that application is called first, and until then "
-                "everybody may join without a token",
-                "write SocketGuard.protect(sio, auth=…) where the server is made, and take the middleware out",
-            )
+            yield finding("SG025", "inner", application=type(application).__name__)
 
 
 def _applications(app: Any, is_inner: bool, visited: set[int]) -> Iterator[tuple[Any, bool]]:
@@ -168,11 +158,7 @@ def _applications(app: Any, is_inner: bool, visited: set[int]) -> Iterator[tuple
 
 
 def _not_mounted(app: object) -> Finding:
-    return Finding(
-        "SG026",
-        f"no socketio.ASGIApp is found in {type(app).__name__}, so that it can't be seen where clients reach it",
-        "check that the application that is served mounts socketio.ASGIApp(sio) with this very server",
-    )
+    return finding("SG026", application=type(app).__name__)
 
 
 def _named(module: ModuleType | None, wanted: Callable[[object], bool]) -> list[Any]:

@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from socketguard.diagnosis.catalogue import ERROR, severity
 from socketguard.diagnosis.startup import ServerFacts, check_server
-from socketguard.errors import ConfigurationError, Finding, TokenError
-from socketguard.guard import MEMORY
+from socketguard.errors import ConfigurationError, TokenError
+from socketguard.findings import ERROR, Finding, finding
 from socketguard.limits.revocation import MemoryStore
 from socketguard.proxies.heartbeat import Heartbeat, findings_for_server
 from socketguard.server.attach import ServedNames, facts, require_server
@@ -42,12 +41,12 @@ def findings(found: Application, *, proxies: Sequence[str] = (), workers: int = 
         listed += guard.check()
         listed += _of_tokens(verifiers(core.settings.auth))
         if core.settings.debug:
-            listed.append(_DEBUG)
+            listed.append(finding("SG031"))
         given = core.settings.heartbeat
         listed += _of_heartbeat(core.seam.facts(), proxies, given.idle_timeout if given else None)
         listed += _of_workers(guard.server, core.seam.facts(), workers)
         if workers > 1 and core.settings.auth is not None and isinstance(core.store, MemoryStore):
-            listed.append(MEMORY)
+            listed.append(finding("SG051"))
     for server in found.unguarded:
         known = facts(server, ServedNames(server))
         listed.append(_no_guard(server, found.paths))
@@ -55,14 +54,7 @@ def findings(found: Application, *, proxies: Sequence[str] = (), workers: int = 
         listed += findings_for_server(known.ping_interval, known.ping_timeout, known.ping_grace)
         listed += _of_heartbeat(known, proxies, None)
         listed += _of_workers(server, known, workers)
-    return sorted(dict.fromkeys(listed), key=lambda finding: (severity(finding.id) != ERROR, finding.id))
-
-
-_DEBUG = Finding(
-    "SG031",
-    "debug=True: refused clients are told the details and all namespaces",
-    "leave debug out wherever others reach the server",
-)
+    return sorted(dict.fromkeys(listed), key=lambda one: (one.kind.severity != ERROR, one.id))
 
 
 def _of_tokens(auths: Iterable[JWTAuth]) -> list[Finding]:
@@ -75,13 +67,7 @@ def _of_tokens(auths: Iterable[JWTAuth]) -> list[Finding]:
             except TokenError as exc:
                 if exc.detail in _BEFORE_CLAIMS:
                     continue
-            return [
-                Finding(
-                    "SG037",
-                    "JWTAuth verifies with socketguard.testing.TEST_SECRET: anybody can sign tokens with it",
-                    "read a secret of your own, JWTAuth(os.environ['JWT_SECRET'], …)",
-                )
-            ]
+            return [finding("SG037")]
     return []
 
 
@@ -96,35 +82,19 @@ def _of_heartbeat(known: ServerFacts, proxies: Sequence[str], idle_timeout: floa
 def _of_workers(server: Any, known: ServerFacts, workers: int) -> list[Finding]:
     found = []
     if workers > 1 and type(server.manager).__name__ == "AsyncManager":
-        found.append(
-            Finding(
-                "SG042",
-                f"{workers} workers, but the server has no client manager that joins them: what one emits reaches none "
-                "of the clients of the others",
-                "write AsyncServer(client_manager=socketio.AsyncRedisManager('redis://…')), or run one worker",
-            )
-        )
+        found.append(finding("SG042", workers=workers))
     if workers > 1 and "polling" in known.transports:
-        found.append(
-            Finding(
-                "SG043",
-                f"{workers} workers on one port, and long-polling is allowed: the requests of a session reach workers "
-                "that don't know it",
-                "run one worker for each port behind a proxy with sticky sessions, or write "
-                "AsyncServer(transports=['websocket'])",
-            )
-        )
+        found.append(finding("SG043", workers=workers))
     return found
 
 
 def _no_guard(server: Any, paths: Sequence[str]) -> Finding:
     where = f" at {', '.join(paths)}" if paths else ""
-    fix = "write SocketGuard.protect(sio, auth=JWTAuth(…)) right after the server is made"
     try:
         require_server(server)
     except ConfigurationError as exc:
-        fix = str(exc)
-    return Finding("SG036", f"the Socket.IO server{where} has no guard: everybody may join without a token", fix)
+        return finding("SG036", "unfit", where=where, reason=str(exc))
+    return finding("SG036", where=where)
 
 
 def workers_of(environ: Mapping[str, str]) -> int:

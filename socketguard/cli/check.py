@@ -1,7 +1,7 @@
 """``socketguard check``: loads an application and says what its guard does and what is wrong with it.
 
 Nothing is served and nothing is fetched. The exit status is 0 when all is good, 1 when something was found (warnings
-count with ``--strict`` only; see `socketguard.catalogue`), and 2 for wrong usage and applications that can't be loaded.
+count with ``--strict`` only; see `socketguard.findings`), and 2 for wrong usage and applications that can't be loaded.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from socketguard.diagnosis.catalogue import CATALOGUE, ERROR, WARNING, severity
-from socketguard.errors import ConfigurationError, Finding
+from socketguard.errors import ConfigurationError
+from socketguard.findings import ERROR, KINDS, WARNING, Finding
 from socketguard.logs.redact import RedactFilter
 from socketguard.proxies.profiles import canonical_name
 
@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
     except (LoadError, ConfigurationError) as exc:
         print(f"socketguard check: {RedactFilter().text(str(exc))}", file=sys.stderr)
         return USAGE
-    errors = sum(severity(finding.id) == ERROR for finding in listed)
+    errors = sum(finding.kind.severity == ERROR for finding in listed)
     configurations = [guard.describe() for guard in found.guards]
     for configuration in configurations:
         # A guard that was put on the server itself has not seen where the server is mounted.
@@ -174,32 +174,32 @@ def _print_play(printer: Printer, namespace: str, played: Play, answer: Mapping[
 
 
 def _explain(id_: str, as_json: bool) -> int:
-    entry = CATALOGUE.get(id_.upper())
-    if entry is None:
-        print(f"socketguard check: there is no such id; there are {', '.join(CATALOGUE)}", file=sys.stderr)
+    kind = KINDS.get(id_.upper())
+    if kind is None:
+        print(f"socketguard check: there is no such id; there are {', '.join(KINDS)}", file=sys.stderr)
         return USAGE
     if as_json:
-        shown = {name: getattr(entry, name) for name in ("id", "severity", "title", "why", "fix", "docs")}
-        _print_json(shown)
+        head = {name: getattr(kind, name) for name in ("id", "severity", "title", "why")}
+        _print_json({**head, "fix": kind.advice, "docs": kind.docs})
         return 0
     printer = Printer(sys.stdout)
-    printer.text(f"{entry.id}, {entry.severity}: {entry.title}")
-    printer.item("why", entry.why)
-    printer.item("fix", entry.fix)
-    printer.item("docs", entry.docs)
+    printer.text(f"{kind.id}, {kind.severity}: {kind.title}")
+    printer.item("why", kind.why)
+    printer.item("fix", kind.advice)
+    printer.item("docs", kind.docs)
     return 0
 
 
 def _as_json(finding: Finding) -> dict[str, Any]:
-    entry = CATALOGUE[finding.id]
+    kind = finding.kind
     return {
         "id": finding.id,
-        "severity": entry.severity,
-        "title": entry.title,
+        "severity": kind.severity,
+        "title": kind.title,
         "evidence": finding.text,
-        "cause": entry.why,
+        "cause": kind.why,
         "fix": finding.fix,
-        "docs": entry.docs,
+        "docs": kind.docs,
     }
 
 
@@ -221,12 +221,12 @@ def _print(
             printer.item("", f"{name}: {words(value)}")
         printer.gap()
     for finding in listed:
-        entry = CATALOGUE[finding.id]
-        printer.heading(f"{finding.id}, {entry.severity}: {entry.title}", good=False)
+        kind = finding.kind
+        printer.heading(f"{finding.id}, {kind.severity}: {kind.title}", good=False)
         printer.item("found", finding.text)
-        printer.item("why", entry.why)
+        printer.item("why", kind.why)
         printer.item("fix", finding.fix)
-        printer.item("docs", entry.docs)
+        printer.item("docs", kind.docs)
         printer.gap()
     if listed:
         warnings = len(listed) - errors

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from socketguard.errors import ConfigurationError, Finding
+from socketguard.errors import ConfigurationError
+from socketguard.findings import Finding, finding
 
 __all__ = ["Discovery", "ServerFacts", "check_server", "discover", "find_misspelt_options"]
 
@@ -65,88 +66,35 @@ def check_server(facts: ServerFacts, *, policies: Collection[str] | None) -> lis
         policies: the names that are declared to the guard; None when it takes what is registered.
     """
     found = [*_origins(facts), *_namespaces(facts, policies), *_releases(facts)]
-    found += [
-        Finding(
-            "SG017",
-            f"the handler of {event!r} in {namespace!r} runs without what requires() asks for: it was registered "
-            "before, and a decorator between the two hides it",
-            "write @guard.requires(…) right below @sio.on(…), or functools.wraps into the decorator between them",
-        )
-        for namespace, event in facts.bypassed
-    ]
+    found += [finding("SG017", event=event, namespace=namespace) for namespace, event in facts.bypassed]
     if facts.packets_logged:
-        found.append(
-            Finding(
-                "SG041",
-                "engineio_logger prints every packet, and with them the tokens and session ids of all clients",
-                "leave engineio_logger out in production, or add socketguard.logs.RedactFilter() to its handlers",
-            )
-        )
+        found.append(finding("SG041"))
     if facts.write_only:
-        found.append(
-            Finding(
-                "SG044",
-                "the client manager was made with write_only=True, but this server has clients: what other processes "
-                "emit never reaches them",
-                "leave write_only out here; it is for processes that only emit",
-            )
-        )
+        found.append(finding("SG044"))
     return found
 
 
 def _origins(facts: ServerFacts) -> list[Finding]:
     allowed = facts.cors_allowed_origins
     if allowed == []:
-        return [
-            Finding(
-                "SG022",
-                "cors_allowed_origins=[] switches the origin check of WebSockets off: any page may connect",
-                'write SocketGuard(…, allowed_origins=["https://your-page.example"]) and leave '
-                "cors_allowed_origins out",
-            )
-        ]
+        return [finding("SG022")]
     if (allowed == "*" or (isinstance(allowed, list | tuple | set) and "*" in allowed)) and (
         facts.cookie or facts.cors_credentials
     ):
-        return [
-            Finding(
-                "SG024",
-                'every origin ("*") is allowed together with credentials: any page may connect with the cookies of '
-                "its visitor and read the answers",
-                "list the origins of your pages in allowed_origins, or make the server with cors_credentials=False "
-                "and without a cookie",
-            )
-        ]
+        return [finding("SG024")]
     return []
 
 
 def _namespaces(facts: ServerFacts, policies: Collection[str] | None) -> list[Finding]:
     found = []
     if facts.namespaces_text is not None:
-        found.append(
-            Finding(
-                "SG013",
-                f"the server was made with namespaces={facts.namespaces_text!r}, one string, in which python-socketio "
-                "looks for parts; the guard takes it for that one name",
-                f"write namespaces=[{facts.namespaces_text!r}]",
-            )
-        )
+        found.append(finding("SG013", name=facts.namespaces_text))
     if facts.catch_all_events and facts.class_namespaces:
         found.append(
-            Finding(
-                "SG015",
-                f'the handlers of namespace="*" ({", ".join(facts.catch_all_events)}) get those events before the '
-                f"class-based namespaces {', '.join(facts.class_namespaces)} do",
-                'register a class-based AsyncNamespace("*") instead of functions, or name the namespaces',
-            )
+            finding("SG015", events=", ".join(facts.catch_all_events), namespaces=", ".join(facts.class_namespaces))
         )
-    outcome = "the guard asks for a token there too" if policies is None else "nobody can reach it"
     found.extend(
-        Finding(
-            "SG016",
-            f"instrument() put its admin interface at {name!r}, with a login of its own; without a policy {outcome}",
-            f'add NamespacePolicy({name!r}, token="none") to namespaces, and give instrument() a login',
-        )
+        finding("SG016", "undeclared" if policies is None else "", name=name)
         for name in facts.admin_namespaces
         if policies is None or name not in policies
     )
@@ -159,13 +107,7 @@ def _releases(facts: ServerFacts) -> list[Finding]:
         installed = facts.versions[package]
         if _version(installed) < fixed:
             wanted = ".".join(map(str, fixed))
-            found.append(
-                Finding(
-                    "SG040",
-                    f"{package} {installed} has known weaknesses ({advisories}, and others fixed up to {wanted})",
-                    f"pip install '{package}>={wanted}'",
-                )
-            )
+            found.append(finding("SG040", package=package, installed=installed, advisories=advisories, fixed=wanted))
     return found
 
 
@@ -248,12 +190,12 @@ def _endpoint(app: object, server: object, prefix: str, found: Discovery) -> Non
         found.paths.append(path)
     else:
         found.findings.append(
-            Finding(
+            finding(
                 "SG021",
-                f"a socketio.ASGIApp with socketio_path={path.strip('/')!r} is mounted at {prefix!r}, where no request "
-                "matches it: since Starlette 0.33 a mounted application sees the whole path",
-                f"write Mount({prefix!r}, ASGIApp(sio, socketio_path={prefix + path.rstrip('/')!r})) and give clients "
-                f"path: {prefix + path!r}",
+                path=path.strip("/"),
+                prefix=prefix,
+                full_path=prefix + path.rstrip("/"),
+                client_path=prefix + path,
             )
         )
 
@@ -264,15 +206,7 @@ def _inner_middleware(inner: object, found: Discovery) -> None:
         for middleware in getattr(inner, "user_middleware", None) or ()
     ]
     if names:
-        found.findings.append(
-            Finding(
-                "SG020",
-                f"{', '.join(names)} of the application inside socketio.ASGIApp(sio, other_asgi_app=app) never sees "
-                "Socket.IO requests: ASGIApp takes them before",
-                "for Socket.IO use the guard's own options (allowed_origins, trusted_proxies); wrap the ASGIApp "
-                "itself with middleware that must see everything",
-            )
-        )
+        found.findings.append(finding("SG020", middleware=", ".join(names)))
 
 
 _CLASS = "AsyncServer"
@@ -299,7 +233,7 @@ def find_misspelt_options(server: object, known: Collection[str]) -> list[Findin
 def _finding(option: str, known: Collection[str], place: str) -> Finding:
     close = difflib.get_close_matches(option, known, 1)
     fix = f"write {close[0]}=" if close else "remove it"
-    return Finding("SG023", f"{_CLASS}({option}=…) at {place} is no option of python-socketio, which ignores it", fix)
+    return finding("SG023", option=option, place=place, fix=fix)
 
 
 def _files_with(server: object) -> Iterator[str]:

@@ -12,7 +12,8 @@ from typing import Any
 
 from socketguard.check import listed
 from socketguard.connection import Identity
-from socketguard.errors import ConfigurationError, Finding, Refusal, RejectCode
+from socketguard.errors import ConfigurationError, Refusal, RejectCode
+from socketguard.findings import Finding, finding
 from socketguard.text import neutralise
 
 from .policy import NOTHING, PLACEHOLDER, NamespacePolicy, Served, is_plain
@@ -97,44 +98,14 @@ class Registry:
         for policy in self.policies or ():
             if not self._has_handler(policy, served):
                 handled = "*" if policy.is_pattern else policy.name
-                found.append(
-                    Finding(
-                        "SG010",
-                        f"{policy.name!r} is declared to the guard, but python-socketio has no handler for it in this "
-                        "process: nobody can join it",
-                        f'import the module with @sio.on("connect", namespace="{handled}") before the server starts, '
-                        "or remove the name from namespaces=",
-                    )
-                )
+                found.append(finding("SG010", name=policy.name, handled=handled))
         for name in served.names():
             if not name.startswith("/"):
-                found.append(
-                    Finding(
-                        "SG012",
-                        f"handlers are registered for namespace={name!r}, which has no leading slash: no client can "
-                        "reach them",
-                        f'write namespace="/{name}" where the handlers are registered',
-                    )
-                )
+                found.append(finding("SG012", name=name))
             elif self.policies is not None and self.cover(name) is None:
-                found.append(
-                    Finding(
-                        "SG011",
-                        f"handlers are registered for {name!r}, but namespaces= does not declare it: nobody can join "
-                        "it",
-                        f'add it: namespaces=[…, "{name}"]',
-                    )
-                )
+                found.append(finding("SG011", name=name))
         if self.policies is None and served.catch_all and not served.wildcard:
-            found.append(
-                Finding(
-                    "SG014",
-                    'handlers are registered for namespace="*", but nothing says which names they are for: no name '
-                    "can be joined through them",
-                    'declare the names, such as namespaces=["/messages", NamespacePolicy("/tenant-{tenant}", '
-                    'claims={"tenant_id": "{tenant}"})]',
-                )
-            )
+            found.append(finding("SG014"))
         return found
 
     def describe(self) -> list[str | dict[str, Any]] | None:

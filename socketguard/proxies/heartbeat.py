@@ -23,7 +23,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from socketguard.check import listed, names
-from socketguard.errors import ConfigurationError, Finding
+from socketguard.errors import ConfigurationError
+from socketguard.findings import Finding, finding
 
 from .profiles import (
     PROFILES,
@@ -125,7 +126,7 @@ class Heartbeat:
             *self._lifetime_findings(allowed),
             *self._product_findings(allowed),
         ]
-        return sorted(findings, key=lambda finding: finding.id)
+        return sorted(findings, key=lambda found: found.id)
 
     def server_ping_findings(self, *, ping_interval: float | None, ping_timeout: float | None) -> list[Finding]:
         """Check uvicorn's own WebSocket pings against this heartbeat.
@@ -144,29 +145,24 @@ class Heartbeat:
         """
         if ping_interval is None or ping_interval <= 0 or ping_timeout is None:
             return []
-        off = "or ws_ping_interval=None to leave the pings to the heartbeat."
         if ping_timeout <= 0:
-            text = (
-                f"ws_ping_timeout={number(ping_timeout)} makes uvicorn close every WebSocket at its first ping; it "
-                "does not switch the pings off."
-            )
-            fix = f"ws_ping_timeout={self.timeout} or higher, {off}"
+            case = "zero"
         elif ping_timeout < self.timeout:
-            text = (
-                f"uvicorn closes a WebSocket whose pong takes longer than ws_ping_timeout={number(ping_timeout)} s, so "
-                f'the timeout of {self.timeout} s never counts; the reason in the log is "transport close".'
-            )
-            fix = f"ws_ping_timeout={self.timeout} or higher, {off}"
+            case = "impatient"
         elif ping_interval + ping_timeout <= self.interval:
-            text = (
-                "uvicorn gives up a silent WebSocket after ws_ping_interval + ws_ping_timeout = "
-                f"{number(ping_interval + ping_timeout)} s, before the first ping of the heartbeat at {self.interval} "
-                's; the reason in the log is "transport close".'
-            )
-            fix = f"ws_ping_interval={self.interval} or higher, {off}"
+            case = "early"
         else:
             return []
-        return [Finding("SG008", text, fix)]
+        return [
+            finding(
+                "SG008",
+                case,
+                timeout=self.timeout,
+                interval=self.interval,
+                ping_timeout=number(ping_timeout),
+                total=number(ping_interval + ping_timeout),
+            )
+        ]
 
     def describe(self) -> dict[str, Any]:
         """The heartbeat as plain values for a log line, all durations in seconds."""
@@ -197,8 +193,8 @@ class Heartbeat:
             "",
             *self._uvicorn(),
         ]
-        for finding in self.findings():
-            lines += ["", f"{finding.id}: {finding.text}", f"  Fix: {finding.fix}"]
+        for found in self.findings():
+            lines += ["", f"{found.id}: {found.text}", f"  Fix: {found.fix}"]
         return "\n".join(lines)
 
     def _rules(self) -> Iterable[str]:
@@ -236,8 +232,8 @@ class Heartbeat:
             f"{every + wait} s and by the heartbeat after {self.interval + self.timeout} s; when uvicorn is first, the "
             'reason in the log is "transport close". ws_ping_interval=None leaves it to the heartbeat.'
         )
-        for finding in self.server_ping_findings(ping_interval=every, ping_timeout=wait):
-            yield f"With these defaults, {finding.id}: {finding.text} Fix: {finding.fix}"
+        for found in self.server_ping_findings(ping_interval=every, ping_timeout=wait):
+            yield f"With these defaults, {found.id}: {found.text} Fix: {found.fix}"
 
     def _smallest(self, transports: tuple[str, ...]) -> tuple[Limit | None, Limit | None, Limit | None]:
         """P, F and L for these transports."""
@@ -259,20 +255,9 @@ class Heartbeat:
             return
         total = self.interval + self.timeout
         if self.interval >= _seconds(idle):
-            yield Finding(
-                "SG001",
-                f"The interval of {self.interval} s is not below the smallest idle limit: {where(idle)} cuts healthy "
-                "connections between two pings. Over WebSocket, pings of the application server may hide that.",
-                self._fix(idle, total + _MARGIN),
-            )
+            yield finding("SG001", interval=self.interval, limit=where(idle), fix=self._fix(idle, total + _MARGIN))
         elif total > _seconds(idle) - _MARGIN:
-            yield Finding(
-                "SG007",
-                f"interval + timeout is {total} s, which leaves less than {_MARGIN} s to the smallest idle limit: "
-                f"{where(idle)}. A dead connection may be cut there first, and is then logged as "
-                '"transport close" instead of "ping timeout".',
-                self._fix(idle, total + _MARGIN),
-            )
+            yield finding("SG007", total=total, margin=_MARGIN, limit=where(idle), fix=self._fix(idle, total + _MARGIN))
 
     def _response_findings(self, transports: tuple[str, ...]) -> Iterable[Finding]:
         _, response, _ = self._smallest(transports)
@@ -280,46 +265,22 @@ class Heartbeat:
             return
         total = self.interval + self.timeout
         if self.interval >= _seconds(response):
-            yield Finding(
-                "SG002",
-                f"The interval of {self.interval} s is not below the smallest limit of answers: {where(response)} "
-                "cuts the GET that long-polling holds open until the next ping.",
-                f"{self._fix(response, total)} Or allow transports=['websocket'] only.",
-            )
+            yield finding("SG002", interval=self.interval, limit=where(response), fix=self._fix(response, total))
         elif total > _seconds(response):
-            yield Finding(
-                "SG002",
-                f"interval + timeout is {total} s, above the smallest limit of answers: {where(response)}. Healthy "
-                "clients don't meet it, but a GET whose client has stopped answering is held that long, and ends as an "
-                "error of the proxy.",
-                self._fix(response, total),
-            )
+            yield finding("SG002", "timeout", total=total, limit=where(response), fix=self._fix(response, total))
 
     def _lifetime_findings(self, transports: tuple[str, ...]) -> Iterable[Finding]:
         for limit in limits_on_path(self.proxies, self.idle_timeout):
             if limit.kind is LimitKind.LIFETIME and limit.acts_on(transports):
-                yield Finding(
-                    "SG003",
-                    f"{where(limit)} ends connections whether or not they are busy. No heartbeat helps against it.",
-                    f"Raise {limit.setting} as far as {limit.product} allows, and let clients reconnect and take up "
-                    "their state again.",
-                )
+                yield finding("SG003", limit=where(limit), setting=limit.setting, product=limit.product)
 
     def _product_findings(self, transports: tuple[str, ...]) -> Iterable[Finding]:
         for name in self.proxies:
             profile = PROFILES[name]
             if not profile.socketio:
-                yield Finding(
-                    "SG009",
-                    f"{name} can't carry Socket.IO. {profile.note}",
-                    "Put a load balancer that forwards WebSockets in its place; transports=['websocket'] is no help.",
-                )
+                yield finding("SG009", "socketio", product=name, note=profile.note)
             elif not profile.polling and "polling" in transports:
-                yield Finding(
-                    "SG009",
-                    f"{name} can't carry HTTP long-polling. {profile.note}",
-                    "transports=['websocket'], at the server and in every client.",
-                )
+                yield finding("SG009", product=name, note=profile.note)
 
     def _fix(self, limit: Limit, enough: float) -> str:
         interval, timeout = self._recommended()
@@ -356,38 +317,24 @@ def _fractions(interval: Any, timeout: Any, grace: Any) -> list[Finding]:
     announced = interval + grace
     if announced != int(announced):
         told = f"{number(interval)} s" if not grace else f"{number(interval)} s with a grace of {number(grace)} s"
-        findings.append(
-            Finding(
-                "SG004",
-                f"ping_interval is {told}, but python-engineio announces whole seconds: clients are told "
-                f"{int(announced)} s, and expect pings sooner than they come.",
-                f"ping_interval={math.ceil(interval)}, without a grace period; or heartbeat=Heartbeat().",
-            )
-        )
+        findings.append(finding("SG004", "interval", told=told, announced=int(announced), whole=math.ceil(interval)))
     if timeout < 1:
-        findings.append(
-            Finding(
-                "SG004",
-                f"ping_timeout is {number(timeout)} s: a fraction of a second is less than a mobile network may take.",
-                "ping_timeout=20, or heartbeat=Heartbeat().",
-            )
-        )
+        findings.append(finding("SG004", "timeout", timeout=number(timeout)))
     return findings
 
 
 def _fault(name: str, value: object, *, zero: bool = False) -> Finding | None:
     """What makes a value no number of seconds at all; fractions are judged elsewhere."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return Finding("SG004", f"{name} is a {type(value).__name__}.", "Write whole seconds, such as 25.")
+        return finding("SG004", name=name, value=f"a {type(value).__name__}")
     if isinstance(value, float) and not math.isfinite(value):
-        return Finding("SG004", f"{name} is {value}.", "Write whole seconds, such as 25.")
+        return finding("SG004", name=name, value=value)
     if value < 0 or (value == 0 and not zero):
-        return Finding("SG005", f"{name} is {'negative' if value else 'zero'}.", "Write whole seconds, such as 25.")
+        return finding("SG005", name=name, value="negative" if value else "zero")
     if value > 86_400_000:
-        return Finding("SG006", f"{name} is more than a day, even in milliseconds.", "Write seconds, such as 25.")
+        return finding("SG006", "day", name=name)
     if value >= 1000:
-        seconds = max(1, round(value / 1000))
-        return Finding("SG006", f"{name}: {number(value)} looks like milliseconds.", f"Write {seconds}, in seconds.")
+        return finding("SG006", name=name, value=number(value), seconds=max(1, round(value / 1000)))
     return None
 
 

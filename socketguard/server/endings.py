@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from socketguard.connection import Connection, Session
 from socketguard.errors import REPLIES, Refusal, RejectCode
+from socketguard.findings import Finding, finding
 from socketguard.logs.report import Report
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ import threading
 from collections import deque
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING
-
-from socketguard.errors import Finding
 
 from .handshake import Gate
 
@@ -472,11 +471,4 @@ def findings(over: float) -> list[Finding]:
     """What a person should know about the length of a drain."""
     if over <= LONGEST:
         return []
-    return [
-        Finding(
-            "SG052",
-            f"a drain over {over:g} s: container runtimes kill a container 10 s after its SIGTERM",
-            f"write over={LONGEST:g} or less, or give the container more time (stop_grace_period in Compose, "
-            "terminationGracePeriodSeconds in Kubernetes)",
-        )
-    ]
+    return [finding("SG052", over=over, longest=LONGEST)]

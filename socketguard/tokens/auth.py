@@ -12,7 +12,8 @@ from typing import Any, Literal, Protocol, Self
 
 from socketguard.check import names
 from socketguard.connection import Identity, KeysChange
-from socketguard.errors import ConfigurationError, Finding, RejectCode, TokenError
+from socketguard.errors import ConfigurationError, RejectCode, TokenError
+from socketguard.findings import Finding, finding
 from socketguard.text import neutralise
 
 from .claims import ANY, REQUIRE, ClaimRules, Names, ScopeClaim, invalid, media_type, media_types, shown
@@ -297,31 +298,17 @@ class JWTAuth(Presets, Backend):
         missing = [name for name, checked in checks if not checked]
         if self._public and missing:
             found.append(
-                Finding(
+                finding(
                     "SG033",
-                    f"JWTAuth verifies with a public key but checks no {' and no '.join(missing)}: whoever owns the "
-                    "private key also signs for other services, and their tokens are accepted here",
-                    "; ".join(f"add {name}=… to JWTAuth" for name in missing),
+                    missing=" and no ".join(missing),
+                    fix="; ".join(f"add {name}=… to JWTAuth" for name in missing),
                 )
             )
         if self.uses_query:
             queries = ", ".join(source for source in self._finder.sources if source.startswith("query:"))
-            found.append(
-                Finding(
-                    "SG034",
-                    f"sources has {queries}: a token in the URL ends in access logs and browser histories "
-                    "(RFC 6750 section 5.3)",
-                    'let clients send it as auth: {token}, and write sources=("payload", "header")',
-                )
-            )
+            found.append(finding("SG034", queries=queries))
         if "exp" not in rules.require:
-            found.append(
-                Finding(
-                    "SG035",
-                    "require leaves out exp: a stolen token without an end works for ever",
-                    'write require=("exp", "sub") and let the issuer set exp',
-                )
-            )
+            found.append(finding("SG035"))
         return found
 
     def verify(self, token: str) -> Identity:

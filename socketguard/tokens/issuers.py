@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from socketguard.connection import Identity, KeysChange
-from socketguard.errors import ConfigurationError, Finding
+from socketguard.errors import ConfigurationError
+from socketguard.findings import Finding
 
 from .auth import JWTAuth
 from .claims import claim_type, invalid, issuer_mismatch

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from socketguard.errors import ConfigurationError, Finding
+from socketguard.errors import ConfigurationError
+from socketguard.findings import Finding
 from socketguard.proxies.heartbeat import Heartbeat, _recommend, findings_for_server
 from socketguard.proxies.profiles import PROFILES, LimitKind
 

@@ -27,8 +27,8 @@ from socketguard.cli import audit, check, rehearsal
 from socketguard.cli.application import LoadError, core_of, examine, load
 from socketguard.cli.rehearsal import Play, play
 from socketguard.cli.words import RULES, duration, explain, words
-from socketguard.diagnosis.catalogue import CATALOGUE
 from socketguard.errors import RejectCode
+from socketguard.findings import KINDS
 from socketguard.testing import TEST_SECRET, capture_events
 from socketguard.testing import mint as mint_test
 from tests.unit.minting import RSA, RSA_NEXT, RSA_PEM, SECRET, jwk
@@ -493,7 +493,7 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
     assert printed.startswith("SG012, error: A namespace has no leading slash\n")
     assert "  why     Clients always send names with a slash" in printed
     assert check.main(["--explain", "SG012", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["why"] == CATALOGUE["SG012"].why
+    assert json.loads(capsys.readouterr().out)["why"] == KINDS["SG012"].why
     assert check.main(["--explain", "SG999"]) == 2
     assert "there is no such id; there are SG001, " in capsys.readouterr().err
 

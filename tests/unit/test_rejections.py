@@ -5,7 +5,7 @@ import json
 import pytest
 
 from socketguard import ConfigurationError, RejectCode, SocketGuardError, TokenError
-from socketguard.errors import REPLIES, Finding, Refusal, Retry
+from socketguard.errors import REPLIES, Refusal, Retry
 
 
 def test_every_code_has_a_reply() -> None:
@@ -76,7 +76,3 @@ def test_the_words_of_the_protocol_are_fixed() -> None:
         "internal_error",
     }
     assert {retry.value for retry in Retry} == {"never", "login", "refresh", "backoff", "now"}
-
-
-def test_a_finding_is_a_value() -> None:
-    assert Finding("SG001", "text", "fix") == Finding("SG001", "text", "fix")
