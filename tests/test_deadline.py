@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 from typing import Any
 
 import pytest
 
-from socketguard.deadline import Escaped, Overdue, is_ours, run_until
+from socketguard.deadline import Escaped, Overdue, is_ours, run_until, settled
 
 
 def soon() -> float:
@@ -27,6 +28,15 @@ async def test_what_ends_in_time_counts() -> None:
         return "result"
 
     assert await run_until(quick(), later()) == "result"
+
+
+async def test_what_awaits_for_ever_is_left_alone_after_some_steps() -> None:
+    async def endless() -> Any:
+        return endless()
+
+    rest = await settled(endless())
+    rest.close()
+    assert inspect.iscoroutine(rest)
 
 
 @pytest.mark.parametrize("kind", [ValueError, TimeoutError, RecursionError])

@@ -6,7 +6,7 @@ import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from socketguard.check import flag, names
 from socketguard.connection import Connection, Identity
@@ -60,8 +60,6 @@ def is_plain(name: str) -> bool:
 
 Authorize = Callable[[Identity, Connection], bool | Awaitable[bool]]
 
-_REQUIRED: Final = "required"
-_NONE: Final = "none"
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -98,20 +96,20 @@ class NamespacePolicy:
         self,
         name: str,
         *,
-        token: Literal["required", "optional", "none"] = _REQUIRED,
+        token: Literal["required", "optional", "none"] = "required",  # noqa: S107 - no password
         scopes: Collection[str] = (),
         claims: Mapping[str, object] = NOTHING,
         authorize: Authorize | None = None,
         hidden: bool = False,
     ) -> None:
         pieces = _checked_name(name)
-        if token not in (_REQUIRED, "optional", _NONE):
+        if token not in ("required", "optional", "none"):
             raise ConfigurationError(
                 f'token={token!r} of {name!r}: write "required", "optional" or "none"', option="token"
             )
         checked_scopes = frozenset(names(scopes, "scopes", example='{"messages:read"}', of=f" of {name!r}"))
         checked_claims = _checked_claims(name, claims, pieces[1::2])
-        if token == _NONE and (checked_scopes or checked_claims):
+        if token == "none" and (checked_scopes or checked_claims):
             option = "scopes" if checked_scopes else "claims"
             raise ConfigurationError(
                 f'{option} of {name!r} need a token, but token="none" looks for none: write token="required"',
@@ -139,18 +137,13 @@ class NamespacePolicy:
         return policy
 
     def __repr__(self) -> str:
-        parts = [repr(self.name)]
-        if self.token != _REQUIRED:
-            parts.append(f"token={self.token!r}")
+        settings = self._settings()
+        shown = {name: repr(value) for name, value in settings.items()}
         if self.scopes:
-            parts.append(f"scopes={{{', '.join(map(repr, sorted(self.scopes)))}}}")
-        if self.claims:
-            parts.append(f"claims={dict(self.claims)!r}")
+            shown["scopes"] = f"{{{', '.join(map(repr, settings['scopes']))}}}"
         if self.authorize is not None:
-            parts.append(f"authorize={_function_name(self.authorize)}")
-        if self.hidden:
-            parts.append("hidden=True")
-        return f"NamespacePolicy({', '.join(parts)})"
+            shown["authorize"] = settings["authorize"]
+        return f"NamespacePolicy({', '.join([repr(self.name), *(f'{name}={text}' for name, text in shown.items())])})"
 
     @property
     def is_pattern(self) -> bool:
@@ -178,22 +171,22 @@ class NamespacePolicy:
 
     def describe(self) -> str | dict[str, Any]:
         """The policy for a log line: its name, or what else was set, in plain values."""
+        settings = self._settings()
+        return {"name": self.name, **settings} if settings else self.name
+
+    def _settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = {}
-        if self.token != _REQUIRED:
+        if self.token != "required":
             settings["token"] = self.token
         if self.scopes:
             settings["scopes"] = sorted(self.scopes)
         if self.claims:
             settings["claims"] = dict(self.claims)
         if self.authorize is not None:
-            settings["authorize"] = _function_name(self.authorize)
+            settings["authorize"] = getattr(self.authorize, "__qualname__", type(self.authorize).__qualname__)
         if self.hidden:
             settings["hidden"] = True
-        return {"name": self.name, **settings} if settings else self.name
-
-
-def _function_name(function: object) -> str:
-    return str(getattr(function, "__qualname__", type(function).__qualname__))
+        return settings
 
 
 def _split(text: str) -> tuple[str, ...] | None:
@@ -238,36 +231,32 @@ def _checked_name(name: object) -> tuple[str, ...]:
 
 
 def _checked_claims(name: str, claims: object, placeholders: tuple[str, ...]) -> Mapping[str, str | int]:
+    def wrong(problem: str) -> ConfigurationError:
+        return ConfigurationError(f"claims of {name!r} {problem}", option="claims")
+
     if not isinstance(claims, Mapping):
         raise ConfigurationError(
             f'claims={claims!r} of {name!r}: write a dict such as {{"tenant_id": "{{tenant}}"}}', option="claims"
         )
-    checked: dict[str, str | int] = {}
     for claim, wanted in claims.items():
         if not isinstance(claim, str) or not claim:
-            raise ConfigurationError(f"claims of {name!r} name {claim!r}: write the name of a claim", option="claims")
+            raise wrong(f"name {claim!r}: write the name of a claim")
         if isinstance(wanted, bool) or not isinstance(wanted, str | int) or wanted == "":
-            raise ConfigurationError(
-                f"claims of {name!r} want {claim!r} to be {wanted!r}: write a text that is not empty, or an integer; "
-                "anything else needs authorize=",
-                option="claims",
+            raise wrong(
+                f"want {claim!r} to be {wanted!r}: write a text that is not empty, or an integer; anything else needs "
+                "authorize="
             )
         pieces = _split(str(wanted))
         if pieces is None:
-            raise ConfigurationError(
-                f"claims of {name!r} want {claim!r} to be {wanted!r}, where braces are no placeholder or two "
-                'placeholders have nothing between them: write one such as "{tenant}"',
-                option="claims",
+            raise wrong(
+                f"want {claim!r} to be {wanted!r}, where braces are no placeholder or two placeholders have nothing "
+                'between them: write one such as "{tenant}"'
             )
         for placeholder in pieces[1::2]:
             if placeholder not in placeholders:
                 known = ", ".join(f"{{{word}}}" for word in placeholders) or "none"
-                raise ConfigurationError(
-                    f"claims of {name!r} use {{{placeholder}}}, but the placeholders of the name are: {known}",
-                    option="claims",
-                )
-        checked[claim] = wanted
-    return MappingProxyType(checked)
+                raise wrong(f"use {{{placeholder}}}, but the placeholders of the name are: {known}")
+    return MappingProxyType(dict(claims))
 
 
 def _expression(pieces: tuple[str, ...]) -> re.Pattern[str]:

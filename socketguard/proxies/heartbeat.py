@@ -11,8 +11,6 @@ the smallest lifetime L of a connection:
   "transport close" where it should say "ping timeout" (the Socket.IO documentation asks for interval + timeout < P);
 - interval + timeout <= F;
 - nothing helps against L.
-
-This module is pure.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ from .profiles import (
     where,
 )
 
-__all__ = ["Heartbeat", "findings_for_server"]
+__all__ = ["Heartbeat", "findings_for_server", "recommend"]
 
 _TRANSPORTS = ("polling", "websocket")
 _RESPONSE_KINDS = frozenset({LimitKind.FIRST_BYTE, LimitKind.RESPONSE_LIFETIME, LimitKind.LIFETIME})
@@ -79,7 +77,7 @@ class Heartbeat:
         """Choose a heartbeat for the proxies on the path.
 
         Args:
-            proxies: every hop between the client and the server, in any order; see `socketguard.proxies.PROFILES`.
+            proxies: every hop between the client and the server, in any order; `docs/heartbeat.md` lists them.
                 ``"easypanel"`` is Traefik.
             idle_timeout: the smallest idle limit really configured on the path, in seconds, when it is not the
                 default of the products.
@@ -119,14 +117,12 @@ class Heartbeat:
         Raises:
             ConfigurationError: `transports` is something else.
         """
-        allowed = _check_transports(transports)
-        findings = [
-            *self._idle_findings(allowed),
-            *self._response_findings(allowed),
-            *self._lifetime_findings(allowed),
-            *self._product_findings(allowed),
-        ]
-        return sorted(findings, key=lambda found: found.id)
+        allowed = names(transports, "transports", example="['polling', 'websocket']")
+        if not allowed or not set(allowed) <= set(_TRANSPORTS):
+            raise ConfigurationError(
+                "transports has to be a list with 'polling', 'websocket' or both.", option="transports"
+            )
+        return sorted(self._judge(allowed), key=lambda found: found.id)
 
     def server_ping_findings(self, *, ping_interval: float | None, ping_timeout: float | None) -> list[Finding]:
         """Check uvicorn's own WebSocket pings against this heartbeat.
@@ -203,15 +199,18 @@ class Heartbeat:
         yield f"P, smallest idle limit: {where(idle)}"
         yield f"F, smallest limit of an answer over polling: {where(response)}"
         yield f"L, smallest lifetime of a connection: {where(lifetime)}"
+        rules: list[tuple[str, bool]] = []
         if idle:
             limit = _seconds(idle)
-            yield _rule(f"interval {self.interval} < P {number(limit)}", self.interval < limit)
+            rules.append((f"interval {self.interval} < P {number(limit)}", self.interval < limit))
             limit -= _MARGIN
-            yield _rule(f"interval + timeout {total} <= P - {_MARGIN} = {number(limit)}", total <= limit)
+            rules.append((f"interval + timeout {total} <= P - {_MARGIN} = {number(limit)}", total <= limit))
         if response:
             limit = _seconds(response)
-            yield _rule(f"interval {self.interval} < F {number(limit)}", self.interval < limit)
-            yield _rule(f"interval + timeout {total} <= F {number(limit)}", total <= limit)
+            rules.append((f"interval {self.interval} < F {number(limit)}", self.interval < limit))
+            rules.append((f"interval + timeout {total} <= F {number(limit)}", total <= limit))
+        for rule, holds in rules:
+            yield f"  {rule}: {'holds' if holds else 'does not hold'}"
         if not self.proxies and self.idle_timeout is None:
             return
         interval, timeout = self._recommended()
@@ -247,34 +246,22 @@ class Heartbeat:
 
     def _recommended(self, transports: tuple[str, ...] = _TRANSPORTS) -> tuple[int, int]:
         idle, response, _ = self._smallest(transports)
-        return _recommend(_seconds(idle), _seconds(response))
+        return recommend(_seconds(idle), _seconds(response))
 
-    def _idle_findings(self, transports: tuple[str, ...]) -> Iterable[Finding]:
-        idle, _, _ = self._smallest(transports)
-        if idle is None:
-            return
+    def _judge(self, transports: tuple[str, ...]) -> Iterable[Finding]:
+        idle, response, _ = self._smallest(transports)
         total = self.interval + self.timeout
-        if self.interval >= _seconds(idle):
+        if idle and self.interval >= _seconds(idle):
             yield finding("SG001", interval=self.interval, limit=where(idle), fix=self._fix(idle, total + _MARGIN))
-        elif total > _seconds(idle) - _MARGIN:
+        elif idle and total > _seconds(idle) - _MARGIN:
             yield finding("SG007", total=total, margin=_MARGIN, limit=where(idle), fix=self._fix(idle, total + _MARGIN))
-
-    def _response_findings(self, transports: tuple[str, ...]) -> Iterable[Finding]:
-        _, response, _ = self._smallest(transports)
-        if response is None:
-            return
-        total = self.interval + self.timeout
-        if self.interval >= _seconds(response):
+        if response and self.interval >= _seconds(response):
             yield finding("SG002", interval=self.interval, limit=where(response), fix=self._fix(response, total))
-        elif total > _seconds(response):
+        elif response and total > _seconds(response):
             yield finding("SG002", "timeout", total=total, limit=where(response), fix=self._fix(response, total))
-
-    def _lifetime_findings(self, transports: tuple[str, ...]) -> Iterable[Finding]:
         for limit in limits_on_path(self.proxies, self.idle_timeout):
             if limit.kind is LimitKind.LIFETIME and limit.acts_on(transports):
                 yield finding("SG003", limit=where(limit), setting=limit.setting, product=limit.product)
-
-    def _product_findings(self, transports: tuple[str, ...]) -> Iterable[Finding]:
         for name in self.proxies:
             profile = PROFILES[name]
             if not profile.socketio:
@@ -291,18 +278,10 @@ class Heartbeat:
 
 
 def findings_for_server(interval: object, timeout: object, grace: object = 0) -> list[Finding]:
-    """Check the raw values that are set on a python-engineio server, when no `Heartbeat` is given.
+    """What is wrong with the raw values of a python-engineio server: SG004, SG005 and SG006.
 
     python-engineio accepts anything here. It announces ``int(interval + grace)`` seconds to the client, so a fraction
     is lost; the timeout is announced to the millisecond, so only one below a second is worth a finding.
-
-    Args:
-        interval: the server's ``ping_interval``.
-        timeout: the server's ``ping_timeout``.
-        grace: the server's ``ping_interval_grace_period``.
-
-    Returns:
-        SG004 for a fraction or something that is no number, SG005 for zero or less, SG006 for milliseconds.
     """
     faults = (
         _fault("ping_interval", interval),
@@ -350,17 +329,7 @@ def _check_seconds(option: str, value: object) -> None:
         )
 
 
-def _check_transports(transports: Collection[str]) -> tuple[str, ...]:
-    allowed = names(transports, "transports", example="['polling', 'websocket']")
-    if not allowed or not set(allowed) <= set(_TRANSPORTS):
-        raise ConfigurationError(
-            "transports has to be a list with 'polling', 'websocket' or both.",
-            option="transports",
-        )
-    return allowed
-
-
-def _recommend(idle: float, response: float) -> tuple[int, int]:
+def recommend(idle: float, response: float) -> tuple[int, int]:
     """Interval and timeout for the smallest idle limit P and limit of answers F, in seconds or infinite.
 
     interval = min(25, P/2, F/2), interval + timeout within P - 5 and F, timeout at most 20 and at least 5. The shorter
@@ -381,7 +350,3 @@ def _recommend(idle: float, response: float) -> tuple[int, int]:
 
 def _seconds(limit: Limit | None) -> float:
     return math.inf if limit is None or limit.seconds is None else limit.seconds
-
-
-def _rule(text: str, holds: bool) -> str:
-    return f"  {text}: {'holds' if holds else 'does not hold'}"

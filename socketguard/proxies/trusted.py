@@ -36,7 +36,7 @@ class TrustedProxies:
     def client(self, peer: str | None, forwarded_for: str | None) -> str | None:
         """The client's address, read from the right: the first hop that isn't a trusted proxy.
 
-        ``peer`` is the address of the TCP connection, and the answer when it isn't trusted: anybody may send the header.
+        ``peer``, the address of the TCP connection, is the answer when it isn't trusted: anybody can send the header.
         """
         if not self.networks or forwarded_for is None or not self._trusts(peer):
             return peer

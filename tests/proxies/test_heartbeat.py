@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from socketguard.errors import ConfigurationError
 from socketguard.findings import Finding
-from socketguard.proxies.heartbeat import Heartbeat, _recommend, findings_for_server
+from socketguard.proxies.heartbeat import Heartbeat, findings_for_server, recommend
 from socketguard.proxies.profiles import PROFILES, LimitKind
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "heartbeat.md"
@@ -140,7 +140,7 @@ def test_any_idle_limit_is_survived(limit: float) -> None:
     [(15, (7, 5)), (19.9, (9, 5)), (20, (10, 10)), (30, (10, 10)), (31, (15, 16)), (55, (25, 20)), (100, (25, 20))],
 )
 def test_for_a_limit_of_answers(seconds: float, chosen: tuple[int, int]) -> None:
-    assert _recommend(math.inf, seconds) == chosen
+    assert recommend(math.inf, seconds) == chosen
 
 
 def test_a_given_idle_timeout_goes_before_the_defaults() -> None:
@@ -469,7 +469,7 @@ def test_explain_of_a_heartbeat_made_by_hand() -> None:
     assert "With transports" not in text
 
 
-def test_explain_without_a_path_recommends_nothing() -> None:
+def test_explain_without_a_pathrecommends_nothing() -> None:
     text = Heartbeat(10, 10).explain()
     assert "no proxy was named" in text
     assert "ecommended" not in text

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
-from types import MappingProxyType
+from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import pytest
 import socketio
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from socketguard import (
-    ConfigurationError,
-    Heartbeat,
-    JWTAuth,
-    Limits,
-    MemoryStore,
-    NamespacePolicy,
-    SocketGuard,
-    TokenError,
+from socketguard import ConfigurationError, Heartbeat, JWTAuth, Limits, MemoryStore, NamespacePolicy, SocketGuard
+from socketguard.config import (
+    VARIABLES,
+    Settings,
+    admission_timeout,
+    check_origins,
+    name_of,
+    options_from_env,
+    read_options,
 )
-from socketguard.config import Settings, admission_timeout, name_of, read_options
-from socketguard.logs.host import ConnectionFilter
-from socketguard.server.emits import watch_emits
-from socketguard.testing import TEST_SECRET, FakeClock, capture_events, make_auth, mint
+from socketguard.testing import FakeClock, capture_events, make_auth, mint
 from socketguard.tokens.issuers import Issuers
 from tests.core.driver import connect_packet, guarded, nothing_left, open_wire, until
 
@@ -117,183 +114,21 @@ def test_an_option_that_can_not_work_is_named(options: dict[str, Any], option: s
     assert caught.value.option == option
 
 
-def jwt(**options: Any) -> JWTAuth:
-    return JWTAuth(**{"key": TEST_SECRET, "algorithms": ["HS256"], **options})
-
-
-def a_key(value: Any) -> JWTAuth:
-    return JWTAuth(value, algorithms=["HS256"])
-
-
-def guarding(name: str) -> Callable[[Any], Any]:
-    """Any option of `SocketGuard`, given to a guard."""
-
-    def make(value: Any) -> Any:
-        server = socketio.AsyncServer(async_mode="asgi")
-        return SocketGuard.protect(server, **{"auth": make_auth(), "logger": False, name: value})
-
-    return make
-
-
-def a_discovered(value: Any) -> JWTAuth:
-    return JWTAuth.discover("https://id.example", audience=value)
-
-
-LISTS: dict[str, tuple[str, Callable[[Any], Any], str]] = {
-    "namespaces": ("namespaces", guarding("namespaces"), "/admin"),
-    "trusted_proxies": ("trusted_proxies", guarding("trusted_proxies"), "10.0.0.1"),
-    "allowed_origins": ("allowed_origins", guarding("allowed_origins"), "https://a.example"),
-    "log_claims": ("log_claims", guarding("log_claims"), "tenant_id"),
-    "stable_claims": ("stable_claims", guarding("stable_claims"), "tenant_id"),
-    "ConnectionFilter": ("log_claims", lambda value: ConnectionFilter(log_claims=value), "tenant_id"),
-    "scopes": ("scopes", lambda value: NamespacePolicy("/admin", scopes=value), "admin"),
-    "algorithms": ("algorithms", lambda value: JWTAuth(TEST_SECRET, algorithms=value), "HS256"),
-    "require": ("require", lambda value: jwt(require=value), "exp"),
-    "require of a profile": (
-        "require",
-        lambda value: jwt(issuer="a", audience="b", profile="rfc9068", require=value),
-        "exp",
-    ),
-    "sources": ("sources", lambda value: jwt(sources=value), "payload"),
-    "payload_keys": ("payload_keys", lambda value: jwt(payload_keys=value), "token"),
-    "types": ("types", lambda value: jwt(types=value), "JWT"),
-    "issuer": ("issuer", lambda value: jwt(issuer=value), "https://id.example"),
-    "audience": ("audience", lambda value: jwt(audience=value), "crm"),
-    "audience of a discovery": ("audience", a_discovered, "crm"),
-    "key": ("key", a_key, TEST_SECRET),
-    "tenants": (
-        "tenants",
-        lambda value: JWTAuth.entra("common", audience="crm", tenants=value),
-        "8eaef023-2b34-4da1-9baa-8bc8c9d6a490",
-    ),
-    "proxies": ("proxies", lambda value: Heartbeat(proxies=value), "nginx"),
-    "transports": ("transports", lambda value: Heartbeat().findings(transports=value), "polling"),
-    "watch_emits": (
-        "namespaces",
-        lambda value: watch_emits(socketio.AsyncManager(), namespaces=value),
-        "/messages",
-    ),
-}
-ONE_MAY_DO = {"issuer", "audience", "audience of a discovery", "key"}
-
-
-@pytest.mark.parametrize(("option", "make", "value"), LISTS.values(), ids=LISTS)
-def test_every_option_that_takes_a_list_takes_nothing_that_iterates_otherwise(
-    option: str, make: Callable[[Any], Any], value: str
-) -> None:
-    def generator() -> Any:
-        yield value
-
-    read = generator()
-    next(read)
-    wrong: dict[str, Any] = {
-        "dict": {value: ["admin"]},
-        "dict of nothing": {},
-        "mapping": MappingProxyType({value: NamespacePolicy("/admin", scopes={"admin"})}),
-        "counter": Counter([value]),
-        "generator": generator(),
-        "generator that was read": read,
-        "iterator": iter([value]),
-        "map": map(str, [value]),
-        "bytearray": bytearray(value.encode()),
-        "memoryview": memoryview(value.encode()),
-        "number": 5,
-        "True": True,
-        "object": object(),
-        "type": list,
-        "bytes within": [value.encode()],
-        "number within": [value, 5],
-        "None within": [None, object()],
-        "list within": [[value]],
-        "tuple within": [(value, ["admin"])],
-        "dict within": [{value: 1}],
-        "nothing within": [value, ""],
-    }
-    if option == "key":
-        del wrong["bytes within"]  # A secret.
-    else:
-        wrong["bytes"] = value.encode()
-    for what, each in wrong.items():
-        with pytest.raises(ConfigurationError) as caught:
-            make(each)
-        assert caught.value.option == option, what
-        assert option.removesuffix("s") in str(caught.value), what
-        assert re.search("write|must be a secret|make one|Known are", str(caught.value)), (what, str(caught.value))
-
-
-@pytest.mark.parametrize("name", LISTS)
-def test_every_option_that_takes_a_list_says_how_to_write_one(name: str) -> None:
-    option, make, value = LISTS[name]
-    for right in ([value], (value,), {value}, frozenset({value}), {value: 1}.keys(), deque([value])):
-        make(right)
-    if name in ONE_MAY_DO:
-        make(value)
-        return
-    with pytest.raises(ConfigurationError) as caught:
-        make(value)
-    for part in (f"write {option}=", f'"{value}"', "not str, of which each character would count"):
-        assert part in str(caught.value)
-
-
-@pytest.mark.parametrize("values", [{"/admin": NamespacePolicy("/admin", scopes={"admin"})}, {"/admin": ["admin"]}])
-def test_policies_are_no_mapping(values: Any) -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        guarding("namespaces")(values)
-    assert str(caught.value) == (
-        "namespaces must be a list, not dict, whose values would be dropped; write "
-        'namespaces=["/messages", NamespacePolicy("/admin", scopes={"admin"})]'
-    )
-
-
 @pytest.mark.parametrize(
-    "values",
-    [["/admin", "/admin"], ["/admin", NamespacePolicy("/admin", scopes={"admin"})]],
+    ("name", "advice"),
+    [
+        ("namespace", "did you mean namespaces?"),
+        ("trust_proxies", "did you mean trusted_proxies?"),
+        ("x", "known are auth, namespaces, heartbeat, limits, store"),
+    ],
 )
-def test_a_namespace_that_is_there_twice(values: Any) -> None:
-    with pytest.raises(ConfigurationError, match="'/admin' is declared twice: keep one of them"):
-        guarding("namespaces")(values)
-
-
-@pytest.mark.parametrize("value", [[make_auth()], (make_auth(),), {make_auth()}, {make_auth(): 1}.keys()])
-def test_auth_may_be_any_collection(value: Any) -> None:
-    assert settings(value).auth == make_auth()
-
-
-@pytest.mark.parametrize("value", [{make_auth(): 1}, iter([make_auth()]), b"secret", {"key": "secret"}])
-def test_auth_is_nothing_that_iterates_otherwise(value: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"auth must be a list, not .*; write auth=\[JWTAuth\(…\)") as caught:
-        settings(value)
-    assert "secret" not in str(caught.value)
-
-
-@pytest.mark.parametrize("scopes", [(["admin"],), ({"admin": 1},), (b"admin",), (None,), ("",)])
-@pytest.mark.parametrize("requires", [SocketGuard.requires, make_auth().requires])
-def test_requires_takes_texts(requires: Any, scopes: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"scopes must hold .*; write (guard|auth)\.requires\(") as caught:
-        requires(*scopes)
-    assert caught.value.option == "scopes"
-
-
-@pytest.mark.parametrize("claims", ["tenant_id", ["tenant_id"], [("tenant_id", "acme")], 5, b"tenant_id"])
-def test_claims_are_a_mapping(claims: Any) -> None:
-    for make in (lambda: NamespacePolicy("/admin", claims=claims), lambda: jwt(claims=claims)):
-        with pytest.raises(ConfigurationError, match="write") as caught:
-            make()
-        assert caught.value.option == "claims"
-
-
-@pytest.mark.parametrize("proxies", [["nginx", "traefik"], {"nginx": 60}, b"nginx", None])
-def test_each_hop_is_a_text(proxies: Any) -> None:
-    with pytest.raises(ConfigurationError, match='write "nginx"') as caught:
-        Heartbeat.behind(proxies)
-    assert caught.value.option == "proxies"
-
-
-@pytest.mark.parametrize("value", [{"admin": False}, {}, b"admin", [b"admin"], [["admin"]]])
-def test_what_a_function_finds_for_scopes_is_no_mapping(value: Any) -> None:
-    with pytest.raises(TokenError) as caught:
-        make_auth(scope_claim=lambda claims: value).verify(mint())
-    assert (caught.value.detail, caught.value.fields["expected"]) == ("claim_type", "a string or an array of strings")
+def test_an_unknown_option_is_named(name: str, advice: str) -> None:
+    for make in (settings, guarded):
+        with pytest.raises(
+            ConfigurationError, match=f"{name} is no option of SocketGuard; {advice.rstrip('?')}"
+        ) as caught:
+            make(**{name: 5})
+        assert caught.value.option == name
 
 
 def test_the_defaults() -> None:
@@ -371,6 +206,254 @@ def test_an_admission_timeout_above_the_ping_timeout(asked: float) -> None:
         admission_timeout(asked, 20)
     assert caught.value.option == "admission_timeout"
     assert f"admission_timeout is {asked:g} s, the ping timeout 20 s" in str(caught.value)
+
+
+# Origins
+
+PAGE = "https://crm.example.com"
+
+
+@pytest.mark.parametrize(
+    ("given_", "expected"),
+    [
+        (None, None),
+        ("*", "*"),
+        (["*"], "*"),
+        ([PAGE], (PAGE,)),
+        ((PAGE, "http://localhost:5173"), (PAGE, "http://localhost:5173")),
+        (["https://[::1]:8443"], ("https://[::1]:8443",)),
+    ],
+)
+def test_origins_that_can_match(given_: Any, expected: Any) -> None:
+    assert check_origins(given_) == expected
+
+
+@pytest.mark.parametrize(
+    ("origins", "text"),
+    [
+        (PAGE, r'write allowed_origins=\["https'),
+        (5, "must be a list, not int"),
+        ([], "empty"),
+        ([5], "not a string"),
+        (["https://*.example.com"], "wildcard"),
+        (["*", PAGE], "wildcard"),
+        (["crm.example.com"], "no origin"),
+        (["localhost:5173"], "no origin"),
+        ([""], "no origin"),
+        (["https://crm.example.com/"], "write 'https://crm.example.com'"),
+        (["https://crm.example.com/app"], "write 'https://crm.example.com'"),
+        (["HTTPS://CRM.example.com"], "write 'https://crm.example.com'"),
+        (["https://crm.example.com:443"], "own port"),
+        (["http://crm.example.com:80"], "own port"),
+        (["https://crm.example.com:99999"], "not what a browser sends"),
+    ],
+)
+def test_origins_that_could_never_match(origins: Any, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=text) as found:
+        check_origins(origins)
+    assert found.value.option == "allowed_origins"
+
+
+# From the environment
+
+SECRET = "a secret of at least thirty-two bytes"
+
+
+def from_env(**variables: str) -> dict[str, Any]:
+    return options_from_env({f"SOCKETGUARD_{name}": value for name, value in variables.items()})
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[Any, str]:
+    private = ec.generate_private_key(ec.SECP256R1())
+    pem = private.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return private, pem.decode()
+
+
+def test_a_secret_is_enough() -> None:
+    options = from_env(JWT_SECRET=SECRET)
+    assert set(options) == {"auth"}
+    assert options["auth"].verify(mint("ann", key=SECRET)).subject == "ann"
+
+
+def test_everything() -> None:
+    options = from_env(
+        JWT_SECRET=SECRET * 2,
+        JWT_ALGORITHMS="HS384, HS512",
+        JWT_ISSUER="https://id.example",
+        JWT_AUDIENCE="crm, api",
+        JWT_LEEWAY="2.5",
+        NAMESPACES="/messages, /scheduler,",
+        PING_INTERVAL="20",
+        PING_TIMEOUT="10",
+        ADMISSION_TIMEOUT="4.5",
+        TRUSTED_PROXIES="10.0.0.0/8",
+        ALLOWED_ORIGINS="https://a.example,https://b.example",
+        LOG_CLAIMS="sub,email",
+        DEBUG="true",
+        LOG="off",
+    )
+    auth = options.pop("auth")
+    assert options == {
+        "namespaces": ["/messages", "/scheduler"],
+        "heartbeat": Heartbeat(interval=20, timeout=10),
+        "admission_timeout": 4.5,
+        "trusted_proxies": ["10.0.0.0/8"],
+        "allowed_origins": ["https://a.example", "https://b.example"],
+        "log_claims": ["sub", "email"],
+        "debug": True,
+    }
+    assert auth.leeway == 2.5
+    token = mint("ann", key=SECRET * 2, algorithm="HS512", iss="https://id.example", aud="api")
+    assert auth.verify(token).issuer == "https://id.example"
+    assert auth.issuers == {"https://id.example"}
+
+
+@pytest.mark.parametrize("one_line", [False, True])
+def test_a_public_key(pair: tuple[Any, str], one_line: bool) -> None:
+    private, pem = pair
+    text = pem.replace("\n", "\\n") if one_line else pem
+    auth = from_env(JWT_PUBLIC_KEY=text, JWT_ALGORITHMS="ES256")["auth"]
+    assert auth.verify(mint("ann", key=private, algorithm="ES256")).subject == "ann"
+
+
+def test_a_key_file(pair: tuple[Any, str], tmp_path: Path) -> None:
+    private, pem = pair
+    file = tmp_path / "key.pem"
+    file.write_text(f"\n{pem}\n")
+    auth = from_env(JWT_KEY_FILE=str(file), JWT_ALGORITHMS="ES256")["auth"]
+    assert auth.verify(mint("ann", key=private, algorithm="ES256")).subject == "ann"
+    file.write_text(SECRET + "\n")
+    auth = from_env(JWT_KEY_FILE=str(file), JWT_ALGORITHMS="HS256")["auth"]
+    assert auth.verify(mint("ann", key=SECRET)).subject == "ann"
+
+
+class TestPublishedKeys:
+    URL = "https://id.example/jwks"
+    ISSUER = "https://id.example"
+
+    def test_by_their_address(self) -> None:
+        options = from_env(
+            JWKS_URL=self.URL, JWT_ISSUER=self.ISSUER, JWT_AUDIENCE="crm, api", JWT_ALGORITHMS="RS256,ES256"
+        )
+        expected = JWTAuth(
+            jwks_url=self.URL, issuer=self.ISSUER, audience=["crm", "api"], algorithms=["RS256", "ES256"]
+        )
+        assert described(options["auth"]) == described(expected)
+
+    def test_by_their_issuer(self) -> None:
+        options = from_env(OIDC_ISSUER=self.ISSUER, JWT_AUDIENCE="crm")
+        assert described(options["auth"]) == described(JWTAuth.discover(self.ISSUER, audience="crm"))
+        options = from_env(OIDC_ISSUER=self.ISSUER, JWT_AUDIENCE="crm", JWT_ALGORITHMS="ES256")
+        assert options["auth"].describe()["algorithms"] == ["ES256"]
+
+    def test_without_a_check_when_that_is_written(self) -> None:
+        auth = from_env(JWKS_URL=self.URL, JWT_ISSUER="*", JWT_AUDIENCE="*", JWT_ALGORITHMS="RS256")["auth"]
+        assert (auth.describe()["issuer"], auth.describe()["audience"]) == ("ANY", "ANY")
+        auth = from_env(JWT_SECRET=SECRET, JWT_AUDIENCE="*")["auth"]
+        assert auth.verify(mint("ann", key=SECRET, aud="anything")).subject == "ann"
+
+    @pytest.mark.parametrize(
+        ("variables", "option", "text"),
+        [
+            ({"JWKS_URL": URL, "JWT_AUDIENCE": "crm", "JWT_ALGORITHMS": "RS256"}, "JWT_ISSUER", "SOCKETGUARD_JWKS_URL"),
+            ({"JWKS_URL": URL, "JWT_ISSUER": ISSUER, "JWT_ALGORITHMS": "RS256"}, "JWT_AUDIENCE", "comma-separated"),
+            ({"OIDC_ISSUER": ISSUER}, "JWT_AUDIENCE", "SOCKETGUARD_OIDC_ISSUER"),
+            ({"OIDC_ISSUER": ISSUER, "JWT_AUDIENCE": "crm", "JWT_ISSUER": ISSUER}, "JWT_ISSUER", "leave"),
+            ({"JWKS_URL": URL, "JWT_ISSUER": ISSUER, "JWT_AUDIENCE": "crm"}, "JWT_ALGORITHMS", "missing"),
+            ({"JWKS_URL": URL, "OIDC_ISSUER": ISSUER}, "JWT_SECRET", "SOCKETGUARD_JWKS_URL and SOCKETGUARD_OIDC"),
+            ({"JWKS_URL": URL, "JWT_SECRET": SECRET}, "JWT_SECRET", "exactly one of"),
+            ({"AUTH": "none", "OIDC_ISSUER": ISSUER}, "AUTH", "leave it out"),
+        ],
+    )
+    def test_what_can_not_work_is_named(self, variables: dict[str, str], option: str, text: str) -> None:
+        with pytest.raises(ConfigurationError, match=text) as found:
+            from_env(**variables)
+        assert found.value.option == f"SOCKETGUARD_{option}"
+
+
+def described(auth: JWTAuth) -> tuple[Any, ...]:
+    """What two verifiers with equal configurations have in common; each fetches with a function of its own."""
+    return auth.describe(), auth.issuers, auth.keys_status()
+
+
+def test_the_end_of_a_token() -> None:
+    auth = from_env(JWT_SECRET=SECRET, JWT_MAX_LIFETIME="3600", JWT_EXPIRY="Ignore")["auth"]
+    assert auth.max_lifetime_of(None) == 3600
+    identity = auth.verify(mint("ann", key=SECRET))
+    assert auth.ends_at(identity) is None
+    with pytest.raises(ConfigurationError, match="expiry"):
+        from_env(JWT_SECRET=SECRET, JWT_EXPIRY="never")
+
+
+def test_an_empty_list_of_algorithms_is_no_default() -> None:
+    with pytest.raises(ConfigurationError, match="algorithms is empty"):
+        from_env(JWT_SECRET=SECRET, JWT_ALGORITHMS=",")
+
+
+@pytest.mark.parametrize("mode", ["none", "NONE"])
+def test_no_token_at_all_must_be_written(mode: str) -> None:
+    assert from_env(AUTH=mode) == {"auth": None}
+
+
+def test_a_heartbeat_by_proxies() -> None:
+    assert from_env(JWT_SECRET=SECRET, PROXY="cloudflare,traefik")["heartbeat"] == Heartbeat.behind(
+        "cloudflare", "traefik"
+    )
+
+
+def test_one_half_of_a_heartbeat() -> None:
+    assert from_env(JWT_SECRET=SECRET, PING_INTERVAL="15")["heartbeat"] == Heartbeat(interval=15, timeout=20)
+    assert from_env(JWT_SECRET=SECRET, PING_TIMEOUT="15")["heartbeat"] == Heartbeat(interval=25, timeout=15)
+
+
+def test_all_origins() -> None:
+    assert from_env(JWT_SECRET=SECRET, ALLOWED_ORIGINS="*")["allowed_origins"] == ["*"]
+
+
+def test_empty_variables_are_absent_ones() -> None:
+    options = from_env(JWT_SECRET=SECRET, JWT_PUBLIC_KEY="", DEBUG="", NAMESPACES="", PROXY="")
+    assert set(options) == {"auth"}
+
+
+def test_the_environment_of_the_process_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOCKETGUARD_AUTH", "none")
+    assert options_from_env() == {"auth": None}
+
+
+@pytest.mark.parametrize(
+    ("variables", "option", "text"),
+    [
+        ({}, "JWT_SECRET", "no key"),
+        ({"JWT_SECRET": SECRET, "JWT_PUBLIC_KEY": "x"}, "JWT_SECRET", "SOCKETGUARD_JWT_SECRET and SOCKETGUARD_JWT_PUB"),
+        ({"AUTH": "jwt"}, "AUTH", "'none' or left out"),
+        ({"AUTH": "none", "JWT_SECRET": SECRET}, "AUTH", "leave it out"),
+        ({"JWT_PUBLIC_KEY": "x"}, "JWT_ALGORITHMS", "missing"),
+        ({"JWT_KEY_FILE": "/nowhere/at/all", "JWT_ALGORITHMS": "ES256"}, "JWT_KEY_FILE", "No such file"),
+        ({"JWT_SECRET": SECRET, "JWT_MAX_LIFETIME": "soon"}, "JWT_MAX_LIFETIME", "expected: seconds"),
+        ({"JWT_SECRET": SECRET, "JWT_LEEWAY": "soon"}, "JWT_LEEWAY", "expected: seconds"),
+        ({"JWT_SECRET": SECRET, "PING_INTERVAL": "2.5"}, "PING_INTERVAL", "whole seconds"),
+        ({"JWT_SECRET": SECRET, "ADMISSION_TIMEOUT": "x"}, "ADMISSION_TIMEOUT", "seconds"),
+        ({"JWT_SECRET": SECRET, "DEBUG": "perhaps"}, "DEBUG", "true or false"),
+        ({"JWT_SECRET": SECRET, "PROXY": "nginx", "PING_INTERVAL": "5"}, "PROXY", "not both"),
+        ({"JWT_SECRET": SECRET, "PROXY": "nginx", "PING_TIMEOUT": "5"}, "PROXY", "not both"),
+        ({"JWT_SECRTE": SECRET}, "JWT_SECRTE", "did you mean SOCKETGUARD_JWT_SECRET"),
+        ({"Z" * 60: "1"}, "Z" * 60, "known are"),
+    ],
+)
+def test_what_can_not_work_is_named_and_no_secret_is(variables: dict[str, str], option: str, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=text) as found:
+        from_env(**variables)
+    assert found.value.option == f"SOCKETGUARD_{option}"
+    assert SECRET not in str(found.value)
+
+
+def test_other_variables_are_nobodys_business() -> None:
+    assert options_from_env({"SOCKETGUARD_AUTH": "none", "SOCKETGUARDIAN": "1", "PATH": "/bin"}) == {"auth": None}
+
+
+def test_every_variable_is_explained() -> None:
+    assert all(VARIABLES.values())
 
 
 # On a server

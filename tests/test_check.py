@@ -1,0 +1,241 @@
+"""The checks of option values, and that every option that takes several values has them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, deque
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+import socketio
+
+from socketguard import ConfigurationError, Heartbeat, JWTAuth, NamespacePolicy, SocketGuard, TokenError
+from socketguard.check import YEAR, flag, is_loopback, seconds
+from socketguard.config import read_options
+from socketguard.logs.host import ConnectionFilter
+from socketguard.server.emits import watch_emits
+from socketguard.testing import TEST_SECRET, make_auth, mint
+
+NOT_SECONDS = [0, -1, True, "5", None, float("nan"), float("inf"), [5], 10**400, YEAR + 1]
+
+
+@pytest.mark.parametrize("value", [0.001, 5, 7.5, YEAR])
+def test_seconds(value: float) -> None:
+    found = seconds(value, "over", example=8)
+    assert (found, type(found)) == (value, float)
+
+
+@pytest.mark.parametrize("value", NOT_SECONDS)
+def test_what_is_no_time_in_seconds(value: Any) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        seconds(value, "over", example=8)
+    assert str(caught.value) == f"over is {value!r}; write seconds, such as over=8"
+    assert caught.value.option == "over"
+
+
+def test_seconds_with_a_bound_and_with_advice() -> None:
+    assert seconds(60, "over", example=8, most=60) == 60.0
+    with pytest.raises(ConfigurationError, match="over is 61; write seconds, such as over=8, at most 60"):
+        seconds(61, "over", example=8, most=60)
+    with pytest.raises(ConfigurationError, match="over is too large; wait less"):
+        seconds(10**5000, "over", example=8, write="wait less")
+
+
+def test_flags() -> None:
+    assert flag(True, "debug") is True
+    assert flag(False, "debug") is False
+    for value in (0, 1, None, "yes"):
+        with pytest.raises(ConfigurationError, match=f"debug of x is {value!r}; write True or False") as caught:
+            flag(value, "debug", of=" of x")
+        assert caught.value.option == "debug"
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.0.1", "::1"])
+def test_this_machine(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["", "localhost.", "a.localhost", "10.0.0.1", "0.0.0.0", "::", "example.com", "[::1]"])
+def test_other_machines(host: str) -> None:
+    assert not is_loopback(host)
+
+
+def jwt(**options: Any) -> JWTAuth:
+    return JWTAuth(**{"key": TEST_SECRET, "algorithms": ["HS256"], **options})
+
+
+def a_key(value: Any) -> JWTAuth:
+    return JWTAuth(value, algorithms=["HS256"])
+
+
+def guarding(name: str) -> Callable[[Any], Any]:
+    """Any option of `SocketGuard`, given to a guard."""
+
+    def make(value: Any) -> Any:
+        server = socketio.AsyncServer(async_mode="asgi")
+        return SocketGuard.protect(server, **{"auth": make_auth(), "logger": False, name: value})
+
+    return make
+
+
+def a_discovered(value: Any) -> JWTAuth:
+    return JWTAuth.discover("https://id.example", audience=value)
+
+
+LISTS: dict[str, tuple[str, Callable[[Any], Any], str]] = {
+    "namespaces": ("namespaces", guarding("namespaces"), "/admin"),
+    "trusted_proxies": ("trusted_proxies", guarding("trusted_proxies"), "10.0.0.1"),
+    "allowed_origins": ("allowed_origins", guarding("allowed_origins"), "https://a.example"),
+    "log_claims": ("log_claims", guarding("log_claims"), "tenant_id"),
+    "stable_claims": ("stable_claims", guarding("stable_claims"), "tenant_id"),
+    "ConnectionFilter": ("log_claims", lambda value: ConnectionFilter(log_claims=value), "tenant_id"),
+    "scopes": ("scopes", lambda value: NamespacePolicy("/admin", scopes=value), "admin"),
+    "algorithms": ("algorithms", lambda value: JWTAuth(TEST_SECRET, algorithms=value), "HS256"),
+    "require": ("require", lambda value: jwt(require=value), "exp"),
+    "require of a profile": (
+        "require",
+        lambda value: jwt(issuer="a", audience="b", profile="rfc9068", require=value),
+        "exp",
+    ),
+    "sources": ("sources", lambda value: jwt(sources=value), "payload"),
+    "payload_keys": ("payload_keys", lambda value: jwt(payload_keys=value), "token"),
+    "types": ("types", lambda value: jwt(types=value), "JWT"),
+    "issuer": ("issuer", lambda value: jwt(issuer=value), "https://id.example"),
+    "audience": ("audience", lambda value: jwt(audience=value), "crm"),
+    "audience of a discovery": ("audience", a_discovered, "crm"),
+    "key": ("key", a_key, TEST_SECRET),
+    "tenants": (
+        "tenants",
+        lambda value: JWTAuth.entra("common", audience="crm", tenants=value),
+        "8eaef023-2b34-4da1-9baa-8bc8c9d6a490",
+    ),
+    "proxies": ("proxies", lambda value: Heartbeat(proxies=value), "nginx"),
+    "transports": ("transports", lambda value: Heartbeat().findings(transports=value), "polling"),
+    "watch_emits": (
+        "namespaces",
+        lambda value: watch_emits(socketio.AsyncManager(), namespaces=value),
+        "/messages",
+    ),
+}
+ONE_MAY_DO = {"issuer", "audience", "audience of a discovery", "key"}
+
+
+@pytest.mark.parametrize(("option", "make", "value"), LISTS.values(), ids=LISTS)
+def test_every_option_that_takes_a_list_takes_nothing_that_iterates_otherwise(
+    option: str, make: Callable[[Any], Any], value: str
+) -> None:
+    def generator() -> Any:
+        yield value
+
+    read = generator()
+    next(read)
+    wrong: dict[str, Any] = {
+        "dict": {value: ["admin"]},
+        "dict of nothing": {},
+        "mapping": MappingProxyType({value: NamespacePolicy("/admin", scopes={"admin"})}),
+        "counter": Counter([value]),
+        "generator": generator(),
+        "generator that was read": read,
+        "iterator": iter([value]),
+        "map": map(str, [value]),
+        "bytearray": bytearray(value.encode()),
+        "memoryview": memoryview(value.encode()),
+        "number": 5,
+        "True": True,
+        "object": object(),
+        "type": list,
+        "bytes within": [value.encode()],
+        "number within": [value, 5],
+        "None within": [None, object()],
+        "list within": [[value]],
+        "tuple within": [(value, ["admin"])],
+        "dict within": [{value: 1}],
+        "nothing within": [value, ""],
+    }
+    if option == "key":
+        del wrong["bytes within"]  # A secret.
+    else:
+        wrong["bytes"] = value.encode()
+    for what, each in wrong.items():
+        with pytest.raises(ConfigurationError) as caught:
+            make(each)
+        assert caught.value.option == option, what
+        assert option.removesuffix("s") in str(caught.value), what
+        assert re.search("write|must be a secret|make one|Known are", str(caught.value)), (what, str(caught.value))
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_every_option_that_takes_a_list_says_how_to_write_one(name: str) -> None:
+    option, make, value = LISTS[name]
+    for right in ([value], (value,), {value}, frozenset({value}), {value: 1}.keys(), deque([value])):
+        make(right)
+    if name in ONE_MAY_DO:
+        make(value)
+        return
+    with pytest.raises(ConfigurationError) as caught:
+        make(value)
+    for part in (f"write {option}=", f'"{value}"', "not str, of which each character would count"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("values", [{"/admin": NamespacePolicy("/admin", scopes={"admin"})}, {"/admin": ["admin"]}])
+def test_policies_are_no_mapping(values: Any) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        guarding("namespaces")(values)
+    assert str(caught.value) == (
+        "namespaces must be a list, not dict, whose values would be dropped; write "
+        'namespaces=["/messages", NamespacePolicy("/admin", scopes={"admin"})]'
+    )
+
+
+@pytest.mark.parametrize(
+    "values",
+    [["/admin", "/admin"], ["/admin", NamespacePolicy("/admin", scopes={"admin"})]],
+)
+def test_a_namespace_that_is_there_twice(values: Any) -> None:
+    with pytest.raises(ConfigurationError, match="'/admin' is declared twice: keep one of them"):
+        guarding("namespaces")(values)
+
+
+@pytest.mark.parametrize("value", [[make_auth()], (make_auth(),), {make_auth()}, {make_auth(): 1}.keys()])
+def test_auth_may_be_any_collection(value: Any) -> None:
+    assert read_options(value).auth == make_auth()
+
+
+@pytest.mark.parametrize("value", [{make_auth(): 1}, iter([make_auth()]), b"secret", {"key": "secret"}])
+def test_auth_is_nothing_that_iterates_otherwise(value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"auth must be a list, not .*; write auth=\[JWTAuth\(…\)") as caught:
+        read_options(value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scopes", [(["admin"],), ({"admin": 1},), (b"admin",), (None,), ("",)])
+@pytest.mark.parametrize("requires", [SocketGuard.requires, make_auth().requires])
+def test_requires_takes_texts(requires: Any, scopes: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"scopes must hold .*; write (guard|auth)\.requires\(") as caught:
+        requires(*scopes)
+    assert caught.value.option == "scopes"
+
+
+@pytest.mark.parametrize("claims", ["tenant_id", ["tenant_id"], [("tenant_id", "acme")], 5, b"tenant_id"])
+def test_claims_are_a_mapping(claims: Any) -> None:
+    for make in (lambda: NamespacePolicy("/admin", claims=claims), lambda: jwt(claims=claims)):
+        with pytest.raises(ConfigurationError, match="write") as caught:
+            make()
+        assert caught.value.option == "claims"
+
+
+@pytest.mark.parametrize("proxies", [["nginx", "traefik"], {"nginx": 60}, b"nginx", None])
+def test_each_hop_is_a_text(proxies: Any) -> None:
+    with pytest.raises(ConfigurationError, match='write "nginx"') as caught:
+        Heartbeat.behind(proxies)
+    assert caught.value.option == "proxies"
+
+
+@pytest.mark.parametrize("value", [{"admin": False}, {}, b"admin", [b"admin"], [["admin"]]])
+def test_what_a_function_finds_for_scopes_is_no_mapping(value: Any) -> None:
+    with pytest.raises(TokenError) as caught:
+        make_auth(scope_claim=lambda claims: value).verify(mint())
+    assert (caught.value.detail, caught.value.fields["expected"]) == ("claim_type", "a string or an array of strings")
