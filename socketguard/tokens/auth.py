@@ -251,7 +251,7 @@ class JWTAuth(Presets, Verifier):
         super().__init__(TokenFinder(sources, payload_keys), (self._keys,))
         self._identity = rules.identity
         # Only headers of tokens whose signature held get in here, so that a stranger can't fill it.
-        self._headers: dict[bytes, tuple[str, str | None]] = {}
+        self.known_headers: dict[bytes, tuple[str, str | None]] = {}
         self._configuration = (
             self._algorithms,
             self._keys.fingerprint,
@@ -304,7 +304,7 @@ class JWTAuth(Presets, Verifier):
     def with_keys(self, keys: KeySource) -> JWTAuth:
         """The same rules with other keys: for telling people, never for letting anybody in."""
         twin = copy.copy(self)
-        twin._keys, twin._sources, twin._headers = keys, (keys,), {}
+        twin._keys, twin._sources, twin.known_headers = keys, (keys,), {}
         return twin
 
     @property
@@ -440,7 +440,7 @@ class JWTAuth(Presets, Verifier):
         try:
             signing_input, _, signature_part = check_shape(token).rpartition(b".")
             header_part, _, payload_part = signing_input.partition(b".")
-            header = self._headers.get(header_part)
+            header = self.known_headers.get(header_part)
             algorithm, key_id = self._read_header(header_part) if header is None else header
             signature = decode_base64url(signature_part, "signature")
             keys = self._keys.candidates(algorithm, key_id)
@@ -453,9 +453,9 @@ class JWTAuth(Presets, Verifier):
                 fields = {} if key_id is None else {"key_id": neutralise(key_id, MAX_KEY_ID)}
                 raise invalid("signature_mismatch", algorithm=algorithm, **fields)
             if header is None and len(header_part) <= _CACHED_HEADER_BYTES:
-                if len(self._headers) >= _CACHED_HEADERS:
-                    self._headers.clear()
-                self._headers[header_part] = algorithm, key_id
+                if len(self.known_headers) >= _CACHED_HEADERS:
+                    self.known_headers.clear()
+                self.known_headers[header_part] = algorithm, key_id
             return self._identity(decode_json_object(payload_part, "payload"), key_id, key.issuer)
         except TokenError:
             raise
