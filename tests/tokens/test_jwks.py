@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -420,9 +421,13 @@ class TestAnswers:
                     raise ending from None
             return JWKS
 
+        reported: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context))
         provider = Provider(answer=stubborn, timeout=0.01)
         assert await provider.load() is False
         assert provider.reason == "no complete answer within 0.01 s"
+        gc.collect()
+        assert reported == []
 
     async def test_that_never_come_from_a_function_that_can_not_be_cancelled(self) -> None:
         """What goes on in spite of its cancellation is left alone after a while."""
