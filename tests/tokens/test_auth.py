@@ -299,76 +299,38 @@ class TestShape:
         assert (error.detail, error.fields) == ("not_base64url", {"part": "payload"})
 
 
+BAD_OPTIONS = [
+    (option, value)
+    for option, values in {
+        "key": (None, "", "short"),
+        "algorithms": ("HS256", ["none"], ["HS256", "RS256"], []),
+        "issuer": ("", [], 5, [ISSUER, None], "https://login.example.com/{tid}"),
+        "audience": ("", (), b"crm"),
+        "leeway": (-1, 61, True, "10", None, math.nan, math.inf, datetime.timedelta(seconds=10)),
+        "require": ("exp", None, [""]),
+        "subject_claim": ("", None),
+        "token_id_claim": ("", None, ["jti"]),
+        "scope_claim": ("", None, ["scope"]),
+        "sources": ((), ("body",)),
+        "payload_keys": ((),),
+        "max_lifetime": (0, True, math.inf),
+        "types": ("JWT", (), None, ("",), (5,)),
+        "clock": (None, NOW),
+        "claims": (
+            *("token_use", {"": "x"}, {5: "x"}),
+            *({"token_use": value} for value in (None, "", [], ["access", 1.5], {"access": 1})),
+            *({claim: 1} for claim in ("iss", "aud", "exp", "nbf", "iat")),
+        ),
+        "expiry": ("never", None),
+        "profile": ("strict",),
+        "fetch": (KeyServer(),),
+    }.items()
+    for value in values
+]
+
+
 class TestConfiguration:
-    @pytest.mark.parametrize(
-        ("option", "value"),
-        [
-            ("key", None),
-            ("key", ""),
-            ("key", "short"),
-            ("algorithms", "HS256"),
-            ("algorithms", ["none"]),
-            ("algorithms", ["HS256", "RS256"]),
-            ("algorithms", []),
-            ("issuer", ""),
-            ("issuer", []),
-            ("issuer", 5),
-            ("issuer", [ISSUER, None]),
-            ("audience", ""),
-            ("audience", ()),
-            ("audience", b"crm"),
-            ("leeway", -1),
-            ("leeway", 61),
-            ("leeway", True),
-            ("leeway", "10"),
-            ("leeway", None),
-            ("leeway", math.nan),
-            ("leeway", math.inf),
-            ("leeway", datetime.timedelta(seconds=10)),
-            ("require", "exp"),
-            ("require", None),
-            ("require", [""]),
-            ("subject_claim", ""),
-            ("subject_claim", None),
-            ("token_id_claim", ""),
-            ("token_id_claim", None),
-            ("token_id_claim", ["jti"]),
-            ("scope_claim", ""),
-            ("scope_claim", None),
-            ("scope_claim", ["scope"]),
-            ("sources", ()),
-            ("sources", ("body",)),
-            ("payload_keys", ()),
-            ("max_lifetime", 0),
-            ("max_lifetime", True),
-            ("max_lifetime", math.inf),
-            ("types", "JWT"),
-            ("types", ()),
-            ("types", None),
-            ("types", ("",)),
-            ("types", (5,)),
-            ("clock", None),
-            ("clock", NOW),
-            ("claims", "token_use"),
-            ("claims", {"": "x"}),
-            ("claims", {5: "x"}),
-            ("claims", {"token_use": None}),
-            ("claims", {"token_use": ""}),
-            ("claims", {"token_use": []}),
-            ("claims", {"token_use": ["access", 1.5]}),
-            ("claims", {"token_use": {"access": 1}}),
-            ("claims", {"iss": "x"}),
-            ("claims", {"aud": "x"}),
-            ("claims", {"exp": 1}),
-            ("claims", {"nbf": 1}),
-            ("claims", {"iat": 1}),
-            ("expiry", "never"),
-            ("expiry", None),
-            ("profile", "strict"),
-            ("fetch", KeyServer()),
-            ("issuer", "https://login.example.com/{tid}"),
-        ],
-    )
+    @pytest.mark.parametrize(("option", "value"), BAD_OPTIONS)
     def test_refused(self, option: str, value: Any) -> None:
         with pytest.raises(ConfigurationError, match=option) as caught:
             make(**{option: value}) if option != "key" else make(value)
