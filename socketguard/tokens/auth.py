@@ -12,12 +12,12 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, Self
 
-from socketguard.check import names
+from socketguard.check import listed, names
 from socketguard.connection import Identity, KeysChange
 from socketguard.errors import ConfigurationError, Finding, RejectCode, TokenError
 from socketguard.text import neutralise
 
-from .claims import ANY, REQUIRE, ClaimRules, Names, ScopeClaim, invalid, media_type, media_types, shown
+from .claims import ANY, REQUIRE, ClaimRules, Names, ScopeClaim, invalid, shown
 from .encoding import check_shape, decode_base64url, decode_json_object
 from .fetch import Fetch
 from .finder import Found, TokenFinder
@@ -203,7 +203,7 @@ class JWTAuth(Presets, Verifier):
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._algorithms = frozenset(check_algorithms(algorithms))
-        self._types, require = _profile(profile, media_types(types), require)
+        self._types, require = _profile(profile, _media_types(types), require)
         if expiry not in ("disconnect", "ignore"):
             raise ConfigurationError('expiry is "disconnect" or "ignore"', option="expiry")
         self._expiry = expiry
@@ -473,13 +473,29 @@ class JWTAuth(Presets, Verifier):
             raise invalid("crit_not_supported")
         type_ = header.get("typ")
         present = "typ" in header
-        if (present and not isinstance(type_, str)) or media_type(type_) not in self._types:
+        if (present and not isinstance(type_, str)) or _media_type(type_) not in self._types:
             received = shown(type_) if present else None
             raise invalid("type_not_allowed", expected=self.describe()["types"], received=received)
         key_id = header.get("kid")
         if "kid" in header and (not isinstance(key_id, str) or len(key_id) > MAX_KEY_ID):
             raise invalid("key_id_malformed", expected=f"a string of at most {MAX_KEY_ID} characters")
         return algorithm, key_id
+
+
+def _media_type(name: str | None) -> str | None:
+    """A ``typ`` in the form in which it is compared (RFC 7515 section 4.1.9)."""
+    return None if name is None else name.lower().removeprefix("application/")
+
+
+def _media_types(types: Any) -> frozenset[str | None]:
+    """The option ``types``, as ``typ`` is compared with it."""
+    example = '("JWT", "at+jwt", None)'
+    types = listed(types, "types", example=example)
+    if not types:
+        raise ConfigurationError(f"types is empty, so that no token would fit; write types={example}", option="types")
+    if not all(name is None or (isinstance(name, str) and name) for name in types):
+        raise ConfigurationError('types must hold non-empty strings and None; write types=("at+jwt",)', option="types")
+    return frozenset(_media_type(name) for name in types)
 
 
 def _check_named(rules: ClaimRules, because: str, *, any_will_do: bool) -> None:
@@ -507,7 +523,7 @@ def _profile(
     if profile != "rfc9068":
         raise ConfigurationError('profile must be "rfc9068", or left out', option="profile")
     required = names(require, "require", example='("exp", "sub")')
-    strict = media_types(("at+jwt",))
-    if types not in (media_types(_TYPES), strict):
+    strict = _media_types(("at+jwt",))
+    if types not in (_media_types(_TYPES), strict):
         raise ConfigurationError('profile="rfc9068" takes the type at+jwt only; leave types out', option="types")
     return strict, [*_RFC9068, *(name for name in required if name not in _RFC9068)]
