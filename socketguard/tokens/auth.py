@@ -12,13 +12,13 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, Self
 
-from socketguard.check import names
+from socketguard.check import listed, names
 from socketguard.connection import Identity, KeysChange
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
 from socketguard.findings import Finding, finding
 from socketguard.text import neutralise
 
-from .claims import ANY, REQUIRE, ClaimRules, Names, ScopeClaim, invalid, media_type, media_types, shown
+from .claims import ANY, REQUIRE, ClaimRules, Names, ScopeClaim, invalid, shown
 from .encoding import check_shape, decode_base64url, decode_json_object
 from .fetch import Fetch
 from .finder import Found, TokenFinder
@@ -203,7 +203,7 @@ class JWTAuth(Presets, Verifier):
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._algorithms = frozenset(check_algorithms(algorithms))
-        self._types, require = _profile(profile, media_types(types), require)
+        self._types, require = _profile(profile, _media_types(types), require)
         if expiry not in ("disconnect", "ignore"):
             raise ConfigurationError('expiry is "disconnect" or "ignore"', option="expiry")
         self._expiry = expiry
@@ -251,7 +251,7 @@ class JWTAuth(Presets, Verifier):
         super().__init__(TokenFinder(sources, payload_keys), (self._keys,))
         self._identity = rules.identity
         # Only headers of tokens whose signature held get in here, so that a stranger can't fill it.
-        self._headers: dict[bytes, tuple[str, str | None]] = {}
+        self.known_headers: dict[bytes, tuple[str, str | None]] = {}
         self._configuration = (
             self._algorithms,
             self._keys.fingerprint,
@@ -304,7 +304,7 @@ class JWTAuth(Presets, Verifier):
     def with_keys(self, keys: KeySource) -> JWTAuth:
         """The same rules with other keys: for telling people, never for letting anybody in."""
         twin = copy.copy(self)
-        twin._keys, twin._sources, twin._headers = keys, (keys,), {}
+        twin._keys, twin._sources, twin.known_headers = keys, (keys,), {}
         return twin
 
     @property
@@ -426,7 +426,7 @@ class JWTAuth(Presets, Verifier):
         try:
             signing_input, _, signature_part = check_shape(token).rpartition(b".")
             header_part, _, payload_part = signing_input.partition(b".")
-            header = self._headers.get(header_part)
+            header = self.known_headers.get(header_part)
             algorithm, key_id = self._read_header(header_part) if header is None else header
             signature = decode_base64url(signature_part, "signature")
             keys = self._keys.candidates(algorithm, key_id)
@@ -439,9 +439,9 @@ class JWTAuth(Presets, Verifier):
                 fields = {} if key_id is None else {"key_id": neutralise(key_id, MAX_KEY_ID)}
                 raise invalid("signature_mismatch", algorithm=algorithm, **fields)
             if header is None and len(header_part) <= _CACHED_HEADER_BYTES:
-                if len(self._headers) >= _CACHED_HEADERS:
-                    self._headers.clear()
-                self._headers[header_part] = algorithm, key_id
+                if len(self.known_headers) >= _CACHED_HEADERS:
+                    self.known_headers.clear()
+                self.known_headers[header_part] = algorithm, key_id
             return self._identity(decode_json_object(payload_part, "payload"), key_id, key.issuer)
         except TokenError:
             raise
@@ -459,13 +459,29 @@ class JWTAuth(Presets, Verifier):
             raise invalid("crit_not_supported")
         type_ = header.get("typ")
         present = "typ" in header
-        if (present and not isinstance(type_, str)) or media_type(type_) not in self._types:
+        if (present and not isinstance(type_, str)) or _media_type(type_) not in self._types:
             received = shown(type_) if present else None
             raise invalid("type_not_allowed", expected=self.describe()["types"], received=received)
         key_id = header.get("kid")
         if "kid" in header and (not isinstance(key_id, str) or len(key_id) > MAX_KEY_ID):
             raise invalid("key_id_malformed", expected=f"a string of at most {MAX_KEY_ID} characters")
         return algorithm, key_id
+
+
+def _media_type(name: str | None) -> str | None:
+    """A ``typ`` in the form in which it is compared (RFC 7515 section 4.1.9)."""
+    return None if name is None else name.lower().removeprefix("application/")
+
+
+def _media_types(types: Any) -> frozenset[str | None]:
+    """The option ``types``, as ``typ`` is compared with it."""
+    example = '("JWT", "at+jwt", None)'
+    types = listed(types, "types", example=example)
+    if not types:
+        raise ConfigurationError(f"types is empty, so that no token would fit; write types={example}", option="types")
+    if not all(name is None or (isinstance(name, str) and name) for name in types):
+        raise ConfigurationError('types must hold non-empty strings and None; write types=("at+jwt",)', option="types")
+    return frozenset(_media_type(name) for name in types)
 
 
 def _check_named(rules: ClaimRules, because: str, *, any_will_do: bool) -> None:
@@ -493,7 +509,7 @@ def _profile(
     if profile != "rfc9068":
         raise ConfigurationError('profile must be "rfc9068", or left out', option="profile")
     required = names(require, "require", example='("exp", "sub")')
-    strict = media_types(("at+jwt",))
-    if types not in (media_types(_TYPES), strict):
+    strict = _media_types(("at+jwt",))
+    if types not in (_media_types(_TYPES), strict):
         raise ConfigurationError('profile="rfc9068" takes the type at+jwt only; leave types out', option="types")
     return strict, [*_RFC9068, *(name for name in required if name not in _RFC9068)]

@@ -12,10 +12,12 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
-from socketguard.check import listed, names
+from socketguard.check import names
 from socketguard.connection import Identity
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
 from socketguard.text import neutralise
+
+from .templates import IssuerTemplate
 
 __all__ = [
     "ANY",
@@ -27,11 +29,8 @@ __all__ = [
     "claim_type",
     "invalid",
     "issuer_mismatch",
-    "media_type",
-    "media_types",
     "seconds",
     "shown",
-    "template_parts",
 ]
 
 
@@ -58,7 +57,6 @@ REQUIRE = ("exp", "sub")
 _MAX_LEEWAY = 60
 # The end of the year 9999, in seconds. Dates beyond it are what nobody can represent, and milliseconds by mistake.
 _END_OF_TIME = 253_402_300_800
-_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _URL = re.compile(r"https?://[^/?#{}]+/")
 _OWN_OPTION = {
     "iss": "issuer=…",
@@ -156,11 +154,11 @@ class ClaimRules:
         }
 
     def identity(
-        self, claims: dict[str, Any], key_id: str | None, key_issuer: tuple[str, ...] | None = None
+        self, claims: dict[str, Any], key_id: str | None, key_issuer: IssuerTemplate | None = None
     ) -> Identity:
         """Who a token is of whose signature holds. Of the claims, the dates are checked last.
 
-        `key_issuer` is the only issuer whose tokens its key may verify, as `template_parts` returns it.
+        `key_issuer` is the only issuer whose tokens its key may verify; None for any.
         """
         for name in self.require:
             if claims.get(name) is None:
@@ -177,13 +175,13 @@ class ClaimRules:
         subject = claims.get(self._subject_claim)
         if subject is None:
             raise invalid("claim_missing", claim=self._subject_claim)
-        subject = _text(subject, self._subject_claim)
+        subject = _name(subject, self._subject_claim)
         if self._subject_claim != "sub" and "sub" in claims:
-            _text(claims["sub"], "sub")
+            _name(claims["sub"], "sub")
         name = self._token_id_claim
-        token_id = _text(claims[name], name) if name in claims else None
+        token_id = _name(claims[name], name) if name in claims else None
         if name != "jti" and "jti" in claims:
-            _text(claims["jti"], "jti")
+            _name(claims["jti"], "jti")
         view = MappingProxyType(claims)
         scopes = self._scopes(view)
         issued_at, expires_at = self._check_dates(claims)
@@ -191,11 +189,13 @@ class ClaimRules:
 
     def accepts_issuer(self, issuer: str) -> bool:
         """Whether an issuer may be accepted: for a template counts only whether it has that form."""
-        return not self.issuers or issuer in self._exact or any(_has_form(parts, issuer) for parts in self._templates)
+        return (
+            not self.issuers or issuer in self._exact or any(template.has_form(issuer) for template in self._templates)
+        )
 
     def matches_template(self, claims: Mapping[str, Any]) -> bool:
         """Whether ``iss`` is what a template of the issuer becomes with the token's own claims."""
-        return any(_filled(template, claims) == claims["iss"] for template in self._templates)
+        return any(each.filled(claims) == claims["iss"] for each in self._templates)
 
     def check_end(self, end: float, now: float) -> None:
         """Refuse a token that has expired. A clock of NaN refuses, as in every comparison of dates."""
@@ -227,7 +227,7 @@ class ClaimRules:
             if value in self.audiences:
                 return
         if self.audiences:
-            hint = _slash(self.audiences, values)
+            hint = _slash_hint(self.audiences, values)
         else:
             hint = {"hint": "the token names an audience but JWTAuth has none; add audience=…"}
         received = [shown(value) for value in values[:8]]
@@ -303,40 +303,13 @@ def claim_type(claim: str, expected: str, received: Any, **fields: str) -> Token
 def issuer_mismatch(expected: Collection[str], received: str) -> TokenError:
     """The refusal of a token by somebody else."""
     return invalid(
-        "issuer_mismatch", expected=list(expected), received=shown(received), **_slash(expected, (received,))
+        "issuer_mismatch", expected=list(expected), received=shown(received), **_slash_hint(expected, (received,))
     )
-
-
-def template_parts(issuer: str) -> tuple[str, ...] | None:
-    """An issuer with ``{placeholders}`` taken apart: text and names of claims in turn, text first and last.
-
-    None when a brace stands alone, or a placeholder is empty or names ``iss`` itself, which anything would fit.
-    """
-    parts = tuple(_PLACEHOLDER.split(issuer))
-    if any("{" in text or "}" in text for text in parts[::2]) or {"", "iss"} & {*parts[1::2]}:
-        return None
-    return parts
 
 
 def shown(value: Any) -> str:
     """What a log line may show of a value out of a token."""
     return neutralise(value, 256) if isinstance(value, str) else _TYPES[type(value)]
-
-
-def media_type(name: str | None) -> str | None:
-    """A ``typ`` in the form in which it is compared (RFC 7515 section 4.1.9)."""
-    return None if name is None else name.lower().removeprefix("application/")
-
-
-def media_types(types: Any) -> frozenset[str | None]:
-    """Check the option ``types``."""
-    example = '("JWT", "at+jwt", None)'
-    types = listed(types, "types", example=example)
-    if not types:
-        raise ConfigurationError(f"types is empty, so that no token would fit; write types={example}", option="types")
-    if not all(name is None or (isinstance(name, str) and name) for name in types):
-        raise ConfigurationError('types must hold non-empty strings and None; write types=("at+jwt",)', option="types")
-    return frozenset(media_type(name) for name in types)
 
 
 def seconds(value: Any, option: str, *, lowest: float, highest: float) -> float:
@@ -350,7 +323,7 @@ def seconds(value: Any, option: str, *, lowest: float, highest: float) -> float:
     return value
 
 
-def _slash(expected: Iterable[str], received: Iterable[str]) -> dict[str, str]:
+def _slash_hint(expected: Iterable[str], received: Iterable[str]) -> dict[str, str]:
     """The commonest mistake with URLs as names: a slash too many or too few."""
     stripped = {name.rstrip("/") for name in expected}
     if any(name.rstrip("/") in stripped for name in received):
@@ -358,7 +331,7 @@ def _slash(expected: Iterable[str], received: Iterable[str]) -> dict[str, str]:
     return {}
 
 
-def _text(value: Any, claim: str) -> str:
+def _name(value: Any, claim: str) -> str:
     """A claim that names somebody or something; issuers also write numbers."""
     if isinstance(value, str) and value:
         return value
@@ -391,50 +364,31 @@ def _one_or_more(value: Any, option: str, example: str) -> tuple[str, ...]:
     return tuple(sorted(checked))
 
 
-def _template(issuer: str, allowed: bool) -> tuple[str, ...]:
-    """The parts of an issuer with placeholders: text and names of claims in turn, text first and last."""
+def _template(issuer: str, allowed: bool) -> IssuerTemplate:
     if not allowed:
         raise ConfigurationError(
             f"issuer {issuer!r} has a placeholder, which needs jwks_url; write the issuer out", option="issuer"
         )
-    parts = template_parts(issuer)
+    template = IssuerTemplate.parse(issuer)
     # A placeholder in the place of the host, or of iss itself, would let anybody be the issuer.
-    if parts is None or not _URL.match(parts[0]):
+    if template is None or not _URL.match(template.parts[0]):
         raise ConfigurationError(
             f"issuer {issuer!r} has placeholders that can't be used: they stand in braces after the host and name a "
             'claim other than iss; write issuer="https://login.example.com/{tid}/v2.0"',
             option="issuer",
         )
-    return parts
+    return template
 
 
-def _filled(template: tuple[str, ...], claims: Mapping[str, Any]) -> str | None:
-    """A template with the token's own claims in it; None when one of them doesn't fit into a path."""
-    parts = list(template)
-    for index in range(1, len(parts), 2):
-        value = claims.get(parts[index])
-        if not isinstance(value, str) or not value or "/" in value:
-            return None
-        parts[index] = value
-    return "".join(parts)
-
-
-def _check_key_issuer(claims: Mapping[str, Any], key_issuer: tuple[str, ...]) -> None:
+def _check_key_issuer(claims: Mapping[str, Any], key_issuer: IssuerTemplate) -> None:
     """Check that the key of a token may verify tokens of its issuer. That ``iss`` is a string, if there, is known."""
-    if "iss" in claims and _filled(key_issuer, claims) == claims["iss"]:
+    if "iss" in claims and key_issuer.filled(claims) == claims["iss"]:
         return
-    # Every other part is the name of a claim.
-    expected = [shown("".join(f"{{{part}}}" if index % 2 else part for index, part in enumerate(key_issuer)))]
+    expected = [shown(str(key_issuer))]
     if "iss" not in claims:
         raise invalid("claim_missing", claim="iss", expected=expected)
     hint = "the key that signed the token is published for that issuer only"
     raise invalid("issuer_mismatch", expected=expected, received=shown(claims["iss"]), hint=hint)
-
-
-def _has_form(template: tuple[str, ...], issuer: str) -> bool:
-    """Whether an issuer is the template with something or other in it."""
-    pattern = "[^/]+".join(re.escape(text) for text in template[::2])
-    return re.fullmatch(pattern, issuer) is not None
 
 
 def _expected_claims(claims: Any) -> tuple[tuple[str, tuple[Any, ...]], ...]:

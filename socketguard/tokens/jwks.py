@@ -140,7 +140,7 @@ class RemoteKeys(KeySource):
             # In an outage the old keys serve at once, rather than keep everybody waiting for each further attempt. But
             # an outage of long ago says nothing about now.
             known_outage = self._failing is not None and now < self._next + self._cooldown
-            if age >= self._lifetime and not known_outage and self._may_wait(now):
+            if age >= self._lifetime and not known_outage:
                 return self._pending(now, "keys_pending", "keys_unavailable")
             self._begin(now)
         found = keys.find(algorithm, key_id)
@@ -212,11 +212,8 @@ class RemoteKeys(KeySource):
     def _usable(self, now: float) -> KeySet | None:
         return self._keys if now - self._loaded_at < self._lifetime + self._stale else None
 
-    def _may_wait(self, now: float) -> bool:
-        return now >= self._next or self._in_flight() is not None
-
     def _pending(self, now: float, pending: str, unavailable: str, **fields: Any) -> Pending:
-        if self._may_wait(now):
+        if now >= self._next:
             return Pending(pending, {**fields, "retry_after": 1}, self._successes)
         raise TokenError(RejectCode.KEYS_UNAVAILABLE, unavailable, **fields, retry_after=self._retry_after(now))
 

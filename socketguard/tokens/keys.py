@@ -24,6 +24,8 @@ from socketguard.check import listed, names
 from socketguard.connection import KeysChange
 from socketguard.errors import ConfigurationError
 
+from .templates import IssuerTemplate
+
 __all__ = [
     "ALGORITHMS",
     "MAX_KEY_ID",
@@ -77,10 +79,10 @@ _SSH = (b"ssh-", b"ecdsa-sha2-", b"sk-ssh-", b"sk-ecdsa-")
 class PreparedKey:
     """One key, ready for one algorithm. Its ``repr`` never shows key material.
 
-    `issuer` is the only issuer whose tokens it may verify, as `claims.template_parts` returns it; None for any.
+    `issuer` is the only issuer whose tokens it may verify; None for any.
     """
 
-    def __init__(self, algorithm: str, kind: str, key: Any, *, issuer: tuple[str, ...] | None = None) -> None:
+    def __init__(self, algorithm: str, kind: str, key: Any, *, issuer: IssuerTemplate | None = None) -> None:
         implementation = _IMPLEMENTATIONS[algorithm]
         self.algorithm = algorithm
         self.kind = kind

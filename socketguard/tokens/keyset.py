@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from socketguard.errors import RejectCode, TokenError
 from socketguard.text import neutralise
 
-from .claims import template_parts
 from .keys import MAX_KEY_ID, RSA_BITS, PreparedKey, PublicKey, fitting
+from .templates import IssuerTemplate
 
 __all__ = ["KeySet", "Unusable"]
 
@@ -77,7 +77,7 @@ class KeySet:
         self.fingerprint = frozenset(fingerprint)
 
     def _add(
-        self, key_id: str | None, kind: str, fits: tuple[str, ...], key: PublicKey, issuer: tuple[str, ...] | None
+        self, key_id: str | None, kind: str, fits: tuple[str, ...], key: PublicKey, issuer: IssuerTemplate | None
     ) -> None:
         if key_id is not None:
             if any(len(self._by_id.get((name, key_id), ())) >= _MAX_TRIED for name in fits):
@@ -118,18 +118,18 @@ def _key_id(jwk: Any) -> str | None:
     return key_id
 
 
-def _issuer(jwk: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The only issuer whose tokens a key may verify, in parts; None when it names none."""
+def _issuer(jwk: Mapping[str, Any]) -> IssuerTemplate | None:
+    """The only issuer whose tokens a key may verify; None when it names none."""
     if "issuer" not in jwk:
         return None
     issuer = jwk["issuer"]
     if not isinstance(issuer, str) or not 0 < len(issuer) <= _MAX_ISSUER:
         raise Unusable(f"issuer must be a non-empty string of at most {_MAX_ISSUER} characters")
     # Here a placeholder may stand for the host too: this only ever narrows what JWTAuth(issuer=…) lets through.
-    parts = template_parts(issuer)
-    if parts is None:
+    template = IssuerTemplate.parse(issuer, _PLACEHOLDERS)
+    if template is None:
         raise Unusable("issuer has braces that name no claim, or iss")
-    return tuple(_PLACEHOLDERS.get(part.lower(), part) if index % 2 else part for index, part in enumerate(parts))
+    return template
 
 
 def _read_key(jwk: Mapping[str, Any], algorithms: Sequence[str]) -> tuple[str, tuple[str, ...], PublicKey]:

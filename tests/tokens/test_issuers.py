@@ -260,6 +260,11 @@ class TestConfiguration:
         assert found is not None
         assert found.token == "a.b.c"
 
+    def test_its_verifiers(self) -> None:
+        one, two = make(issuer=A), publish(KeyServer(), issuer=B)
+        assert Issuers(one, two).auths == (*one.auths, *two.auths) == (one, two)
+        assert (one.fetches_keys, two.fetches_keys) == (False, True)
+
     def test_findings_once(self) -> None:
         assert [finding.id for finding in both(sources=("query:q",), require=()).findings()] == ["SG034", "SG035"]
 

@@ -16,6 +16,7 @@ from jwt.algorithms import get_default_algorithms
 
 from socketguard.errors import ConfigurationError
 from socketguard.tokens.keys import ALGORITHMS, PreparedKey, StaticKeys, check_algorithms, fitting
+from socketguard.tokens.templates import IssuerTemplate
 from tests.tokens.minting import private
 
 SECRET = "k9Zt-4vQ_7mB2xLwR8sYcN1pD6hJ3fGa"  # 32 bytes
@@ -275,8 +276,10 @@ class TestSets:
         assert {key.issuer for name in ("RS256", "ES256") for key in keys.candidates(name, None)} == {None}
 
     def test_a_key_may_be_bound_to_an_issuer(self) -> None:
-        key = PreparedKey("HS256", "shared secret", SECRET, issuer=("https://id.example.com/", "tid", ""))
-        assert key.issuer == ("https://id.example.com/", "tid", "")
+        key = PreparedKey(
+            "HS256", "shared secret", SECRET, issuer=IssuerTemplate(("https://id.example.com/", "tid", ""))
+        )
+        assert str(key.issuer) == "https://id.example.com/{tid}"
         signature = get_default_algorithms()["HS256"].sign(b"message", SECRET.encode())
         assert (key.verify(b"message", signature), key.verify(b"messagE", signature)) == (True, False)
         assert repr(key) == "<PreparedKey shared secret for HS256>"

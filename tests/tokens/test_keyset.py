@@ -13,6 +13,7 @@ from jwt.algorithms import HMACAlgorithm, OKPAlgorithm, RSAAlgorithm
 from socketguard.errors import RejectCode, TokenError
 from socketguard.tokens.keys import ALGORITHMS
 from socketguard.tokens.keyset import KeySet, Unusable
+from socketguard.tokens.templates import IssuerTemplate
 from tests.tokens.minting import jwk, private, signature
 
 ASYMMETRIC = tuple(name for name in ALGORITHMS if not name.startswith("HS"))
@@ -99,10 +100,11 @@ class TestUsableKeys:
     )
     def test_an_issuer_goes_with_its_key_for_every_algorithm(self, issuer: str, parts: tuple[str, ...]) -> None:
         keys = key_set(jwk("rsa", key_id="1", issuer=issuer), jwk("rsa:other", key_id="2"))
+        template = IssuerTemplate(parts)
         for algorithm in ("RS256", "PS512"):
-            assert [key.issuer for key in keys.find(algorithm, "1")] == [parts]
+            assert [key.issuer for key in keys.find(algorithm, "1")] == [template]
             assert [key.issuer for key in keys.find(algorithm, "2")] == [None]
-            assert [key.issuer for key in keys.find(algorithm, None)] == [parts, None]
+            assert [key.issuer for key in keys.find(algorithm, None)] == [template, None]
 
     def test_keys_of_the_same_id_are_all_tried(self) -> None:
         keys = key_set(jwk("rsa", key_id="1"), jwk("rsa:other", key_id="1"), jwk("p256", key_id="1"))
