@@ -17,7 +17,7 @@ from .config import Auth, Options, Settings, admission_timeout, name_of, options
 from .connection import Connection, Identity
 from .diagnosis.delivery import Delivery
 from .diagnosis.startup import Discovery, check_server, discover
-from .diagnosis.traffic import Patterns, PatternWatch
+from .diagnosis.traffic import Patterns
 from .errors import ConfigurationError, Refusal, RejectCode
 from .findings import Finding, finding
 from .limits.counters import Ledger
@@ -25,12 +25,13 @@ from .limits.expiry import Lifetime
 from .limits.rates import AddressBudget
 from .limits.revocation import MemoryStore, Revocation, Revocations, revocation_for
 from .logs import events
-from .logs.floods import RejectionLog, Suppressor
+from .logs.floods import Floods
 from .logs.report import Report
 from .logs.sink import EventLog
 from .namespaces.registry import Registry
 from .proxies.heartbeat import findings_for_server
 from .server.attach import Seam, ServedNames, is_shared, require_server
+from .server.bridge import Bridge
 from .server.dispatch import Refreshes, requires
 from .server.endings import LONGEST, Drain, Endings
 from .server.endings import findings as drain_findings
@@ -58,7 +59,7 @@ class Core:
         self.settings = settings
         auth, limits = settings.auth, settings.limits
         self.log = EventLog(settings.logger)
-        self.report = Report(self.log, RejectionLog(self.log, Suppressor()), settings.log_claims)
+        self.report = Report(self.log, Floods(self.log), settings.log_claims)
         self.registry = Registry(settings.namespaces)
         # Where a namespace can be joined without a token, a session is of use without keys.
         self._all_need_tokens = all(policy.token == "required" for policy in self.registry.policies or ())
@@ -99,19 +100,18 @@ class Core:
         self.endings = Endings(self.report)
         heartbeat = settings.heartbeat
         self.patterns = Patterns(
-            self.report.pattern,
             interval=server.eio.ping_interval if heartbeat is None else heartbeat.interval,
             timeout=server.eio.ping_timeout if heartbeat is None else heartbeat.timeout,
             transports=server.eio.transports,
         )
-        self.watch = PatternWatch(self.patterns, lambda eio_sid: self.seam.pinged(eio_sid))
+        self.bridge = Bridge(self.patterns, self.report)
         self.sessions = Sessions(
             limits,
             ledger,
             connect_timeout=settings.connect_timeout,
             overdue=self.endings.overdue,
             slow=self.endings.slow,
-            watch=self.watch,
+            watch=self.bridge,
         )
         self.lifetime = Lifetime(
             ends_at=_never if auth is None else auth.ends_at,
@@ -137,7 +137,7 @@ class Core:
             log_claims=settings.log_claims,
             on_revoked=self.endings.revoked,
         )
-        self.seam = self.endings.seam = Seam(
+        self.seam = self.endings.seam = self.bridge.seam = Seam(
             server,
             served=served,
             decide=admission.decide,
@@ -205,8 +205,7 @@ class Core:
         """Take everything off the server again."""
         if self.seam.attached:
             self.seam.detach()
-            self.watch.close()
-            self.report.rejections.close()
+            self.bridge.close()
 
     def everybody(self) -> list[Connection]:
         """All connections, those that are being admitted among them."""
@@ -292,6 +291,7 @@ class Core:
     def _on_request(self, scope: Scope, receive: Receive) -> bool:
         """The checks that need a request. Returns whether there is nothing more to learn from another one."""
         self.start()
+        self.bridge.start()
         if not self._addressed:
             self._addressed = True
             self._check_address(scope)

@@ -15,7 +15,7 @@ from socketguard.text import neutralise
 
 from . import events
 from .events import EVENT_REASONS
-from .floods import RejectionLog
+from .floods import Floods
 from .sink import EventLog
 
 __all__ = ["Report"]
@@ -30,7 +30,7 @@ class Report:
         log_claims: the claims that go into each line about a connection.
     """
 
-    def __init__(self, log: EventLog, rejections: RejectionLog, log_claims: tuple[str, ...]) -> None:
+    def __init__(self, log: EventLog, rejections: Floods, log_claims: tuple[str, ...]) -> None:
         self.log = log
         self.rejections = rejections
         self.log_claims = log_claims

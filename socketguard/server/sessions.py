@@ -30,7 +30,7 @@ SWEEPS = 3
 
 
 class Watch(Protocol):
-    """See `socketguard.watching.PatternWatch`."""
+    """See `socketguard.server.bridge.Bridge`."""
 
     def opened(self, session: Session) -> None: ...
 
