@@ -15,7 +15,7 @@ from .config import Auth, Options, Settings, admission_timeout, options_from_env
 from .connection import Connection, Identity
 from .diagnosis.delivery import Delivery
 from .diagnosis.startup import discover
-from .diagnosis.traffic import Patterns, PatternWatch
+from .diagnosis.traffic import Patterns
 from .errors import ConfigurationError, Refusal, RejectCode
 from .findings import Finding
 from .limits.counters import Ledger
@@ -23,7 +23,7 @@ from .limits.expiry import Expiry
 from .limits.rates import AddressBudget
 from .limits.revocation import MemoryStore, Revocation, Revocations, revocation_for
 from .logs import events
-from .logs.floods import RejectionLog, Suppressor
+from .logs.floods import Floods
 from .logs.report import Report
 from .logs.sink import EventLog
 from .namespaces.registry import Registry
@@ -34,7 +34,7 @@ from .server.dispatch import Dispatch, Refreshes
 from .server.drain import LONGEST, Drain
 from .server.drain import findings as drain_findings
 from .server.emits import is_shared
-from .server.endings import TICK, Endings
+from .server.endings import Endings
 from .server.endpoint import Endpoint, WrongPath
 from .server.engine import Engine
 from .server.facts import ServedNames, require_server
@@ -66,7 +66,7 @@ class Parts:
             self.store = MemoryStore() if auth is None else MemoryStore(clock=auth.now)
 
         log = EventLog(settings.logger)
-        self.report = Report(log, RejectionLog(log, Suppressor()), settings.log_claims)
+        self.report = Report(log, Floods(log), settings.log_claims)
         self.ledger = Ledger(limits)
         budget = AddressBudget(limits.failure_rate)
         self.revocations = Revocations(self.store, timeout=settings.store_timeout, fail_open=settings.fail_open)
@@ -75,16 +75,13 @@ class Parts:
         self.delivery = Delivery(
             self.report.undelivered, sample=1 if settings.debug else SAMPLE, shared=is_shared(server.manager)
         )
-        patterns = Patterns(
-            self.report.pattern, interval=interval, timeout=ping_timeout, transports=server.eio.transports
-        )
-        self._watch = PatternWatch(patterns)
+        patterns = Patterns(interval=interval, timeout=ping_timeout, transports=server.eio.transports)
 
         engine = Engine(server)
-        self.sessions = Sessions(engine, limits, self.ledger, self._watch, connect_timeout=settings.connect_timeout)
+        self.sessions = Sessions(engine, limits, self.ledger, patterns, connect_timeout=settings.connect_timeout)
         self.expiry = Expiry(auth, settings.expiring_notice)
         service = Service(self.registry, auth, self.revocations, self.report, fail_open=settings.fail_open)
-        self.endings = Endings(engine, self.sessions, self.expiry, service, self.report, tick=TICK)
+        self.endings = Endings(engine, self.sessions, self.expiry, service, patterns, self.report)
         self.drain = Drain(self.sessions, self.endings, self.report)
         self.configuration = Configuration(
             server,
@@ -210,8 +207,7 @@ class Parts:
         self.sessions.clear()
         self.expiry.clear()
         self.endings.stop()
-        self._watch.close()
-        self.report.rejections.close()
+        self.report.floods.close()
 
 
 class SocketGuard:

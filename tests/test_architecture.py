@@ -14,7 +14,7 @@ ROOT = Path(socketguard.__file__).parent
 # From the bottom up. Nobody imports from a higher row.
 ROWS = (
     {"errors", "findings", "text"},
-    {"check", "connection", "proxies"},
+    {"check", "connection", "deadline", "proxies"},
     {"tokens", "namespaces", "limits", "logs"},
     {"admission", "config", "diagnosis", "testing"},
     {"server"},

@@ -16,7 +16,7 @@ from socketguard.text import neutralise
 
 from . import events
 from .events import EVENT_REASONS
-from .floods import RejectionLog
+from .floods import Floods
 from .sink import EventLog
 
 __all__ = ["Report"]
@@ -27,13 +27,13 @@ class Report:
 
     Args:
         log: where lines go.
-        rejections: the same, with repeated refusals held back and counted.
+        floods: the same, with repeated refusals held back and counted.
         log_claims: the claims that go into each line about a connection.
     """
 
-    def __init__(self, log: EventLog, rejections: RejectionLog, log_claims: tuple[str, ...]) -> None:
+    def __init__(self, log: EventLog, floods: Floods, log_claims: tuple[str, ...]) -> None:
         self.log = log
-        self.rejections = rejections
+        self.floods = floods
         self.log_claims = log_claims
 
     def started(self, configuration: Mapping[str, Any]) -> None:
@@ -73,7 +73,7 @@ class Report:
         _put(fields, "origin", request.origin)
         _put(fields, "host", request.host)
         _put(fields, "user_agent", request.user_agent)
-        return self.rejections.emit(events.HANDSHAKE_REJECTED, request.client_address, refusal.code.value, fields)
+        return self.floods.emit(events.HANDSHAKE_REJECTED, request.client_address, refusal.code.value, fields)
 
     def accepted(self, connection: Connection) -> None:
         """A client joined a namespace."""
@@ -93,7 +93,7 @@ class Report:
         if refusal.code is RejectCode.INVALID_NAMESPACE:
             # A page that means one namespace must not hide another page that means another one.
             key = f"{key}:{refusal.fields.get('suggestion')}"
-        self.rejections.emit(events.REJECTED, connection.client_address, key, fields)
+        self.floods.emit(events.REJECTED, connection.client_address, key, fields)
 
     def closed(self, connection: Connection, reason: str) -> None:
         """A client left a namespace: the canonical line."""
@@ -115,7 +115,7 @@ class Report:
             fields["origin"] = session.origin
         if hint is not None:
             fields["hint"] = hint
-        self.rejections.emit(events.SESSION_ENDED, session.client_address, f"ended:{reason}", fields)
+        self.floods.emit(events.SESSION_ENDED, session.client_address, f"ended:{reason}", fields)
 
     def expiring(self, connection: Connection, seconds: int) -> None:
         """The client was told that its token expires."""
@@ -134,15 +134,13 @@ class Report:
         if refusal.error is not None:
             self.log.emit(events.REFRESH_REJECTED, fields, exc_info=refusal.error)
             return
-        self.rejections.emit(
-            events.REFRESH_REJECTED, connection.client_address, f"refresh:{refusal.code.value}", fields
-        )
+        self.floods.emit(events.REFRESH_REJECTED, connection.client_address, f"refresh:{refusal.code.value}", fields)
 
     def event_rejected(self, connection: Connection, event: str, refusal: Refusal, ref: str) -> None:
         """An event of a client was not dispatched."""
         fields = {**_why(refusal, ref), "event_name": neutralise(event, 64), **self._fields(connection)}
         key = f"event:{refusal.code.value}"
-        self.rejections.emit(events.EVENT_REJECTED, connection.client_address, key, fields)
+        self.floods.emit(events.EVENT_REJECTED, connection.client_address, key, fields)
 
     def upgraded(self, session: Session) -> None:
         """A session went from polling to WebSocket."""
@@ -152,7 +150,7 @@ class Report:
         """The probe of a WebSocket did not become an upgrade; the session goes on over polling."""
         fields = _session_fields(session)
         fields["hint"] = hint
-        self.rejections.emit(events.UPGRADE_FAILED, session.client_address, "upgrade_failed", fields)
+        self.floods.emit(events.UPGRADE_FAILED, session.client_address, "upgrade_failed", fields)
 
     def packet_rejected(self, session: Session, reason: str, hint: str, error: BaseException | None = None) -> None:
         """A packet of a session could not be processed."""
@@ -161,7 +159,7 @@ class Report:
         fields["hint"] = hint
         if error is not None:
             fields["error"] = type(error).__name__
-        self.rejections.emit(events.PACKET_REJECTED, session.client_address, reason, fields)
+        self.floods.emit(events.PACKET_REJECTED, session.client_address, reason, fields)
 
     def handler_failed(self, connection: Connection | None, event: str, error: BaseException) -> None:
         """A handler of the application raised."""

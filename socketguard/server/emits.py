@@ -13,7 +13,7 @@ import socketio
 from socketguard.check import names
 from socketguard.diagnosis.delivery import Delivery
 from socketguard.errors import ConfigurationError
-from socketguard.logs.floods import RejectionLog, Suppressor
+from socketguard.logs.floods import Floods
 from socketguard.logs.report import Report
 from socketguard.logs.sink import EventLog
 from socketguard.namespaces.policy import Served
@@ -269,5 +269,5 @@ def watch_emits(sio: Any, *, namespaces: Collection[str] | None = None, logger: 
         ConfigurationError: it is neither; or a guarded server, whose guard does this.
     """
     log = EventLog(logger)
-    report = Report(log, RejectionLog(log, Suppressor()), ())
+    report = Report(log, Floods(log), ())
     return observe_emits(sio, Delivery(report.undelivered, sample=1), namespaces)

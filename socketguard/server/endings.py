@@ -12,11 +12,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import math
+import time
 from collections import deque
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from socketguard.connection import Connection, Session
+from socketguard.diagnosis.traffic import Patterns
 from socketguard.errors import REPLIES, Refusal, RejectCode
 from socketguard.limits.expiry import Expiry
 from socketguard.logs.report import Report
@@ -83,19 +85,25 @@ class Endings:
         sessions: the open ones.
         expiry: knows whose authority ends.
         service: tells what changed about keys and store.
+        patterns: what the sessions show together.
         report: told what was ended.
-        tick: seconds after which the clocks are looked at again.
     """
 
     def __init__(
-        self, engine: Engine, sessions: Sessions, expiry: Expiry, service: Service, report: Report, *, tick: float
+        self,
+        engine: Engine,
+        sessions: Sessions,
+        expiry: Expiry,
+        service: Service,
+        patterns: Patterns,
+        report: Report,
     ) -> None:
         self._engine = engine
         self._sessions = sessions
         self._expiry = expiry
         self._service = service
         self._report = report
-        self._tick = tick
+        self._patterns = patterns
         self._queue = Queue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._handle: asyncio.Handle | None = None
@@ -116,8 +124,6 @@ class Endings:
             if loop is self._loop and self._at <= at:
                 return
             self.stop()
-        if wait == math.inf:
-            return
         self._loop, self._at = loop, at
         # An empty context: that of a handler would make its connection the current one, and keep it in memory.
         context = contextvars.Context()
@@ -128,14 +134,10 @@ class Endings:
         )
 
     def _wait(self) -> float:
-        """For how many seconds nothing can be due; infinity when nothing is open that could ever be."""
+        """For how many seconds nothing can be due."""
         if self._queue.waiting:
             return 0.0
-        if self._service.fetching:
-            return _SHORT
-        if not self._sessions.open:
-            return math.inf
-        return min(self._sessions.wait, self._expiry.wait, self._tick)
+        return min(self._sessions.wait, self._expiry.wait, _SHORT if self._service.fetching else TICK)
 
     def _turn(self) -> None:
         self._handle = None
@@ -148,6 +150,10 @@ class Endings:
             for session, reason in self._sessions.due(_AT_ONCE):
                 self.session(session, reason)
             self._service.tell()
+            now = time.monotonic()
+            self._report.floods.due(now)
+            for pattern, stands, fields in self._patterns.due(now):
+                self._report.pattern(pattern, stands, fields)
             self._queue.turn()
         except Exception as exc:
             context = {"message": "socketguard could not look at what is due", "exception": exc}

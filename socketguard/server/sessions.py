@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from socketguard.admission import subject_key
 from socketguard.connection import Connection, Session
-from socketguard.diagnosis.traffic import PatternWatch
+from socketguard.diagnosis.traffic import Patterns
 from socketguard.limits.counters import Ledger, Limits
 from socketguard.limits.timers import Timers
 
@@ -39,7 +39,7 @@ class Sessions:
     """
 
     def __init__(
-        self, engine: Engine, limits: Limits, ledger: Ledger, watch: PatternWatch, *, connect_timeout: float | None
+        self, engine: Engine, limits: Limits, ledger: Ledger, patterns: Patterns, *, connect_timeout: float | None
     ) -> None:
         self.limits = limits
         self.open: set[Session] = set()
@@ -48,7 +48,7 @@ class Sessions:
         self.admitting: set[Connection] = set()
         self._engine = engine
         self._ledger = ledger
-        self._watch = watch
+        self._patterns = patterns
         self._connect_timeout = connect_timeout
         self._queue_bytes = math.inf if limits.queue_bytes is None else limits.queue_bytes
         # Of a session that has joined nothing, and of one that holds too much (with what it had taken by then).
@@ -71,7 +71,7 @@ class Sessions:
         """A session was made."""
         self.open.add(session)
         self._ledger.open_session(session.client_address)
-        self._watch.opened(session)
+        self._patterns.opened(session)
         self._wait(session)
         if self._sweep_at == math.inf and self.limits.send_timeout is not None:
             self._sweep_at = time.monotonic() + self.limits.send_timeout / SWEEPS
@@ -81,7 +81,7 @@ class Sessions:
         if session not in self.open:
             return
         self.open.discard(session)
-        self._watch.closed(session, pinged=self._engine.pinged(session.eio_sid))
+        self._patterns.closed(session, pinged=self._engine.pinged(session.eio_sid))
         self._ledger.close_session(session.client_address)
         if not session.joined:
             self._settle(session)

@@ -50,6 +50,9 @@ class Verifier(Backend):
         return self.finder.uses_cookie
 
     @property
+    @abstractmethod
+    def is_on_real_time(self) -> bool: ...
+    @property
     def uses_query(self) -> bool:
         """Whether a query parameter is among the sources."""
         return self.finder.uses_query
@@ -405,6 +408,11 @@ class JWTAuth(Presets, Verifier):
         if identity.expires_at is None or self._expiry == "ignore":
             return None
         return identity.expires_at + self._rules.leeway
+
+    @property
+    def is_on_real_time(self) -> bool:
+        """Whether the clock is that of the machine, and none that is moved by hand."""
+        return self._rules.clock is time.time
 
     def now(self) -> float:
         """The time by which tokens are judged, in seconds since the epoch."""

@@ -111,6 +111,11 @@ class Issuers(Verifier):
         """When a connection must end, in seconds since the epoch; None when its token doesn't end it."""
         return self._of(identity).ends_at(identity)
 
+    @property
+    def is_on_real_time(self) -> bool:
+        """Whether the clocks are those of the machine, and none that is moved by hand."""
+        return all(auth.is_on_real_time for auth in self.auths)
+
     def now(self) -> float:
         """The time by which tokens are judged, in seconds since the epoch: the clock of the first verifier."""
         return self._first.now()

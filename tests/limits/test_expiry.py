@@ -25,6 +25,8 @@ def connection_until(expires_at: float | None) -> Connection:
 class Rig:
     """Expiry by a clock that the test moves."""
 
+    is_on_real_time = True
+
     def __init__(self, *, notice: float | None = 30.0, leeway: float = 0.0) -> None:
         self.time = START
         self.leeway = leeway
@@ -400,6 +402,15 @@ def test_the_wait_is_until_the_first_notice(rig: Rig) -> None:
     assert rig.expiry.wait == 70
     rig.at(80)
     assert rig.expiry.wait == 20
+
+
+def test_a_clock_that_is_moved_by_hand_is_looked_at_often(rig: Rig) -> None:
+    rig.is_on_real_time = False
+    assert rig.expiry.wait == math.inf
+    rig.expiry.begin(connection_until(START + 100))
+    assert rig.expiry.wait == 0.01
+    rig.time = START + 1000
+    assert rig.expiry.wait < 0
 
 
 def test_without_an_authority_nothing_ends() -> None:

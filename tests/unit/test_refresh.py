@@ -12,7 +12,7 @@ from socketguard.connection import Connection, Identity, OnRefresh, Session, bou
 from socketguard.errors import Refusal, RejectCode
 from socketguard.limits.expiry import Lifetime
 from socketguard.limits.rates import Rate
-from socketguard.logs.floods import RejectionLog, Suppressor
+from socketguard.logs.floods import Floods
 from socketguard.logs.report import Report
 from socketguard.logs.sink import EventLog
 from socketguard.server.dispatch import Refreshes
@@ -62,7 +62,7 @@ def refreshes(
     log = EventLog(False)
     return Refreshes(
         decide,
-        Report(log, RejectionLog(log, Suppressor()), ("plan",)),
+        Report(log, Floods(log), ("plan",)),
         lifetime=Lifetime(
             ends_at=lambda identity: None,
             clock=lambda: 0.0,

@@ -9,7 +9,10 @@ import pytest
 import socketio
 
 from socketguard import watch_emits
-from socketguard.diagnosis.traffic import Patterns, PatternWatch
+from socketguard.connection import Session
+from socketguard.diagnosis.traffic import Patterns, Told
+from socketguard.logs.floods import Floods
+from socketguard.server.attach import SessionIds
 from socketguard.testing import Wire, capture_events
 from tests.core.driver import Polling, a_session, guarded, http, joined_wire, nothing_left, open_wire, until
 
@@ -17,18 +20,18 @@ from tests.core.driver import Polling, a_session, guarded, http, joined_wire, no
 class Recorder(Patterns):
     """Keeps what it is fed."""
 
-    __slots__ = ("seen",)
-
     def __init__(self) -> None:
         self.seen: list[tuple[Any, ...]] = []
-        super().__init__(lambda *_: None, interval=25, timeout=20)
+        self.asked = 0
+        super().__init__(interval=25, timeout=20)
 
-    def opened(self, address: str | None) -> None:
-        self.seen.append(("opened", address))
+    def opened(self, session: Session) -> None:
+        self.seen.append(("opened", session.client_address))
 
-    def closed(self, reason: str, transport: str, age_s: float, idle_s: float, upgraded: bool, **more: Any) -> None:
-        assert age_s >= idle_s >= 0
-        self.seen.append(("closed", reason, transport, upgraded, more["pinged"], more["address"]))
+    def closed(self, session: Session, *, pinged: bool, now: float | None = None) -> None:
+        carried = session.carrier is not None
+        reason = session.ending or session.left_by or "transport close"
+        self.seen.append(("closed", reason, session.transport, carried, pinged, session.client_address))
 
     def upgraded(self) -> None:
         self.seen.append(("upgraded",))
@@ -39,8 +42,9 @@ class Recorder(Patterns):
     def unknown_session(self, issued_here: bool) -> None:
         self.seen.append(("unknown_session", issued_here))
 
-    def tick(self, now: float) -> None:
-        self.seen.append(("tick",))
+    def due(self, now: float) -> list[Told]:
+        self.asked += 1
+        return [("same_idle_age", True, {"text": "cut after 60 s", "fix": "raise it", "cuts": 9})]
 
 
 @pytest.fixture
@@ -87,7 +91,7 @@ async def test_a_session_that_nobody_knows_counts_once(recorder: Recorder) -> No
     case = guarded()
     client = await Polling(case.app).open()
     await client.close()
-    elsewhere = Engine(socketio.AsyncServer(async_mode="asgi")).new_id()
+    elsewhere = SessionIds().new()
     with capture_events() as events:
         for sid in (client.sid, elsewhere, "made-up"):
             for method in ("GET", "POST"):
@@ -102,8 +106,8 @@ async def test_a_session_that_nobody_knows_counts_once(recorder: Recorder) -> No
 
 
 def test_ids_are_known_again_by_whoever_made_them() -> None:
-    ids, others = Engine(socketio.AsyncServer(async_mode="asgi")), Engine(socketio.AsyncServer(async_mode="asgi"))
-    made = {ids.new_id() for _ in range(100)}
+    ids, others = SessionIds(), SessionIds()
+    made = {ids.new() for _ in range(100)}
     assert len(made) == 100
     assert {len(sid) for sid in made} == {20}
     assert all(ids.issued(sid) for sid in made)
@@ -112,33 +116,36 @@ def test_ids_are_known_again_by_whoever_made_them() -> None:
     assert not any(ids.issued(sid) for sid in strange)
 
 
-async def test_it_looks_once_a_second_until_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("socketguard.diagnosis.traffic._EVERY", 0.001)
-    recorder = Recorder()
-    watch = PatternWatch(recorder, lambda eio_sid: True)
-    session = a_session()
-    watch.opened(session)
-    watch.opened(session)
-    await until(lambda: recorder.seen.count(("tick",)) >= 3)
-    session.ending = "draining"
-    watch.closed(session)
-    watch.close()
-    watch.close()
-    seen = len(recorder.seen)
-    await asyncio.sleep(0.01)
-    assert len(recorder.seen) == seen
-    assert recorder.seen[-1] == ("closed", "draining", "websocket", False, True, "127.0.0.1")
-
-
-async def test_a_pattern_is_a_warning_with_its_evidence() -> None:
+async def test_patterns_are_asked_again_and_again_and_told_with_their_evidence(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socketguard.server.endings.TICK", 0.001)
     case = guarded()
     with capture_events() as events:
-        case.guard._parts.report.pattern(
-            "same_idle_age", True, {"text": "cut after 60 s", "fix": "raise it", "cuts": 9}
-        )
-        case.guard._parts.report.pattern("same_idle_age", False, {"after_s": 60})
-    assert [(event["level"], event["stands"]) for event in events] == [("warning", True), ("warning", False)]
-    assert events[0]["cuts"] == 9
+        wire, _ = await joined_wire(case.app)
+        await until(lambda: recorder.asked >= 3)
+        await wire.close()
+    case.guard.detach()
+    asked = recorder.asked
+    await asyncio.sleep(0.01)
+    assert recorder.asked == asked
+    line = next(event for event in events if event["event"] == "socketguard.traffic.pattern")
+    assert (line["level"], line["pattern"], line["stands"]) == ("warning", "same_idle_age", True)
+    assert (line["text"], line["fix"], line["cuts"]) == ("cut after 60 s", "raise it", 9)
+
+
+async def test_what_was_held_back_is_told_when_its_time_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socketguard.server.endings.TICK", 0.001)
+    monkeypatch.setattr("socketguard.guard.Floods", lambda log: Floods(log, burst=1, window=0.05))
+    case = guarded()
+    with capture_events() as events:
+        for _ in range(3):
+            await http(case.app, "GET", "EIO=3&transport=polling")
+        await until(lambda: any("summary" in event for event in events))
+    case.guard.detach()
+    refused = [event for event in events if event["event"] == "socketguard.handshake.rejected"]
+    # A summary stands for those before it; on a slow machine each line may have a window of its own.
+    assert sum(event.get("suppressed", 0) + ("summary" not in event) for event in refused) == 3
 
 
 async def test_a_process_that_only_emits() -> None:
@@ -189,7 +196,7 @@ async def test_a_session_that_the_guard_ends_is_told_with_its_origin() -> None:
                 await wire.frame()
     (line,) = [event for event in events if event["event"] == "socketguard.session.ended"]
     assert (line["reason"], line["origin"]) == ("connect_timeout", "http://testserver")
-    case.guard._parts.report.session_ended(a_session(), "made-up")  # a reason without a hint
+    case.guard._core.report.session_ended(a_session(), "made-up")  # a reason without a hint
     await wire.close()
     nothing_left(case)
 
