@@ -12,7 +12,7 @@ from socketguard import watch_emits
 from socketguard.connection import Session
 from socketguard.diagnosis.traffic import Patterns, Told
 from socketguard.logs.floods import Floods
-from socketguard.server.attach import SessionIds
+from socketguard.server.engine import Engine
 from socketguard.testing import Wire, capture_events
 from tests.core.driver import Polling, a_session, guarded, http, joined_wire, nothing_left, open_wire, until
 
@@ -91,7 +91,7 @@ async def test_a_session_that_nobody_knows_counts_once(recorder: Recorder) -> No
     case = guarded()
     client = await Polling(case.app).open()
     await client.close()
-    elsewhere = SessionIds().new()
+    elsewhere = Engine(socketio.AsyncServer(async_mode="asgi")).new_id()
     with capture_events() as events:
         for sid in (client.sid, elsewhere, "made-up"):
             for method in ("GET", "POST"):
@@ -106,8 +106,8 @@ async def test_a_session_that_nobody_knows_counts_once(recorder: Recorder) -> No
 
 
 def test_ids_are_known_again_by_whoever_made_them() -> None:
-    ids, others = SessionIds(), SessionIds()
-    made = {ids.new() for _ in range(100)}
+    ids, others = Engine(socketio.AsyncServer(async_mode="asgi")), Engine(socketio.AsyncServer(async_mode="asgi"))
+    made = {ids.new_id() for _ in range(100)}
     assert len(made) == 100
     assert {len(sid) for sid in made} == {20}
     assert all(ids.issued(sid) for sid in made)
