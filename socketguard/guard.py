@@ -75,7 +75,8 @@ class Parts:
         self.delivery = Delivery(
             self.report.undelivered, sample=1 if settings.debug else SAMPLE, shared=is_shared(server.manager)
         )
-        patterns = Patterns(interval=interval, timeout=ping_timeout, transports=server.eio.transports)
+        heard = [value if isinstance(value, int | float) else 0 for value in (interval, ping_timeout)]
+        patterns = Patterns(interval=heard[0], timeout=heard[1], transports=server.eio.transports)
 
         engine = Engine(server)
         self.sessions = Sessions(engine, limits, self.ledger, patterns, connect_timeout=settings.connect_timeout)

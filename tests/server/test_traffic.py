@@ -196,7 +196,7 @@ async def test_a_session_that_the_guard_ends_is_told_with_its_origin() -> None:
                 await wire.frame()
     (line,) = [event for event in events if event["event"] == "socketguard.session.ended"]
     assert (line["reason"], line["origin"]) == ("connect_timeout", "http://testserver")
-    case.guard._core.report.session_ended(a_session(), "made-up")  # a reason without a hint
+    case.guard._parts.report.session_ended(a_session(), "made-up")  # a reason without a hint
     await wire.close()
     nothing_left(case)
 
@@ -208,7 +208,7 @@ async def test_handlers_that_answer_nothing_are_remembered_within_bounds(monkeyp
         for name in ("one", "two"):
             server.on(name, quiet, namespace="/messages")
 
-    monkeypatch.setattr("socketguard.server.attach._REMEMBERED", 1)
+    monkeypatch.setattr("socketguard.server.dispatch._REMEMBERED", 1)
     case = guarded(prepare=prepare)
     wire, _ = await joined_wire(case.app)
     with capture_events() as events:
