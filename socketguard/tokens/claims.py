@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import enum
 import inspect
-import math
 import re
+import sys
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
@@ -315,13 +315,8 @@ def shown(value: Any) -> str:
 
 def seconds(value: Any, option: str, *, lowest: float, highest: float | None = None) -> float:
     """An option that is a number of seconds within limits."""
-    most = math.inf if highest is None else highest
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not lowest <= value <= most
-        or value == math.inf
-    ):
+    most = sys.float_info.max if highest is None else highest
+    if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value <= most:
         limits = f"of at least {lowest:g}, such as {option}=3600"
         if highest is not None:
             limits = f"from {lowest:g} to {highest:,g}; write {option}={highest:g} or less"
