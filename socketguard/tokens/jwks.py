@@ -180,17 +180,17 @@ class RemoteKeys(KeySource):
     def status(self) -> dict[str, Any]:
         """The state for people: ``empty`` (no keys, and none refused), ``fresh``, ``stale`` or ``unavailable``."""
         now = self._clock()
-        keys = self._usable(now)
+        keys, age = self._usable(now), now - self._loaded_at
         if keys is None:
             state = "empty" if self._failing is None else "unavailable"
-            return {"url": self._shown_url, "state": state, "age_s": None, "keys": 0, "key_ids": []}
-        age = now - self._loaded_at
+        else:
+            state = "fresh" if age < self._lifetime else "stale"
         return {
             "url": self._shown_url,
-            "state": "fresh" if age < self._lifetime else "stale",
-            "age_s": round(age, 1),
-            "keys": keys.count,
-            "key_ids": list(keys.ids),
+            "state": state,
+            "age_s": None if keys is None else round(age, 1),
+            "keys": 0 if keys is None else keys.count,
+            "key_ids": [] if keys is None else list(keys.ids),
         }
 
     def changes(self) -> Sequence[tuple[int, KeysChange]]:

@@ -95,6 +95,11 @@ class TestAccepting:
         assert after.verify(new).subject == "ann"
         assert refused(after, old).detail == "signature_mismatch"
 
+    def test_rotation_of_secrets(self) -> None:
+        auth = make([OTHER_SECRET, SECRET])
+        assert auth.verify(mint()) == auth.verify(mint({}, OTHER_SECRET))
+        assert refused(auth, mint({}, SECRET + "!")).detail == "signature_mismatch"
+
 
 BAD_HEADERS: list[tuple[dict[str, Any], dict[str, Any], str, dict[str, Any]]] = [
     # the options, the header, the detail, its fields
@@ -380,6 +385,7 @@ class TestConfiguration:
         json.dumps(auth.describe())
         assert repr(auth) == "<JWTAuth HS256 (shared secret)>"
         assert make(subject_claim="email").describe()["require"] == ["exp"]
+        assert make(token_id_claim="uti").describe()["token_id_claim"] == "uti"
 
     def test_describe_names_a_function(self) -> None:
         class Scopes:

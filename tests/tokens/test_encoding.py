@@ -55,6 +55,8 @@ class TestShape:
             ("a...c", "not_three_parts"),
             ("." * 8000, "not_three_parts"),
             ("a.b.c=", "not_base64url"),
+            ("a=.b==.c", "not_base64url"),
+            ("a.b.c%3D", "not_base64url"),
             ("a.b.c\n", "not_base64url"),
             (" a.b.c", "not_base64url"),
             ("a.b.c+", "not_base64url"),
