@@ -108,6 +108,7 @@ BAD_HEADERS: list[tuple[dict[str, Any], dict[str, Any], str, dict[str, Any]]] = 
         for value, shown in [
             *((name, name) for name in ("none", "None", "noNE", "", "hs256", "HS256 ", "HS512", "RS256", "\u2100")),
             *((None, "null"), (["HS256"], "array"), ({}, "object"), (True, "boolean"), (1, "number"), (1.5, "number")),
+            *(("NONE", "NONE"), ("HMAC", "HMAC")),
             ("x\n\u202e" + "y" * 500, "x\\u000a\\u202e" + "y" * 253 + "…"),
         ]
     ),
