@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 import inspect
 import re
+import sys
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
@@ -109,7 +110,7 @@ class ClaimRules:
         self._scope_path = _scope_path(scope_claim)
         self.max_lifetime = max_lifetime
         if max_lifetime is not None:
-            self.max_lifetime = seconds(max_lifetime, "max_lifetime", lowest=1, highest=_END_OF_TIME)
+            self.max_lifetime = seconds(max_lifetime, "max_lifetime", lowest=1)
         if self.max_lifetime is not None and "exp" not in self.require:
             raise ConfigurationError('max_lifetime needs "exp" in require: nothing else ends a token', option="require")
         self._claims = _expected_claims(claims)
@@ -312,14 +313,14 @@ def shown(value: Any) -> str:
     return neutralise(value, 256) if isinstance(value, str) else _TYPES[type(value)]
 
 
-def seconds(value: Any, option: str, *, lowest: float, highest: float) -> float:
+def seconds(value: Any, option: str, *, lowest: float, highest: float | None = None) -> float:
     """An option that is a number of seconds within limits."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value <= highest:
-        raise ConfigurationError(
-            f"{option} must be a number of seconds from {lowest:g} to {highest:,.12g}; "
-            f"write {option}={highest:.12g} or less",
-            option=option,
-        )
+    most = sys.float_info.max if highest is None else highest
+    if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value <= most:
+        limits = f"of at least {lowest:g}, such as {option}=3600"
+        if highest is not None:
+            limits = f"from {lowest:g} to {highest:,g}; write {option}={highest:g} or less"
+        raise ConfigurationError(f"{option} must be a number of seconds {limits}", option=option)
     return value
 
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from socketguard.errors import RejectCode, TokenError
 
-__all__ = ["MAX_DEPTH", "MAX_TOKEN_LENGTH", "check_shape", "decode_base64url", "decode_json_object"]
+__all__ = ["MAX_DEPTH", "MAX_HEADER_PARTS", "MAX_TOKEN_LENGTH", "check_shape", "decode_base64url", "decode_json_object"]
 
 MAX_TOKEN_LENGTH = 8192
 """Characters of a token. Servers take header lines of 8 KiB or less (nginx's large_client_header_buffers)."""

@@ -54,9 +54,6 @@ class Issuers(Verifier):
                     )
         self._auths = auths
         self._first = auths[0]
-        # A template is no issuer itself.
-        self._exact = {issuer: auth for issuer, auth in self._by_issuer.items() if "{" not in issuer}
-        self._with_templates = tuple(auth for auth in auths if any("{" in issuer for issuer in auth.issuers))
         super().__init__(self._first.finder, [source for auth in auths for source in auth._sources])
 
     def __eq__(self, other: object) -> bool:
@@ -144,10 +141,9 @@ class Issuers(Verifier):
         raise claim_type("iss", "a string", issuer)
 
     def _matching(self, issuer: str, claims: Mapping[str, Any]) -> JWTAuth | None:
-        auth = self._exact.get(issuer)
-        if auth is None:
-            auth = next((auth for auth in self._with_templates if auth.matches_template(claims)), None)
-        return auth
+        # A template is no issuer itself.
+        auth = None if "{" in issuer else self._by_issuer.get(issuer)
+        return auth or next((each for each in self._auths if each.matches_template(claims)), None)
 
     def _of(self, identity: Identity) -> JWTAuth:
         """Whoever verified a token. An anonymous identity ends nowhere, so anybody will do."""

@@ -16,7 +16,7 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from typing import Any, Literal
 
 from socketguard.connection import KeysChange
@@ -180,17 +180,17 @@ class RemoteKeys(KeySource):
     def status(self) -> dict[str, Any]:
         """The state for people: ``empty`` (no keys, and none refused), ``fresh``, ``stale`` or ``unavailable``."""
         now = self._clock()
-        keys = self._usable(now)
+        keys, age = self._usable(now), now - self._loaded_at
         if keys is None:
             state = "empty" if self._failing is None else "unavailable"
-            return {"url": self._shown_url, "state": state, "age_s": None, "keys": 0, "key_ids": []}
-        age = now - self._loaded_at
+        else:
+            state = "fresh" if age < self._lifetime else "stale"
         return {
             "url": self._shown_url,
-            "state": "fresh" if age < self._lifetime else "stale",
-            "age_s": round(age, 1),
-            "keys": keys.count,
-            "key_ids": list(keys.ids),
+            "state": state,
+            "age_s": None if keys is None else round(age, 1),
+            "keys": 0 if keys is None else keys.count,
+            "key_ids": [] if keys is None else list(keys.ids),
         }
 
     @property
@@ -305,9 +305,12 @@ class RemoteKeys(KeySource):
             document = _json_object(await self._get(url))
         return KeySet(document, self._algorithms)
 
+    async def _ask(self, url: str) -> object:
+        return await self._fetch(url)
+
     async def _get(self, url: str) -> bytes:
         try:
-            body = await _within(self._timeout, self._fetch(url))
+            body = await _within(self._timeout, self._ask(url))
         except TimeoutError:
             raise Unusable(f"no complete answer within {self._timeout:g} s") from None
         if not isinstance(body, bytes):
@@ -327,13 +330,9 @@ def _release(waiters: deque[asyncio.Future[None]], task: asyncio.Task[None]) -> 
         task.get_loop().call_soon(_release, waiters, task)
 
 
-async def _within(timeout: float, work: Awaitable[Any]) -> Any:
+async def _within(timeout: float, work: Coroutine[Any, Any, object]) -> object:
     """What the application's own code returns in time, whatever it does with its cancellation."""
-
-    async def call() -> object:
-        return await work
-
-    task = asyncio.create_task(call())
+    task = asyncio.create_task(work)
     try:
         done, _ = await asyncio.wait((task,), timeout=timeout)
     finally:

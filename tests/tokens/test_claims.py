@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import math
 from typing import Any
@@ -27,6 +28,10 @@ NAME = "a non-empty string or an integer"
 DATE = "a number of seconds"
 SLASH = "they differ only by a trailing slash"
 KINDS = {str: "string", bool: "boolean", int: "number", float: "number", list: "array", dict: "object"}
+
+
+def vars_of(identity: Identity) -> dict[str, Any]:
+    return {field.name: getattr(identity, field.name) for field in dataclasses.fields(identity)}
 
 
 ACCEPTED: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
@@ -59,7 +64,7 @@ ACCEPTED: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     ({"token_id_claim": "uti"}, {"uti": "u", "jti": "j"}, {"token_id": "u"}),
     ({"token_id_claim": "uti"}, {"jti": "j"}, {"token_id": None}),
     # Issuer and audience.
-    ({}, {}, {"issuer": None}),
+    ({}, {}, vars_of(Identity("ann", claims(), expires_at=NOW + 60))),
     ({}, {"iss": "anybody"}, {"issuer": "anybody"}),
     ({"issuer": ISSUER}, {"iss": ISSUER}, {"issuer": ISSUER}),
     ({"issuer": {"a", ISSUER}}, {"iss": "a"}, {"issuer": "a"}),

@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socketguard.errors import RejectCode, TokenError
-from socketguard.tokens.encoding import MAX_DEPTH, MAX_TOKEN_LENGTH, check_shape, decode_base64url, decode_json_object
+from socketguard.tokens.encoding import (
+    MAX_DEPTH,
+    MAX_HEADER_PARTS,
+    MAX_TOKEN_LENGTH,
+    check_shape,
+    decode_base64url,
+    decode_json_object,
+)
 
 TOKEN = "aaaa.bbbb.cccc"
 
@@ -48,6 +55,8 @@ class TestShape:
             ("a...c", "not_three_parts"),
             ("." * 8000, "not_three_parts"),
             ("a.b.c=", "not_base64url"),
+            ("a=.b==.c", "not_base64url"),
+            ("a.b.c%3D", "not_base64url"),
             ("a.b.c\n", "not_base64url"),
             (" a.b.c", "not_base64url"),
             ("a.b.c+", "not_base64url"),
@@ -170,13 +179,26 @@ class TestDecoding:
         assert (caught.value.code, caught.value.detail) == (RejectCode.TOKEN_MALFORMED, detail)
         assert caught.value.fields == {"part": "header"}
 
-    def test_the_limit_of_depth_is_exact(self) -> None:
+    @pytest.mark.parametrize("beside", [b"", b', "b": [' + b"[]," * 100 + b"[]]"])
+    def test_the_limit_of_depth_is_exact(self, beside: bytes) -> None:
         def nested(depth: int) -> bytes:
-            return part(b'{"a":' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}")
+            return part(b'{"a":' + b"[" * (depth - 1) + b"]" * (depth - 1) + beside + b"}")
 
         assert decode_json_object(nested(MAX_DEPTH), "payload")
         with pytest.raises(TokenError):
             decode_json_object(nested(MAX_DEPTH + 1), "payload")
+
+    def test_a_header_has_few_members(self) -> None:
+        """It is decoded before anybody has vouched for it."""
+
+        def members(count: int) -> bytes:
+            return part(json.dumps({str(number): 1 for number in range(count)}).encode())
+
+        assert len(decode_json_object(members(MAX_HEADER_PARTS), "header")) == MAX_HEADER_PARTS
+        assert decode_json_object(members(MAX_HEADER_PARTS + 1), "payload")
+        with pytest.raises(TokenError) as caught:
+            decode_json_object(members(MAX_HEADER_PARTS + 1), "header")
+        assert caught.value.detail == "nested_too_deeply"
 
     def test_many_brackets_side_by_side_are_fine(self) -> None:
         claims = {"a": [[] for _ in range(100)], "b": "[" * 100}

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import datetime
 import gzip
-import json
 import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -20,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 
 from socketguard.errors import ConfigurationError
 from socketguard.tokens.fetch import BODY_LIMIT, FetchError, default_fetch
-from socketguard.tokens.jwks import Discovery, RemoteKeys
+from socketguard.tokens.jwks import RemoteKeys
 from socketguard.tokens.keys import Pending
 from tests.tokens.minting import KeyServer, jwk, private, signature
 
@@ -233,20 +232,6 @@ class TestKeys:
         found = keys.candidates("ES256", "a")
         assert isinstance(found, tuple)
         assert [key.verify(b"message", signature(PRIVATE, "ES256")) for key in found] == [True]
-
-    async def test_from_a_discovery_document(self) -> None:
-        async def handler(request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            if request.startswith(b"GET /.well-known/openid-configuration "):
-                document = json.dumps({"issuer": issuer, "jwks_uri": f"{issuer}/keys"}).encode()
-                await answering(document)(request, reader, writer)
-            elif request.startswith(b"GET /keys "):
-                await answering()(request, reader, writer)
-
-        async with served(handler) as url:
-            issuer = url.removesuffix("/jwks")
-            keys = RemoteKeys(Discovery(issuer), algorithms=("ES256",), allow_http=True, timeout=LONG)
-            assert await keys.load(PENDING) is True
-        assert keys.status()["key_ids"] == ["a"]
 
     @pytest.mark.parametrize(
         ("handler", "timeout", "reason"),

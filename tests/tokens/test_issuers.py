@@ -123,9 +123,9 @@ class TestChoosing:
         auth = Issuers(publish(server, issuer=C), publish(exact, issuer=acme), make(issuer=A))
         assert (await auth.averify(signed(iss="https://c.example.com/hooli/v2.0", tid="hooli"))).key_id == "one"
         assert (await auth.averify(signed(key_id="two", iss=acme, tid="acme"))).key_id == "two"
-        error = refused(auth, signed(iss="https://c.example.com/hooli/v2.0", tid="acme"))
-        assert (error.detail, error.fields["expected"]) == ("issuer_mismatch", sorted([A, C, acme]))
-        assert refused(auth, signed(iss=C, tid="{tid}x")).detail == "issuer_mismatch"
+        for issuer, tid in (("https://c.example.com/hooli/v2.0", "acme"), (C, "{tid}x")):
+            error = refused(auth, signed(iss=issuer, tid=tid))
+            assert (error.detail, error.fields["expected"]) == ("issuer_mismatch", sorted([A, C, acme]))
 
     @settings(max_examples=300)
     @given(
