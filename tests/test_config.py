@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from socketguard import ConfigurationError, Heartbeat, JWTAuth, Limits, MemoryStore, NamespacePolicy, SocketGuard
 from socketguard.config import (
     VARIABLES,
+    Options,
     Settings,
     admission_timeout,
     check_origins,
@@ -129,6 +131,10 @@ def test_an_unknown_option_is_named(name: str, advice: str) -> None:
         ) as caught:
             make(**{name: 5})
         assert caught.value.option == name
+
+
+def test_every_option_may_be_written_and_is_checked() -> None:
+    assert ["auth", *Options.__annotations__] == [field.name for field in dataclasses.fields(Settings)]
 
 
 def test_the_defaults() -> None:
@@ -328,48 +334,26 @@ def test_a_key_file(pair: tuple[Any, str], tmp_path: Path) -> None:
     assert auth.verify(mint("ann", key=SECRET)).subject == "ann"
 
 
-class TestPublishedKeys:
-    URL = "https://id.example/jwks"
-    ISSUER = "https://id.example"
+URL, ISSUER = "https://id.example/jwks", "https://id.example"
 
+
+class TestPublishedKeys:
     def test_by_their_address(self) -> None:
-        options = from_env(
-            JWKS_URL=self.URL, JWT_ISSUER=self.ISSUER, JWT_AUDIENCE="crm, api", JWT_ALGORITHMS="RS256,ES256"
-        )
-        expected = JWTAuth(
-            jwks_url=self.URL, issuer=self.ISSUER, audience=["crm", "api"], algorithms=["RS256", "ES256"]
-        )
+        options = from_env(JWKS_URL=URL, JWT_ISSUER=ISSUER, JWT_AUDIENCE="crm, api", JWT_ALGORITHMS="RS256,ES256")
+        expected = JWTAuth(jwks_url=URL, issuer=ISSUER, audience=["crm", "api"], algorithms=["RS256", "ES256"])
         assert described(options["auth"]) == described(expected)
 
     def test_by_their_issuer(self) -> None:
-        options = from_env(OIDC_ISSUER=self.ISSUER, JWT_AUDIENCE="crm")
-        assert described(options["auth"]) == described(JWTAuth.discover(self.ISSUER, audience="crm"))
-        options = from_env(OIDC_ISSUER=self.ISSUER, JWT_AUDIENCE="crm", JWT_ALGORITHMS="ES256")
+        options = from_env(OIDC_ISSUER=ISSUER, JWT_AUDIENCE="crm")
+        assert described(options["auth"]) == described(JWTAuth.discover(ISSUER, audience="crm"))
+        options = from_env(OIDC_ISSUER=ISSUER, JWT_AUDIENCE="crm", JWT_ALGORITHMS="ES256")
         assert options["auth"].describe()["algorithms"] == ["ES256"]
 
     def test_without_a_check_when_that_is_written(self) -> None:
-        auth = from_env(JWKS_URL=self.URL, JWT_ISSUER="*", JWT_AUDIENCE="*", JWT_ALGORITHMS="RS256")["auth"]
+        auth = from_env(JWKS_URL=URL, JWT_ISSUER="*", JWT_AUDIENCE="*", JWT_ALGORITHMS="RS256")["auth"]
         assert (auth.describe()["issuer"], auth.describe()["audience"]) == ("ANY", "ANY")
         auth = from_env(JWT_SECRET=SECRET, JWT_AUDIENCE="*")["auth"]
         assert auth.verify(mint("ann", key=SECRET, aud="anything")).subject == "ann"
-
-    @pytest.mark.parametrize(
-        ("variables", "option", "text"),
-        [
-            ({"JWKS_URL": URL, "JWT_AUDIENCE": "crm", "JWT_ALGORITHMS": "RS256"}, "JWT_ISSUER", "SOCKETGUARD_JWKS_URL"),
-            ({"JWKS_URL": URL, "JWT_ISSUER": ISSUER, "JWT_ALGORITHMS": "RS256"}, "JWT_AUDIENCE", "comma-separated"),
-            ({"OIDC_ISSUER": ISSUER}, "JWT_AUDIENCE", "SOCKETGUARD_OIDC_ISSUER"),
-            ({"OIDC_ISSUER": ISSUER, "JWT_AUDIENCE": "crm", "JWT_ISSUER": ISSUER}, "JWT_ISSUER", "leave"),
-            ({"JWKS_URL": URL, "JWT_ISSUER": ISSUER, "JWT_AUDIENCE": "crm"}, "JWT_ALGORITHMS", "missing"),
-            ({"JWKS_URL": URL, "OIDC_ISSUER": ISSUER}, "JWT_SECRET", "SOCKETGUARD_JWKS_URL and SOCKETGUARD_OIDC"),
-            ({"JWKS_URL": URL, "JWT_SECRET": SECRET}, "JWT_SECRET", "exactly one of"),
-            ({"AUTH": "none", "OIDC_ISSUER": ISSUER}, "AUTH", "leave it out"),
-        ],
-    )
-    def test_what_can_not_work_is_named(self, variables: dict[str, str], option: str, text: str) -> None:
-        with pytest.raises(ConfigurationError, match=text) as found:
-            from_env(**variables)
-        assert found.value.option == f"SOCKETGUARD_{option}"
 
 
 def described(auth: JWTAuth) -> tuple[Any, ...]:
@@ -391,29 +375,20 @@ def test_an_empty_list_of_algorithms_is_no_default() -> None:
         from_env(JWT_SECRET=SECRET, JWT_ALGORITHMS=",")
 
 
-@pytest.mark.parametrize("mode", ["none", "NONE"])
-def test_no_token_at_all_must_be_written(mode: str) -> None:
-    assert from_env(AUTH=mode) == {"auth": None}
-
-
-def test_a_heartbeat_by_proxies() -> None:
-    assert from_env(JWT_SECRET=SECRET, PROXY="cloudflare,traefik")["heartbeat"] == Heartbeat.behind(
-        "cloudflare", "traefik"
-    )
-
-
-def test_one_half_of_a_heartbeat() -> None:
-    assert from_env(JWT_SECRET=SECRET, PING_INTERVAL="15")["heartbeat"] == Heartbeat(interval=15, timeout=20)
-    assert from_env(JWT_SECRET=SECRET, PING_TIMEOUT="15")["heartbeat"] == Heartbeat(interval=25, timeout=15)
-
-
-def test_all_origins() -> None:
-    assert from_env(JWT_SECRET=SECRET, ALLOWED_ORIGINS="*")["allowed_origins"] == ["*"]
-
-
-def test_empty_variables_are_absent_ones() -> None:
-    options = from_env(JWT_SECRET=SECRET, JWT_PUBLIC_KEY="", DEBUG="", NAMESPACES="", PROXY="")
-    assert set(options) == {"auth"}
+@pytest.mark.parametrize(
+    ("variables", "options"),
+    [
+        ({"AUTH": "none"}, {"auth": None}),
+        ({"AUTH": "NONE"}, {"auth": None}),
+        ({"AUTH": "none", "PROXY": "cloudflare,traefik"}, {"heartbeat": Heartbeat.behind("cloudflare", "traefik")}),
+        ({"AUTH": "none", "PING_INTERVAL": "15"}, {"heartbeat": Heartbeat(interval=15, timeout=20)}),
+        ({"AUTH": "none", "PING_TIMEOUT": "15"}, {"heartbeat": Heartbeat(interval=25, timeout=15)}),
+        ({"AUTH": "none", "ALLOWED_ORIGINS": "*"}, {"allowed_origins": ["*"]}),
+        ({"AUTH": "none", "JWT_PUBLIC_KEY": "", "DEBUG": "", "NAMESPACES": "", "PROXY": ""}, {}),
+    ],
+)
+def test_single_variables(variables: dict[str, str], options: dict[str, Any]) -> None:
+    assert from_env(**variables) == {"auth": None, **options}
 
 
 def test_the_environment_of_the_process_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -437,6 +412,14 @@ def test_the_environment_of_the_process_is_the_default(monkeypatch: pytest.Monke
         ({"JWT_SECRET": SECRET, "DEBUG": "perhaps"}, "DEBUG", "true or false"),
         ({"JWT_SECRET": SECRET, "PROXY": "nginx", "PING_INTERVAL": "5"}, "PROXY", "not both"),
         ({"JWT_SECRET": SECRET, "PROXY": "nginx", "PING_TIMEOUT": "5"}, "PROXY", "not both"),
+        ({"JWKS_URL": URL, "JWT_AUDIENCE": "crm", "JWT_ALGORITHMS": "RS256"}, "JWT_ISSUER", "SOCKETGUARD_JWKS_URL"),
+        ({"JWKS_URL": URL, "JWT_ISSUER": ISSUER, "JWT_ALGORITHMS": "RS256"}, "JWT_AUDIENCE", "comma-separated"),
+        ({"OIDC_ISSUER": ISSUER}, "JWT_AUDIENCE", "SOCKETGUARD_OIDC_ISSUER"),
+        ({"OIDC_ISSUER": ISSUER, "JWT_AUDIENCE": "crm", "JWT_ISSUER": ISSUER}, "JWT_ISSUER", "leave"),
+        ({"JWKS_URL": URL, "JWT_ISSUER": ISSUER, "JWT_AUDIENCE": "crm"}, "JWT_ALGORITHMS", "missing"),
+        ({"JWKS_URL": URL, "OIDC_ISSUER": ISSUER}, "JWT_SECRET", "SOCKETGUARD_JWKS_URL and SOCKETGUARD_OIDC"),
+        ({"JWKS_URL": URL, "JWT_SECRET": SECRET}, "JWT_SECRET", "exactly one of"),
+        ({"AUTH": "none", "OIDC_ISSUER": ISSUER}, "AUTH", "leave it out"),
         ({"JWT_SECRTE": SECRET}, "JWT_SECRTE", "did you mean SOCKETGUARD_JWT_SECRET"),
         ({"Z" * 60: "1"}, "Z" * 60, "known are"),
     ],

@@ -14,6 +14,15 @@ __all__ = ["Headers", "recognise", "recognise_answer"]
 
 Headers = Sequence[tuple[bytes, bytes]]
 
+# All that are told by headers of their own.
+_OUTERMOST_FIRST = [
+    KNOWN[name]
+    for name in (
+        *("cloudflare", "cloudfront", "azure-front-door", "vercel", "railway", "fly", "render", "azure-app-service"),
+        *("heroku", "aws-alb", "cloud-run", "gcp-global-alb", "kong", "istio", "envoy", "ingress-nginx", "traefik"),
+        *("caddy", "nginx", "apache"),
+    )
+]
 _VIA = sorted((word, known.name) for known in KNOWN.values() for word in known.via)
 
 # Go programs say some of these as well, but not without a Server header of their own.
@@ -28,7 +37,7 @@ def recognise(headers: Headers, http_version: str | None = None) -> tuple[str, .
     nginx is also the guess for HTTP/1.0 (its default before 1.29.7) and a bare X-Real-IP (from the examples for it).
     """
     present = {name for name, _ in headers}
-    found = [known.name for known in KNOWN.values() if any(signs <= present for signs in known.request_headers)]
+    found = [known.name for known in _OUTERMOST_FIRST if any(signs <= present for signs in known.request_headers)]
     for name, value in headers:
         if name == b"via":
             text = value[:256].decode("latin-1").lower()
@@ -45,12 +54,12 @@ def recognise(headers: Headers, http_version: str | None = None) -> tuple[str, .
 def recognise_answer(status: int, headers: Sequence[tuple[str, str]], body: str) -> list[tuple[str, str]]:
     """The proxies that left a trace in an answer, each once, and by what each was told; header names in lower case."""
     found: dict[str, str] = {}
-    for name, known in KNOWN.items():
+    for known in _OUTERMOST_FIRST:
         for wanted, pattern in known.answer_headers:
             value = next((value for header, value in headers if header == wanted and pattern.search(value)), None)
             if value is not None:
                 shown = f"{wanted}: {value[:40]}" if wanted in ("server", "via") else f"the header {wanted}"
-                found.setdefault(name, shown)
+                found.setdefault(known.name, shown)
     if status >= 400:
         for name, known in KNOWN.items():
             if any(page.search(body) for page in known.error_pages):

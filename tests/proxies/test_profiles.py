@@ -70,40 +70,6 @@ def test_the_documented_table_is_the_data() -> None:
     assert between("notes") == notes()
 
 
-@pytest.mark.parametrize(
-    ("profile", "setting", "seconds", "kind", "websocket", "polling"),
-    [
-        ("traefik", "respondingTimeouts.readTimeout", 60, "request_read", False, False),
-        ("traefik", "respondingTimeouts.writeTimeout", None, "response_lifetime", False, True),
-        ("nginx", "proxy_read_timeout", 60, "idle", True, True),
-        ("haproxy", "timeout tunnel", None, "idle", True, False),
-        ("envoy", "stream_idle_timeout", 300, "idle", True, True),
-        ("envoy", "route.timeout", 15, "response_lifetime", None, True),
-        ("apache", "max(Timeout, ProxyTimeout)", 60, "idle", True, True),
-        ("aws-alb", "idle_timeout.timeout_seconds", 60, "idle", True, True),
-        ("aws-nlb", "tcp.idle_timeout.seconds", 350, "idle", True, True),
-        ("cloudflare", "websocket idle", 100, "idle", True, False),
-        ("cloudflare", "proxy read timeout", 120, "first_byte", None, True),
-        ("gcp-classic-alb", "backend service timeout", 30, "lifetime", True, True),
-        ("gcp-global-alb", "backend service timeout", 30, "idle", True, True),
-        ("cloud-run", "request timeout", 300, "lifetime", True, True),
-        ("heroku", "H12 initial", 30, "first_byte", False, True),
-        ("heroku", "H15 rolling", 55, "idle", True, True),
-    ],
-)
-def test_defaults(
-    profile: str, setting: str, seconds: int | None, kind: str, websocket: bool | None, polling: bool
-) -> None:
-    (limit,) = (limit for limit in PROFILES[profile].limits if limit.setting == setting)
-    assert (limit.product, limit.seconds, limit.kind, limit.websocket, limit.polling) == (
-        profile,
-        seconds,
-        kind,
-        websocket,
-        polling,
-    )
-
-
 def test_every_limit_has_a_source() -> None:
     for profile in PROFILES.values():
         assert profile.limits
@@ -267,8 +233,3 @@ def test_idle_timeout_out_of_range(value: float) -> None:
 def test_idle_timeout_in_milliseconds(value: float, seconds: str) -> None:
     with pytest.raises(ConfigurationError, match=f"looks like milliseconds; write {seconds}, in seconds"):
         check_idle_timeout(value)
-
-
-@pytest.mark.parametrize(("value", "text"), [(25, "25"), (25.0, "25"), (12.5, "12.5"), (0.3, "0.3")])
-def test_number(value: float, text: str) -> None:
-    assert number(value) == text
