@@ -94,9 +94,7 @@ class Core:
             revocations=None if auth is None else self.revocations,
             stable_claims=settings.stable_claims,
         )
-        self.delivery = Delivery(
-            self.report.undelivered, sample=1 if settings.debug else SAMPLE, shared=is_shared(server.manager)
-        )
+        self.delivery = Delivery(sample=1 if settings.debug else SAMPLE, shared=is_shared(server.manager))
         self.endings = Endings(self.report)
         heartbeat = settings.heartbeat
         self.patterns = Patterns(
@@ -104,7 +102,7 @@ class Core:
             timeout=server.eio.ping_timeout if heartbeat is None else heartbeat.timeout,
             transports=server.eio.transports,
         )
-        self.bridge = Bridge(self.patterns, self.report)
+        self.bridge = Bridge(self.patterns, self.delivery, self.report)
         self.sessions = Sessions(
             limits,
             ledger,
@@ -595,7 +593,9 @@ class SocketGuard:
         Args:
             on: False to go back to the sample.
         """
-        self._core.delivery.watch(on)
+        core = self._core
+        for reason, fields in core.delivery.watch(on):
+            core.report.undelivered(reason, fields)
 
     async def drain(self, over: float = LONGEST) -> int:
         """Send all clients away, before the process ends; they come back by themselves to whoever takes over.

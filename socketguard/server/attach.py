@@ -476,7 +476,10 @@ class Seam:
         server.eio.generate_id = self._ids.new
         server.environ = Environments(self.sessions, server.environ)
         server.namespaces = Admitted()
-        self._undo = [watch_server(server, self.delivery, self.served), watch_early_events(server, self.delivery)]
+        self._undo = [
+            watch_server(server, self.delivery, self.served, self.report),
+            watch_early_events(server, self.delivery, self.report),
+        ]
         setattr(server, ATTRIBUTE, self)
         self.attached = True
 
@@ -486,7 +489,8 @@ class Seam:
         self.attached = False
         for undo in reversed(self._undo):
             undo()
-        self.delivery.flush()
+        for reason, fields in self.delivery.close():
+            self.report.undelivered(reason, fields)
         for holder, name, ours, original in (
             (server, "handle_request", self._endpoint, self.handle_request),
             (server, "_handle_connect", self._handle_connect, self._original_connect),
@@ -870,7 +874,8 @@ class Seam:
 
     def _look_for_handler(self, namespace: str, event: str) -> None:
         if not handles(self.server, namespace, event):
-            self.delivery.unhandled(namespace, event, event_names(self.server, namespace))
+            for reason, fields in self.delivery.unhandled(namespace, event, event_names(self.server, namespace)):
+                self.report.undelivered(reason, fields)
         elif len(self._handled) < _REMEMBERED:
             self._handled.add((namespace, event))
 

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from socketguard.connection import Session
+from socketguard.diagnosis.delivery import Delivery
 from socketguard.diagnosis.traffic import Patterns
 from socketguard.logs.report import Report
 
@@ -18,12 +19,13 @@ EVERY = 1.0
 
 
 class Bridge:
-    """One timer for `Floods.due` and `Patterns.due`, from the first request or session on."""
+    """One timer for `Floods.due`, `Patterns.due` and `Delivery.due`, from the first request or session on."""
 
     seam: Seam
 
-    def __init__(self, patterns: Patterns, report: Report) -> None:
+    def __init__(self, patterns: Patterns, delivery: Delivery, report: Report) -> None:
         self.patterns = patterns
+        self.delivery = delivery
         self.report = report
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -56,5 +58,7 @@ class Bridge:
         self.report.rejections.due(now)
         for pattern, stands, fields in self.patterns.due(now):
             self.report.pattern(pattern, stands, fields)
+        for reason, more in self.delivery.due(now):
+            self.report.undelivered(reason, more)
         if self._loop is not None:
             self._timer = self._loop.call_later(EVERY, self._tick, context=contextvars.Context())
