@@ -72,9 +72,7 @@ class Parts:
         self.revocations = Revocations(self.store, timeout=settings.store_timeout, fail_open=settings.fail_open)
         self.registry = Registry(settings.namespaces)
         self.served = ServedNames(server)
-        self.delivery = Delivery(
-            self.report.undelivered, sample=1 if settings.debug else SAMPLE, shared=is_shared(server.manager)
-        )
+        self.delivery = Delivery(sample=1 if settings.debug else SAMPLE, shared=is_shared(server.manager))
         heard = [value if isinstance(value, int | float) else 0 for value in (interval, ping_timeout)]
         patterns = Patterns(interval=heard[0], timeout=heard[1], transports=server.eio.transports)
 
@@ -82,7 +80,7 @@ class Parts:
         self.sessions = Sessions(engine, limits, self.ledger, patterns, connect_timeout=settings.connect_timeout)
         self.expiry = Expiry(auth, settings.expiring_notice)
         service = Service(self.registry, auth, self.revocations, self.report, fail_open=settings.fail_open)
-        self.endings = Endings(engine, self.sessions, self.expiry, service, patterns, self.report)
+        self.endings = Endings(engine, self.sessions, self.expiry, service, patterns, self.delivery, self.report)
         self.drain = Drain(self.sessions, self.endings, self.report)
         self.configuration = Configuration(
             server,
@@ -168,6 +166,7 @@ class Parts:
             self._endpoint,
             self.delivery,
             self.served,
+            self.report,
         )
         if heartbeat is not None:
             for name, value in (("interval", interval), ("timeout", ping_timeout), ("interval_grace_period", 0)):
@@ -204,7 +203,7 @@ class Parts:
             each.detach()
         self._attachment.undo()
         self._attachment = None
-        self.delivery.flush()
+        self.report.undelivered(self.delivery.close())
         self.sessions.clear()
         self.expiry.clear()
         self.endings.stop()

@@ -1,4 +1,4 @@
-"""Messages that reach nobody: what is wrong with an emit or an event, and how often that is said. This module is pure.
+"""Messages that reach nobody: what is wrong with an emit or an event, and how often that is said.
 
 python-socketio drops without a word an emit to a namespace or room without members, and an event without a handler:
 people see messages "only after a reload". That nobody is there may be normal (a user who is offline), so an emit is
@@ -7,51 +7,57 @@ reported only where something that is there shows what was meant. Each reason is
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from heapq import nlargest
 from itertools import islice
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
 from socketguard.namespaces.policy import Served
 from socketguard.text import neutralise
 
-__all__ = [
-    "CONFIRMED",
-    "ID",
-    "REASONS",
-    "Delivery",
-    "Found",
-    "Recipients",
-    "Rooms",
-    "malformed",
-    "nearest",
-    "shape",
-    "shown",
-    "unserved",
-]
+__all__ = ["ID", "REASONS", "Delivery", "Line", "Rooms", "nearest", "shape", "shown"]
 
-Rooms = Mapping[Any, Mapping[Any, Any]]
+Rooms: TypeAlias = Mapping[Any, Mapping[Any, Any]]
 """The rooms of a namespace, each with the sids in it; the room None holds all, and each sid has a room of its own."""
 
-CONFIRMED = 3
-"""How often something must be seen that a connection on its way into its rooms would explain as well."""
+Line: TypeAlias = tuple[str, dict[str, Any]]
+"""A reason (of `REASONS` or `EVENT_REASONS`) and the fields of a log line, all of them harmless to print."""
 
-ID = "<id>"
-"""The shape of what looks like the id of a session."""
+REASONS = frozenset(
+    {
+        "namespace_malformed",
+        "namespace_default",
+        "namespace_unserved",
+        "sid_elsewhere",
+        "sid_of_transport",
+        "room_misspelt",
+        "room_elsewhere",
+        "no_rooms_joined",
+        "nobody",
+        "no_message_queue",
+        "no_listener",
+    }
+)
+"""Why an emit of the application reaches nobody. ``nobody`` (and nothing more is known) is only said in full."""
 
+_CONFIRMED = 3  # how often something must be seen that a connection on its way into its rooms would explain as well
 _CROWD = 5  # connections none of which is in a room; where processes share the clients, fewer may be chance
 _SCANNED = 512  # rooms that are looked through
 _NAMESPACES = 64  # likewise, namespaces
 _ROOMS = 8  # rooms of one emit
 _SHAPES = 1024
 _SHOWN = 64  # characters of a name in a log line, and in a comparison
-_CANDIDATE_ROOMS = 64
+_CANDIDATES = 64  # names that are compared
+
+ID = "<id>"
+"""The shape of what looks like the id of a session."""
 
 _ID = re.compile("(?=.*[a-z])(?=.*[A-Z])[A-Za-z0-9_-]{20}")  # as made by engineio.BaseServer.generate_id
 _CHANGING = re.compile("[a-fA-F0-9]{8,}|[0-9]+")
@@ -61,15 +67,7 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_a-zA-Z]+")
 
 
 class Found(NamedTuple):
-    """Why an emit or an event reaches nobody.
-
-    Attributes:
-        reason: a word of the closed sets in `socketguard.delivery`.
-        hint: what to do about it.
-        suggestion: the name that was probably meant.
-        more: further fields of the line.
-        times: how often it must be seen before it is said.
-    """
+    """Why an emit or an event reaches nobody; ``times`` is how often it must be seen before it is said."""
 
     reason: str
     hint: str
@@ -85,13 +83,7 @@ class _Elsewhere(NamedTuple):
 
 
 class Recipients:
-    """Finds out why an emit reaches nobody, and remembers what rooms look like that have members, or had.
-
-    Args:
-        shared: whether a client manager joins several processes: then a room without members here is normal.
-    """
-
-    __slots__ = ("_seen", "_shared")
+    """Finds out why an emit reaches nobody, and remembers what rooms look like that have members, or had."""
 
     def __init__(self, *, shared: bool) -> None:
         self._shared = shared
@@ -100,17 +92,9 @@ class Recipients:
     def find(
         self, namespace: str, names: tuple[Any, ...], rooms: Mapping[str, Rooms], served: Served, *, full: bool
     ) -> tuple[Found, Any] | None:
-        """Find out why nobody is in any of the rooms.
+        """Why nobody is in any of the rooms (``(None,)`` is everybody), and in which; None when it may be normal.
 
-        Args:
-            namespace: where the emit goes.
-            names: the rooms; ``(None,)`` for everybody.
-            rooms: those that there are, of each namespace.
-            served: what the server has handlers for.
-            full: whether to say ``nobody`` where that is all that is known.
-
-        Returns:
-            What was found, and of which room; None when it may be normal.
+        In ``full``, ``nobody`` is said where that is all that is known.
         """
         here = rooms.get(namespace) or {}
         for room in names[:_ROOMS]:
@@ -123,12 +107,12 @@ class Recipients:
 
     def _find(self, namespace: str, room: Any, here: Rooms, rooms: Mapping[str, Rooms], served: Served) -> Found | None:
         if not namespace.startswith("/"):
-            return malformed(namespace, served.names())
+            return _malformed(namespace, served.names())
         elsewhere = None
         if room is not None:
             if _is_transport(room, rooms):
                 return _SID_OF_TRANSPORT
-            elsewhere = _elsewhere(_family(namespace, served), room, rooms, served)
+            elsewhere = _room_elsewhere(_family(namespace, served), room, rooms, served)
             if elsewhere is not None and elsewhere.is_sid:
                 return _sid_elsewhere(namespace, elsewhere)
         found = None
@@ -160,7 +144,7 @@ class Recipients:
             meant = elsewhere.namespace
         if meant is None and self._shared:
             return None  # Another process may serve it.
-        return unserved(namespace, meant, "has no handlers in this process, so that nobody can join it")
+        return _unserved(namespace, meant, "has no handlers in this process, so that nobody can join it")
 
     def _missing(
         self, namespace: str, room: Any, here: Rooms, elsewhere: _Elsewhere | None, served: Served
@@ -189,7 +173,7 @@ class Recipients:
                 f"seen in '{where}'; rooms belong to one namespace: write namespace=\"{there}\", or enter the room in "
                 f"'{where}' too."
             )
-            return Found("room_elsewhere", hint, there, {"members": elsewhere.members}, CONFIRMED)
+            return Found("room_elsewhere", hint, there, {"members": elsewhere.members}, _CONFIRMED)
         rooms = len(here) - len(sids) - 1
         without = len(sids) if rooms <= 0 else self._without_rooms(here, scanned, rooms)
         if without < (_CROWD if self._shared else 1):
@@ -198,7 +182,7 @@ class Recipients:
             f"{_counted(without, 'connection')} of {len(sids)} in '{where}' entered no room: call "
             f'await sio.enter_room(sid, room, namespace="{where}") in the connect handler.'
         )
-        return Found("no_rooms_joined", hint, None, {"connections": len(sids)}, CONFIRMED)
+        return Found("no_rooms_joined", hint, None, {"connections": len(sids)}, _CONFIRMED)
 
     def _without_rooms(self, here: Rooms, scanned: list[Any], rooms: int) -> int:
         """How many of the first connections are in no room; 0 where that isn't known."""
@@ -206,26 +190,17 @@ class Recipients:
             return 0
         return sum(not any(sid in here[name] for name in scanned) for sid in islice(here[None], _NAMESPACES))
 
-    # What is usual: rooms that look like others which have members, or had
-
     def remember(self, namespace: str, names: tuple[Any, ...], here: Rooms, served: Served) -> None:
-        """Remember what rooms look like that have members.
-
-        Args:
-            namespace: where an emit goes.
-            names: its rooms.
-            here: all rooms of the namespace.
-            served: what the server has handlers for.
-        """
+        """What rooms look like that have members: others that look like them are usual."""
         for room in names[:_ROOMS]:
             if room is not None and len(self._seen) < _SHAPES and here.get(room) and room not in here.get(None, ()):
                 self._seen[_family(namespace, served), shape(room)] = None
 
 
-# What is wrong, in words
+# --- what is wrong, in words
 
 
-def malformed(namespace: str, names: Collection[str]) -> Found:
+def _malformed(namespace: str, names: Collection[str]) -> Found:
     """A namespace without its leading slash; ``names`` are those that there are."""
     right = f"/{namespace}"
     meant = right if right in names else nearest(right, names)
@@ -236,7 +211,7 @@ def malformed(namespace: str, names: Collection[str]) -> Found:
     return Found("namespace_malformed", hint, meant and shown(meant))
 
 
-def unserved(namespace: str, meant: str | None, why: str) -> Found:
+def _unserved(namespace: str, meant: str | None, why: str) -> Found:
     """A namespace that nobody can join; ``meant`` is the one that probably was, ``why`` goes on after the name."""
     fix = "register handlers for it, or correct the name" if meant is None else f'write namespace="{shown(meant)}"'
     return Found("namespace_unserved", f"'{shown(namespace)}' {why}: {fix}.", meant and shown(meant))
@@ -280,7 +255,7 @@ def shown(value: object) -> str:
     return str(value) if short else f"<{type(value).__name__}>"
 
 
-# Where rooms are, and what their names look like
+# --- where rooms are, and what their names look like
 
 
 def _is_transport(room: Any, rooms: Mapping[str, Rooms]) -> bool:
@@ -289,7 +264,7 @@ def _is_transport(room: Any, rooms: Mapping[str, Rooms]) -> bool:
     return any(room in (each.inverse if hasattr(each, "inverse") else each.values()) for each in sids)
 
 
-def _elsewhere(family: str, room: Any, rooms: Mapping[str, Rooms], served: Served) -> _Elsewhere | None:
+def _room_elsewhere(family: str, room: Any, rooms: Mapping[str, Rooms], served: Served) -> _Elsewhere | None:
     """Where a room of this name has the most members."""
     best = None
     for namespace, there in islice(rooms.items(), _NAMESPACES):
@@ -335,17 +310,13 @@ def _letters(name: str) -> str:
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The name that was probably meant.
+    """The name that was probably meant, among the first 64 of ``names``.
 
     Names that differ in case, in what separates words, or in their order (``sendMessage``, ``message:send``) are
     alike, then those that differ by a few letters.
-
-    Args:
-        name: the name that was used, from anybody.
-        names: those that there are; at most 64 of them are compared.
     """
     name = name[:_SHOWN]
-    listed = [each for each in islice(names, _CANDIDATE_ROOMS) if each != name and len(each) <= _SHOWN]
+    listed = [each for each in islice(names, _CANDIDATES) if each != name and len(each) <= _SHOWN]
     letters = _letters(name)
     if not letters:
         return None
@@ -363,38 +334,32 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     return found[0] if found else None
 
 
-REASONS = frozenset(
-    {
-        "namespace_malformed",
-        "namespace_default",
-        "namespace_unserved",
-        "sid_elsewhere",
-        "sid_of_transport",
-        "room_misspelt",
-        "room_elsewhere",
-        "no_rooms_joined",
-        "nobody",
-        "no_message_queue",
-        "no_listener",
-    }
-)
-"""Why an emit of the application reaches nobody. ``nobody`` (and nothing more is known) is only said in full."""
-
+# --- how often it is said
 
 _BURST = 20  # emits per second that are looked at before sampling begins: a quiet server is seen whole
 _SCANS = 20  # per second; a scan takes up to 0.1 ms
 _PLACES = 256  # places in a table
 _STRANGE = 64  # places for names that clients made up
-_SUMMARY = 600.0  # seconds between two lines about one place
-_FORGET = 3600.0  # seconds without news after which a full table gives up a place
+_SUMMARY_S = 600.0  # between two lines about one place
+_FORGET_S = 3600.0  # without news, after which a full table gives up a place
 _LISTED = 20  # names in one log line
-_CANDIDATES = 64  # names that are compared
 _GUESSES = 10  # comparisons per second; one takes up to 0.3 ms
 
 _ABOUT_SIDS = frozenset({"sid_elsewhere", "sid_of_transport"})
 _NO_HANDLER = (
     "There is no handler for this event, so that python-socketio ignores it: register one with "
     "@sio.on(event, namespace=…), import the module that does, or correct the name in the client."
+)
+_TOO_EARLY = Found(
+    "event_too_early",
+    "The client sent the event before the server had answered its CONNECT, or after it was refused or had left: send "
+    "after the client's connect event of this namespace.",
+)
+_NO_MESSAGE_QUEUE = Found(
+    "no_message_queue",
+    "This process has no clients, and its server has no client manager that hands messages to the processes that do: "
+    "emit with socketio.AsyncRedisManager(url, write_only=True) (RedisManager without asyncio), and give the server "
+    "with the clients client_manager=socketio.AsyncRedisManager(url).",
 )
 
 
@@ -407,11 +372,14 @@ class _Place:
         self.seen = 0.0
         self.told: float | None = None
 
+    def summary(self, now: float) -> Line:
+        fields = {**self.fields, "suppressed": self.count, "summary": True}
+        self.told, self.count = now, 0
+        return fields["reason"], fields
+
 
 class _Places:
     """Where something was found. Bounded: what doesn't fit shares one place per reason."""
-
-    __slots__ = ("_limit", "_places")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -420,12 +388,12 @@ class _Places:
     def __contains__(self, key: tuple[str, ...]) -> bool:
         return key in self._places
 
-    def note(self, key: tuple[str, ...], fields: dict[str, Any], now: float, times: int) -> dict[str, Any] | None:
-        """Count something found; returns the fields of the line that is due, or None."""
+    def note(self, key: tuple[str, ...], fields: dict[str, Any], now: float, times: int) -> list[Line]:
+        """Count something found; returns the line that is due, if one is."""
         place = self._places.pop(key, None)
         if place is None and len(self._places) >= self._limit:
             oldest = next(iter(self._places))
-            if now - self._places[oldest].seen > _FORGET:
+            if now - self._places[oldest].seen > _FORGET_S:
                 del self._places[oldest]
             else:
                 key = key[:1]
@@ -435,34 +403,28 @@ class _Places:
         self._places[key] = place  # At the end: the first one is that with the oldest news.
         place.seen = now
         place.count += 1
-        if place.told is None:
-            if place.count < times:
-                return None
-            place.told, place.count = now, 0
-            return fields
-        return self._summary(place, now) if now - place.told >= _SUMMARY else None
-
-    @staticmethod
-    def _summary(place: _Place, now: float) -> dict[str, Any]:
-        fields = {**place.fields, "suppressed": place.count, "summary": True}
+        if place.told is not None:
+            return [place.summary(now)] if now - place.told >= _SUMMARY_S else []
+        if place.count < times:
+            return []
         place.told, place.count = now, 0
-        return fields
+        return [(fields["reason"], fields)]
 
-    def flush(self, now: float) -> Iterator[dict[str, Any]]:
-        """The lines for what was counted and not yet said."""
-        for place in self._places.values():
-            if place.told is not None and place.count:
-                yield self._summary(place, now)
+    def due(self, now: float, since: float) -> list[Line]:
+        """What was counted in places that were told of so long ago."""
+        return [
+            place.summary(now)
+            for place in self._places.values()
+            if place.told is not None and place.count and now - place.told >= since
+        ]
 
 
 class _Budget:
     """So many in each second."""
 
-    __slots__ = ("_ends", "_limit", "_spent")
-
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._ends = float("-inf")
+        self._ends = -math.inf
         self._spent = 0
 
     def take(self, now: float) -> bool:
@@ -473,51 +435,23 @@ class _Budget:
 
 
 class Delivery:
-    """Finds out which emits and events reach nobody, and why.
+    """Finds out which emits and events reach nobody, and why; each method returns the lines that are to be written.
 
-    Call `emit` for the first emit, then let `skip` of them pass before the next call, each time.
+    Call `emit` for the first emit, then let `passing` of them pass before the next call, each time. Where a
+    method takes ``now``, that is in seconds of `time.monotonic`, which is asked where it isn't given.
 
     Args:
-        report: called with the reason (see `REASONS` and `EVENT_REASONS`) and the fields of a line; all harmless to
-            print.
         sample: beyond the first 20 emits of a second, one in so many is looked at, on average and at random, so that
             no rhythm of the application hides anything. 1 looks at each, and also says ``nobody``.
         shared: whether a client manager joins several processes: then a room without members here is normal.
-        clock: seconds, monotonic.
-        randrange: as in `random`; chooses the distance to the next emit.
+
+    Attributes:
+        watched: whether every emit is looked at.
+        passing: how many emits to let pass; whoever sees them counts down.
     """
 
-    __slots__ = (
-        "_clients",
-        "_clock",
-        "_emits",
-        "_guesses",
-        "_known",
-        "_looks",
-        "_randrange",
-        "_recipients",
-        "_report",
-        "_sample",
-        "_scans",
-        "on_watch",
-        "shared",
-        "skip",
-        "watched",
-    )
-
-    def __init__(
-        self,
-        report: Callable[[str, dict[str, Any]], object],
-        *,
-        sample: int,
-        shared: bool = False,
-        clock: Callable[[], float] = time.monotonic,
-        randrange: Callable[[int], int] = random.randrange,
-    ) -> None:
-        self._report = report
+    def __init__(self, *, sample: int, shared: bool = False) -> None:
         self._sample = sample
-        self._clock = clock
-        self._randrange = randrange
         self._emits = _Places(_PLACES)
         # Names that resemble a handler's have a table of their own: a flood of made-up names hides none of them.
         self._known = _Places(_PLACES)
@@ -526,29 +460,29 @@ class Delivery:
         self._scans = _Budget(_SCANS)
         self._guesses = _Budget(_GUESSES)
         self._recipients = Recipients(shared=shared)
-        self.shared = shared
         self.watched = sample <= 1
-        """Whether every emit is looked at."""
-        self.skip = 0
-        """How many emits to let pass before the next call of `emit`."""
-        self.on_watch: Callable[[], None] | None = None
-        """Called when emits that were to pass are to be looked at all the same."""
+        self.passing = 0
 
-    def watch(self, on: bool = True) -> None:
-        """Look at every emit from now on, or go back to sampling.
-
-        Args:
-            on: False to look at samples again (at every emit all the same when ``sample`` is 1).
-        """
+    def watch(self, on: bool = True, *, now: float | None = None) -> list[Line]:
+        """Look at every emit from now on, or go back to sampling (which looks at each where ``sample`` is 1)."""
+        lines = []
         if on and not self.watched:
-            self.flush()
+            lines = self.close(now=now)
             self._emits = _Places(_PLACES)  # Whoever looks now is told again.
         self.watched = on or self._sample <= 1
-        self.skip = 0
-        if self.on_watch is not None:
-            self.on_watch()
+        self.passing = 0
+        return lines
 
-    def emit(self, namespace: str, event: object, room: object, rooms: Mapping[str, Rooms], served: Served) -> None:
+    def emit(
+        self,
+        namespace: str,
+        event: object,
+        room: object,
+        rooms: Mapping[str, Rooms],
+        served: Served,
+        *,
+        now: float | None = None,
+    ) -> list[Line]:
         """Look at an emit, before it happens.
 
         Args:
@@ -558,74 +492,64 @@ class Delivery:
             rooms: the members of each room of each namespace, as python-socketio keeps them: the room None holds all
                 connections of a namespace, and each connection has a room of its own, named like it.
             served: what the server has handlers for.
+            now: see the class.
         """
-        now = self._clock()
-        if self.watched:
-            self.skip = 0
+        now = time.monotonic() if now is None else now
+        if self.watched or self._looks.take(now):
+            self.passing = 0
         else:
-            self.skip = 0 if self._looks.take(now) else self._randrange(2 * self._sample - 1)
+            self.passing = random.randrange(2 * self._sample - 1)  # noqa: S311 - a sample, no secret
         names: Any = [room] if isinstance(room, str) or not hasattr(room, "__len__") else room
         try:
             names = tuple(names)
             hash(names)
         except TypeError:
-            return  # What can't be the name of a room: python-socketio raises.
+            return []  # What can't be the name of a room: python-socketio raises.
         here = rooms.get(namespace) or {}
         if any(map(here.get, names)):
             self._recipients.remember(namespace, names, here, served)
         elif self.watched or self._scans.take(now):
             found = self._recipients.find(namespace, names, rooms, served, full=self.watched)
             if found is not None:
-                self._tell_emit(*found, namespace, event, now)
+                return self._of_emit(*found, namespace, event, now)
+        return []
 
-    def emit_only(self, namespace: str, event: object, names: Collection[str] | None) -> None:
-        """Look at an emit of a process that has no clients of its own.
-
-        Args:
-            namespace: where it goes.
-            event: its name.
-            names: the namespaces that the servers have, as far as somebody has said so.
-        """
-        found = None
+    def emit_only(
+        self, namespace: str, event: object, names: Collection[str] | None, *, now: float | None = None
+    ) -> list[Line]:
+        """Look at an emit of a process without clients; ``names`` are the namespaces of the servers, where known."""
         if not namespace.startswith("/"):
-            found = malformed(namespace, names or ())
+            found = _malformed(namespace, names or ())
         elif names is not None and namespace not in names:
-            found = unserved(namespace, nearest(namespace, names), "is not among the namespaces that were declared")
-        if found is not None:
-            self._tell_emit(found, None, namespace, event, self._clock())
+            found = _unserved(namespace, nearest(namespace, names), "is not among the namespaces that were declared")
+        else:
+            return []
+        return self._of_emit(found, None, namespace, event, now)
 
-    def no_message_queue(self, namespace: str, event: object) -> None:
+    def no_message_queue(self, namespace: str, event: object) -> list[Line]:
         """An emit of a process without clients went through a server without a message queue."""
-        hint = (
-            "This process has no clients, and its server has no client manager that hands messages to the processes "
-            "that do: emit with socketio.AsyncRedisManager(url, write_only=True) (RedisManager without asyncio), and "
-            "give the server with the clients client_manager=socketio.AsyncRedisManager(url)."
-        )
-        self._tell_emit(Found("no_message_queue", hint), None, namespace, event, self._clock())
+        return self._of_emit(_NO_MESSAGE_QUEUE, None, namespace, event)
 
-    def no_listener(self, namespace: str, event: object, channel: object) -> None:
-        """An emit was published, and the message queue said that nobody listens.
-
-        Args:
-            namespace: where it went.
-            event: its name.
-            channel: the channel of the client manager.
-        """
+    def no_listener(self, namespace: str, event: object, channel: object) -> list[Line]:
+        """An emit was published on a channel, and the message queue said that nobody listens."""
         hint = (
             f"The message was published on the channel '{shown(channel)}', where no server listens: start the server, "
             "and give its client manager the same URL and the same channel, without write_only."
         )
-        self._tell_emit(Found("no_listener", hint), None, namespace, event, self._clock())
+        return self._of_emit(Found("no_listener", hint), None, namespace, event)
 
-    def unhandled(self, namespace: str, event: object, handlers: Iterable[str]) -> None:
+    def unhandled(
+        self, namespace: str, event: object, handlers: Iterable[str], *, now: float | None = None
+    ) -> list[Line]:
         """A client sent an event for which there is no handler; python-socketio ignores it.
 
         Args:
             namespace: where.
             event: its name, in the client's words.
             handlers: names of events that have a handler there; read only when it is needed.
+            now: see the class.
         """
-        now = self._clock()
+        now = time.monotonic() if now is None else now
         where, name = shown(namespace), shown(event)
         key = ("event_unhandled", where, name)
         found = Found("event_unhandled", _NO_HANDLER)
@@ -638,51 +562,37 @@ class Delivery:
                 hint = (
                     f"There is no handler for this event; is '{shown(meant)}' meant? Correct the name on either side."
                 )
-                self._tell(self._known, key, Found("event_unhandled", hint, shown(meant)), where, name, now)
-                return
+                return self._note(self._known, key, Found("event_unhandled", hint, shown(meant)), where, name, now)
             found = found._replace(more={"registered": tuple(shown(each) for each in listed[:_LISTED])})
-        self._tell(self._clients, key, found, where, name, now)
+        return self._note(self._clients, key, found, where, name, now)
 
-    def too_early(self, namespace: str, event: object) -> None:
-        """A client sent an event to a namespace that it has not joined; python-socketio ignores it.
+    def too_early(self, namespace: str, event: object, *, now: float | None = None) -> list[Line]:
+        """A client sent an event to a namespace that it has not joined; python-socketio ignores it."""
+        where = shown(namespace)
+        return self._note(self._clients, (_TOO_EARLY.reason, where), _TOO_EARLY, where, shown(event), now)
 
-        Args:
-            namespace: where, in the client's words.
-            event: its name, in the client's words.
-        """
-        where, name = shown(namespace), shown(event)
-        hint = (
-            "The client sent the event before the server had answered its CONNECT, or after it was refused or had "
-            "left: send after the client's connect event of this namespace."
-        )
-        found = Found("event_too_early", hint)
-        self._tell(self._clients, ("event_too_early", where), found, where, name, self._clock())
+    def due(self, now: float, *, since: float = _SUMMARY_S) -> list[Line]:
+        """What was counted and not said for so long."""
+        return [line for places in (self._emits, self._known, self._clients) for line in places.due(now, since)]
 
-    def flush(self) -> None:
-        """Report what was counted and not yet said: for the end of a process."""
-        now = self._clock()
-        for places in (self._emits, self._known, self._clients):
-            for fields in places.flush(now):
-                self._report(fields["reason"], fields)
+    def close(self, *, now: float | None = None) -> list[Line]:
+        """What was counted and not yet said: for the end."""
+        return self.due(time.monotonic() if now is None else now, since=-math.inf)
 
-    # Lines
-
-    def _tell_emit(self, found: Found, room: Any, namespace: str, event: object, now: float) -> None:
+    def _of_emit(self, found: Found, room: Any, namespace: str, event: object, now: float | None = None) -> list[Line]:
         where, looks = shown(namespace), ""
         if room is not None:
             looks = shape(room)
             # It may be the secret id of an Engine.IO session.
             if found.reason not in _ABOUT_SIDS:
                 found = found._replace(more={"room": ID if looks == ID else shown(room), **found.more})
-        self._tell(self._emits, (found.reason, where, looks), found, where, shown(event), now)
+        return self._note(self._emits, (found.reason, where, looks), found, where, shown(event), now)
 
-    def _tell(
-        self, places: _Places, key: tuple[str, ...], found: Found, namespace: str, event: str, now: float
-    ) -> None:
+    def _note(
+        self, places: _Places, key: tuple[str, ...], found: Found, namespace: str, event: str, now: float | None
+    ) -> list[Line]:
         fields = {"reason": found.reason, "namespace": namespace, "event_name": event, **found.more}
         if found.suggestion is not None:
             fields["suggestion"] = found.suggestion
         fields["hint"] = found.hint
-        line = places.note(key, fields, now, 1 if self.watched else found.times)
-        if line is not None:
-            self._report(found.reason, line)
+        return places.note(key, fields, time.monotonic() if now is None else now, 1 if self.watched else found.times)

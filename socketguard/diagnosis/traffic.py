@@ -424,8 +424,9 @@ class Patterns:
     def __init__(
         self, *, interval: float, timeout: float, transports: Collection[str] = ("polling", "websocket")
     ) -> None:
-        self._interval = interval
-        self._timeout = timeout
+        # What is no number is a finding of its own, and nothing can be learnt from it here.
+        self._interval = interval = _seconds(interval, 25)
+        self._timeout = timeout = _seconds(timeout, 20)
         self._living = 0
         self._broken = 0  # since the last look
         self._idle = Peak()
@@ -566,3 +567,7 @@ class Patterns:
                 f"{number(self._interval + self._timeout + 5)} s{_defaults(LimitKind.IDLE, after)}"
             )
         return pattern, True, fields
+
+
+def _seconds(value: object, otherwise: float) -> float:
+    return value if isinstance(value, int | float) else otherwise

@@ -190,10 +190,11 @@ class Report:
         """What no single session shows: a warning when it begins to stand, and one when it has ended."""
         self.log.emit(events.PATTERN, {"pattern": pattern, "stands": stands, **fields})
 
-    def undelivered(self, reason: str, fields: dict[str, Any]) -> None:
-        """An emit, or an event of a client, reached nobody; see `socketguard.delivery`."""
-        event = events.EVENT_UNHANDLED if reason in EVENT_REASONS else events.EMIT_UNDELIVERED
-        self.log.emit(event, {"reason": reason, **fields})
+    def undelivered(self, lines: Iterable[tuple[str, dict[str, Any]]]) -> None:
+        """Emits, or events of clients, reached nobody; see `socketguard.diagnosis.delivery`."""
+        for reason, fields in lines:
+            event = events.EVENT_UNHANDLED if reason in EVENT_REASONS else events.EMIT_UNDELIVERED
+            self.log.emit(event, {"reason": reason, **fields})
 
     def drain_started(self, sessions: int, over: float) -> None:
         """The server sends its clients away."""

@@ -7,6 +7,7 @@ from typing import Any
 from socketguard.connection import Session, bound_connection
 from socketguard.diagnosis.delivery import Delivery
 from socketguard.errors import ConfigurationError
+from socketguard.logs.report import Report
 
 from .connect import Connects
 from .dispatch import Dispatch
@@ -97,6 +98,7 @@ class Attachment:
         endpoint: Endpoint,
         delivery: Delivery,
         served: ServedNames,
+        report: Report,
     ) -> None:
         if any(True for _ in server.manager.get_namespaces()):
             raise ConfigurationError(
@@ -121,7 +123,7 @@ class Attachment:
         self.set(eio, "generate_id", engine.new_id)
         self.set(server, "namespaces", _Admitted())
         server.environ = _Environments(sessions, endings, server.environ)
-        self._undo = [watch_server(server, delivery, served), watch_early_events(server, delivery)]
+        self._undo = [watch_server(server, delivery, served, report), watch_early_events(server, delivery, report)]
         setattr(server, ATTRIBUTE, owner)
 
     @staticmethod

@@ -136,7 +136,7 @@ class Dispatch:
 
     def _look_for_handler(self, namespace: str, event: str) -> None:
         if not handles(self._server, namespace, event):
-            self._delivery.unhandled(namespace, event, event_names(self._server, namespace))
+            self._report.undelivered(self._delivery.unhandled(namespace, event, event_names(self._server, namespace)))
         elif len(self._handled) < _REMEMBERED:
             self._handled.add((namespace, event))
 

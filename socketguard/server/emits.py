@@ -6,12 +6,12 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import socketio
 
 from socketguard.check import names
-from socketguard.diagnosis.delivery import Delivery
+from socketguard.diagnosis.delivery import Delivery, Line
 from socketguard.errors import ConfigurationError
 from socketguard.logs.floods import Floods
 from socketguard.logs.report import Report
@@ -20,9 +20,10 @@ from socketguard.namespaces.policy import Served
 
 from .packets import ATTRIBUTE
 
-__all__ = ["event_names", "handles", "is_shared", "observe_emits", "watch_early_events", "watch_emits", "watch_server"]
+__all__ = ["event_names", "handles", "is_shared", "watch_early_events", "watch_emits", "watch_server"]
 
-Restore = Callable[[], None]
+Undo: TypeAlias = Callable[[], None]
+"""Takes something off again."""
 
 # Of the emit of every client manager of python-socketio.
 _PARAMETERS = ("event", "data", "namespace", "room", "skip_sid", "callback", "to")
@@ -35,75 +36,74 @@ def is_shared(manager: Any) -> bool:
     return callable(getattr(manager, "_publish", None))
 
 
-def watch_server(server: Any, delivery: Delivery, served: Served) -> Restore:
+# --- emits -----------------------------------------------------------------------------------------------------------
+
+
+def watch_server(server: Any, delivery: Delivery, served: Served, report: Report) -> Undo:
     """Look at what the application emits through a server that has clients.
 
     What other processes publish does not come this way: it was looked at where it was emitted.
-
-    Args:
-        server: a `socketio.AsyncServer`.
-        delivery: asked about a sample of the emits.
-        served: what the server has handlers for.
-
-    Returns:
-        A function that undoes it.
     """
     manager = server.manager
 
-    def look(event: Any, namespace: str, room: Any) -> None:
-        delivery.emit(namespace, event, room, manager.rooms, served)
+    def look(event: Any, namespace: str, room: Any) -> list[Line]:
+        return delivery.emit(namespace, event, room, manager.rooms, served)
 
-    return _wrap_emit(manager, delivery, look)
+    return _wrap_emit(manager, delivery, report, look)
 
 
-def observe_emits(target: Any, delivery: Delivery, namespaces: Collection[str] | None = None) -> Restore:
-    """Look at what a process emits that has no clients of its own: a webhook, a worker of a task queue.
+def watch_emits(sio: Any, *, namespaces: Collection[str] | None = None, logger: Any = None) -> Callable[[], None]:
+    """Look at each emit of this process, and log those that can't reach anybody as ``socketguard.emit.undelivered``.
+
+    For a process that has no clients of its own: a webhook, a worker of a task queue. Several threads may emit.
 
     Args:
-        target: a client manager (``socketio.AsyncRedisManager(url, write_only=True)``, or any other, also without
-            asyncio), or a server.
-        delivery: told what is wrong. Several threads may emit.
+        sio: the client manager that it emits through, such as ``socketio.AsyncRedisManager(url, write_only=True)`` (or
+            any other, also without asyncio), or a server.
         namespaces: the namespaces that the servers have; without them, names are not compared.
+        logger: as for `SocketGuard`.
 
     Returns:
         A function that undoes it.
 
     Raises:
-        ConfigurationError: it is neither, or a server that is guarded, whose emits the guard looks at.
+        ConfigurationError: it is neither; or a guarded server, whose guard does this.
     """
-    if getattr(target, ATTRIBUTE, None) is not None:
+    if getattr(sio, ATTRIBUTE, None) is not None:
         raise ConfigurationError(
             "this server is guarded, and the guard looks at its emits: write guard.watch_delivery()", option="sio"
         )
-    manager = target.manager if isinstance(target, socketio.AsyncServer | socketio.Server) else target
+    manager = sio.manager if isinstance(sio, socketio.AsyncServer | socketio.Server) else sio
     if not isinstance(manager, socketio.Manager | socketio.AsyncManager):
         raise ConfigurationError(
-            f"sio is a {type(target).__name__}; pass the server or the client manager that this process emits through, "
+            f"sio is a {type(sio).__name__}; pass the server or the client manager that this process emits through, "
             "such as socketio.AsyncRedisManager(url, write_only=True)",
             option="sio",
         )
     if namespaces is not None:
         namespaces = names(namespaces, "namespaces", example='["/messages"]')
+    log = EventLog(logger)
+    report = Report(log, Floods(log), ())
+    delivery = Delivery(sample=1)
     shared = is_shared(manager)
     lock = threading.Lock()
 
-    def look(event: Any, namespace: str, room: Any) -> None:
+    def look(event: Any, namespace: str, room: Any) -> list[Line]:
         with lock:
-            delivery.emit_only(namespace, event, namespaces)
+            lines = delivery.emit_only(namespace, event, namespaces)
             if not shared and not manager.rooms:
-                delivery.no_message_queue(namespace, event)
+                lines += delivery.no_message_queue(namespace, event)
+            return lines
 
-    restore = [_wrap_emit(manager, delivery, look)]
+    undo = [_wrap_emit(manager, delivery, report, look)]
     if shared:
-        restore.append(_wrap_publish(manager, delivery, lock))
-    return lambda: [undo() for undo in restore].clear()
+        undo.append(_wrap_publish(manager, delivery, report, lock))
+    return lambda: [each() for each in undo].clear()
 
 
-def _wrap_emit(manager: Any, delivery: Delivery, look: Callable[[Any, str, Any], None]) -> Restore:
+def _wrap_emit(manager: Any, delivery: Delivery, report: Report, look: Callable[[Any, str, Any], list[Line]]) -> Undo:
     original = manager.emit
     broken = False
-    # In a cell: to count in an attribute would take three times as long as the rest.
-    skip = 0
 
     # No coroutine functions: they are called for each emit, and one more coroutine would cost more than the look.
     def emit(
@@ -116,53 +116,45 @@ def _wrap_emit(manager: Any, delivery: Delivery, look: Callable[[Any, str, Any],
         to: Any = None,
         ignore_queue: Any = False,
     ) -> Any:
-        nonlocal skip
-        if skip:
-            skip -= 1
+        if delivery.passing:
+            delivery.passing -= 1
         else:
-            skip = examine(event, namespace, to or room)
+            examine(event, namespace, to or room)
         return original(event, data, namespace, room, skip_sid, callback, to, ignore_queue=ignore_queue)
 
     def emit_otherwise(*args: Any, **kwargs: Any) -> Any:
-        nonlocal skip
-        if skip:
-            skip -= 1
+        if delivery.passing:
+            delivery.passing -= 1
         else:
             given = dict(zip(_PARAMETERS, args, strict=False)) | kwargs
-            skip = examine(given.get("event"), given.get("namespace"), given.get("to") or given.get("room"))
+            examine(given.get("event"), given.get("namespace"), given.get("to") or given.get("room"))
         return original(*args, **kwargs)
 
-    def examine(event: Any, namespace: Any, room: Any) -> int:
+    def examine(event: Any, namespace: Any, room: Any) -> None:
         nonlocal broken
         if broken or not isinstance(namespace or "/", str):
-            return 0
+            return
         try:
-            look(event, namespace or "/", room)
+            report.undelivered(look(event, namespace or "/", room))
         except Exception:
             # No defect of these diagnostics costs anybody a message, nor a traceback for each.
             broken = True
             logging.getLogger("socketguard").exception("can't look at emits; they go on unwatched")
-        return delivery.skip
-
-    def look_now() -> None:
-        nonlocal skip
-        skip = 0
 
     # Named parameters are handed on in a third of the time, but a client manager of one's own may have others.
     usual = tuple(inspect.signature(original).parameters) == (*_PARAMETERS, "kwargs")
-    delivery.on_watch = look_now
     return _replace(manager, "emit", emit if usual else emit_otherwise)
 
 
-def _wrap_publish(manager: Any, delivery: Delivery, lock: threading.Lock) -> Restore:
+def _wrap_publish(manager: Any, delivery: Delivery, report: Report, lock: threading.Lock) -> Undo:
     original = manager._publish
-    asynchronous = isinstance(manager, socketio.AsyncManager)
 
     def look(message: Any, listeners: Any) -> None:
         # Redis answers with the number of subscribers; of other queues nothing is known.
         if type(listeners) is int and listeners == 0 and isinstance(message, dict) and message.get("method") == "emit":
             with lock:
-                delivery.no_listener(str(message.get("namespace")), message.get("event"), manager.channel)
+                lines = delivery.no_listener(str(message.get("namespace")), message.get("event"), manager.channel)
+            report.undelivered(lines)
 
     def publish(message: Any) -> Any:
         listeners = original(message)
@@ -174,19 +166,14 @@ def _wrap_publish(manager: Any, delivery: Delivery, lock: threading.Lock) -> Res
         look(message, listeners)
         return listeners
 
-    return _replace(manager, "_publish", publish_async if asynchronous else publish)
+    return _replace(manager, "_publish", publish_async if isinstance(manager, socketio.AsyncManager) else publish)
 
 
-def watch_early_events(server: Any, delivery: Delivery) -> Restore:
-    """Look for events whose sender has not joined the namespace; python-socketio drops them with a hidden warning.
+# --- events of clients -----------------------------------------------------------------------------------------------
 
-    Args:
-        server: a `socketio.AsyncServer`.
-        delivery: told of each.
 
-    Returns:
-        A function that undoes it.
-    """
+def watch_early_events(server: Any, delivery: Delivery, report: Report) -> Undo:
+    """Look for events whose sender has not joined the namespace; python-socketio drops them with a hidden warning."""
     original = server._handle_event
     manager = server.manager
 
@@ -195,36 +182,14 @@ def watch_early_events(server: Any, delivery: Delivery) -> Restore:
         # msgpack hands over namespaces of any type; and what is no event at all ends the session.
         is_event = isinstance(name, str) and isinstance(data, list) and data
         if is_event and not manager.is_connected(manager.sid_from_eio_sid(eio_sid, name), name):
-            delivery.too_early(name, data[0])
+            report.undelivered(delivery.too_early(name, data[0]))
         return original(eio_sid, namespace, id, data)
 
     return _replace(server, "_handle_event", handle_event)
 
 
-def _replace(holder: Any, name: str, ours: Any) -> Restore:
-    before = vars(holder).get(name)
-    setattr(holder, name, ours)
-
-    def restore() -> None:
-        # Who has wrapped ours in turn keeps it.
-        if vars(holder).get(name) is not ours:
-            return
-        if before is None:
-            delattr(holder, name)
-        else:
-            setattr(holder, name, before)
-
-    return restore
-
-
 def handles(server: Any, namespace: str, event: str) -> bool:
-    """Whether the application has a handler for an event of a client.
-
-    Args:
-        server: a `socketio.AsyncServer`.
-        namespace: the namespace that the client has joined.
-        event: the name of the event; not ``connect`` or ``disconnect``.
-    """
+    """Whether the application has a handler for an event of a client (neither ``connect`` nor ``disconnect``)."""
     for name in (namespace, "*"):
         handlers = server.handlers.get(name)
         if handlers is not None and (event in handlers or "*" in handlers):
@@ -239,12 +204,7 @@ def handles(server: Any, namespace: str, event: str) -> bool:
 
 
 def event_names(server: Any, namespace: str) -> Iterator[str]:
-    """The names of the events that have a handler in a namespace; looked up as they are asked for.
-
-    Args:
-        server: a `socketio.AsyncServer`.
-        namespace: the namespace.
-    """
+    """The names of the events that have a handler in a namespace; looked up as they are asked for."""
     for name in (namespace, "*"):
         yield from (event for event in server.handlers.get(name, ()) if event not in _NOT_EVENTS)
         found = server.namespace_handlers.get(name)
@@ -253,21 +213,17 @@ def event_names(server: Any, namespace: str) -> Iterator[str]:
             yield from (event for event in methods if event not in _NOT_EVENTS)
 
 
-def watch_emits(sio: Any, *, namespaces: Collection[str] | None = None, logger: Any = None) -> Callable[[], None]:
-    """Look at each emit of this process, and log those that can't reach anybody as ``socketguard.emit.undelivered``.
+def _replace(holder: Any, name: str, ours: Any) -> Undo:
+    before = vars(holder).get(name)
+    setattr(holder, name, ours)
 
-    Args:
-        sio: the client manager that it emits through, such as ``socketio.AsyncRedisManager(url, write_only=True)``, or
-            a server.
-        namespaces: the namespaces that the servers have; without them, names are not compared.
-        logger: as for `SocketGuard`.
+    def restore() -> None:
+        # Who has wrapped ours in turn keeps it.
+        if vars(holder).get(name) is not ours:
+            return
+        if before is None:
+            delattr(holder, name)
+        else:
+            setattr(holder, name, before)
 
-    Returns:
-        A function that undoes it.
-
-    Raises:
-        ConfigurationError: it is neither; or a guarded server, whose guard does this.
-    """
-    log = EventLog(logger)
-    report = Report(log, Floods(log), ())
-    return observe_emits(sio, Delivery(report.undelivered, sample=1), namespaces)
+    return restore

@@ -18,6 +18,7 @@ from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from socketguard.connection import Connection, Session
+from socketguard.diagnosis.delivery import Delivery
 from socketguard.diagnosis.traffic import Patterns
 from socketguard.errors import REPLIES, Refusal, RejectCode
 from socketguard.limits.expiry import Expiry
@@ -86,6 +87,7 @@ class Endings:
         expiry: knows whose authority ends.
         service: tells what changed about keys and store.
         patterns: what the sessions show together.
+        delivery: what reaches nobody.
         report: told what was ended.
     """
 
@@ -96,6 +98,7 @@ class Endings:
         expiry: Expiry,
         service: Service,
         patterns: Patterns,
+        delivery: Delivery,
         report: Report,
     ) -> None:
         self._engine = engine
@@ -104,6 +107,7 @@ class Endings:
         self._service = service
         self._report = report
         self._patterns = patterns
+        self._delivery = delivery
         self._queue = Queue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._handle: asyncio.Handle | None = None
@@ -154,6 +158,7 @@ class Endings:
             self._report.floods.due(now)
             for pattern, stands, fields in self._patterns.due(now):
                 self._report.pattern(pattern, stands, fields)
+            self._report.undelivered(self._delivery.due(now))
             self._queue.turn()
         except Exception as exc:
             context = {"message": "socketguard could not look at what is due", "exception": exc}

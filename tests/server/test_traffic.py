@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import socketio
 
-from socketguard import watch_emits
 from socketguard.connection import Session
 from socketguard.diagnosis.traffic import Patterns, Told
 from socketguard.logs.floods import Floods
@@ -146,18 +145,6 @@ async def test_what_was_held_back_is_told_when_its_time_comes(monkeypatch: pytes
     refused = [event for event in events if event["event"] == "socketguard.handshake.rejected"]
     # A summary stands for those before it; on a slow machine each line may have a window of its own.
     assert sum(event.get("suppressed", 0) + ("summary" not in event) for event in refused) == 3
-
-
-async def test_a_process_that_only_emits() -> None:
-    manager = socketio.AsyncManager()
-    manager.set_server(socketio.AsyncServer(async_mode="asgi"))
-    with capture_events() as events:
-        undo = watch_emits(manager, namespaces=["/messages"], logger=False)
-        await manager.emit("new", {}, "/message")
-        undo()
-        await manager.emit("new", {}, "/message")
-    (line, *_) = [event for event in events if event["event"] == "socketguard.emit.undelivered"]
-    assert (line["namespace"], line["suggestion"]) == ("/message", "/messages")
 
 
 async def test_emits_of_a_guarded_server_are_looked_at() -> None:

@@ -4,54 +4,62 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import random
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import socketio
 from socketio.async_pubsub_manager import AsyncPubSubManager
 
-from socketguard.diagnosis.delivery import Delivery
-from socketguard.errors import ConfigurationError
-from socketguard.server.emits import event_names, handles, is_shared, observe_emits, watch_early_events, watch_server
+from socketguard import ConfigurationError, SocketGuard, watch_emits
+from socketguard.server.emits import event_names, handles, is_shared
+from socketguard.testing import capture_events, make_auth
 from tests.core.driver import Guarded, guarded, joined_wire, open_wire
 
 
-class Lines(list[dict[str, Any]]):
-    """What a `Delivery` has reported."""
+class Lines:
+    """The log lines about what reaches nobody, as they come."""
 
-    def report(self, reason: str, fields: dict[str, Any]) -> None:
-        self.append(fields)
+    def __init__(self, captured: list[dict[str, Any]]) -> None:
+        self._captured = captured
+
+    @property
+    def all(self) -> list[dict[str, Any]]:
+        named = {"socketguard.emit.undelivered", "socketguard.event.unhandled"}
+        return [event for event in self._captured if event["event"] in named]
 
     @property
     def reasons(self) -> list[str]:
-        return [line["reason"] for line in self]
+        return [line["reason"] for line in self.all]
 
 
-def a_delivery(lines: Lines, *, sample: int = 1, **options: Any) -> Delivery:
-    return Delivery(lines.report, sample=sample, clock=lambda: 0.0, **options)
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    with capture_events() as captured:
+        yield Lines(captured)
 
 
-def watched(**options: Any) -> tuple[Guarded, Lines, Callable[[], None]]:
-    case = guarded("/messages", "/scheduler")
-    lines = Lines()
-    return case, lines, watch_server(case.server, a_delivery(lines, **options), case.seam.served)
+def watched(*namespaces: str, **options: Any) -> Guarded:
+    """A guarded server all of whose emits are looked at."""
+    case = guarded(*(namespaces or ("/messages", "/scheduler")), **options)
+    case.guard.watch_delivery()
+    return case
 
 
-async def test_an_emit_arrives_and_is_no_finding() -> None:
-    case, lines, restore = watched()
+async def test_an_emit_arrives_and_is_no_finding(lines: Lines) -> None:
+    case = watched()
     wire, sid = await joined_wire(case.app)
     await case.server.enter_room(sid, "tenant:1", namespace="/messages")
     for to in (None, sid, "tenant:1", ["tenant:1"]):
         await case.server.emit("new", {"to": to}, to=to, namespace="/messages")
         assert str(await wire.frame()).startswith('42/messages,["new",')
-    assert lines == []
-    restore()
+    assert lines.reasons == []
     await wire.close()
 
 
-async def test_what_reaches_nobody_is_told() -> None:
-    case, lines, restore = watched()
+async def test_what_reaches_nobody_is_told(lines: Lines) -> None:
+    case = watched()
     server = case.server
     wire, sid = await joined_wire(case.app)
     await server.emit("new", to=sid)
@@ -70,116 +78,93 @@ async def test_what_reaches_nobody_is_told() -> None:
     await server.emit("new", room="tenant:1")
     await server.emit("new", room="tenant:1", namespace="/scheduler")
     assert lines.reasons[5:] == ["namespace_default", "room_elsewhere"]
-    assert {line["suggestion"] for line in lines if "suggestion" in line} == {"/messages"}
-    restore()
-    await server.emit("new", namespace="/another")
-    assert len(lines) == 7
+    assert {line["suggestion"] for line in lines.all if "suggestion" in line} == {"/messages"}
     await wire.close()
+    case.guard.detach()
+    await server.emit("new", namespace="/another")
+    assert len(lines.all) == 7
 
 
-async def test_the_id_of_the_transport_is_never_printed() -> None:
-    case, lines, restore = watched()
+async def test_the_id_of_the_transport_is_never_printed(lines: Lines) -> None:
+    case = watched()
     wire, _ = await joined_wire(case.app)
     (eio_sid,) = case.server.environ
     await case.server.emit("new", to=eio_sid, namespace="/messages")
     await case.server.emit("new", to=eio_sid, namespace="/scheduler")
     assert lines.reasons == ["sid_of_transport"] * 2
-    assert eio_sid not in str(lines)
-    restore()
+    assert eio_sid not in str(lines.all)
     await wire.close()
 
 
-async def test_sampling_lets_emits_pass_until_somebody_watches() -> None:
-    case, lines = guarded("/messages"), Lines()
-    delivery = a_delivery(lines, sample=64, randrange=lambda limit: limit - 1)
-    restore = watch_server(case.server, delivery, case.seam.served)
+async def test_sampling_lets_emits_pass_until_somebody_watches(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(random, "randrange", lambda limit: 3)
+    case = guarded("/messages")
     for number in range(21):
         await case.server.emit("new", namespace=f"/x{'y' * number}")
-    assert len(lines) == 20
+    assert len(lines.all) == 20
+    for number in range(3):
+        await case.server.emit("new", namespace=f"/passes-{number}")
+    monkeypatch.setattr(random, "randrange", lambda limit: limit - 1)
+    await case.server.emit("new", to="a", namespace="/messages")  # looked at
     for _ in range(60):
         await case.server.emit("new", namespace="/passes")
-    delivery.watch()
+    assert len(lines.all) == 20
+    case.guard.watch_delivery()
     await case.server.emit("new", namespace="/looked-at")
-    assert [line["namespace"] for line in lines[20:]] == ["/looked-at"]
-    restore()
+    assert [line["namespace"] for line in lines.all[20:]] == ["/looked-at"]
+    case.guard.watch_delivery(False)
 
 
-async def test_sampling_counts() -> None:
-    case = guarded("/messages")
-    seen: list[str] = []
-
-    class Each:
-        skip = 2
-        on_watch = None
-
-        def emit(self, namespace: str, *_: Any) -> None:
-            seen.append(namespace)
-
-    watch_server(case.server, Each(), case.seam.served)  # type: ignore[arg-type]
-    for number in range(7):
-        await case.server.emit("new", namespace=f"/{number}")
-    assert seen == ["/0", "/3", "/6"]
-
-
-async def test_a_client_manager_with_other_parameters() -> None:
+async def test_a_client_manager_with_other_parameters(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
     emitted: list[Any] = []
 
     class Own(socketio.AsyncManager):
         async def emit(self, *args: Any, **kwargs: Any) -> None:
             emitted.append((args, kwargs))
 
-    lines = Lines()
+    monkeypatch.setattr(random, "randrange", lambda limit: limit - 1)
     server = socketio.AsyncServer(async_mode="asgi", client_manager=Own())
-    restore = watch_server(server, a_delivery(lines), guarded("/messages").seam.served)
+    server.on("connect", _handler, namespace="/messages")
+    guard = SocketGuard.protect(server, auth=make_auth(), logger=False)
     await server.emit("new", namespace="/a")
     await server.manager.emit("new", None, "/b", "room")
-    assert [line["namespace"] for line in lines] == ["/a", "/b"]
+    assert [line["namespace"] for line in lines.all] == ["/a", "/b"]
     assert [args[:3] for args, _ in emitted] == [("new", None, "/a"), ("new", None, "/b")]
     assert emitted[0][1]["room"] is None
-    delivery = a_delivery(lines, sample=64, randrange=lambda limit: limit - 1)
-    restore()
-    restore = watch_server(server, delivery, guarded("/messages").seam.served)
     for number in range(30):
         await server.emit("new", namespace=f"/x{'y' * number}")
-    assert len(lines) == 22
+    assert len(lines.all) == 20
     assert len(emitted) == 32
-    restore()
+    guard.detach()
+    assert "emit" not in vars(server.manager)
 
 
-async def test_a_defect_here_costs_nobody_a_message(caplog: pytest.LogCaptureFixture) -> None:
-    case = guarded("/messages")
-    lines = Lines()
+async def test_a_defect_here_costs_nobody_a_message(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError
 
-    class Broken:
-        def serves(self, name: str) -> bool:
-            raise RuntimeError(name)
-
-        catch_all = wildcard = False
-
-        def names(self) -> tuple[str, ...]:
-            return ()
-
-    restore = watch_server(case.server, a_delivery(lines), Broken())
+    case = watched("/messages")
     wire, _ = await joined_wire(case.app)
+    monkeypatch.setattr("socketguard.diagnosis.delivery.shape", broken)
     with caplog.at_level(logging.ERROR, logger="socketguard"):
         for _ in range(2):
             await case.server.emit("new", to="nowhere", namespace="/messages")
             await case.server.emit("new", namespace="/messages")
             assert await wire.frame() == '42/messages,["new"]'
     assert [record.message for record in caplog.records] == ["can't look at emits; they go on unwatched"]
-    restore()
     await wire.close()
 
 
-async def test_namespaces_of_any_type_are_left_to_python_socketio() -> None:
-    case, lines, restore = watched()
+async def test_namespaces_of_any_type_are_left_to_python_socketio(lines: Lines) -> None:
+    case = watched()
     await case.server.emit("new", namespace=5)
-    assert lines == []
-    restore()
+    assert lines.reasons == []
 
 
-async def test_who_wrapped_the_emit_keeps_it() -> None:
-    case, lines, restore = watched()
+async def test_who_wrapped_the_emit_keeps_it(lines: Lines) -> None:
+    case = watched()
     manager = case.server.manager
     ours = manager.emit
 
@@ -187,35 +172,34 @@ async def test_who_wrapped_the_emit_keeps_it() -> None:
         await ours(*args, **kwargs)
 
     manager.emit = theirs
-    restore()
+    case.guard.detach()
     assert manager.emit is theirs
     # And the other way round: theirs comes back.
-    again = watch_server(case.server, a_delivery(lines), case.seam.served)
+    undo = watch_emits(manager)
     assert manager.emit is not theirs
-    again()
+    undo()
     assert manager.emit is theirs
 
 
 # Events of clients
 
 
-async def test_events_before_their_namespace_was_joined() -> None:
-    case, lines = guarded("/messages"), Lines()
-    before = case.server._handle_event  # the guard's own
-    restore = watch_early_events(case.server, a_delivery(lines))
+async def test_events_before_their_namespace_was_joined(lines: Lines) -> None:
+    case = guarded("/messages")
     wire = await open_wire(case.app)
     await wire.send('42/messages,["early",1]')
     await wire.send('42["default"]')
     joined, _ = await joined_wire(case.app)
     await joined.send('42/messages,1["echo",2]')
     assert await joined.frame() == "43/messages,1[2]"
-    assert lines.reasons == ["event_too_early"] * 2
-    assert [(line["namespace"], line["event_name"]) for line in lines] == [("/messages", "early"), ("/", "default")]
-    await case.server._handle_event("unknown", {}, None, ["x"])
-    restore()
-    assert case.server._handle_event is before
+    assert [(line["reason"], line["namespace"], line["event_name"]) for line in lines.all] == [
+        ("event_too_early", "/messages", "early"),
+        ("event_too_early", "/", "default"),
+    ]
     await wire.close()
     await joined.close()
+    case.guard.detach()
+    assert "_handle_event" not in vars(case.server)
 
 
 class Chat(socketio.AsyncNamespace):
@@ -293,57 +277,56 @@ def test_which_client_managers_join_several_processes() -> None:
     assert not is_shared(socketio.Manager())
 
 
-async def test_emits_of_a_webhook() -> None:
-    lines, manager = Lines(), AsyncQueue(channel="crm")
-    restore = observe_emits(manager, a_delivery(lines), namespaces=["/messages", "/scheduler"])
+async def test_emits_of_a_webhook(lines: Lines) -> None:
+    manager = AsyncQueue(channel="crm")
+    undo = watch_emits(manager, namespaces=["/messages", "/scheduler"], logger=False)
     await manager.emit("new", {"id": 1}, namespace="/messages", room="tenant:1")
-    assert lines == []
+    assert lines.reasons == []
     await manager.emit("new", {"id": 1}, namespace="/mesages", room="tenant:1")
     await manager.emit("new", {"id": 1})
     await manager.emit("new", {"id": 1}, "messages")
-    assert [(line["reason"], line["namespace"]) for line in lines] == [
+    assert [(line["reason"], line["namespace"]) for line in lines.all] == [
         ("namespace_unserved", "/mesages"),
         ("namespace_unserved", "/"),
         ("namespace_malformed", "messages"),
     ]
     assert len(manager.queue.messages) == 4
-    restore()
+    undo()
     assert "emit" not in vars(manager)
     assert "_publish" not in vars(manager)
 
 
 @pytest.mark.parametrize(("listeners", "found"), [(0, ["no_listener"]), (1, []), (None, []), (False, []), ("0", [])])
-async def test_nobody_listens_to_the_queue(listeners: Any, found: list[str]) -> None:
-    lines, manager = Lines(), AsyncQueue(listeners, channel="crm")
-    observe_emits(manager, a_delivery(lines))
+async def test_nobody_listens_to_the_queue(listeners: Any, found: list[str], lines: Lines) -> None:
+    manager = AsyncQueue(listeners, channel="crm")
+    watch_emits(manager, logger=False)
     await manager.emit("new", {"id": 1}, namespace="/messages")
     await manager.disconnect("sid", "/messages", ignore_queue=True)
     await manager.close_room("room", "/messages")  # No emit: nobody waits for it.
     assert lines.reasons == found
     if found:
-        assert (lines[0]["namespace"], lines[0]["event_name"]) == ("/messages", "new")
-        assert "channel 'crm'" in lines[0]["hint"]
+        assert (lines.all[0]["namespace"], lines.all[0]["event_name"]) == ("/messages", "new")
+        assert "channel 'crm'" in lines.all[0]["hint"]
 
 
 @pytest.mark.parametrize(
     ("listeners", "found"), [(0, ["namespace_malformed", "no_listener"]), (2, ["namespace_malformed"])]
 )
-def test_emits_of_a_worker_without_asyncio(listeners: int, found: list[str]) -> None:
-    lines, manager = Lines(), Queue(listeners)
+def test_emits_of_a_worker_without_asyncio(listeners: int, found: list[str], lines: Lines) -> None:
+    manager = Queue(listeners)
     server = socketio.Server(client_manager=manager)
-    restore = observe_emits(server, a_delivery(lines))
+    undo = watch_emits(server, logger=False)
     server.emit("new", {"id": 1}, namespace="messages")
     assert lines.reasons == found
     assert len(manager.queue.messages) == 1
-    restore()
+    undo()
     server.emit("new", {"id": 1}, namespace="messages")
     assert lines.reasons == found
 
 
-async def test_a_server_without_a_queue_reaches_nobody() -> None:
-    lines = Lines()
+async def test_a_server_without_a_queue_reaches_nobody(lines: Lines) -> None:
     server = socketio.AsyncServer(async_mode="asgi")
-    observe_emits(server, a_delivery(lines))
+    watch_emits(server, logger=False)
     await server.emit("new", namespace="/messages")
     assert lines.reasons == ["no_message_queue"]
     await server.manager.connect("eio", "/messages")
@@ -369,11 +352,11 @@ async def test_a_server_without_a_queue_reaches_nobody() -> None:
 )
 def test_what_can_not_be_watched(target: Any, namespaces: Any, option: str, words: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        observe_emits(target, a_delivery(Lines()), namespaces=namespaces)
+        watch_emits(target, namespaces=namespaces)
     assert caught.value.option == option
     assert words in str(caught.value)
 
 
 def test_a_guarded_server_is_watched_by_its_guard() -> None:
     with pytest.raises(ConfigurationError, match=r"guard\.watch_delivery"):
-        observe_emits(guarded().server, a_delivery(Lines()))
+        watch_emits(guarded().server)

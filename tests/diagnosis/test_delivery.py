@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +14,7 @@ from bidict import bidict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketguard.diagnosis.delivery import ID, REASONS, Delivery, nearest, shape, shown
+from socketguard.diagnosis.delivery import ID, REASONS, Delivery, Line, nearest, shape, shown
 from socketguard.logs.events import EVENT_REASONS
 from socketguard.text import neutralise
 
@@ -34,13 +34,6 @@ class Server:
         return tuple(sorted(self.exact))
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def rooms_of(**namespaces: Mapping[str, Iterable[Any]]) -> dict[str, dict[Any, Any]]:
     """Rooms as python-socketio keeps them: for each namespace its connections, each with its own rooms."""
     found: dict[str, dict[Any, Any]] = {}
@@ -53,35 +46,37 @@ def rooms_of(**namespaces: Mapping[str, Iterable[Any]]) -> dict[str, dict[Any, A
     return found
 
 
-@dataclass
 class Case:
-    """A `Delivery`, and what it has reported."""
+    """A `Delivery`, what it has found to be told, and a clock of its own."""
 
-    sample: int = 1
-    shared: bool = False
-    server: Server = field(default_factory=Server)
-    randrange: Any = None
-    lines: list[dict[str, Any]] = field(default_factory=list)
-    clock: Clock = field(default_factory=Clock)
+    def __init__(self, *, sample: int = 1, shared: bool = False, server: Server | None = None) -> None:
+        self.delivery = Delivery(sample=sample, shared=shared)
+        self.server = server or Server()
+        self.now = 1000.0
+        self.lines: list[dict[str, Any]] = []
 
-    def __post_init__(self) -> None:
-        self.delivery = Delivery(
-            self._report,
-            sample=self.sample,
-            shared=self.shared,
-            clock=self.clock,
-            randrange=self.randrange or random.Random(7).randrange,
-        )
-
-    def _report(self, reason: str, fields: dict[str, Any]) -> None:
-        assert fields["reason"] == reason
-        assert reason in REASONS | EVENT_REASONS
-        self.lines.append(fields)
+    def take(self, lines: list[Line]) -> None:
+        for reason, fields in lines:
+            assert fields["reason"] == reason
+            assert reason in REASONS | EVENT_REASONS
+            self.lines.append(fields)
 
     def emit(
         self, namespace: str, room: Any = None, rooms: Mapping[str, Any] | None = None, event: Any = "message:new"
     ) -> None:
-        self.delivery.emit(namespace, event, room, rooms or {}, self.server)
+        self.take(self.delivery.emit(namespace, event, room, rooms or {}, self.server, now=self.now))
+
+    def unhandled(self, namespace: str, event: Any, handlers: Iterable[str]) -> None:
+        self.take(self.delivery.unhandled(namespace, event, handlers, now=self.now))
+
+    def too_early(self, namespace: str, event: Any) -> None:
+        self.take(self.delivery.too_early(namespace, event, now=self.now))
+
+    def close(self) -> None:
+        self.take(self.delivery.close(now=self.now))
+
+    def watch(self, on: bool = True) -> None:
+        self.take(self.delivery.watch(on, now=self.now))
 
     @property
     def reasons(self) -> list[str]:
@@ -385,24 +380,25 @@ def test_a_quiet_server_is_seen_whole() -> None:
     case = sampled()
     for _ in range(100):
         case.emit("/messages", "a", rooms_of(messages={"a": []}))
-        assert case.delivery.skip == 0
-        case.clock.now += 0.06
+        assert case.delivery.passing == 0
+        case.now += 0.06
 
 
-def test_a_busy_server_is_sampled() -> None:
+def test_a_busy_server_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(random, "randrange", random.Random(7).randrange)
     case = sampled()
     rooms = rooms_of(messages={"a": []})
     skipped = []
     for _ in range(5020):
         case.emit("/messages", "a", rooms)
-        skipped.append(case.delivery.skip)
+        skipped.append(case.delivery.passing)
     assert set(skipped[:20]) == {0}
     assert min(skipped[20:]) >= 0
     assert max(skipped[20:]) <= 2 * SAMPLED - 2
     assert sum(skipped[20:]) / 5000 == pytest.approx(SAMPLED - 1, rel=0.05)
-    case.clock.now += 1.0
+    case.now += 1.0
     case.emit("/messages", "a", rooms)
-    assert case.delivery.skip == 0
+    assert case.delivery.passing == 0
 
 
 def test_no_rhythm_hides_an_emit() -> None:
@@ -415,8 +411,8 @@ def test_no_rhythm_hides_an_emit() -> None:
             continue
         # Each second one goes to a namespace that does not exist.
         case.emit("/messages" if number % 2 else "/mesages", "a" if number % 2 else None, rooms)
-        passing = case.delivery.skip
-        case.clock.now += 0.0001
+        passing = case.delivery.passing
+        case.now += 0.0001
     assert case.reasons == ["namespace_unserved"]
 
 
@@ -425,7 +421,7 @@ def test_misses_are_looked_into_so_many_times_a_second() -> None:
     for number in range(100):
         case.emit(f"/x{'y' * number}")
     assert len(case.lines) == 20
-    case.clock.now += 1.0
+    case.now += 1.0
     case.emit("/another")
     assert len(case.lines) == 21
 
@@ -433,30 +429,26 @@ def test_misses_are_looked_into_so_many_times_a_second() -> None:
 def test_watching() -> None:
     case = sampled()
     rooms = rooms_of(messages={"a": []})
-    called = []
     case.emit("/mesages")
     case.emit("/mesages")
     for _ in range(30):
         case.emit("/messages", "a", rooms)
-    case.delivery.skip = 50
-    case.delivery.on_watch = lambda: called.append(case.delivery.watched)
-    case.delivery.watch()
+    case.delivery.passing = 50
+    case.watch()
     assert case.lines[1]["suppressed"] == 1
-    assert called == [True]
-    assert case.delivery.skip == 0
+    assert case.delivery.passing == 0
     case.emit("/mesages")
     assert len(case.lines) == 3  # Who looks now is told again.
     for _ in range(30):
         case.emit("/messages", "a", rooms)
-        assert case.delivery.skip == 0
-    case.delivery.watch()
+        assert case.delivery.passing == 0
+    case.watch()
     case.emit("/mesages")
     assert len(case.lines) == 3
-    case.delivery.watch(False)
-    assert called == [True, True, False]
+    case.watch(False)
     assert not case.delivery.watched
     full = Case()
-    full.delivery.watch(False)
+    full.watch(False)
     assert full.delivery.watched
 
 
@@ -465,9 +457,9 @@ def test_watching() -> None:
 
 def test_an_event_without_a_handler() -> None:
     case = sampled()
-    case.delivery.unhandled("/messages", "mesage:send", ["*", "message:send", "typing"])
-    case.delivery.unhandled("/messages", "launch", ["message:send", "typing"])
-    case.delivery.unhandled("/messages", 5, ["message:send", "typing"])
+    case.unhandled("/messages", "mesage:send", ["*", "message:send", "typing"])
+    case.unhandled("/messages", "launch", ["message:send", "typing"])
+    case.unhandled("/messages", 5, ["message:send", "typing"])
     assert case.reasons == ["event_unhandled"] * 3
     assert case.lines[0] == {
         "reason": "event_unhandled",
@@ -484,11 +476,11 @@ def test_an_event_without_a_handler() -> None:
 def test_events_are_said_once_and_counted() -> None:
     case = sampled()
     for _ in range(4):
-        case.delivery.unhandled("/messages", "launch", ["typing"])
-        case.delivery.unhandled("/messages", "typping", ["typing"])
-        case.delivery.unhandled("/messages", "tping", ["typing"])
+        case.unhandled("/messages", "launch", ["typing"])
+        case.unhandled("/messages", "typping", ["typing"])
+        case.unhandled("/messages", "tping", ["typing"])
     assert [line["event_name"] for line in case.lines] == ["launch", "typping"]
-    case.delivery.flush()
+    case.close()
     assert [(line["event_name"], line["suppressed"]) for line in case.lines[2:]] == [("typping", 7), ("launch", 3)]
 
 
@@ -499,12 +491,12 @@ def test_the_names_of_handlers_are_read_only_when_needed() -> None:
         raise AssertionError
         yield
 
-    case.delivery.unhandled("/messages", "launch", ["typing"])
-    case.delivery.unhandled("/messages", "launch", never())
+    case.unhandled("/messages", "launch", ["typing"])
+    case.unhandled("/messages", "launch", never())
     for number in range(20):
-        case.delivery.unhandled("/messages", f"{chr(97 + number)}", ["typing"])
+        case.unhandled("/messages", f"{chr(97 + number)}", ["typing"])
     # Ten comparisons in one second: then names that anybody can make up are only counted.
-    case.delivery.unhandled("/messages", "typin", never())
+    case.unhandled("/messages", "typin", never())
     assert "suggestion" not in case.lines[-1]
     assert "registered" not in case.lines[-1]
 
@@ -512,24 +504,24 @@ def test_the_names_of_handlers_are_read_only_when_needed() -> None:
 def test_a_flood_of_names_is_bounded_and_hides_no_misspelling() -> None:
     case = sampled()
     for number in range(10_000):
-        case.delivery.unhandled("/messages", f"{number:x}" * 3, ["typing"])
+        case.unhandled("/messages", f"{number:x}" * 3, ["typing"])
     flooded = len(case.lines)
     assert flooded == 65
-    case.clock.now += 1.0
-    case.delivery.unhandled("/messages", "typng", ["typing"])
+    case.now += 1.0
+    case.unhandled("/messages", "typng", ["typing"])
     assert [line["event_name"] for line in case.lines[flooded:]] == ["typng"]
-    case.delivery.flush()
+    case.close()
     assert case.lines[-1]["suppressed"] == 10_000 - 65
 
 
 def test_a_full_table_gives_up_what_is_old() -> None:
     case = sampled()
     for number in range(64):
-        case.delivery.too_early(f"/{number}", "x")
-    case.clock.now += 3601.0
-    case.delivery.too_early("/0", "x")
-    case.delivery.too_early("/new", "x")
-    case.delivery.too_early("/1", "x")
+        case.too_early(f"/{number}", "x")
+    case.now += 3601.0
+    case.too_early("/0", "x")
+    case.too_early("/new", "x")
+    case.too_early("/1", "x")
     named = [line["namespace"] for line in case.lines[64:]]
     assert named == ["/0", "/new", "/1"]
     assert case.lines[64]["summary"] is True
@@ -537,8 +529,8 @@ def test_a_full_table_gives_up_what_is_old() -> None:
 
 def test_an_event_before_its_namespace_was_joined() -> None:
     case = sampled()
-    case.delivery.too_early("/messages", "typing")
-    case.delivery.too_early("/messages", "other")
+    case.too_early("/messages", "typing")
+    case.too_early("/messages", "other")
     assert case.reasons == ["event_too_early"]
     assert case.lines[0]["event_name"] == "typing"
     assert "after the client's connect event" in case.lines[0]["hint"]
@@ -551,8 +543,8 @@ def test_an_event_before_its_namespace_was_joined() -> None:
 )
 def test_hostile_names_are_harmless(event: Any, namespace: str, handlers: list[str]) -> None:
     case = Case()
-    case.delivery.unhandled(namespace, event, handlers)
-    case.delivery.too_early(namespace, event)
+    case.unhandled(namespace, event, handlers)
+    case.too_early(namespace, event)
     case.emit(namespace, namespace, rooms_of(messages={"a": handlers}), event)
     assert case.reasons[:2] == ["event_unhandled", "event_too_early"]
     for line in case.lines:
@@ -595,16 +587,16 @@ def test_each_place_is_said_once_and_summed_up_from_time_to_time() -> None:
     for _ in range(4):
         case.emit("/mesages", event="first")
     assert len(case.lines) == 1
-    case.clock.now += 599.0
+    case.now += 599.0
     case.emit("/mesages")
     assert len(case.lines) == 1
-    case.clock.now += 1.0
+    case.now += 1.0
     case.emit("/mesages")
     assert case.lines[1] == {**case.lines[0], "suppressed": 5, "summary": True}
-    case.delivery.flush()
+    case.close()
     assert len(case.lines) == 2
     case.emit("/mesages")
-    case.delivery.flush()
+    case.close()
     assert case.lines[2]["suppressed"] == 1
     assert case.lines[0]["event_name"] == "first"
 
@@ -617,10 +609,22 @@ def test_rooms_that_look_alike_are_one_place() -> None:
     assert [line["room"] for line in case.lines] == ["user:0", "team:1"]
 
 
+def test_a_count_is_told_ten_minutes_later_though_nothing_more_comes() -> None:
+    case = sampled()
+    for _ in range(4):
+        case.emit("/mesages")
+    case.unhandled("/messages", "launch", [])
+    case.take(case.delivery.due(case.now + 599.9))
+    assert len(case.lines) == 2
+    case.take(case.delivery.due(case.now + 600))
+    case.take(case.delivery.due(case.now + 1200))
+    assert [line.get("suppressed") for line in case.lines] == [None, None, 3]
+
+
 def test_what_was_never_confirmed_is_not_summed_up() -> None:
     case = sampled()
     case.emit("/messages", "tenant:1", rooms_of(messages={"a": []}))
-    case.delivery.flush()
+    case.close()
     assert case.lines == []
 
 
@@ -630,17 +634,17 @@ def test_what_was_never_confirmed_is_not_summed_up() -> None:
 def test_a_process_that_only_emits() -> None:
     case = Case()
     names = ["/messages", "/scheduler"]
-    case.delivery.emit_only("/messages", "x", names)
-    case.delivery.emit_only("/anything", "x", None)
+    case.take(case.delivery.emit_only("/messages", "x", names))
+    case.take(case.delivery.emit_only("/anything", "x", None))
     assert case.lines == []
-    case.delivery.emit_only("messages", "x", None)
-    case.delivery.emit_only("schedulers", "x", names)
-    case.delivery.emit_only("/scheduler2", "x", names)
-    case.delivery.emit_only("/", "x", names)
+    case.take(case.delivery.emit_only("messages", "x", None))
+    case.take(case.delivery.emit_only("schedulers", "x", names))
+    case.take(case.delivery.emit_only("/scheduler2", "x", names))
+    case.take(case.delivery.emit_only("/", "x", names))
     assert case.reasons == ["namespace_malformed"] * 2 + ["namespace_unserved"] * 2
     assert [line.get("suggestion") for line in case.lines] == [None, "/scheduler", "/scheduler", None]
-    case.delivery.no_message_queue("/messages", "x")
-    case.delivery.no_listener("/messages", "x", "socketio")
+    case.take(case.delivery.no_message_queue("/messages", "x"))
+    case.take(case.delivery.no_listener("/messages", "x", "socketio"))
     assert case.reasons[4:] == ["no_message_queue", "no_listener"]
     assert "AsyncRedisManager(url, write_only=True)" in case.lines[4]["hint"]
     assert "on the channel 'socketio', where no server listens" in case.lines[5]["hint"]
