@@ -39,19 +39,7 @@ class Engine(Protocol):
 
 
 class Admission:
-    """The policy of a guard, ready to be asked.
-
-    Args:
-        registry: which namespaces there are, and who may enter.
-        auth: verifies tokens; None admits without any.
-        served: what python-socketio serves, looked up at each CONNECT.
-        paths: the URL paths of the Socket.IO endpoint, for hints.
-        limits: the limits.
-        ledger: counts connections.
-        budget: counts what was refused to an address.
-        revocations: which tokens were revoked; None when nobody asks.
-        stable_claims: claims that a fresh token must share with the old one.
-    """
+    """The policy of a guard, ready to be asked."""
 
     def __init__(
         self,
@@ -79,13 +67,6 @@ class Admission:
 
     async def decide(self, connection: Connection, data: object, deadline: float, engine: Engine) -> Refusal | None:
         """Decide one CONNECT, and write who it is into ``connection``.
-
-        Args:
-            connection: the pending connection.
-            data: the decoded ``auth`` payload of the CONNECT packet.
-            deadline: for everything in here that may wait, in seconds of the loop's clock.
-            engine: knows whether the session is still there.
-
         Returns:
             None to admit. Any exception on the way is a refusal too.
         """
@@ -177,12 +158,6 @@ class Admission:
 
     async def refresh(self, connection: Connection, token: object, deadline: float) -> Identity | Refusal:
         """Decide whether a fresh token may take the place of a connection's old one.
-
-        Args:
-            connection: the connection.
-            token: what the client sent as its token.
-            deadline: in seconds of the loop's clock.
-
         Returns:
             Who the fresh token says it is, or why it is refused. Any exception on the way is a refusal too.
         """

@@ -30,6 +30,7 @@ from .namespaces.registry import Registry
 from .server.attach import Attachment
 from .server.configuration import Configuration
 from .server.connect import Connects
+from .server.context import Context
 from .server.dispatch import Dispatch, Refreshes
 from .server.drain import LONGEST, Drain
 from .server.drain import findings as drain_findings
@@ -76,22 +77,26 @@ class Parts:
         heard = [value if isinstance(value, int | float) else 0 for value in (interval, ping_timeout)]
         patterns = Patterns(interval=heard[0], timeout=heard[1], transports=server.eio.transports)
 
-        engine = Engine(server)
+        engine = Engine(server, limits.connect_packet_bytes)
         self.sessions = Sessions(engine, limits, self.ledger, patterns, connect_timeout=settings.connect_timeout)
         self.expiry = Expiry(auth, settings.expiring_notice)
         service = Service(self.registry, auth, self.revocations, self.report, fail_open=settings.fail_open)
         self.endings = Endings(engine, self.sessions, self.expiry, service, patterns, self.delivery, self.report)
         self.drain = Drain(self.sessions, self.endings, self.report)
-        self.configuration = Configuration(
+        context = Context(
             server,
             settings,
-            self.registry,
-            self.served,
-            self.store,
+            self.timeout,
+            engine,
+            self.sessions,
+            self.expiry,
+            budget,
+            service,
+            self.endings,
             self.drain,
             self.report,
-            admission_timeout=self.timeout,
         )
+        self.configuration = Configuration(context, self.registry, self.served, self.store)
         self.admission = Admission(
             self.registry,
             auth,
@@ -103,70 +108,11 @@ class Parts:
             revocations=None if auth is None else self.revocations,
             stable_claims=settings.stable_claims,
         )
-        self.connects = Connects(
-            server,
-            self.admission,
-            engine,
-            self.sessions,
-            self.endings,
-            self.expiry,
-            self.drain,
-            service,
-            budget,
-            self.report,
-            timeout=self.timeout,
-            log_claims=settings.log_claims,
-            debug=settings.debug,
-        )
-        refreshes = Refreshes(
-            self.admission,
-            self.endings,
-            self.expiry,
-            service,
-            self.report,
-            rate=limits.refresh_rate,
-            on_refresh=settings.on_refresh,
-            timeout=self.timeout,
-            log_claims=settings.log_claims,
-        )
-        self._dispatch = Dispatch(
-            server,
-            self.connects,
-            refreshes,
-            engine,
-            self.sessions,
-            self.endings,
-            self.expiry,
-            self.report,
-            self.delivery,
-        )
-        self._endpoint = Endpoint(
-            server,
-            self.configuration,
-            service,
-            engine,
-            self.sessions,
-            self.endings,
-            self.drain,
-            budget,
-            self.ledger,
-            patterns,
-            self.report,
-            settings.trusted_proxies,
-            bind_polling=settings.bind_polling,
-        )
+        self.connects = Connects(context, self.admission)
+        self._dispatch = Dispatch(context, self.connects, Refreshes(context, self.admission), self.delivery)
+        self._endpoint = Endpoint(context, self.configuration, self.ledger, patterns)
         self._attachment: Attachment | None = Attachment(
-            server,
-            self,
-            engine,
-            self.sessions,
-            self.endings,
-            self.connects,
-            self._dispatch,
-            self._endpoint,
-            self.delivery,
-            self.served,
-            self.report,
+            context, self, self.connects, self._dispatch, self._endpoint, self.delivery, self.served
         )
         if heartbeat is not None:
             for name, value in (("interval", interval), ("timeout", ping_timeout), ("interval_grace_period", 0)):

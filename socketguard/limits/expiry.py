@@ -28,12 +28,7 @@ class Authority(Protocol):
 
 
 class Expiry:
-    """The ends of joined connections, and the notices before them; `due` hands them out.
-
-    Args:
-        authority: what has verified the identities; None where nobody needs a token and nothing ends.
-        notice: how many seconds before its end a connection is due for a notice; None for no notice.
-    """
+    """The ends of joined connections, and the notices before them; `due` hands them out."""
 
     __slots__ = ("_authority", "_clock", "_notice", "_timers")
 

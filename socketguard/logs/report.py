@@ -23,13 +23,7 @@ __all__ = ["Report"]
 
 
 class Report:
-    """Writes the log lines of one guard.
-
-    Args:
-        log: where lines go.
-        floods: the same, with repeated refusals held back and counted.
-        log_claims: the claims that go into each line about a connection.
-    """
+    """Writes the log lines of one guard."""
 
     def __init__(self, log: EventLog, floods: Floods, log_claims: tuple[str, ...]) -> None:
         self.log = log

@@ -7,14 +7,14 @@ from typing import Any
 from socketguard.connection import Session, bound_connection
 from socketguard.diagnosis.delivery import Delivery
 from socketguard.errors import ConfigurationError
-from socketguard.logs.report import Report
 
 from .connect import Connects
+from .context import Context
 from .dispatch import Dispatch
 from .emits import watch_early_events, watch_server
 from .endings import Endings
 from .endpoint import Endpoint
-from .engine import SESSION_KEY, Engine
+from .engine import SESSION_KEY
 from .facts import ServedNames
 from .packets import ATTRIBUTE
 from .sessions import Sessions
@@ -78,34 +78,27 @@ def _packet_class_for(original: Any) -> Any:
 class Attachment:
     """What the guard has replaced on one server object; made last, when everything that stands in is there.
 
-    Args:
-        server: a server that `require_server` let pass.
-        owner: what a second guard on the same server finds with `of`.
-
     Raises:
         ConfigurationError: clients are connected already; nobody has checked them.
     """
 
     def __init__(
         self,
-        server: Any,
+        context: Context,
         owner: object,
-        engine: Engine,
-        sessions: Sessions,
-        endings: Endings,
         connects: Connects,
         dispatch: Dispatch,
         endpoint: Endpoint,
         delivery: Delivery,
         served: ServedNames,
-        report: Report,
     ) -> None:
+        server = context.server
         if any(True for _ in server.manager.get_namespaces()):
             raise ConfigurationError(
                 "clients are connected to this server already; attach the guard before the application serves",
                 option="server",
             )
-        eio, limits = server.eio, sessions.limits
+        eio, limits = server.eio, context.settings.limits
         self._server = server
         # Where somebody may have wrapped ours in turn, and where nobody can: the holder, the name, ours and the other.
         self._replaced: list[tuple[Any, str, Any, Any]] = []
@@ -120,10 +113,13 @@ class Attachment:
         self._message = eio.handlers["message"]
         eio.on("message", dispatch.message)
         self.set(server, "packet_class", _packet_class_for(server.packet_class))
-        self.set(eio, "generate_id", engine.new_id)
+        self.set(eio, "generate_id", context.engine.new_id)
         self.set(server, "namespaces", _Admitted())
-        server.environ = _Environments(sessions, endings, server.environ)
-        self._undo = [watch_server(server, delivery, served, report), watch_early_events(server, delivery, report)]
+        server.environ = _Environments(context.sessions, context.endings, server.environ)
+        self._undo = [
+            watch_server(server, delivery, served, context.report),
+            watch_early_events(server, delivery, context.report),
+        ]
         setattr(server, ATTRIBUTE, owner)
 
     @staticmethod

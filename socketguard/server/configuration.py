@@ -7,15 +7,14 @@ from typing import Any
 
 from starlette.types import Receive, Scope
 
-from socketguard.config import Settings, name_of
+from socketguard.config import name_of
 from socketguard.diagnosis.startup import Discovery, check_server
 from socketguard.findings import Finding, finding
 from socketguard.limits.revocation import MemoryStore, Store
-from socketguard.logs.report import Report
 from socketguard.namespaces.registry import Registry
 from socketguard.proxies.heartbeat import findings_for_server
 
-from .drain import Drain
+from .context import Context
 from .facts import ServedNames, facts
 
 __all__ = ["Configuration"]
@@ -24,41 +23,19 @@ __all__ = ["Configuration"]
 class Configuration:
     """What was chosen for one server, and what is known of where it is served.
 
-    Args:
-        server: the server.
-        settings: the options.
-        registry: the namespaces.
-        served: what the server has handlers for.
-        store: where revocations are kept.
-        admission_timeout: seconds, after the ping timeout was considered.
-        drain: installed at start.
-        report: told everything.
-
     Attributes:
         paths: the URL paths of the endpoint.
     """
 
-    def __init__(
-        self,
-        server: Any,
-        settings: Settings,
-        registry: Registry,
-        served: ServedNames,
-        store: Store,
-        drain: Drain,
-        report: Report,
-        *,
-        admission_timeout: float,
-    ) -> None:
+    def __init__(self, context: Context, registry: Registry, served: ServedNames, store: Store) -> None:
         self.paths: list[str] = []
-        self._server = server
-        self._settings = settings
+        self._context = context
+        self._server = context.server
+        self._settings = context.settings
+        self._report = context.report
         self._registry = registry
         self._served = served
         self._store = store
-        self._drain = drain
-        self._report = report
-        self._admission_timeout = admission_timeout
         self._mounts: list[Finding] = []
         self._started = self._addressed = self._seen_websocket = self._warned_of_memory = False
 
@@ -96,7 +73,7 @@ class Configuration:
             "heartbeat": {"interval_s": known.ping_interval, "timeout_s": known.ping_timeout},
             "transports": list(known.transports),
             "connect_timeout_s": settings.connect_timeout,
-            "admission_timeout_s": self._admission_timeout,
+            "admission_timeout_s": self._context.timeout,
             "expiring_notice_s": settings.expiring_notice,
             "limits": settings.limits.describe(),
             "store": type(self._store).__name__,
@@ -118,7 +95,7 @@ class Configuration:
         if self._settings.auth is not None:
             # Now, so that the first client does not pay for it.
             self._settings.auth.start()
-        self._drain.install()
+        self._context.drain.install()
 
     def seen(self, scope: Scope, receive: Receive) -> None:
         """Make the checks that need a request: of the first one, and of the first WebSocket."""

@@ -13,17 +13,10 @@ from socketguard.connection import Connection, Session, bound_connection
 from socketguard.deadline import Escaped, Overdue, run_until
 from socketguard.errors import Refusal, RejectCode, new_ref
 from socketguard.limits.counters import Refusals
-from socketguard.limits.expiry import Expiry
-from socketguard.limits.rates import AddressBudget
-from socketguard.logs.report import Report
 
-from .drain import Drain
-from .endings import Endings
-from .engine import Engine
+from .context import Context
 from .handlers import ConnectHandlers, app_message, raised_by_the_call
 from .requires import EventRefused
-from .service import Service
-from .sessions import Sessions
 
 __all__ = ["Connects", "is_joined"]
 
@@ -64,63 +57,27 @@ class _Pending:
 
 
 class Connects:
-    """Takes the CONNECT packets of one server.
-
-    Args:
-        server: the server; its methods are taken as they are now, before any is replaced.
-        admission: decides.
-        engine: its Engine.IO side.
-        sessions: the open ones.
-        endings: ends sessions that try too often.
-        expiry: told who has joined.
-        drain: knows whether the server is being emptied.
-        service: tells what changed about keys and store.
-        budget: told of refusals that count against an address.
-        report: told what was decided.
-        timeout: seconds for everything between a CONNECT and its answer.
-        log_claims: claims for log lines.
-        debug: whether a refused client is told the details too.
+    """Takes the CONNECT packets of one server, and runs the application's connect handlers.
 
     Attributes:
         accepted: how many clients have joined so far.
         refused: how many were refused, by code.
     """
 
-    def __init__(
-        self,
-        server: Any,
-        admission: Admission,
-        engine: Engine,
-        sessions: Sessions,
-        endings: Endings,
-        expiry: Expiry,
-        drain: Drain,
-        service: Service,
-        budget: AddressBudget,
-        report: Report,
-        *,
-        timeout: float,
-        log_claims: tuple[str, ...],
-        debug: bool,
-    ) -> None:
+    def __init__(self, context: Context, admission: Admission) -> None:
         self.accepted = 0
         self.refused: dict[str, int] = {}
-        self._server = server
+        # As they are now, before any is replaced.
+        server = self._server = context.server
         self._hand_on = server._handle_connect
         self._trigger = server._trigger_event
         self._disconnect = server.disconnect
         self._admission = admission
-        self._engine = engine
-        self._sessions = sessions
-        self._endings = endings
-        self._expiry = expiry
-        self._drain = drain
-        self._service = service
-        self._budget = budget
-        self._report = report
-        self._timeout = timeout
-        self._log_claims = log_claims
-        self._debug = debug
+        self._context = context
+        self._engine = context.engine
+        self._sessions = context.sessions
+        self._endings = context.endings
+        self._report = context.report
         self._detached = False
         self._quarantine: set[asyncio.Task[Any]] = set()
         self._handlers = ConnectHandlers(server)
@@ -140,7 +97,7 @@ class Connects:
         session = self._engine.session(eio_sid)
         if session is None or not self._engine.alive(eio_sid):
             return  # The session ended before its packet was read: python-socketio would keep such a client for ever.
-        if self._drain.begun:
+        if self._context.drain.begun:
             self._endings.session(session, "draining")
             return
         self._engine.identify(session)
@@ -165,13 +122,13 @@ class Connects:
                 self._sessions.forget(connection)
 
     async def _admit(self, eio_sid: str, connection: Connection, namespace: Any, data: Any) -> None:
-        deadline = asyncio.get_running_loop().time() + self._timeout
+        deadline = asyncio.get_running_loop().time() + self._context.timeout
         try:
             refusal = await self._admission.decide(connection, data, deadline, self._engine)
         except Exception as exc:
             refusal = Refusal(RejectCode.INTERNAL_ERROR, "admission", error=exc)
         finally:
-            self._service.tell()
+            self._context.service.tell()
         if refusal is not None:
             await self._refuse(eio_sid, connection, refusal)
         elif not self._engine.alive(eio_sid):
@@ -223,7 +180,7 @@ class Connects:
         self.accepted += 1
         self._sessions.joined(connection.session)
         self._report.accepted(connection)
-        self._expiry.begin(connection)
+        self._context.expiry.begin(connection)
         self._endings.arm()
         if not self._engine.alive(eio_sid):
             # It went away while its handler ran, and python-engineio has told everybody else already.
@@ -244,7 +201,7 @@ class Connects:
             # A CONNECT_ERROR is final to stock clients; from a closed transport they come back by themselves.
             self._endings.session(session, refusal.code.value)
         if session.ending is None and self._engine.alive(eio_sid):
-            payload = refusal.payload(ref, debug=self._debug)
+            payload = refusal.payload(ref, debug=self._context.settings.debug)
             if self._engine.strict_text:
                 # What the default serializer makes of it, without looking for binary data in what can have none.
                 place = "" if connection.namespace == "/" else f"{connection.namespace},"
@@ -266,7 +223,7 @@ class Connects:
         real = refusal.fields.get("hidden_reason", code)
         unknown_key = "key_unknown" in (refusal.detail, refusal.fields.get("hidden_detail"))
         if costs and (real in _FAILURES or unknown_key):
-            self._budget.fail(session.client_address)
+            self._context.budget.fail(session.client_address)
         if too_many:
             self._endings.session(session, "too_many_failures")
 
@@ -283,7 +240,7 @@ class Connects:
             return False  # Nobody asked through the guard: python-socketio refuses.
         pending: _Pending = connection.pending
         connection.sid = args[0]
-        connection.bind_log_fields(self._log_claims)
+        connection.bind_log_fields(self._context.settings.log_claims)
         self._sessions.connections[connection.sid] = connection
         self._handlers.prepare(namespace)
         try:
@@ -340,7 +297,7 @@ class Connects:
         """Refuse, by way of python-socketio, so that it answers and cleans up by itself."""
         pending.refusal = refusal
         pending.ref = new_ref()
-        payload = refusal.payload(pending.ref, debug=self._debug)
+        payload = refusal.payload(pending.ref, debug=self._context.settings.debug)
         raise Refused(payload["message"], payload["data"])
 
     def _answerable(self, refusal: BaseException, namespace: str) -> bool:

@@ -9,22 +9,16 @@ from typing import Any
 import socketio
 
 from socketguard.admission import Admission
-from socketguard.connection import Connection, Identity, OnRefresh, Session, bound_connection
+from socketguard.connection import Connection, Identity, Session, bound_connection
 from socketguard.deadline import Overdue, is_ours, run_until, settled
 from socketguard.diagnosis.delivery import Delivery
 from socketguard.errors import Refusal, RejectCode, new_ref
-from socketguard.limits.expiry import Expiry
-from socketguard.limits.rates import Rate
-from socketguard.logs.report import Report
 
 from .connect import Connects, is_joined
+from .context import Context
 from .emits import event_names, handles
-from .endings import Endings
-from .engine import Engine
 from .handlers import callback_frames
 from .requires import EventRefused, required, wait_for
-from .service import Service
-from .sessions import Sessions
 
 __all__ = ["OWN_EVENTS", "Dispatch", "Refreshes"]
 
@@ -43,44 +37,22 @@ _PLAIN = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict}
 
 
 class Dispatch:
-    """Hands what clients send to the application.
+    """Hands what clients send to the application."""
 
-    Args:
-        server: the server; its methods are taken as they are now, before any is replaced.
-        connects: runs connect handlers.
-        refreshes: answers fresh tokens.
-        engine: its Engine.IO side.
-        sessions: the open ones.
-        endings: ends sessions.
-        expiry: knows whose authority has ended.
-        report: told what happened.
-        delivery: told of events that no handler takes.
-    """
-
-    def __init__(
-        self,
-        server: Any,
-        connects: Connects,
-        refreshes: Refreshes,
-        engine: Engine,
-        sessions: Sessions,
-        endings: Endings,
-        expiry: Expiry,
-        report: Report,
-        delivery: Delivery,
-    ) -> None:
-        self._server = server
+    def __init__(self, context: Context, connects: Connects, refreshes: Refreshes, delivery: Delivery) -> None:
+        # As they are now, before any is replaced.
+        server = self._server = context.server
         self._run = server._trigger_event
         self._find = server._get_event_handler
         self._message = server.eio.handlers["message"]
         self._send_packet = server.eio.send_packet
         self._connects = connects
         self._refreshes = refreshes
-        self._engine = engine
-        self._sessions = sessions
-        self._endings = endings
-        self._expiry = expiry
-        self._report = report
+        self._engine = context.engine
+        self._sessions = context.sessions
+        self._endings = context.endings
+        self._expiry = context.expiry
+        self._report = context.report
         self._delivery = delivery
         self._detached = False
         # Events that have a handler: to look for one each time would cost each event.
@@ -245,42 +217,12 @@ async def _nothing() -> None:
 
 
 class Refreshes:
-    """Answers the event ``socketguard:refresh``: a fresh token in place of the old one, without a gap.
+    """Answers the event ``socketguard:refresh``: a fresh token in place of the old one, without a gap."""
 
-    Args:
-        admission: decides on the token.
-        endings: ends a connection whose client has offered a revoked token.
-        expiry: told of the new end.
-        service: tells what changed about keys and store.
-        report: told what happened.
-        rate: how many refreshes one connection may ask for.
-        on_refresh: the application's own function.
-        timeout: seconds for one refresh.
-        log_claims: claims for log lines.
-    """
-
-    def __init__(
-        self,
-        admission: Admission,
-        endings: Endings,
-        expiry: Expiry,
-        service: Service,
-        report: Report,
-        *,
-        rate: Rate | None,
-        on_refresh: OnRefresh | None,
-        timeout: float,
-        log_claims: tuple[str, ...],
-    ) -> None:
+    def __init__(self, context: Context, admission: Admission) -> None:
+        self._context = context
+        self._settings = context.settings
         self._admission = admission
-        self._endings = endings
-        self._expiry = expiry
-        self._service = service
-        self._report = report
-        self._rate = rate
-        self._on_refresh = on_refresh
-        self._timeout = timeout
-        self._log_claims = log_claims
 
     async def handle(self, connection: Connection, args: tuple[Any, ...]) -> dict[str, Any]:
         """Handle the event of a client (its sid, then what it sent), and return the acknowledgement.
@@ -298,28 +240,28 @@ class Refreshes:
                 connection.refreshing = False
                 connection.offered = None
         if refusal is None:
-            return {"ok": True, "expires_in": self._expiry.seconds_left(connection)}
+            return {"ok": True, "expires_in": self._context.expiry.seconds_left(connection)}
         ref = new_ref()
-        self._report.refresh_rejected(connection, refusal, ref)
+        self._context.report.refresh_rejected(connection, refusal, ref)
         if refusal.code is RejectCode.TOKEN_REVOKED:
-            self._endings.revoked(connection)
+            self._context.endings.revoked(connection)
         return refusal.acknowledgement(ref)
 
     def _over_budget(self, connection: Connection) -> Refusal | None:
-        wait = wait_for(connection, REFRESH, self._rate)
+        wait = wait_for(connection, REFRESH, self._settings.limits.refresh_rate)
         if not wait:
             return None
         return Refusal(RejectCode.RATE_LIMITED, "refreshes_per_connection", {"retry_after": int(wait) + 1})
 
     async def _refresh(self, connection: Connection, sent: tuple[Any, ...]) -> Refusal | None:
-        deadline = asyncio.get_running_loop().time() + self._timeout
+        deadline = asyncio.get_running_loop().time() + self._context.timeout
         payload = sent[0] if sent else None
         if payload is not None and not isinstance(payload, dict):
             return Refusal(RejectCode.TOKEN_MALFORMED, "not_an_object", {"received": type(payload).__name__})
         try:
             found = await self._admission.refresh(connection, (payload or {}).get("token"), deadline)
         finally:
-            self._service.tell()
+            self._context.service.tell()
         if isinstance(found, Refusal):
             return found
         refusal = _has_ended(connection) or await self._tell(connection, found, deadline) or _has_ended(connection)
@@ -328,18 +270,18 @@ class Refreshes:
         previous = connection.identity.token_id
         connection.identity = found
         connection.refreshes += 1
-        connection.bind_log_fields(self._log_claims)
-        self._expiry.renew(connection)
-        self._endings.arm()
-        self._report.refreshed(connection, self._expiry.seconds_left(connection), previous)
+        connection.bind_log_fields(self._settings.log_claims)
+        self._context.expiry.renew(connection)
+        self._context.endings.arm()
+        self._context.report.refreshed(connection, self._context.expiry.seconds_left(connection), previous)
         return None
 
     async def _tell(self, connection: Connection, new: Identity, deadline: float) -> Refusal | None:
-        if self._on_refresh is None:
+        if self._settings.on_refresh is None:
             return None
         token = bound_connection.set(connection)
         try:
-            answer = self._on_refresh(connection, connection.identity, new)
+            answer = self._settings.on_refresh(connection, connection.identity, new)
             if inspect.isawaitable(answer):
                 answer = await run_until(answer, deadline)
         except Overdue:

@@ -79,17 +79,7 @@ _HINTS = {
 
 
 class Endings:
-    """Ends connections and sessions, by itself when they are due.
-
-    Args:
-        engine: the Engine.IO side of the server.
-        sessions: the open ones.
-        expiry: knows whose authority ends.
-        service: tells what changed about keys and store.
-        patterns: what the sessions show together.
-        delivery: what reaches nobody.
-        report: told what was ended.
-    """
+    """Ends connections and sessions, by itself when they are due."""
 
     def __init__(
         self,

@@ -17,20 +17,16 @@ from socketguard.connection import HandshakeRequest, Session, address_key
 from socketguard.diagnosis.traffic import Patterns
 from socketguard.errors import RETRY_AFTER, HandshakeCode, Refusal, RejectCode, new_ref
 from socketguard.limits.counters import Ledger
-from socketguard.limits.rates import AddressBudget
 from socketguard.logs.report import Report
 from socketguard.proxies.trusted import TrustedProxies
 from socketguard.text import neutralise
 
 from .answers import Answers, answer, is_gone
 from .configuration import Configuration
-from .drain import Drain
-from .endings import Endings
-from .engine import SESSION_KEY, Engine, origins_of
+from .context import Context
+from .engine import SESSION_KEY, origins_of
 from .handshake import DRAINING, ENDED, busy, examine, normalised_headers, read, wrong_path
 from .polling import Polling
-from .service import Service
-from .sessions import Sessions
 from .websocket import WebSockets
 
 __all__ = ["Endpoint", "WrongPath"]
@@ -39,61 +35,19 @@ _SEEN_KEY = "socketguard.seen"
 
 
 class Endpoint:
-    """Takes each Engine.IO request before python-engineio does.
+    """Takes each Engine.IO request before python-engineio does."""
 
-    Args:
-        server: the server; its ``handle_request`` is taken as it is now, before it is replaced.
-        configuration: shown the first requests.
-        service: knows whether credentials can be checked.
-        engine: the Engine.IO side of the server.
-        sessions: the open ones.
-        endings: looks at what is due.
-        drain: knows whether the server is being emptied.
-        budget: what was refused to an address.
-        ledger: how many sessions and connections there are.
-        patterns: told of upgrades and of sessions that nobody knows.
-        report: told what was refused.
-        trusted: the proxies whose ``X-Forwarded-For`` is believed.
-        bind_polling: whether each request of a session must come from the address of the first.
-    """
-
-    def __init__(
-        self,
-        server: Any,
-        configuration: Configuration,
-        service: Service,
-        engine: Engine,
-        sessions: Sessions,
-        endings: Endings,
-        drain: Drain,
-        budget: AddressBudget,
-        ledger: Ledger,
-        patterns: Patterns,
-        report: Report,
-        trusted: TrustedProxies,
-        *,
-        bind_polling: bool,
-    ) -> None:
-        self._handle_request = server.handle_request
+    def __init__(self, context: Context, configuration: Configuration, ledger: Ledger, patterns: Patterns) -> None:
+        # As it is now, before it is replaced.
+        self._handle_request = context.server.handle_request
+        self._context = context
+        self._engine = context.engine
         self._configuration = configuration
-        self._service = service
-        self._engine = engine
-        self._sessions = sessions
-        self._endings = endings
-        self._drain = drain
-        self._budget = budget
         self._ledger = ledger
         self._patterns = patterns
-        self._report = report
-        self._trusted = trusted
-        self._bind_polling = bind_polling
-        self._answers = Answers(engine, report)
-        limit = sessions.limits.connect_packet_bytes
-        limit = engine.max_body if limit is None else limit
-        self._polling = Polling(server.handle_request, engine, self._answers, report, drain, connect_packet_bytes=limit)
-        self._websockets = WebSockets(
-            server.handle_request, engine, self._answers, report, patterns, connect_packet_bytes=limit
-        )
+        self._answers = Answers(context.engine, context.report)
+        self._polling = Polling(context, self._answers)
+        self._websockets = WebSockets(context, self._answers, patterns)
         self._began = time.monotonic()
         self._detached = False
 
@@ -111,7 +65,7 @@ class Endpoint:
             seen.append(True)
         now = time.monotonic()
         engine = self._engine
-        request = read(scope, self._trusted)
+        request = read(scope, self._context.settings.trusted_proxies)
         session = None if request.sid is None else engine.session(request.sid)
         refusal = self._refusal(request, session, now)
         if refusal is not None:
@@ -145,14 +99,14 @@ class Endpoint:
         if refusal is None and session is not None:
             if engine.was_let_go(request.sid) and not engine.has_queue(session.eio_sid):
                 refusal = ENDED  # Its client has been told; handlers of the application may still be busy with it.
-            elif self._bind_polling:
+            elif self._context.settings.bind_polling:
                 refusal = _moved(request, session)
         if refusal is None:
             return None
         if session is None and request.sid is not None and request.method == "POST":
             # Beside each POST a client sends a GET; one of the two is enough to count.
             self._patterns.unknown_session(engine.issued(request.sid))
-        return DRAINING if self._drain.begun and (session is None or refusal is ENDED) else refusal
+        return DRAINING if self._context.drain.begun and (session is None or refusal is ENDED) else refusal
 
     def _busy(self, request: HandshakeRequest) -> Refusal | None:
         """Why no further session may be made now, asked while refusing costs next to nothing.
@@ -160,26 +114,26 @@ class Endpoint:
         A refused handshake is the only refusal after which the back-off of stock clients grows, so that states of the
         whole service are answered here.
         """
-        if self._drain.begun:
+        if self._context.drain.begun:
             return DRAINING
         address = request.client_address
-        if request.forwarded_by is not None and self._budget.exempt(request.forwarded_by):
+        if request.forwarded_by is not None and self._context.budget.exempt(request.forwarded_by):
             # Everybody behind it would share one budget, and one client could lock out all the others.
             self._ledger.exempt.add(address_key(request.forwarded_by))
             self._configuration.warn_of_proxy(request.forwarded_by)
-        wait = self._budget.wait(address)
+        wait = self._context.budget.wait(address)
         if wait:
             hint = (
                 "this address was refused too often: see the lines of socketguard.connection.rejected before this one; "
                 "the limit is failures_per_address"
             )
             return busy(RejectCode.RATE_LIMITED, math.ceil(wait), hint)
-        outage = self._service.outage()
-        self._service.tell()
+        outage = self._context.service.outage()
+        self._context.service.tell()
         if outage is not None:
             hint = "tokens can't be checked now: see socketguard.keys.unavailable and socketguard.store.unavailable"
             return busy(RejectCode.KEYS_UNAVAILABLE, outage, hint)
-        full = self._ledger.session_problem(address, self._sessions.pending)
+        full = self._ledger.session_problem(address, self._context.sessions.pending)
         if full is None:
             return None
         # What one address has too many of is its own business; a full server is everybody's.
@@ -200,7 +154,7 @@ class Endpoint:
             # The end of a session has a line already; that its client notices is no news.
             quietly = self._engine.was_let_go(request.sid)
             await self._answers.refuse(scope, request, refusal, send, session, quietly=quietly)
-            self._endings.arm()
+            self._context.endings.arm()
 
 
 def _moved(request: HandshakeRequest, session: Session) -> Refusal | None:
@@ -215,14 +169,7 @@ def _moved(request: HandshakeRequest, session: Session) -> Refusal | None:
 
 
 class WrongPath:
-    """Answers Socket.IO clients that ask an application where no Socket.IO endpoint is.
-
-    Args:
-        app: the application.
-        report: told about them.
-        paths: where the endpoint really is.
-        trusted: the proxies whose ``X-Forwarded-For`` is believed.
-    """
+    """Answers Socket.IO clients that ask an application where no Socket.IO endpoint is."""
 
     def __init__(self, app: ASGIApp, report: Report, paths: Sequence[str], trusted: TrustedProxies) -> None:
         self.app = app

@@ -28,8 +28,12 @@ _DIGEST_KEY = secrets.token_bytes(16)
 class Engine:
     """The Engine.IO side of one `socketio.AsyncServer`."""
 
-    def __init__(self, server: Any) -> None:
+    def __init__(self, server: Any, connect_packet_bytes: int | None) -> None:
         self.server = server
+        # Fixed now: how large a frame or body may be from a session that has joined no namespace.
+        self.max_body_of_stranger: int = (
+            self.max_body if connect_packet_bytes is None else min(self.max_body, connect_packet_bytes)
+        )
         self._ids_key = secrets.token_bytes(16)
         self._let_go: dict[str, None] = {}
         # A serializer of one's own may put anything into a text message; python-socketio's default never does.

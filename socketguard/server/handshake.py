@@ -167,16 +167,7 @@ def examine(
     allowed_origins: str | Collection[str] | None,
     uptime_s: float | None = None,
 ) -> Refusal | None:
-    """Say what is wrong with a request, or None.
-
-    Args:
-        request: what was read.
-        engine: knows the transports that the server offers, and whether this process ever issued a session id.
-        session_known: whether the ``sid`` of the request is a living session of this process.
-        upgraded: whether that session is carried by a WebSocket.
-        allowed_origins: ``"*"``, a collection, or None for same-origin only.
-        uptime_s: seconds since this process began to serve, for the hint; None when that isn't known.
-    """
+    """Say what is wrong with a request, or None."""
     if not origin_is_allowed(request, allowed_origins):
         return _origin_refusal(request, allowed_origins)
     if request.method == "OPTIONS":
@@ -235,12 +226,7 @@ def _session_problem(request: HandshakeRequest, upgraded: bool) -> Refusal | Non
 
 
 def wrong_path(request: HandshakeRequest, paths: Sequence[str]) -> Refusal:
-    """The refusal of a Socket.IO client's request on a path that isn't the endpoint's.
-
-    Args:
-        request: what was read.
-        paths: of the endpoint, such as ``/socket.io/``; may be empty when they aren't known.
-    """
+    """The refusal of a Socket.IO client's request on a path that isn't the endpoint's."""
     return _refusal(HandshakeCode.WRONG_PATH, hints.wrong_path(request.path, paths))
 
 

@@ -30,13 +30,6 @@ _POLLING_TYPES = frozenset("1345")
 
 def body_problem(body: bytes, *, limit: int, strict_text: bool, stranger: bool) -> Refusal | int:
     """Look at the body of a polling POST before python-engineio does.
-
-    Args:
-        body: all of it.
-        limit: the largest size in bytes.
-        strict_text: whether every text message must be a Socket.IO packet of the default serializer.
-        stranger: whether the session has joined no namespace.
-
     Returns:
         The number of packets, or what is wrong. python-engineio answers most of these with 200 and drops the packets.
     """
@@ -96,11 +89,6 @@ def count_parts(packet: str | bytes, *, strict_text: bool) -> int | None:
     """Count the values in a packet of a session that has joined no namespace, before anything is decoded.
 
     What makes JSON and msgpack dear is the number of values; an auth payload has a handful.
-
-    Args:
-        packet: a packet whose size is within the limit.
-        strict_text: whether the server has the default serializer.
-
     Returns:
         A number to compare with `MAX_PARTS`; None for what such a session has no reason to send at all.
     """

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 from starlette.types import Message, Receive, Scope, Send
 
 from socketguard.connection import HandshakeRequest, Session
 from socketguard.errors import HandshakeCode, Refusal, new_ref
-from socketguard.logs.report import Report
 
 from .answers import Answers, is_gone, lower_case
-from .drain import Drain
+from .context import Context
 from .endings import CLOSE_CODES
-from .engine import Engine
 from .handshake import DRAINING, ENDED
 from .packets import body_problem
 
@@ -27,33 +23,14 @@ class SessionEnded(Exception):
 
 
 class Polling:
-    """Serves HTTP requests.
+    """Serves HTTP requests."""
 
-    Args:
-        handle_request: python-engineio's.
-        engine: the Engine.IO side of the server.
-        answers: refuses what python-engineio would mishandle.
-        report: told of what python-engineio refuses.
-        drain: knows whether the server is being emptied.
-        connect_packet_bytes: how large a body may be from a session that has joined no namespace.
-    """
-
-    def __init__(
-        self,
-        handle_request: Callable[[Scope, Receive, Send], Coroutine[Any, Any, Any]],
-        engine: Engine,
-        answers: Answers,
-        report: Report,
-        drain: Drain,
-        *,
-        connect_packet_bytes: int,
-    ) -> None:
-        self._handle_request = handle_request
-        self._engine = engine
+    def __init__(self, context: Context, answers: Answers) -> None:
+        self._handle_request = context.server.handle_request
+        self._engine = context.engine
+        self._drain = context.drain
+        self._report = context.report
         self._answers = answers
-        self._report = report
-        self._drain = drain
-        self._connect_packet_bytes = connect_packet_bytes
 
     async def serve(
         self, scope: Scope, request: HandshakeRequest, session: Session, receive: Receive, send: Send
@@ -66,7 +43,7 @@ class Polling:
                 return  # python-engineio would stumble over a client that has gone.
             if request.method == "POST":
                 # Once: the session may join while its body is on the way, and what was cut off must not pass then.
-                limit = engine.max_body if session.joined else min(engine.max_body, self._connect_packet_bytes)
+                limit = engine.max_body if session.joined else engine.max_body_of_stranger
                 body = await self._body(request, limit, first, receive, session)
                 if body is None:
                     return

@@ -86,11 +86,7 @@ def requires(*scopes: str, rate: str | None = None) -> Callable[[Handler], Handl
 
 
 def required(handler: Any) -> Any:
-    """What to run for a registered handler: itself, or what checks first what `requires` has decorated it with.
-
-    Args:
-        handler: what python-socketio would call.
-    """
+    """What to run for a registered handler: itself, or what checks first what `requires` has decorated it with."""
     checks = _NEEDED.of(handler)
     # The decorator that stands highest asks first.
     return _checked(handler, checks[::-1]) if checks else handler
@@ -100,11 +96,7 @@ def bypassed(handlers: Iterable[Any]) -> list[Any]:
     """Those handlers that run without the checks of `requires`, where `required` can't know it for certain.
 
     So it is where a decorator between ``requires`` and ``sio.on`` does not say what it wraps: the handler is then one
-    of the functions that it holds. One of them is reported when no handler at all has the checks.
-
-    Args:
-        handlers: all that are registered.
-    """
+    of the functions that it holds. One of them is reported when no handler at all has the checks."""
     handlers = list(handlers)
     present = {check for each in _held_by(handlers) for check in _NEEDED.of(each)}
     return [handler for handler in handlers if not present.issuperset(_HELD.of(handler))]
@@ -230,12 +222,6 @@ def _too_often(connection: Connection, key: object, rate: Rate | None) -> Refusa
 
 def wait_for(connection: Connection, key: object, rate: Rate | None) -> float:
     """Take one of what a connection may do so often.
-
-    Args:
-        connection: the connection; its ``budgets`` hold what is left.
-        key: what it does.
-        rate: how often it may; None for any number.
-
     Returns:
         0.0 when it may, else the seconds until it may again.
     """

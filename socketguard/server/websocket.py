@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import Any
 
 from starlette.types import Message, Receive, Scope, Send
@@ -13,11 +13,10 @@ from starlette.types import Message, Receive, Scope, Send
 from socketguard.connection import HandshakeRequest, Session
 from socketguard.diagnosis.traffic import Patterns
 from socketguard.errors import HandshakeCode, Refusal
-from socketguard.logs.report import Report
 
 from .answers import NORMAL, TOO_BIG, UNSUPPORTED_DATA, Answers, is_gone, lower_case
+from .context import Context
 from .endings import CLOSE_CODES
-from .engine import Engine
 from .packets import MAX_PARTS, count_parts, packet_problem
 from .polling import SessionEnded, interruptible
 
@@ -34,33 +33,14 @@ UPGRADE_PATIENCE = 2.0
 
 
 class WebSockets:
-    """What all WebSockets of one server share.
+    """What all WebSockets of one server share."""
 
-    Args:
-        handle_request: python-engineio's.
-        engine: the Engine.IO side of the server.
-        answers: refuses what python-engineio refuses, readably.
-        report: told what happened.
-        patterns: told of upgrades.
-        connect_packet_bytes: how large a frame may be from a session that has joined no namespace.
-    """
-
-    def __init__(
-        self,
-        handle_request: Callable[[Scope, Receive, Send], Coroutine[Any, Any, Any]],
-        engine: Engine,
-        answers: Answers,
-        report: Report,
-        patterns: Patterns,
-        *,
-        connect_packet_bytes: int,
-    ) -> None:
-        self.handle_request = handle_request
-        self.engine = engine
+    def __init__(self, context: Context, answers: Answers, patterns: Patterns) -> None:
+        self.handle_request = context.server.handle_request
+        self.engine = context.engine
+        self.report = context.report
         self.answers = answers
-        self.report = report
         self.patterns = patterns
-        self.connect_packet_bytes = connect_packet_bytes
 
     def serve(
         self, scope: Scope, request: HandshakeRequest, session: Session, receive: Receive, send: Send
@@ -203,7 +183,7 @@ class WebSocket:
         if text is not None and (problem := packet_problem(text, strict_text=self._shared.engine.strict_text)):
             return await self._stop(UNSUPPORTED_DATA, "packet_malformed", problem)
         if not session.joined:
-            limit = self._shared.connect_packet_bytes
+            limit = self._shared.engine.max_body_of_stranger
             if size > limit:
                 hint = f"{size} characters from a session that has joined no namespace; {limit} are allowed"
                 return await self._stop(TOO_BIG, "packet_too_large", hint)
@@ -261,11 +241,7 @@ class WebSocket:
         await self._send(message)
 
     async def close(self, code: int) -> None:
-        """Close the WebSocket from this side; nothing is sent after it.
-
-        Args:
-            code: unless the session was ended for a reason that has a code of its own.
-        """
+        """Close the WebSocket from this side; the code counts unless the reason of the end has one of its own."""
         if self._closing:
             return
         self._closing = True
@@ -283,11 +259,7 @@ class WebSocket:
             sending.exception()  # Gone already: as good as closed.
 
     async def end(self, *, at_once: bool = False) -> None:
-        """End the session that this WebSocket carries; its ``ending`` says why.
-
-        Args:
-            at_once: don't wait for what is still to be sent: the client does not read.
-        """
+        """End the session that this WebSocket carries; ``at_once`` when its client does not read what waits."""
         self.stopped = True
         if self._reader is not None:
             # python-engineio sends what waits, closes, and tells everybody.

@@ -90,7 +90,7 @@ async def test_a_session_that_nobody_knows_counts_once(recorder: Recorder) -> No
     case = guarded()
     client = await Polling(case.app).open()
     await client.close()
-    elsewhere = Engine(socketio.AsyncServer(async_mode="asgi")).new_id()
+    elsewhere = Engine(socketio.AsyncServer(async_mode="asgi"), None).new_id()
     with capture_events() as events:
         for sid in (client.sid, elsewhere, "made-up"):
             for method in ("GET", "POST"):
@@ -105,7 +105,10 @@ async def test_a_session_that_nobody_knows_counts_once(recorder: Recorder) -> No
 
 
 def test_ids_are_known_again_by_whoever_made_them() -> None:
-    ids, others = Engine(socketio.AsyncServer(async_mode="asgi")), Engine(socketio.AsyncServer(async_mode="asgi"))
+    ids, others = (
+        Engine(socketio.AsyncServer(async_mode="asgi"), None),
+        Engine(socketio.AsyncServer(async_mode="asgi"), None),
+    )
     made = {ids.new_id() for _ in range(100)}
     assert len(made) == 100
     assert {len(sid) for sid in made} == {20}
