@@ -41,7 +41,7 @@ class Inside:
     def __init__(self, parts: Any) -> None:
         self.owner = parts
         self.sessions, self.lifetime, self.endings = parts.sessions, parts.expiry, parts.endings
-        self.served, self.ledger, self.budget = parts.served, parts.ledger, parts.connects._budget
+        self.served, self.ledger, self.budget = parts.served, parts.ledger, parts.connects._context.budget
         self.connections, self.pending = parts.sessions.connections, parts.sessions.admitting
         self.quarantine, self.admission_timeout = parts.connects._quarantine, parts.timeout
         self.end = parts.endings.session

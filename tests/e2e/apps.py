@@ -297,7 +297,7 @@ async def health(request: Request) -> PlainTextResponse:
 
 async def state(request: Request) -> JSONResponse:
     """What the server still holds of its clients: everything is empty or 0 when all have gone."""
-    seam = SocketGuard.of(sio)._parts.seam
+    parts = SocketGuard.of(sio)._parts
     manager = sio.manager
     return JSONResponse(
         {
@@ -309,8 +309,8 @@ async def state(request: Request) -> JSONResponse:
             "environ": len(sio.environ),
             "sockets": len(sio.eio.sockets),
             "binary_packets": len(sio._binary_packet),
-            "connections": len(seam.connections),
-            "quarantine": len(seam.quarantine),
+            "connections": len(parts.sessions.connections),
+            "quarantine": len(parts.connects._quarantine),
         }
     )
 
