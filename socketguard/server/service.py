@@ -25,6 +25,8 @@ class Service:
         # Where a namespace can be joined without a token, a session is of use without keys.
         self._needed = auth is not None and all(policy.token == "required" for policy in registry.policies or ())
         self._auth = auth
+        # Nothing ever changes about keys that are not fetched; to ask would cost each CONNECT.
+        self._fetched = auth if auth is not None and auth.keys_status() else None
         self._revocations = revocations
         self._report = report
         self._fail_open = fail_open
@@ -39,12 +41,12 @@ class Service:
     @property
     def fetching(self) -> bool:
         """Whether keys are being fetched, so that a change is to be expected."""
-        return self._auth is not None and self._auth.fetching
+        return self._fetched is not None and self._fetched.fetching
 
     def tell(self) -> None:
         """Log what has changed since the last time."""
-        if self._auth is not None:
-            self._told, changes = self._auth.changes(self._told)
+        if self._fetched is not None:
+            self._told, changes = self._fetched.changes(self._told)
             for change in changes:
                 self._report.keys_changed(change)
         for available, error in self._revocations.changes():
