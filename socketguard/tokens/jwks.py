@@ -16,10 +16,11 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Literal
 
 from socketguard.connection import KeysChange
+from socketguard.deadline import Overdue, run_until
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
 from socketguard.text import neutralise
 
@@ -35,8 +36,6 @@ _JITTER = 0.2
 _SHOWN = 10
 _RELEASED = 25
 _REMEMBERED = 64
-_GRACE = 1.0
-"""Seconds that a cancelled fetch has to finish before nobody waits for it any more."""
 
 # One numbering for all, so that whoever asks several sources needs to remember but one number.
 _numbers = itertools.count(1)
@@ -121,7 +120,6 @@ class RemoteKeys(KeySource):
         self._task: asyncio.Task[None] | None = None
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._changes: deque[tuple[int, KeysChange]] = deque(maxlen=_REMEMBERED)
-        self.listeners: list[Callable[[KeysChange], None]] = []  # until all who are told pull `changes`
 
     def __repr__(self) -> str:
         return f"<RemoteKeys {self._shown_url}>"
@@ -275,7 +273,7 @@ class RemoteKeys(KeySource):
         self._loaded_at = self._clock()
         if before is None or failing is not None or before.fingerprint != keys.fingerprint:
             fields = {"keys": keys.count, "key_ids": list(keys.ids), "ignored": keys.ignored[:_SHOWN]}
-            self._tell(KeysChange("refreshed", {"url": self._shown_url, **fields}))
+            self._changes.append((next(_numbers), KeysChange("refreshed", {"url": self._shown_url, **fields})))
 
     def _failed(self, error: Exception) -> None:
         now = self._clock()
@@ -284,12 +282,7 @@ class RemoteKeys(KeySource):
         if before != serving:
             left = 0 if serving == "none" else math.floor(self._loaded_at + self._lifetime + self._stale - now)
             fields = {"reason": _reason(error), "serving": serving, "serving_s": left}
-            self._tell(KeysChange("unavailable", {"url": self._shown_url, **fields}))
-
-    def _tell(self, change: KeysChange) -> None:
-        self._changes.append((next(_numbers), change))
-        for listener in self.listeners:
-            listener(change)
+            self._changes.append((next(_numbers), KeysChange("unavailable", {"url": self._shown_url, **fields})))
 
     async def _fetch_keys(self) -> KeySet:
         document = _json_object(await self._get(self._url))
@@ -310,8 +303,8 @@ class RemoteKeys(KeySource):
 
     async def _get(self, url: str) -> bytes:
         try:
-            body = await _within(self._timeout, self._ask(url))
-        except TimeoutError:
+            body = await run_until(self._ask(url), asyncio.get_running_loop().time() + self._timeout)
+        except (Overdue, TimeoutError):
             raise Unusable(f"no complete answer within {self._timeout:g} s") from None
         if not isinstance(body, bytes):
             raise Unusable(f"fetch must return bytes, not {type(body).__name__}")
@@ -328,32 +321,6 @@ def _release(waiters: deque[asyncio.Future[None]], task: asyncio.Task[None]) -> 
             waiter.set_result(None)
     if waiters:
         task.get_loop().call_soon(_release, waiters, task)
-
-
-async def _within(timeout: float, work: Coroutine[Any, Any, object]) -> object:
-    """What the application's own code returns in time, whatever it does with its cancellation."""
-    task = asyncio.create_task(work)
-    try:
-        done, _ = await asyncio.wait((task,), timeout=timeout)
-    finally:
-        if not task.done():
-            task.cancel()
-            task.add_done_callback(_forget)
-            await asyncio.wait((task,), timeout=_GRACE)
-    if not done:
-        raise TimeoutError
-    try:
-        return task.result()
-    except (Exception, KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as exc:  # such as the CancelledError of something that it awaited
-        raise Unusable(f"Escaped: {type(exc).__name__}") from exc
-
-
-def _forget(task: asyncio.Task[Any]) -> None:
-    # Its lateness was reported already; asyncio must not report what came of it as never retrieved.
-    if not task.cancelled():
-        task.exception()
 
 
 def _json_object(body: bytes) -> Mapping[str, Any]:

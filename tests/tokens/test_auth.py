@@ -527,13 +527,14 @@ class TestPublishedKeys:
     async def test_it_starts_tells_and_ends(self) -> None:
         auth = publish(KeyServer())
         assert auth.changes(0) == (0, [])
-        assert auth.keys_status()[0]["state"] == "empty"
+        assert (auth.keys_status()[0]["state"], auth.fetching) == ("empty", False)
         auth.start()
+        assert auth.fetching
         assert (await auth.averify(signed())).subject == "ann"
         position, (change,) = auth.changes(0)
         assert (change.kind, change.fields["key_ids"]) == ("refreshed", ["one"])
         assert (position > 0, auth.changes(position)) == (True, (position, []))
-        assert auth.keys_status()[0]["state"] == "fresh"
+        assert (auth.keys_status()[0]["state"], auth.fetching) == ("fresh", False)
         assert auth.outage() is None
         await auth.close()
         assert auth.verify(signed()).subject == "ann"
@@ -606,7 +607,7 @@ class TestPublishedKeys:
     async def test_keys_that_are_given_are_never_fetched(self) -> None:
         auth = make()
         auth.start()
-        assert (auth.outage(), auth.keys_status(), auth.changes(0)) == (None, [], (0, []))
+        assert (auth.outage(), auth.keys_status(), auth.changes(0), auth.fetching) == (None, [], (0, []), False)
         assert (await auth.averify(mint())).subject == "ann"
         assert (await arefused(auth, mint(exp=1))).code is RejectCode.TOKEN_EXPIRED
         await auth.close()

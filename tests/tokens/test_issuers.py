@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import jwt
@@ -164,6 +165,11 @@ class TestTimes:
         auth.check_time(second)
         with pytest.raises(TokenError):
             auth.check_time(first)
+
+    def test_whether_all_clocks_are_those_of_the_machine(self) -> None:
+        real = [make(issuer=issuer, clock=time.time) for issuer in (A, B)]
+        assert Issuers(*real).is_on_real_time
+        assert not Issuers(real[0], make(issuer="x")).is_on_real_time
 
     def test_an_anonymous_identity_never_ends(self) -> None:
         both().check_time(Identity(subject=None))
