@@ -428,7 +428,7 @@ class SocketGuard:
         Args:
             on: False to go back to the sample.
         """
-        self._parts.delivery.watch(on)
+        self._parts.report.undelivered(self._parts.delivery.watch(on))
 
     async def drain(self, over: float = LONGEST) -> int:
         """Send all clients away, before the process ends; they come back by themselves to whoever takes over.

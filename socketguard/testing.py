@@ -15,7 +15,7 @@ from typing import Any
 import jwt
 
 from .errors import SocketGuardError
-from .logs import sink as logs
+from .logs import sink
 from .tokens.auth import JWTAuth
 
 __all__ = [
@@ -91,12 +91,8 @@ def make_auth(**options: Any) -> JWTAuth:
 @contextlib.contextmanager
 def capture_events() -> Iterator[list[dict[str, Any]]]:
     """Collect what guards log, whatever logging is set up: a list of ``{"event": …, "level": …, **fields}``."""
-    captured: list[dict[str, Any]] = []
-    logs.taps.append(captured)
-    try:
+    with sink.captured() as captured:
         yield captured
-    finally:
-        logs.taps[:] = [tap for tap in logs.taps if tap is not captured]
 
 
 class Refused(SocketGuardError):

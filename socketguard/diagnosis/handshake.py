@@ -36,12 +36,7 @@ def _joined(headers: Headers, wanted: bytes) -> str:
 
 
 class Hint(NamedTuple):
-    """Which cause it was, and what to do.
-
-    Attributes:
-        detail: one word of a closed set.
-        text: for the log; holds nothing of the client that isn't neutralised.
-    """
+    """Which cause it was, a word of a closed set, and what to do, with nothing of the client but harmless text."""
 
     detail: str
     text: str
@@ -113,13 +108,7 @@ def protocol_version(version: str | None) -> Hint:
 
 
 def session_unknown(issued: Issued, proxies: tuple[str, ...], uptime_s: float | None) -> Hint:
-    """A session id that this process does not know.
-
-    Args:
-        issued: whether this process ever issued the id.
-        proxies: as `recognise` gives them.
-        uptime_s: seconds since this process began to serve, None when that isn't known.
-    """
+    """A session id that this process, which began to serve so many seconds ago, does not know."""
     if issued == "here":
         return Hint(
             "session_ended",
@@ -156,17 +145,8 @@ def origin_refused(
 ) -> Hint:
     """A page whose origin may not connect: is it foreign, or has a proxy changed what it is compared with?
 
-    Args:
-        origin: the Origin header.
-        host: the Host header.
-        forwarded_host: the first name in X-Forwarded-Host.
-        scheme: ``http`` or ``https`` as the server sees it.
-        allowed: the origins that may connect; None for same-origin only.
-        headers: all of them.
-        proxies: as `recognise` gives them.
-
-    Returns:
-        A hint that holds the argument to paste.
+    ``scheme`` is that which the server sees; ``allowed`` is None for same-origin only. The hint holds the argument to
+    paste.
     """
     listed = [] if allowed is None or isinstance(allowed, str) else list(allowed)
     argument = f"allowed_origins={[neutralise(one, 256) for one in [*listed, origin]]!r}"
@@ -263,12 +243,7 @@ def _is_internal(host: str) -> bool:
 
 
 def wrong_path(path: str, paths: Sequence[str]) -> Hint:
-    """A request of a Socket.IO client on a path that isn't the endpoint's.
-
-    Args:
-        path: that was asked for.
-        paths: of the endpoint, such as ``/socket.io/``; may be empty when they aren't known.
-    """
+    """A request of a Socket.IO client on another path than those of the endpoint (none where they aren't known)."""
     shown = neutralise(path, 128)
     known = " or ".join(repr(one) for one in paths) or "unknown to the guard"
     text = f"a Socket.IO client asked for {shown!r}, the endpoint is {known}"

@@ -13,7 +13,7 @@ from socketguard.errors import ConfigurationError
 
 from .events import check_log_claims
 from .redact import RECORD_ATTRIBUTES
-from .sink import _render, _write
+from .sink import line_of, write_line
 
 __all__ = ["ConnectionFilter", "add_connection", "configure"]
 
@@ -77,14 +77,12 @@ class ConnectionFilter(logging.Filter):
 class _Stderr:
     """What structlog calls a logger: takes the rendered line."""
 
+    def __init__(self, *_: Any) -> None: ...
+
     def msg(self, line: str) -> None:
-        _write(line)
+        write_line(line)
 
     log = debug = info = warn = warning = error = critical = fatal = exception = msg
-
-
-def _make_stderr(*_: Any) -> _Stderr:
-    return _Stderr()
 
 
 def configure(*, level: str | int = "INFO", json: bool | None = None) -> None:
@@ -107,7 +105,7 @@ def configure(*, level: str | int = "INFO", json: bool | None = None) -> None:
 
     def render(_: Any, __: str, event_dict: MutableMapping[str, Any]) -> str:
         head = {name: event_dict.pop(name) for name in ("timestamp", "level", "event") if name in event_dict}
-        return _render({**head, **event_dict}, json)
+        return line_of({**head, **event_dict}, json)
 
     structlog.configure(
         processors=[
@@ -119,6 +117,6 @@ def configure(*, level: str | int = "INFO", json: bool | None = None) -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         context_class=dict,
-        logger_factory=_make_stderr,
+        logger_factory=_Stderr,
         cache_logger_on_first_use=False,
     )

@@ -2,9 +2,6 @@
 
 The library configures nobody's logging, and is never silent by accident: each event looks at what the host has set up
 *then*, so a host may configure late. Emitting never raises.
-
-For the host's own lines there are `add_connection` and `ConnectionFilter` (who is connected), `RedactFilter` (no
-tokens and session ids in the lines of uvicorn and python-engineio) and `configure`, a one-liner for small apps.
 """
 
 from __future__ import annotations
@@ -16,7 +13,7 @@ import logging
 import operator
 import os
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -26,9 +23,9 @@ from socketguard.errors import ConfigurationError
 from socketguard.text import neutralise
 
 from .events import EVENTS, sentence
-from .redact import RECORD_ATTRIBUTES, RedactFilter, traceback_text
+from .redact import RECORD_ATTRIBUTES, traceback_text
 
-__all__ = ["EventLog", "RedactFilter"]
+__all__ = ["EventLog", "captured", "line_of", "write_line"]
 
 _LOGGER_NAME = "socketguard"
 _LEVEL_NAMES = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning", logging.ERROR: "error"}
@@ -37,8 +34,18 @@ _METHODS = tuple(_LEVEL_NAMES.values())
 _PARAMETERS = frozenset({"event", "self", "method_name"})
 _TEXT_LIMIT = 2048
 
-taps: list[list[dict[str, Any]]] = []
-"""The lists to which every event is appended too: what ``socketguard.testing.capture_events`` uses."""
+_captures: list[list[dict[str, Any]]] = []
+
+
+@contextlib.contextmanager
+def captured() -> Iterator[list[dict[str, Any]]]:
+    """All events from now on, whatever logging is set up: a list of ``{"event": …, "level": …, **fields}``."""
+    found: list[dict[str, Any]] = []
+    _captures.append(found)
+    try:
+        yield found
+    finally:
+        _captures[:] = [other for other in _captures if other is not found]
 
 
 # --- one line of text, as our own stderr and `configure` write it ----------------------------------------------------
@@ -93,14 +100,15 @@ def _is_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
 
-def _render(record: dict[str, Any], json: bool | None) -> str:
+def line_of(record: dict[str, Any], json: bool | None) -> str:
     """One line: JSON, or coloured and aligned for a terminal. ``json=None`` looks at what stderr is now."""
     if (text := traceback_text(record.pop("exc_info", None))) is not None:
         record["exception"] = text
     return _json_line(record) if json or (json is None and not _is_terminal()) else _console_line(record)
 
 
-def _write(line: str) -> None:
+def write_line(line: str) -> None:
+    """Write a line to stderr."""
     # Looked up for each line: test runners and servers replace sys.stderr.
     if sys.stderr is not None:
         sys.stderr.write(line + "\n")
@@ -149,7 +157,7 @@ def _to_stderr(level: int, event: str, fields: dict[str, Any], exc_info: BaseExc
     if level < logging.INFO:
         return
     head = {"timestamp": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"), "level": _LEVEL_NAMES[level]}
-    _write(_render({**head, "event": event, **fields, "exc_info": exc_info}, None))
+    write_line(line_of({**head, "event": event, **fields, "exc_info": exc_info}, None))
 
 
 def _check_logger(logger: Any) -> None:
@@ -166,9 +174,7 @@ def _check_logger(logger: Any) -> None:
 
 
 class EventLog:
-    """Takes the events of a guard and hands each to the host's logging.
-
-    Where an event goes is decided when it happens:
+    """Hands each event to the host's logging; where it goes is decided when it happens:
 
     1. ``logger=False``, or ``SOCKETGUARD_LOG=off`` in the environment at construction: nowhere.
     2. ``logger=`` given: to it.
@@ -177,22 +183,16 @@ class EventLog:
        as ``extra`` under ``socketguard.<name>``.
     5. else to stderr, from INFO up.
 
+    Args:
+        logger: a `logging.Logger` or `logging.LoggerAdapter`, a structlog logger or anything else with methods
+            ``debug``, ``info``, ``warning`` and ``error`` that take an event and keywords; False for silence; None to
+            follow what the host configures.
+
     Attributes:
         failures: how many events were lost because the host's logging raised.
     """
 
-    __slots__ = ("_bound", "_bound_for", "_logger", "_silent", "failures")
-
     def __init__(self, logger: Any | Literal[False] | None = None) -> None:
-        """
-        Args:
-            logger: a `logging.Logger` or `logging.LoggerAdapter`, a structlog logger or anything else with methods
-                ``debug``, ``info``, ``warning`` and ``error`` that take an event and keywords; False for silence;
-                None to follow what the host configures.
-
-        Raises:
-            ConfigurationError: ``logger`` is none of these.
-        """
         _check_logger(logger)
         self._logger = logger
         self._silent = logger is False or os.environ.get("SOCKETGUARD_LOG", "").strip().lower() == "off"
@@ -201,24 +201,24 @@ class EventLog:
         self.failures = 0
 
     def emit(self, event: str, fields: dict[str, Any], *, exc_info: BaseException | None = None) -> None:
-        """Write one event. It never raises.
-
-        Args:
-            event: one of the names in `socketguard.events`; it sets the level.
-            fields: what goes with it; text of a client in it must have been neutralised. Not changed.
-            exc_info: the exception whose traceback goes with it.
-        """
+        """Write one event, whose name sets the level; it never raises. Text of a client must have been neutralised."""
         level = EVENTS[event].level if event in EVENTS else logging.INFO
-        for tap in taps:
-            tap.append({"event": event, "level": _LEVEL_NAMES[level], **fields})
+        for found in _captures:
+            found.append({"event": event, "level": _LEVEL_NAMES[level], **fields})
             if exc_info is not None:
-                tap[-1]["exc_info"] = exc_info
+                found[-1]["exc_info"] = exc_info
         if self._silent:
             return
         try:
             self._send(level, event, fields, exc_info)
         except Exception as error:  # "failures in the logging processes must not prevent the application" (OWASP)
-            self._failed(event, error)
+            self.failures += 1
+            if self.failures == 1:
+                with contextlib.suppress(Exception):
+                    write_line(
+                        f"socketguard: the logging of this application raised {type(error).__name__} for an event "
+                        f"{event!r}, which is lost; further failures are only counted"
+                    )
 
     def _send(self, level: int, event: str, fields: dict[str, Any], exc_info: BaseException | None) -> None:
         logger = self._logger
@@ -267,15 +267,3 @@ class EventLog:
             return proxy.bind()
         except TypeError:  # a factory of the host that takes no name
             return structlog.wrap_logger(None, wrapper_class=wrapper_class).bind()
-
-    def _failed(self, event: str, error: Exception) -> None:
-        self.failures += 1
-        if self.failures == 1:
-            with contextlib.suppress(Exception):
-                _write(
-                    f"socketguard: the logging of this application raised {type(error).__name__} for an event "
-                    f"{event!r}, which is lost; further failures are only counted"
-                )
-
-
-# --- for the host's own lines ----------------------------------------------------------------------------------------

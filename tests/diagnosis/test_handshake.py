@@ -11,6 +11,7 @@ from socketguard.diagnosis.handshake import (
     origin_refused,
     protocol_version,
     session_unknown,
+    transport_mismatch,
     transport_unknown,
     upgrade_missing,
     wrong_path,
@@ -25,7 +26,7 @@ def raw(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
-# Upgrades, versions, transports
+# Upgrades, versions, transports, sessions
 
 
 @pytest.mark.parametrize(
@@ -81,10 +82,28 @@ def test_transports_that_do_not_exist(transport: str, part: str) -> None:
     assert part in hint.text
 
 
-def test_the_sticky_setting_of_the_proxy_is_named() -> None:
-    assert "sticky.cookie=true" in session_unknown("elsewhere", ("traefik",), None).text
-    assert "sticky" not in session_unknown("here", ("traefik",), None).text
-    assert "5 s ago" in session_unknown("elsewhere", (), 5.4).text
+@pytest.mark.parametrize(("given", "detail"), [(True, "transport_mismatch"), (False, "transport_missing")])
+def test_a_websocket_must_say_so_in_its_query(given: bool, detail: str) -> None:
+    hint = transport_mismatch(given)
+    assert hint.detail == detail
+    assert "transport=websocket" in hint.text
+
+
+@pytest.mark.parametrize(
+    ("issued", "uptime_s", "detail", "part"),
+    [
+        ("here", None, "session_ended", "a device that slept"),
+        ("unknown", None, "session_unknown", "sticky.cookie=true"),
+        ("elsewhere", None, "session_elsewhere", "sticky.cookie=true"),
+        ("elsewhere", 90.0, "session_elsewhere", "sticky.cookie=true"),
+        ("elsewhere", 5.4, "session_before_restart", "began to serve 5 s ago"),
+    ],
+)
+def test_a_session_that_is_not_known(issued: Any, uptime_s: float | None, detail: str, part: str) -> None:
+    hint = session_unknown(issued, ("traefik",), uptime_s)
+    assert hint.detail == detail
+    assert part in hint.text
+    assert ("sticky" in hint.text) is (issued != "here")
 
 
 # Origins

@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
 from socketguard import Heartbeat, JWTAuth, Limits, NamespacePolicy, SocketGuard, current_connection
-from socketguard.logs.host import ConnectionFilter, add_connection
+from socketguard.logs import ConnectionFilter, add_connection
 from socketguard.testing import make_auth
 
 

@@ -16,7 +16,7 @@ from tests.e2e.support import TRANSPORTS, JavaScript, Server, new_address, seen
 LOG_CONFIG: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
-    "filters": {"redact": {"()": "socketguard.logs.sink.RedactFilter"}},
+    "filters": {"redact": {"()": "socketguard.logs.RedactFilter"}},
     "formatters": {
         "default": {"()": "uvicorn.logging.DefaultFormatter", "fmt": "%(levelprefix)s %(message)s"},
         "access": {

@@ -308,6 +308,11 @@ NAMESPACE = {
             "Revoked subject 'u': 2 connections ended, kept until 1900000000",
         ),
         (
+            events.TOKEN_REVOKED,
+            {"selector": {"token_id": "t"}, "error": "TimeoutError"},
+            "Revoked token_id 't': 0 connections ended; the store failed (TimeoutError), so that it may be forgotten",
+        ),
+        (
             events.SUBJECT_DISCONNECTED,
             {"selector": {"sid": "x", "namespace": "/a"}, "ended": 1},
             "Disconnected sid 'x', namespace '/a': 1 connection ended",
