@@ -12,13 +12,18 @@ import pytest
 import socketio
 
 from socketguard import ConfigurationError, Heartbeat, JWTAuth, NamespacePolicy, SocketGuard, TokenError
-from socketguard.check import YEAR, flag, is_loopback, seconds
+from socketguard.check import YEAR, flag, is_loopback, listed, names, seconds
 from socketguard.config import read_options
 from socketguard.logs.host import ConnectionFilter
 from socketguard.server.emits import watch_emits
 from socketguard.testing import TEST_SECRET, make_auth, mint
 
 NOT_SECONDS = [0, -1, True, "5", None, float("nan"), float("inf"), [5], 10**400, YEAR + 1]
+
+
+def test_texts_without_an_order_are_sorted_and_others_are_not() -> None:
+    assert listed(set("gfedcba"), "scopes", example="[]") == tuple("abcdefg")
+    assert names(list("gfedcbag"), "scopes", example="[]") == tuple("gfedcba")
 
 
 @pytest.mark.parametrize("value", [0.001, 5, 7.5, YEAR])

@@ -361,6 +361,10 @@ def described(auth: JWTAuth) -> tuple[Any, ...]:
     return auth.describe(), auth.issuers, auth.keys_status()
 
 
+def test_no_leeway_at_all() -> None:
+    assert from_env(JWT_SECRET=SECRET, JWT_LEEWAY="0")["auth"].leeway == 0
+
+
 def test_the_end_of_a_token() -> None:
     auth = from_env(JWT_SECRET=SECRET, JWT_MAX_LIFETIME="3600", JWT_EXPIRY="Ignore")["auth"]
     assert auth.max_lifetime_of(None) == 3600

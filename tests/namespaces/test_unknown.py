@@ -48,6 +48,7 @@ TABLE: list[tuple[str, Server, Namespaces, tuple[str, ...], str, str | None, str
     ("/tenant-acme", CRM, ["/messages", TENANT], (), "no_handler", None, '@sio.on("connect", namespace="*")'),
     ("/chat", Server(("chat",)), None, (), "registered_without_slash", None, 'write namespace="/chat"'),
     ("/chat", Server(("chat",)), ["/chat"], (), "no_handler", None, "'/chat' is declared to the guard"),
+    ("xchat", Server(("chat",)), None, (), "missing_slash", None, "begins with a slash"),
     ("/chat", Server(("chat", "/a")), ["/a"], (), "registered_without_slash", None, 'namespace="chat"'),
     # The form of the name.
     ("/messages?token=x", CRM, None, (), "query_string", "/messages", "io(url, {auth: {token}})"),

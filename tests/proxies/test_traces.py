@@ -65,9 +65,19 @@ def test_every_setting_is_of_a_known_proxy(setting: Any) -> None:
     assert setting_for(setting, ["unheard-of"]) == setting_for(setting, [])
 
 
-def test_the_setting_is_of_the_hop_that_most_likely_lacks_it() -> None:
-    assert setting_for("websocket", ["cloudflare", "nginx"]).startswith("nginx: ")
-    assert setting_for("websocket", ["cloudflare", "traefik"]).startswith("traefik: ")
+@pytest.mark.parametrize(
+    ("setting", "proxies", "named"),
+    [
+        ("websocket", ["cloudflare", "nginx"], "nginx"),
+        ("websocket", ["cloudflare", "traefik"], "traefik"),
+        ("websocket", ["haproxy", "envoy"], "envoy"),
+        ("forward", ["envoy", "haproxy"], "haproxy"),
+        ("forward", ["haproxy", "apache"], "apache"),
+        ("sticky", ["envoy", "caddy"], "caddy"),
+    ],
+)
+def test_the_setting_is_of_the_hop_that_most_likely_lacks_it(setting: Any, proxies: list[str], named: str) -> None:
+    assert setting_for(setting, proxies).startswith(f"{named}: ")
 
 
 @pytest.mark.parametrize("setting", ["websocket", "forward", "sticky"])
