@@ -106,11 +106,13 @@ class Peak:
         When so many ended ``together`` since the last call that they had one cause (a proxy was reloaded), each second
         counts once, or all those that had begun together would make a heap.
         """
+        if self._began is None:
+            self._began = now
+        if not self._new and self.at is None:
+            return None
         new, self._new = self._new, Counter()
         if together:
             new = Counter(new.keys())
-        if self._began is None:
-            self._began = now
         self._values.extend((now, *value) for value in new.elements())
         while self._values and now - self._values[0][0] > _MEMORY_S:
             self._values.popleft()
@@ -187,6 +189,7 @@ class Share:
         self._begins = begins
         self._ends = ends
         self._counts, self._old_counts = (0, 0), (0, 0)
+        self._is_new = False
         self._stands = False
 
     def add(self, hit: bool) -> None:
@@ -194,8 +197,12 @@ class Share:
         if of == 50:
             self._old_counts, (hits, of) = self._counts, (0, 0)
         self._counts = (hits + hit, of + 1)
+        self._is_new = True
 
     def changes(self) -> Iterator[Told]:
+        if not self._is_new:
+            return
+        self._is_new = False
         count, of = (new + old for new, old in zip(self._counts, self._old_counts, strict=True))
         if of < 20 or (count > self._ends * of if self._stands else count < self._begins * of):
             return
@@ -259,6 +266,8 @@ class Loops:
 
     def changes(self, now: float) -> Iterator[Told]:
         self._now = now
+        if not self._told and not self._found:
+            return
         for address in sorted(self._told):
             if not self._run(address):
                 self._told.discard(address)

@@ -715,13 +715,13 @@ def test_the_memory_is_bounded() -> None:
     number = itertools.count()
 
     def storm() -> None:
-        for second in range(300):
+        for second in range(100):
             for _ in range(40):
                 age = chance.uniform(0, 1e6)
                 address = f"198.51.{next(number)}"
                 patterns.opened(address)
                 patterns.closed("transport close", "websocket", age, chance.uniform(0, age), True, address=address)
-            if second % 200 < 100:
+            if second % 20 < 10:
                 patterns.tick(next(number))
 
     tracemalloc.start()
