@@ -1,12 +1,11 @@
 """The command line: ``socketguard COMMAND …``.
 
-A command is a module with ``main(arguments: list[str]) -> int``, imported when it is called. It reads its own
-arguments, with whatever it likes, so that one command's parser or dependencies are no other command's business.
+A command is a module with a `click.Command` of the name ``command``. It is imported when it is called, because what it
+needs may not be installed; then its help says what to install, and so does the command itself.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.util
 import os
@@ -14,37 +13,46 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from socketguard import __version__
+from socketguard.errors import ConfigurationError
+from socketguard.logs.redact import RedactFilter
 
-__all__ = ["COMMANDS", "Command", "main"]
+if TYPE_CHECKING:
+    import click
 
-MISSING = 2
-"""The exit status for wrong usage, as argparse has it, and for packages that are not installed."""
+__all__ = ["COMMANDS", "USAGE", "Command", "CommandError", "main"]
+
+USAGE = 2
+"""The exit status for wrong usage, and for packages that are not installed."""
 
 INTERRUPTED = 130
 """The exit status after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
 
-
 READER_GONE = 141
 """The exit status when nobody reads the output any more: 128 and the number of SIGPIPE."""
+
+_HELP = ("-h", "--help")
+
+
+class CommandError(Exception):
+    """A command can't do what it was asked for; the text says why, without secrets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command.
-
-    Attributes:
-        module: what is imported when the command is called.
-        summary: one line for ``--help``.
-        extra: the extra of this package that installs what is needed.
-        needs: the packages that must be there, by the names under which they are imported.
-    """
+    """One command: its module, a line for the help, and the packages that it needs, by the extra that brings them."""
 
     module: str
     summary: str
-    extra: str = ""
-    needs: tuple[str, ...] = ()
+    usage: str
+    extra: str = "cli"
+    needs: tuple[str, ...] = ("click",)
+
+    def missing(self) -> list[str]:
+        """The packages that are not installed."""
+        return [package for package in self.needs if importlib.util.find_spec(package) is None]
 
 
 COMMANDS: Mapping[str, Command] = MappingProxyType(
@@ -52,18 +60,35 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "demo": Command(
             "socketguard.cli.demo",
             "start a guarded server here and play clients against it, good and bad",
+            "",
             "demo",
-            ("uvicorn", "websockets", "aiohttp"),
+            ("click", "uvicorn", "websockets", "aiohttp"),
         ),
         "doctor": Command(
-            "socketguard.cli.doctor",
+            "socketguard.cli.doctor.command",
             "examine a deployed endpoint from outside, through its proxy",
-            "cli",
-            ("click", "rich", "httpx2", "websockets"),
+            "[OPTIONS] URL",
+            needs=("click", "rich", "httpx2", "websockets"),
         ),
-        "check": Command("socketguard.cli.check", "look at an application's configuration, without serving it"),
-        "token": Command("socketguard.cli.token", "make a token for development, or explain one"),
+        "check": Command(
+            "socketguard.cli.check",
+            "look at an application's configuration, without serving it",
+            "[OPTIONS] module:app",
+        ),
+        "token": Command("socketguard.cli.token", "make a token for development, or explain one", "mint|inspect …"),
     }
+)
+_TEXT = "\n".join(
+    (
+        "Usage: socketguard [--help] [--version] COMMAND [ARGUMENT …]",
+        "",
+        "  JWT, namespaces, heartbeats and readable logs for Socket.IO apps built on python-socketio.",
+        "",
+        "Commands:",
+        *(f"  {name:<8}  {command.summary}" for name, command in COMMANDS.items()),
+        "",
+        "Each says more with --help.",
+    )
 )
 
 
@@ -75,42 +100,60 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 when all went well.
-
-    Raises:
-        SystemExit: by argparse, for ``--help``, ``--version`` and wrong usage.
     """
-    name, arguments = _read(argv)
+    name, *arguments = (sys.argv[1:] if argv is None else argv) or [""]
+    if name in _HELP:
+        print(_TEXT)
+        return 0
+    if name == "--version":
+        print(f"socketguard {__version__}")
+        return 0
+    if name not in COMMANDS:
+        said = f"there is no command {RedactFilter().text(name)!r}" if name else "name a command"
+        print(f"{_TEXT}\n\nError: {said}.", file=sys.stderr)
+        return USAGE
     command = COMMANDS[name]
-    missing = [package for package in command.needs if importlib.util.find_spec(package) is None]
-    if missing:
-        print(
-            f"socketguard {name} needs {', '.join(missing)}, not installed here. Install with:\n\n"
-            f"  pip install 'socketguard[{command.extra}]'\n",
-            file=sys.stderr,
-        )
-        return MISSING
+    if command.missing():
+        return _say_what_to_install(name, command, arguments)
     try:
-        status: int = importlib.import_module(command.module).main(arguments)
+        return _run(f"socketguard {name}", importlib.import_module(command.module).command, arguments)
+    except (CommandError, ConfigurationError) as problem:
+        print(f"socketguard {name}: {RedactFilter().text(str(problem))}", file=sys.stderr)
+        return USAGE
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # the reader has gone, as in `socketguard demo | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush complains
         return READER_GONE
-    return status
 
 
-def _read(argv: list[str] | None) -> tuple[str, list[str]]:
-    parser = argparse.ArgumentParser(
-        prog="socketguard",
-        usage="socketguard [--help] [--version] COMMAND [ARGUMENT …]",
-        description="JWT, namespaces, heartbeats and readable logs for Socket.IO apps built on python-socketio.",
-        epilog="\n".join(["commands:", *(f"  {name:<8}  {command.summary}" for name, command in COMMANDS.items())]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def _say_what_to_install(name: str, command: Command, arguments: list[str]) -> int:
+    wants_help = any(argument in _HELP for argument in arguments)
+    stream = sys.stdout if wants_help else sys.stderr
+    if wants_help:
+        print(f"Usage: socketguard {name} {command.usage}".rstrip(), f"\n  {command.summary}\n", sep="\n")
+    print(
+        f"socketguard {name} needs {', '.join(command.missing())}, not installed here. Install with:\n\n"
+        f"  pip install 'socketguard[{command.extra}]'\n",
+        file=stream,
     )
-    parser.add_argument("--version", action="version", version=f"socketguard {__version__}")
-    parser.add_argument("command", metavar="COMMAND", choices=tuple(COMMANDS), help="one of the commands below")
-    # Everything after the command is the command's own, its --help too.
-    rest = parser.add_argument("arguments", metavar="ARGUMENT", nargs=argparse.REMAINDER, help="see COMMAND --help")
-    rest.required = False
-    read = parser.parse_args(argv)
-    return read.command, read.arguments
+    return 0 if wants_help else USAGE
+
+
+def _run(program: str, command: click.Command, arguments: list[str]) -> int:
+    """Run a command by itself, since `click.Command.main` has its own ends for Ctrl-C and broken pipes."""
+    import click
+
+    try:
+        with command.make_context(program, arguments, help_option_names=list(_HELP), max_content_width=100) as context:
+            return command.invoke(context) or 0
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except click.ClickException as problem:
+        text = problem.format_message()
+        if text.startswith("Got unexpected extra argument"):  # which may be a token
+            text = "there are arguments that this command doesn't know"
+        context = getattr(problem, "ctx", None) or click.Context(command, info_name=program)
+        print(f"{context.get_usage()}\nTry '{context.command_path} --help' for help.\n", file=sys.stderr)
+        print(f"Error: {RedactFilter().text(text)}", file=sys.stderr)
+        return problem.exit_code

@@ -9,7 +9,7 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -22,27 +22,18 @@ from socketguard.guard import Parts, SocketGuard
 from socketguard.logs.redact import RedactFilter
 from socketguard.text import neutralise
 
-__all__ = ["Application", "LoadError", "core_of", "examine", "load"]
+from . import CommandError
+
+__all__ = ["Application", "examine", "load", "parts_of"]
 
 _SPEC = re.compile(r"(?P<module>\w+(?:\.\w+)*):(?P<name>\w+(?:\.\w+)*)(?P<call>\(\))?")
 _PACKAGE = Path(__file__).parents[1]
 _TEXT_LIMIT = 800
 
 
-class LoadError(Exception):
-    """An application can't be loaded; the text says why, without secrets."""
-
-
-@dataclass
+@dataclass(slots=True)
 class Application:
-    """What was found in an application.
-
-    Attributes:
-        guards: each guard once.
-        unguarded: servers without a guard.
-        paths: the URL paths of the endpoints.
-        findings: what is wrong with the place of a guard or of an endpoint.
-    """
+    """What was found: each guard once, servers without a guard, the paths of the endpoints, and what is wrong there."""
 
     guards: list[SocketGuard] = field(default_factory=list)
     unguarded: list[Any] = field(default_factory=list)
@@ -50,26 +41,19 @@ class Application:
     findings: list[Finding] = field(default_factory=list)
 
 
-def core_of(guard: SocketGuard) -> Parts:
+def parts_of(guard: SocketGuard) -> Parts:
     """The parts of a guard: the one place where the command line looks behind its public face."""
     return guard._parts
 
 
 def load(spec: str) -> tuple[object, ModuleType]:
-    """Import an application; what it prints meanwhile goes to stderr.
+    """Import an application, ``module:name`` or ``module:factory()``, and give its module too.
 
-    Args:
-        spec: ``module:name`` as for uvicorn, or ``module:factory()``. The current directory is searched first.
-
-    Returns:
-        The application, and the module that was imported.
-
-    Raises:
-        LoadError: the text says why.
+    The current directory is searched first; what is printed meanwhile goes to stderr.
     """
     match = _SPEC.fullmatch(spec)
     if match is None:
-        raise LoadError("the argument names no application; write module:app or module:create_app()")
+        raise CommandError("the argument names no application; write module:app or module:create_app()")
     directory = str(Path.cwd())
     if directory not in sys.path:
         sys.path.insert(0, directory)
@@ -78,46 +62,38 @@ def load(spec: str) -> tuple[object, ModuleType]:
     app: Any = module
     for name in match["name"].split("."):
         if not hasattr(app, name):
-            raise LoadError(f"{match['module']} has no {match['name']}; write module:app with the name that it has")
+            raise CommandError(f"{match['module']} has no {match['name']}; write module:app with the name that it has")
         app = getattr(app, name)
     if match["call"]:
         with _loading(spec):
             app = app()
             if inspect.isawaitable(app):
-                app = asyncio.run(_result(app))
+                app = asyncio.run(_awaited(app))
     elif inspect.isfunction(app) and not inspect.signature(app).parameters:
-        raise LoadError(f"{spec} is a function without parameters, so no application; write {spec}()")
+        raise CommandError(f"{spec} is a function without parameters, so no application; write {spec}()")
     return app, module
 
 
 def examine(app: object, module: ModuleType | None = None) -> Application:
-    """Find the guards and servers in an application.
+    """Find the guards and servers in an application, a guard or a server; ``module`` is searched when nothing is there.
 
     Starlette builds middleware at its first request; a guard that is middleware is built here, so that it can be seen.
-
-    Args:
-        app: the application, a guard, or a server.
-        module: where to look for a server when there is none in ``app``.
-
-    Raises:
-        LoadError: there is no Socket.IO server, or a guard can't be built.
     """
     found = Application()
     with _loading("the middleware of the application"):
-        for inner in _build_guards(app):
-            found.findings.append(inner)
+        found.findings += _build_guards(app)
     discovery = Discovery(servers=[app]) if _is_server(app) else discover(app)
     found.paths = discovery.paths
     found.findings += discovery.findings
     served = _unique([*discovery.servers, *([app.server] if isinstance(app, SocketGuard) else [])])
     if not discovery.servers and not (isinstance(app, SocketGuard) and app.app is None):
-        found.findings.append(_not_mounted(app))
+        found.findings.append(finding("SG026", application=type(app).__name__))
+    named = [] if module is None else list(vars(module).values())
+    guards = [value for value in named if isinstance(value, SocketGuard)]
     # Where nothing is found in the application, the module may still name what it serves.
-    servers = served or _unique(
-        [guard.server for guard in _named(module, _is_guard)] + _named(module, _is_server),
-    )
+    servers = served or _unique([guard.server for guard in guards] + [value for value in named if _is_server(value)])
     if not servers:
-        raise LoadError(
+        raise CommandError(
             f"no Socket.IO server is found in {type(app).__name__}: name the application that is served, or the server "
             "itself, module:sio"
         )
@@ -127,7 +103,7 @@ def examine(app: object, module: ModuleType | None = None) -> Application:
         except LookupError:
             found.unguarded.append(server)
     if found.unguarded and discovery.servers:
-        guards = [*([app] if isinstance(app, SocketGuard) else []), *_named(module, _is_guard)]
+        guards += [app] if isinstance(app, SocketGuard) else []
         if any(all(guard.server is not server for server in discovery.servers) for guard in guards):
             found.findings.append(finding("SG025"))
     return found
@@ -157,18 +133,6 @@ def _applications(app: Any, is_inner: bool, visited: set[int]) -> Iterator[tuple
     yield from _applications(getattr(app, "app", None), is_inner, visited)
 
 
-def _not_mounted(app: object) -> Finding:
-    return finding("SG026", application=type(app).__name__)
-
-
-def _named(module: ModuleType | None, wanted: Callable[[object], bool]) -> list[Any]:
-    return [] if module is None else [value for value in vars(module).values() if wanted(value)]
-
-
-def _is_guard(value: object) -> bool:
-    return isinstance(value, SocketGuard)
-
-
 def _is_server(value: object) -> bool:
     return not isinstance(value, type) and hasattr(value, "eio") and hasattr(value, "namespace_handlers")
 
@@ -177,7 +141,7 @@ def _unique(servers: list[Any]) -> list[Any]:
     return list({id(server): server for server in servers}.values())
 
 
-async def _result(awaitable: Any) -> Any:
+async def _awaited(awaitable: Any) -> Any:
     return await awaitable
 
 
@@ -189,19 +153,19 @@ def _loading(what: str) -> Iterator[None]:
             yield
     except ConfigurationError as exc:
         option = f" (option {exc.option})" if exc.option else ""
-        raise LoadError(f"the guard refuses its configuration{option}{_place(exc.__traceback__)}: {exc}") from exc
+        raise CommandError(f"the guard refuses its configuration{option}{_place(exc.__traceback__)}: {exc}") from exc
     except ModuleNotFoundError as exc:
         if exc.name and (what == exc.name or what.startswith(f"{exc.name}.")):
-            raise LoadError(f"there is no module {what} in {Path.cwd().name}/ or on sys.path") from exc
+            raise CommandError(f"there is no module {what} in {Path.cwd().name}/ or on sys.path") from exc
         raise _failed(what, exc) from exc
     except (Exception, SystemExit) as exc:
         raise _failed(what, exc) from exc
 
 
-def _failed(what: str, exc: BaseException) -> LoadError:
+def _failed(what: str, exc: BaseException) -> CommandError:
     # The text may quote settings; whatever looks like a secret is taken out.
     text = neutralise(RedactFilter().text(str(exc)), _TEXT_LIMIT)
-    return LoadError(f"{what} can't be loaded{_place(exc.__traceback__)}: {type(exc).__name__}: {text}")
+    return CommandError(f"{what} can't be loaded{_place(exc.__traceback__)}: {type(exc).__name__}: {text}")
 
 
 def _place(found: TracebackType | None) -> str:

@@ -1,171 +1,220 @@
 """``socketguard check``: loads an application and says what its guard does and what is wrong with it.
 
 Nothing is served and nothing is fetched. The exit status is 0 when all is good, 1 when something was found (warnings
-count with ``--strict`` only; see `socketguard.findings`), and 2 for wrong usage and applications that can't be loaded.
+count with ``--strict`` only), and 2 for wrong usage and applications that can't be loaded.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from socketguard.errors import ConfigurationError
-from socketguard.findings import ERROR, KINDS, WARNING, Finding
-from socketguard.logs.redact import RedactFilter
+import click
+
+from socketguard.diagnosis.startup import ServerFacts, check_server
+from socketguard.errors import ConfigurationError, TokenError
+from socketguard.findings import ERROR, KINDS, WARNING, Finding, finding
+from socketguard.limits.revocation import MemoryStore
+from socketguard.proxies.heartbeat import Heartbeat, findings_for_server
 from socketguard.proxies.profiles import canonical_name
+from socketguard.server.emits import is_shared
+from socketguard.server.facts import ServedNames, facts, require_server
+from socketguard.testing import mint
+from socketguard.tokens.auth import JWTAuth
 
-from .application import Application, LoadError, examine, load
-from .audit import findings, workers_of
-from .printer import Printer
-from .rehearsal import Play, play
-from .words import words
+from . import CommandError
+from .application import Application, examine, load, parts_of
+from .output import Printer, print_json, words
+from .trial import Trial, try_token
+from .verifier import read_jwks, read_token, verifiers
 
-__all__ = ["SCHEMA_VERSION", "USAGE", "Parser", "main", "read_jwks", "read_token"]
+__all__ = ["command", "findings", "workers_of"]
 
-SCHEMA_VERSION = 1
-"""The version of what ``--json`` prints."""
+_WORKERS = re.compile(r"(?:^|\s)(?:-w\s*|--workers[=\s]\s*)(\d{1,4})(?=\s|$)")
+# They speak of what a guard would do.
+_OF_A_GUARD = frozenset({"SG013", "SG015", "SG016"})
+# Details of a refusal before the claims are looked at: that key did not sign it, or was never asked.
+_BEFORE_CLAIMS = frozenset({"signature_mismatch", "algorithm_not_allowed", "type_not_allowed"})
 
-USAGE = 2
-TOKEN_BYTES = 65_536
-"""The most that is read of a token, in bytes; the guard itself takes 8 KiB."""
 
+@click.command(
+    epilog="Exit status: 0 good, 1 something was found, 2 wrong usage or an application that can't be loaded."
+)
+@click.argument("app", required=False, metavar="module:app")
+@click.option(
+    "--proxy", multiple=True, metavar="NAME", help="A proxy on the path, such as traefik; repeat it for every hop."
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 9999),
+    metavar="N",
+    help="Processes on one port; by default what WEB_CONCURRENCY, UVICORN_WORKERS and GUNICORN_CMD_ARGS say.",
+)
+@click.option("--strict", is_flag=True, help="Let warnings count for the exit status too.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--explain", metavar="ID", help="Say what a warning such as SG012 means; needs no application.")
+@click.option(
+    "--as",
+    "joining",
+    nargs=2,
+    metavar="TOKEN NAMESPACE",
+    help="Play the admission of a token, step by step, without a network; TOKEN is '-' for stdin, @FILE for a file "
+    "(others on this machine can read the command line), '' for none.",
+)
+@click.option("--jwks-file", metavar="FILE", help="With --as: a JWK Set in place of what would be fetched.")
+@click.option(
+    "--with-authorize", is_flag=True, help="With --as: call authorize of the namespace; it may use a network."
+)
+def command(
+    app: str | None,
+    proxy: tuple[str, ...],
+    workers: int | None,
+    strict: bool,
+    as_json: bool,
+    explain: str | None,
+    joining: tuple[str, str] | None,
+    jwks_file: str | None,
+    with_authorize: bool,
+) -> int:
+    """Load an application and say what its guard does and what is wrong with it. Nothing is served.
 
-def main(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: those after ``check``.
-
-    Returns:
-        0, 1 or 2: see the module.
-
-    Raises:
-        SystemExit: by argparse, for ``--help`` and wrong usage.
+    The application is named as for uvicorn; a factory is module:create_app().
     """
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.explain is not None:
-        return _explain(options.explain, options.json)
-    if options.app is None:
-        parser.error("name the application: module:app (or ask with --explain SG012)")
-    try:
-        proxies = tuple(canonical_name(name) for name in options.proxy)
-        token = None if options.play is None else read_token(options.play[0])
-        keys = None if options.jwks_file is None else read_jwks(options.jwks_file)
-        app, module = load(options.app)
-        found = examine(app, module)
-        if token is not None:
-            return _play(found, token, options, keys)
-        workers = workers_of(os.environ) if options.workers is None else options.workers
-        listed = findings(found, proxies=proxies, workers=workers)
-    except (LoadError, ConfigurationError) as exc:
-        print(f"socketguard check: {RedactFilter().text(str(exc))}", file=sys.stderr)
-        return USAGE
-    errors = sum(finding.kind.severity == ERROR for finding in listed)
+    if explain is not None:
+        return _explain(explain, as_json)
+    if app is None:
+        raise click.UsageError("name the application: module:app (or ask with --explain SG012)")
+    proxies = tuple(canonical_name(name) for name in proxy)
+    token = None if joining is None else read_token(joining[0])
+    keys = None if jwks_file is None else read_jwks(jwks_file)
+    found = examine(*load(app))
+    if joining is not None and token is not None:
+        if not found.guards:
+            raise CommandError("nobody guards this application, so that there is no admission to play")
+        namespace = joining[1]
+        trial = asyncio.run(try_token(found.guards[0], token, namespace, keys=keys, with_authorize=with_authorize))
+        _print_trial(trial, app, namespace, as_json)
+        # Whatever hangs on a signature that nobody has checked is not good yet.
+        return 0 if trial.admitted else 1
+    listed = findings(found, proxies=proxies, workers=workers_of(os.environ) if workers is None else workers)
+    errors = sum(one.kind.severity == ERROR for one in listed)
     configurations = [guard.describe() for guard in found.guards]
     for configuration in configurations:
         # A guard that was put on the server itself has not seen where the server is mounted.
         configuration["paths"] = configuration["paths"] or found.paths
-    if options.json:
-        _print_json(
-            {
-                "target": options.app,
-                "guards": configurations,
-                "findings": [_as_json(finding) for finding in listed],
-            }
+    if as_json:
+        print_json(
+            {"target": app, "guards": configurations, "findings": [_as_json(one) for one in listed]},
         )
     else:
-        _print(Printer(sys.stdout), options.app, found, configurations, listed, errors)
-    return 1 if errors or (options.strict and listed) else 0
+        _print(app, configurations, listed, errors)
+    return 1 if errors or (strict and listed) else 0
 
 
-def read_token(text: str) -> str:
-    """Take a token from the command line, or from where it says.
+# --- what is wrong
 
-    Args:
-        text: the token; ``-`` for stdin, ``@FILE`` for a file. A word ``Bearer`` before it is taken off.
 
-    Raises:
-        LoadError: the file can't be read, or it is no text.
-    """
+def findings(found: Application, *, proxies: Sequence[str] = (), workers: int = 1) -> list[Finding]:
+    """Everything that is wrong: what the guards say, and what only shows from outside of them; errors first."""
+    listed = list(found.findings)
+    for guard in found.guards:
+        parts = parts_of(guard)
+        known = facts(guard.server, parts.served)
+        listed += guard.check()
+        listed += _of_tokens(verifiers(guard.auth))
+        if parts.settings.debug:
+            listed.append(finding("SG031"))
+        given = parts.settings.heartbeat
+        listed += _of_heartbeat(known, proxies, given.idle_timeout if given else None)
+        listed += _of_workers(guard.server, known, workers)
+        if workers > 1 and guard.auth is not None and isinstance(parts.store, MemoryStore):
+            listed.append(finding("SG051"))
+    for server in found.unguarded:
+        known = facts(server, ServedNames(server))
+        listed.append(_no_guard(server, found.paths))
+        listed += [one for one in check_server(known, policies=None) if one.id not in _OF_A_GUARD]
+        listed += findings_for_server(known.ping_interval, known.ping_timeout, known.ping_grace)
+        listed += _of_heartbeat(known, proxies, None)
+        listed += _of_workers(server, known, workers)
+    return sorted(dict.fromkeys(listed), key=lambda one: (one.kind.severity != ERROR, one.id))
+
+
+def _of_tokens(auths: Iterable[JWTAuth]) -> list[Finding]:
+    for auth in auths:
+        for algorithm in auth.describe()["algorithms"]:
+            if not algorithm.startswith("HS"):
+                continue
+            try:
+                auth.verify(mint(algorithm=algorithm))
+            except TokenError as exc:
+                if exc.detail in _BEFORE_CLAIMS:
+                    continue
+            return [finding("SG037")]
+    return []
+
+
+def _of_heartbeat(known: ServerFacts, proxies: Sequence[str], idle_timeout: float | None) -> list[Finding]:
+    interval, timeout = known.ping_interval, known.ping_timeout
+    if not proxies or findings_for_server(interval, timeout, known.ping_grace):
+        return []  # They are no heartbeat that could be compared with anything; that is a finding of its own.
+    heartbeat = Heartbeat(int(interval), int(timeout), proxies=tuple(proxies), idle_timeout=idle_timeout)
+    return heartbeat.findings(transports=known.transports)
+
+
+def _of_workers(server: Any, known: ServerFacts, workers: int) -> list[Finding]:
+    found = []
+    if workers > 1 and not is_shared(server.manager):
+        found.append(finding("SG042", workers=workers))
+    if workers > 1 and "polling" in known.transports:
+        found.append(finding("SG043", workers=workers))
+    return found
+
+
+def _no_guard(server: Any, paths: Sequence[str]) -> Finding:
+    where = f" at {', '.join(paths)}" if paths else ""
     try:
-        if text == "-":
-            text = sys.stdin.read(TOKEN_BYTES)
-        elif text.startswith("@"):
-            with Path(text[1:]).open(encoding="utf-8") as stream:
-                text = stream.read(TOKEN_BYTES)
-    except (OSError, UnicodeDecodeError) as exc:
-        raise LoadError(f"the token can't be read: {_reason(exc)}") from None
-    text = text.strip()
-    return text[7:].strip() if text[:7].lower() == "bearer " else text
+        require_server(server)
+    except ConfigurationError as exc:
+        return finding("SG036", "unfit", where=where, reason=str(exc))
+    return finding("SG036", where=where)
 
 
-def read_jwks(path: str) -> dict[str, Any]:
-    """Read a JWK Set (RFC 7517 section 5).
+def workers_of(environ: Mapping[str, str]) -> int:
+    """How many workers uvicorn or gunicorn would start by these variables; 1 when they say nothing.
 
-    Raises:
-        LoadError: the file can't be read, or holds something else.
+    uvicorn reads ``WEB_CONCURRENCY`` and ``UVICORN_WORKERS``, gunicorn the first and ``GUNICORN_CMD_ARGS``.
     """
-    try:
-        document = json.loads(Path(path).read_bytes())
-    except (OSError, ValueError, RecursionError) as exc:
-        raise LoadError(f"the JWK Set can't be read: {_reason(exc)}") from None
-    if not isinstance(document, dict):
-        raise LoadError('a JWK Set is a JSON object with a list "keys"')
-    return document
+    found = [environ.get(name, "") for name in ("WEB_CONCURRENCY", "UVICORN_WORKERS")]
+    found += _WORKERS.findall(environ.get("GUNICORN_CMD_ARGS", ""))
+    return max((int(text) for text in found if text.isascii() and text.isdigit()), default=1)
 
 
-def _reason(exc: Exception) -> str:
-    # Of what was in the file nothing is told.
-    return exc.strerror or "no such file" if isinstance(exc, OSError) else "it is no text in UTF-8, or no JSON"
+# --- output
 
 
-def _play(found: Application, token: str, options: argparse.Namespace, keys: dict[str, Any] | None) -> int:
-    if not found.guards:
-        raise LoadError("nobody guards this application, so that there is no admission to play")
-    namespace = options.play[1]
-    played = asyncio.run(
-        play(found.guards[0], token, namespace, keys=keys, with_authorize=options.with_authorize),
-    )
-    answer = None if played.refusal is None else played.refusal.payload("(random)")
-    if options.json:
-        _print_json(
-            {
-                "target": options.app,
-                "namespace": namespace,
-                "admitted": played.admitted,
-                "steps": [
-                    {"number": step.number, "title": step.title, "state": step.state, "text": step.text}
-                    for step in played.steps
-                ],
-                "answer": answer,
-            }
+def _print_trial(trial: Trial, app: str, namespace: str, as_json: bool) -> None:
+    answer = None if trial.refusal is None else trial.refusal.payload("(random)")
+    if as_json:
+        steps = [{name: getattr(step, name) for name in ("number", "title", "state", "text")} for step in trial.steps]
+        print_json(
+            {"target": app, "namespace": namespace, "admitted": trial.admitted, "steps": steps, "answer": answer}
         )
-    else:
-        _print_play(Printer(sys.stdout), namespace, played, answer)
-    # Whatever hangs on a signature that nobody has checked is not good yet.
-    return 0 if played.admitted else 1
-
-
-def _print_play(printer: Printer, namespace: str, played: Play, answer: Mapping[str, Any] | None) -> None:
-    for step in played.steps:
+        return
+    printer = Printer(sys.stdout)
+    for step in trial.steps:
         title = f"{step.number:>2}  {step.title}"
         if step.state == "skipped":
             printer.item("–", title)
-            printer.item("", step.text)
         else:
             printer.heading(title, good=step.state == "passed")
-            printer.item("", step.text)
+        printer.item("", step.text)
     printer.gap()
     if answer is None:
-        condition = "." if played.admitted else " if the signature holds, which was NOT checked: give --jwks-file."
+        condition = "." if trial.admitted else " if the signature holds, which was NOT checked: give --jwks-file."
         printer.text(f"{words(namespace)} would be joined{condition}")
     else:
         data = answer.get("data", {})
@@ -176,11 +225,10 @@ def _print_play(printer: Printer, namespace: str, played: Play, answer: Mapping[
 def _explain(id_: str, as_json: bool) -> int:
     kind = KINDS.get(id_.upper())
     if kind is None:
-        print(f"socketguard check: there is no such id; there are {', '.join(KINDS)}", file=sys.stderr)
-        return USAGE
+        raise CommandError(f"there is no such id; there are {', '.join(KINDS)}")
     if as_json:
         head = {name: getattr(kind, name) for name in ("id", "severity", "title", "why")}
-        _print_json({**head, "fix": kind.advice, "docs": kind.docs})
+        print_json({**head, "fix": kind.advice, "docs": kind.docs})
         return 0
     printer = Printer(sys.stdout)
     printer.text(f"{kind.id}, {kind.severity}: {kind.title}")
@@ -190,42 +238,32 @@ def _explain(id_: str, as_json: bool) -> int:
     return 0
 
 
-def _as_json(finding: Finding) -> dict[str, Any]:
-    kind = finding.kind
+def _as_json(found: Finding) -> dict[str, Any]:
+    kind = found.kind
     return {
-        "id": finding.id,
+        "id": found.id,
         "severity": kind.severity,
         "title": kind.title,
-        "evidence": finding.text,
+        "evidence": found.text,
         "cause": kind.why,
-        "fix": finding.fix,
+        "fix": found.fix,
         "docs": kind.docs,
     }
 
 
-def _print_json(shown: Mapping[str, Any]) -> None:
-    print(json.dumps({"schema_version": SCHEMA_VERSION, **shown}, indent=2, default=str))
-
-
-def _print(
-    printer: Printer,
-    target: str,
-    found: Application,
-    configurations: Sequence[Mapping[str, Any]],
-    listed: Sequence[Finding],
-    errors: int,
-) -> None:
+def _print(app: str, configurations: Sequence[Mapping[str, Any]], listed: Sequence[Finding], errors: int) -> None:
+    printer = Printer(sys.stdout)
     for configuration in configurations:
-        printer.text(f"The guard of {target}:")
+        printer.text(f"The guard of {app}:")
         for name, value in configuration.items():
             printer.item("", f"{name}: {words(value)}")
         printer.gap()
-    for finding in listed:
-        kind = finding.kind
-        printer.heading(f"{finding.id}, {kind.severity}: {kind.title}", good=False)
-        printer.item("found", finding.text)
+    for found in listed:
+        kind = found.kind
+        printer.heading(f"{found.id}, {kind.severity}: {kind.title}", good=False)
+        printer.item("found", found.text)
         printer.item("why", kind.why)
-        printer.item("fix", finding.fix)
+        printer.item("fix", found.fix)
         printer.item("docs", kind.docs)
         printer.gap()
     if listed:
@@ -237,61 +275,3 @@ def _print(
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-class Parser(argparse.ArgumentParser):
-    """Quotes no token when it doesn't understand something, and takes no abbreviated options."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{**options, "allow_abbrev": False})
-
-    def error(self, message: str) -> NoReturn:
-        """Print the message without secrets, and end."""
-        message = re.sub(
-            r"(?s)unrecognized arguments: .*", "there are arguments that this command doesn't know", message
-        )
-        super().error(RedactFilter().text(message))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="socketguard check",
-        description="Load an application and say what its guard does and what is wrong with it. Nothing is served.",
-        epilog="Exit status: 0 good, 1 something was found, 2 wrong usage or an application that can't be loaded.",
-    )
-    parser.add_argument("app", nargs="?", metavar="module:app", help="as for uvicorn; a factory is module:create_app()")
-    parser.add_argument(
-        "--proxy",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a proxy on the path, such as traefik; repeat it for every hop",
-    )
-    parser.add_argument(
-        "--workers",
-        type=_positive,
-        metavar="N",
-        help="processes on one port; by default what WEB_CONCURRENCY, UVICORN_WORKERS and GUNICORN_CMD_ARGS say",
-    )
-    parser.add_argument("--strict", action="store_true", help="let warnings count for the exit status too")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--explain", metavar="ID", help="say what a warning such as SG012 means; needs no application")
-    parser.add_argument(
-        "--as",
-        dest="play",
-        nargs=2,
-        metavar=("TOKEN", "NAMESPACE"),
-        help="play the admission of a token, step by step, without a network; TOKEN is '-' for stdin, @FILE for a file "
-        "(others on this machine can read the command line), '' for none",
-    )
-    parser.add_argument("--jwks-file", metavar="FILE", help="with --as: a JWK Set in place of what would be fetched")
-    parser.add_argument(
-        "--with-authorize", action="store_true", help="with --as: call authorize of the namespace; it may use a network"
-    )
-    return parser
-
-
-def _positive(text: str) -> int:
-    if re.fullmatch("[1-9][0-9]{0,3}", text) is None:
-        raise argparse.ArgumentTypeError("write a whole number of workers, at least 1")
-    return int(text)

@@ -5,7 +5,6 @@ The server runs in this process on a free port of 127.0.0.1, the clients are pyt
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import secrets
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import aiohttp
+import click
 import socketio
 import uvicorn
 
@@ -28,9 +28,9 @@ from socketguard.namespaces.policy import NamespacePolicy
 from socketguard.testing import capture_events, mint
 from socketguard.tokens.auth import JWTAuth
 
-from .printer import Printer
+from .output import Printer
 
-__all__ = ["main"]
+__all__ = ["command", "play"]
 
 PATIENCE = 10.0
 """Seconds that one answer may take; a machine that needs them is in trouble, and the demo then says so."""
@@ -40,15 +40,7 @@ _Lines = Sequence[dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One client that asks to join.
-
-    Attributes:
-        title: what is wrong with it, or that nothing is.
-        token: what it sends; None for nothing.
-        namespace: where it wants to go.
-        code: with what it must be refused; None when it must be let in.
-        detail: what the log must give as the detail of the refusal.
-    """
+    """One client that asks to join; ``code`` and ``detail`` say how it must be refused, None that it must be let in."""
 
     title: str
     token: str | None
@@ -59,13 +51,7 @@ class Case:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of it.
-
-    Attributes:
-        title: what was tried.
-        seen: labels and texts: what was seen.
-        wrong: what is not as it should be.
-    """
+    """What was tried, what was seen of it (labels and texts), and what is not as it should be."""
 
     title: str
     seen: list[tuple[str, str]] = field(default_factory=list)
@@ -83,27 +69,20 @@ class Outcome:
             self.seen.append(("", sentence(line["event"], line)))
 
 
-def main(arguments: list[str]) -> int:
-    """Play all cases and print what happened.
+@click.command()
+def command() -> int:
+    """Play clients against a guarded Socket.IO server, which is started on a free port of 127.0.0.1.
 
-    Args:
-        arguments: of the command line; there are none but ``--help``.
-
-    Returns:
-        0 when all went as it should, else 1.
+    For each it shows what the client saw and what the log said. Ends with 0 if all went as it should, else 1.
     """
-    argparse.ArgumentParser(
-        prog="socketguard demo",
-        description="Starts a guarded Socket.IO server on a free port of 127.0.0.1 and plays clients against it. "
-        "For each it shows what the client saw and what the log said. Ends with 0 if all went as it should, else 1.",
-    ).parse_args(arguments)
-    return asyncio.run(_play(Printer(sys.stdout)))
+    return asyncio.run(play(Printer(sys.stdout)))
 
 
-async def _play(printer: Printer) -> int:
+async def play(printer: Printer, *, application: Callable[[str], Any] | None = None, patience: float = PATIENCE) -> int:
+    """Play all cases against ``application(secret)`` and print what happened; 1 when something went wrong, else 0."""
     total = failed = 0
     # Closed whatever happens while printing, or the server would run on.
-    async with contextlib.aclosing(_outcomes(printer)) as outcomes:
+    async with contextlib.aclosing(_outcomes(printer, application or guarded, patience)) as outcomes:
         async for outcome in outcomes:
             total += 1
             failed += bool(outcome.wrong)
@@ -115,16 +94,16 @@ async def _play(printer: Printer) -> int:
     return 1 if failed else 0
 
 
-async def _outcomes(printer: Printer) -> AsyncGenerator[Outcome]:
+async def _outcomes(printer: Printer, application: Callable[[str], Any], patience: float) -> AsyncGenerator[Outcome]:
     secret = secrets.token_urlsafe(32)
     cases, tokens = _cases(secret)
     with capture_events() as log:
-        async with _serve(_application(secret)) as url:
+        async with _serve(application(secret), patience) as url:
             printer.text(f"A guarded Socket.IO server on {url}, and real clients:")
             for case in cases:
-                yield await _join(url, case, log)
-            yield await _talk(url, tokens, log)
-        yield _secrets(log, [secret, *(case.token for case in cases if case.token is not None)])
+                yield await _join(url, case, log, patience)
+            yield await _talk(url, tokens, log, patience)
+        yield secrets_in(log, [secret, *(case.token for case in cases if case.token is not None)])
 
 
 def _cases(secret: str) -> tuple[list[Case], dict[str, str]]:
@@ -149,7 +128,8 @@ def _cases(secret: str) -> tuple[list[Case], dict[str, str]]:
 # --- the server ------------------------------------------------------------------------------------------------------
 
 
-def _application(secret: str) -> Any:
+def guarded(secret: str) -> SocketGuard:
+    """The application that is played against."""
     # No task that looks for silent clients: the demo is over before one could miss a ping.
     sio = socketio.AsyncServer(async_mode="asgi", monitor_clients=False)
 
@@ -186,22 +166,22 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def _serve(app: Any) -> AsyncIterator[str]:
+async def _serve(app: Any, patience: float) -> AsyncIterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = _Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2))
         task = asyncio.create_task(server.serve(sockets=[listener]))
         try:
-            await _until(lambda: server.started or task.done())
+            await _until(lambda: server.started or task.done(), patience)
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
             await task
 
 
-async def _until(condition: Callable[[], object]) -> None:
+async def _until(condition: Callable[[], object], patience: float) -> None:
     """Wait until something is so, or the patience is at its end."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience):
             while not condition():  # noqa: ASYNC110 - nobody tells when the log or uvicorn has got there
                 await asyncio.sleep(0.01)
 
@@ -209,9 +189,12 @@ async def _until(condition: Callable[[], object]) -> None:
 # --- the clients -----------------------------------------------------------------------------------------------------
 
 
-class _Client:
-    def __init__(self, namespace: str) -> None:
+class Client:
+    """A Socket.IO client that notes what it is told."""
+
+    def __init__(self, namespace: str, patience: float) -> None:
         self.namespace = namespace
+        self.patience = patience
         self.error: Any = None
         self.received: list[Any] = []
 
@@ -237,23 +220,23 @@ class _Client:
     async def join(self, url: str, token: str | None) -> None:
         auth = None if token is None else {"token": token}
         try:
-            await self.sio.connect(url, auth=auth, namespaces=[self.namespace], wait_timeout=PATIENCE)
+            await self.sio.connect(url, auth=auth, namespaces=[self.namespace], wait_timeout=self.patience)
         except socketio.exceptions.ConnectionError as error:
             self.error = self.error or str(error)
 
     async def call(self, text: str) -> Any:
         try:
-            return await self.sio.call("message:new", text, namespace=self.namespace, timeout=PATIENCE)
+            return await self.sio.call("message:new", text, namespace=self.namespace, timeout=self.patience)
         except socketio.exceptions.SocketIOError as error:
             return type(error).__name__
 
 
-async def _join(url: str, case: Case, log: _Lines) -> Outcome:
+async def _join(url: str, case: Case, log: _Lines, patience: float) -> Outcome:
     outcome = Outcome(case.title)
     before = len(log)
-    async with _Client(case.namespace) as client:
+    async with Client(case.namespace, patience) as client:
         await client.join(url, case.token)
-        await _until(lambda: _named(log[before:], events.ACCEPTED, events.REJECTED))
+        await _until(lambda: _named(log[before:], events.ACCEPTED, events.REJECTED), patience)
     # The client's report is a stranger's word too: anything may be in it.
     error = client.error if isinstance(client.error, dict) else {"message": client.error}
     message, data = error.get("message"), error.get("data") or {}
@@ -276,19 +259,19 @@ async def _join(url: str, case: Case, log: _Lines) -> Outcome:
     return outcome
 
 
-async def _talk(url: str, tokens: dict[str, str], log: _Lines) -> Outcome:
+async def _talk(url: str, tokens: dict[str, str], log: _Lines, patience: float) -> Outcome:
     outcome = Outcome("A message to everybody of one's tenant, and to nobody else")
     texts = {name: f"hello from {name}" for name in tokens}
     before = len(log)
     async with contextlib.AsyncExitStack() as stack:
-        clients = {name: await stack.enter_async_context(_Client("/messages")) for name in tokens}
+        clients = {name: await stack.enter_async_context(Client("/messages", patience)) for name in tokens}
         for name, client in clients.items():
             await client.join(url, tokens[name])
         answers = {name: await client.call(texts[name]) for name, client in clients.items()}
         joined = [client for client in clients.values() if client.error is None]
         # Ana's message, had it gone astray, would have reached Bruno before his own.
-        await _until(lambda: all(client.received for client in joined))
-    await _until(lambda: len(_named(log[before:], events.CLOSED)) >= len(joined))
+        await _until(lambda: all(client.received for client in joined), patience)
+    await _until(lambda: len(_named(log[before:], events.CLOSED)) >= len(joined), patience)
     for name, client in clients.items():
         outcome.seen.append((name, f"sent {texts[name]!r}, answered with {answers[name]!r}"))
         outcome.seen.append(("", f"received {client.received!r}"))
@@ -300,7 +283,8 @@ async def _talk(url: str, tokens: dict[str, str], log: _Lines) -> Outcome:
     return outcome
 
 
-def _secrets(log: _Lines, hidden: list[str]) -> Outcome:
+def secrets_in(log: _Lines, hidden: list[str]) -> Outcome:
+    """Whether any of these texts is in a line of the log."""
     outcome = Outcome("No token and no key in any line of the log")
     written = repr(log)
     found = sum(secret in written for secret in hidden)

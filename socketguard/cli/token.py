@@ -6,17 +6,18 @@ signature could not be checked, and 2 for wrong usage.
 
 from __future__ import annotations
 
-import argparse
+import base64
 import datetime
 import json
 import os
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
+import click
 import jwt
 from jwt.algorithms import get_default_algorithms
 
@@ -29,13 +30,12 @@ from socketguard.tokens.claims import ANY
 from socketguard.tokens.encoding import check_shape, decode_base64url, decode_json_object
 from socketguard.tokens.keys import ALGORITHMS, StaticKeys, fitting
 
-from .application import LoadError, examine, load
-from .check import SCHEMA_VERSION, USAGE, Parser, read_jwks, read_token
-from .printer import Printer
-from .rehearsal import Offline, offline, read_keys
-from .words import duration, explain, words
+from . import CommandError
+from .application import examine, load
+from .output import Printer, duration, explain, print_json, words
+from .verifier import PUBLIC, Offline, offline, read_jwks, read_keys, read_token
 
-__all__ = ["LONGEST", "main"]
+__all__ = ["LONGEST", "command", "look"]
 
 LONGEST = 86_400
 """The longest lifetime of a development token, in seconds: a day. Whoever finds one can't use it for long."""
@@ -48,9 +48,8 @@ _END_OF_TIME = 253_402_300_800  # the end of the year 9999, in seconds
 # Claims that options of their own or this command set.
 _OWN = frozenset({"exp", "iat", "dev"})
 _SECRETS = tuple(name for name in ALGORITHMS if name.startswith("HS"))
-_PUBLIC = tuple(name for name in ALGORITHMS if not name.startswith("HS"))
 # Without Ed25519, which PyJWT knows by its older name EdDSA only.
-_SIGNING = tuple(name for name in _PUBLIC if name in get_default_algorithms())
+_SIGNING = tuple(name for name in PUBLIC if name in get_default_algorithms())
 _MEANINGS = {
     "alg": "how it is signed",
     "typ": "what kind of token it is",
@@ -69,54 +68,92 @@ _NOTICE = (
 )
 
 
-def main(arguments: list[str]) -> int:
-    """Run the command.
+@click.group(no_args_is_help=False)
+def command() -> None:
+    """Mint a development token, or explain a given one. Nothing is ever sent anywhere."""
 
-    Args:
-        arguments: those after ``token``.
 
-    Returns:
-        0, 1 or 2: see the module.
+def _read_key(
+    secret: str | None, secret_env: str | None, key_file: str | None, *, app: str | None = None
+) -> bytes | None:
+    """The secret or the PEM; None when none is given, or an application has it."""
+    names = {"--key-file": key_file, "--secret-env": secret_env, "--secret": secret, "--app": app}
+    given = [name for name, value in names.items() if value is not None]
+    if len(given) > 1:
+        raise click.UsageError(f"{' and '.join(given)} are ways to say the same; give one")
+    if secret is not None:
+        return secret.encode("utf-8", "surrogateescape")
+    if secret_env is not None:
+        text = os.environ.get(secret_env)
+        if not text:
+            raise CommandError(f"the variable {words(secret_env)} is not set, or is empty")
+        return text.encode("utf-8", "surrogateescape")
+    if key_file is not None:
+        try:
+            return Path(key_file).read_bytes().strip()
+        except OSError as exc:
+            raise CommandError(f"the key file can't be read: {exc.strerror}") from None
+    return None
 
-    Raises:
-        SystemExit: by argparse, for ``--help`` and wrong usage.
-    """
-    options = _parser().parse_args(arguments)
-    try:
-        status: int = options.run(options)
-    except (LoadError, ConfigurationError) as exc:
-        print(f"socketguard token: {RedactFilter().text(str(exc))}", file=sys.stderr)
-        return USAGE
-    return status
+
+def _key_options(function: Any) -> Any:
+    """The options for `_read_key`."""
+    for option in (
+        click.option(
+            "--secret", metavar="S", help="The secret itself (others on this machine can read the command line)."
+        ),
+        click.option("--secret-env", metavar="NAME", help="The environment variable that holds the secret."),
+        click.option("--key-file", metavar="FILE", help="A file with the secret, or with a key as PEM."),
+    ):
+        function = option(function)
+    return function
 
 
 # --- mint
 
 
-def _mint(options: argparse.Namespace) -> int:
-    lifetime = _lifetime(options.lifetime)
+@command.command("mint")
+@_key_options
+@click.option("--subject", default="dev", metavar="SUB", help="The claim sub (dev).")
+@click.option("--issuer", metavar="ISS", help="The claim iss.")
+@click.option("--audience", metavar="AUD", help="The claim aud.")
+@click.option("--scope", metavar="SCOPE", help="The claim scope, such as 'crm:read crm:write'.")
+@click.option(
+    "--claim", "extra", multiple=True, metavar="NAME=VALUE", help="Another claim; JSON where it is, else text."
+)
+@click.option(
+    "--lifetime",
+    default="1h",
+    metavar="TIME",
+    help="15m, 1h or seconds; at most a day; --lifetime=-1m is expired already (1h).",
+)
+@click.option("--algorithm", type=click.Choice([*_SECRETS, *_SIGNING]), help="HS256, or what fits the key.")
+@click.option("--kid", metavar="KID", help="The kid of the header.")
+@click.option("--yes", is_flag=True, help="Take an issuer that looks real.")
+def _mint(
+    *, lifetime: str, extra: tuple[str, ...], algorithm: str | None, kid: str | None, yes: bool, **given: Any
+) -> None:
+    """Print a development token."""
+    seconds = _lifetime(lifetime)
     now = int(time.time())
-    claims: dict[str, Any] = {"sub": options.subject, "iat": now, "exp": now + lifetime}
-    named = {"iss": options.issuer, "aud": options.audience, "scope": options.scope}
+    claims: dict[str, Any] = {"sub": given.pop("subject"), "iat": now, "exp": now + seconds}
+    named = {"iss": given.pop("issuer"), "aud": given.pop("audience"), "scope": given.pop("scope")}
     claims |= {name: value for name, value in named.items() if value is not None}
-    for text in options.claim:
-        name, value = _claim(text)
-        claims[name] = value
+    claims |= dict(map(_claim, extra))
     issuers = claims.get("iss")
-    if isinstance(issuers, str) and issuers.lower().startswith("https:") and not options.yes:
+    if isinstance(issuers, str) and issuers.lower().startswith("https:") and not yes:
         raise ConfigurationError(
             "the issuer looks like a real one, and so would the token; write --yes if that is what you want, or "
             "--issuer dev",
             option="issuer",
         )
-    key = _given_key(options)
+    key = _read_key(**given)
     if key is None:
         print(_NOTICE, file=sys.stderr)
         key = TEST_SECRET.encode()
-    algorithm, signing = _signing_key(key, options.algorithm)
-    headers = {} if options.kid is None else {"kid": options.kid}
-    print(jwt.encode({**claims, "dev": True}, signing, algorithm=algorithm, headers=headers))
-    return 0
+    fits, signing = _signing_key(key, algorithm)
+    headers = {} if kid is None else {"kid": kid}
+    print(jwt.encode({**claims, "dev": True}, signing, algorithm=fits, headers=headers))
 
 
 def _lifetime(text: str) -> int:
@@ -183,20 +220,37 @@ def _signing_key(key: bytes, wanted: str | None) -> tuple[str, Any]:
 # --- inspect
 
 
-def _inspect(options: argparse.Namespace) -> int:
-    if (options.token is None) == (options.token_file is None):
-        raise LoadError("give a token, '-' for stdin, or --token-file FILE")
-    token = read_token(options.token if options.token_file is None else f"@{options.token_file}")
-    found = _verifier(options)
+@command.command("inspect")
+@click.argument("token", required=False)
+@click.option("--token-file", metavar="FILE", help="A file with the token.")
+@_key_options
+@click.option("--app", metavar="module:app", help="Try it against the guard of an application.")
+@click.option("--jwks-file", metavar="FILE", help="A JWK Set, in place of what would be fetched.")
+@click.option("--issuer", metavar="ISS", help="The expected iss.")
+@click.option("--audience", metavar="AUD", help="The expected aud.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def _inspect(
+    *, token: str | None, token_file: str | None, issuer: str | None, audience: str | None, as_json: bool, **given: Any
+) -> int:
+    """Explain a token: its header, its claims in words, and the rule that refuses it.
+
+    TOKEN is the token, '-' for stdin, @FILE for a file (others can read the command line).
+    """
+    app, jwks_file = given["app"], given.pop("jwks_file")
+    key = _read_key(**given)
+    if (token is None) == (token_file is None):
+        raise CommandError("give a token, '-' for stdin, or --token-file FILE")
+    text = read_token(f"@{token_file}" if token is None else token)
+    found = _verifier(app, jwks_file, key, issuer=issuer or ANY, audience=audience or ANY)
     shown: dict[str, Any] = {"header": None, "claims": None, "times": {}, "verdict": None}
     try:
-        header_part, payload_part, signature_part = check_shape(token).split(b".")
+        header_part, payload_part, signature_part = check_shape(text).split(b".")
         header = decode_json_object(header_part, "header")
         claims = decode_json_object(payload_part, "payload")
         decode_base64url(signature_part, "signature")
     except TokenError as exc:
         shown["verdict"] = _verdict(exc)
-        _output(options, shown, [])
+        _print(shown, [], as_json)
         return 1
     now = time.time() if found is None else found.auth.now()
     shown["header"] = {name: _safe(name, value) for name, value in header.items()}
@@ -204,14 +258,15 @@ def _inspect(options: argparse.Namespace) -> int:
     shown["times"] = {name: _date(name, claims[name], now) for name in _DATES if name in claims}
     if found is not None:
         try:
-            found.auth.verify(token)
+            found.auth.verify(text)
         except TokenError as exc:
             shown["verdict"] = {**_verdict(exc), "signature_checked": not found.unchecked}
         else:
             # Whatever hangs on a signature that nobody has checked is not accepted yet.
             accepted = None if found.unchecked else True
             shown["verdict"] = {"accepted": accepted, "signature_checked": not found.unchecked}
-    _output(options, shown, _remarks(header, claims, found, options))
+    missing = [] if app else [f"--{n}" for n, value in (("issuer", issuer), ("audience", audience)) if value is None]
+    _print(shown, _remarks(header, claims, found, missing), as_json)
     return 0 if found is None or shown["verdict"]["accepted"] else 1
 
 
@@ -225,34 +280,31 @@ def _verdict(exc: TokenError) -> dict[str, Any]:
     }
 
 
-def _verifier(options: argparse.Namespace) -> Offline | None:
+def _verifier(app: str | None, jwks_file: str | None, key: bytes | None, **claims: Any) -> Offline | None:
     """What the token is tried against; None when there is nothing."""
-    keys = None if options.jwks_file is None else read_jwks(options.jwks_file)
-    if options.app is not None:
-        app, module = load(options.app)
-        guards = examine(app, module).guards
+    keys = None if jwks_file is None else read_jwks(jwks_file)
+    if app is not None:
+        guards = examine(*load(app)).guards
         auth: Verifier | None = guards[0].auth if guards else None
         if auth is None:
-            raise LoadError(f"{options.app} has no guard that verifies tokens")
+            raise CommandError(f"{app} has no guard that verifies tokens")
         return offline(auth, keys)
-    claims: dict[str, Any] = {"issuer": options.issuer or ANY, "audience": options.audience or ANY}
     if keys is not None:
         read_keys(keys)
         # The address is never asked: the keys come from the file.
-        auth = JWTAuth(jwks_url="https://file.invalid/", fetch=_never, algorithms=_PUBLIC, **claims)
+        auth = JWTAuth(jwks_url="https://file.invalid/", fetch=_never, algorithms=PUBLIC, **claims)
         return offline(auth, keys)
-    key = _given_key(options)
     return None if key is None else Offline(JWTAuth(key, algorithms=_fitting(key), **claims))
 
 
 async def _never(url: str) -> bytes:
-    raise OSError("nothing is fetched")
+    raise OSError("nothing is fetched")  # pragma: no cover - the keys come from the file
 
 
 def _fitting(key: bytes) -> list[str]:
     """The algorithms that a key can be used with."""
     found, refusal = [], None
-    for name in _PUBLIC if b"-----BEGIN" in key else _SECRETS:
+    for name in PUBLIC if b"-----BEGIN" in key else _SECRETS:
         try:
             StaticKeys(key, (name,))
         except ConfigurationError as exc:
@@ -265,7 +317,7 @@ def _fitting(key: bytes) -> list[str]:
 
 
 def _remarks(
-    header: Mapping[str, Any], claims: Mapping[str, Any], found: Offline | None, options: argparse.Namespace
+    header: Mapping[str, Any], claims: Mapping[str, Any], found: Offline | None, not_given: Sequence[str]
 ) -> list[str]:
     remarks = []
     if found is None:
@@ -275,10 +327,8 @@ def _remarks(
         )
     elif found.unchecked:
         remarks.append("The signature was NOT checked: its keys are on the network. Give them with --jwks-file.")
-    if found is not None and options.app is None:
-        open_ = [name for name in ("issuer", "audience") if getattr(options, name) is None]
-        if open_:
-            remarks.append(f"Not checked, since not given: {' and '.join(f'--{name}' for name in open_)}.")
+    if found is not None and not_given:
+        remarks.append(f"Not checked, since not given: {' and '.join(not_given)}.")
     if str(header.get("alg")).lower() == "none":
         remarks.append("alg is none: nobody has signed it, and no server may take it.")
     if "exp" not in claims:
@@ -309,9 +359,9 @@ def _date(name: str, value: Any, now: float) -> str:
     )
 
 
-def _output(options: argparse.Namespace, shown: dict[str, Any], remarks: list[str]) -> None:
-    if options.json:
-        print(json.dumps({"schema_version": SCHEMA_VERSION, **shown, "remarks": remarks}, indent=2, default=str))
+def _print(shown: dict[str, Any], remarks: list[str], as_json: bool) -> None:
+    if as_json:
+        print_json({**shown, "remarks": remarks})
         return
     printer = Printer(sys.stdout)
     for part in ("header", "claims"):
@@ -337,72 +387,56 @@ def _output(options: argparse.Namespace, shown: dict[str, Any], remarks: list[st
         printer.text(remark)
 
 
-# --- the command line
+# --- a look at a token, for the doctor
 
 
-def _given_key(options: argparse.Namespace) -> bytes | None:
-    """The secret or the PEM; None when none is given."""
-    if options.secret is not None:
-        key = str(options.secret).encode("utf-8", "surrogateescape")
-    elif options.secret_env is not None:
-        text = os.environ.get(options.secret_env)
-        if not text:
-            raise LoadError(f"the variable {words(options.secret_env)} is not set, or is empty")
-        key = text.encode("utf-8", "surrogateescape")
-    elif options.key_file is not None:
-        try:
-            key = Path(options.key_file).read_bytes().strip()
-        except OSError as exc:
-            raise LoadError(f"the key file can't be read: {exc.strerror}") from None
+def look(token: str, now: float) -> tuple[str, str]:
+    """What a token says about itself, without its secret parts, and what is wrong with it; nothing is verified."""
+    if token != token.strip() or any(character in token for character in " \"'"):
+        return "the token has spaces or quotes in it", "a token is the bare text, without Bearer, spaces and quotes"
+    parts = token.split(".")
+    if len(parts) != 3:
+        return f"the token has {len(parts)} parts, a JWT has 3", "it is no JWT"
+    header, claims = _read(parts[0]), _read(parts[1])
+    if header is None or claims is None:
+        return "the token's header or claims can't be read", "it is no JWT"
+    words = [f"algorithm {_short(header.get('alg'))}"]
+    words += [f"{name} {_short(claims[name])}" for name in ("iss", "aud") if name in claims]
+    problem = ""
+    expires, begins = claims.get("exp"), claims.get("nbf")
+    if _is_time(expires):
+        words.append(_when("expires", "expired", expires - now))
+        if expires <= now:
+            problem = f"it {_when('expires', 'expired', expires - now)}"
     else:
+        words.append("no exp")
+    if _is_time(begins) and begins > now:
+        problem = f"it is not valid before {_span(begins - now)} from now (nbf)"
+    return ", ".join(words), problem
+
+
+def _read(part: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    except (ValueError, RecursionError):
         return None
-    return key
+    return found if isinstance(found, dict) else None
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="socketguard token",
-        description="Mint a development token, or explain a given one. Nothing is ever sent anywhere.",
-    )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    mint = commands.add_parser("mint", help="print a development token", description="Print a development token.")
-    mint.set_defaults(run=_mint)
-    _add_keys(mint)
-    mint.add_argument("--subject", default="dev", help="the claim sub (dev)")
-    mint.add_argument("--issuer", help="the claim iss")
-    mint.add_argument("--audience", help="the claim aud")
-    mint.add_argument("--scope", help="the claim scope, such as 'crm:read crm:write'")
-    mint.add_argument(
-        "--claim", action="append", default=[], metavar="NAME=VALUE", help="another claim; JSON where it is, else text"
-    )
-    mint.add_argument(
-        "--lifetime", default="1h", help="15m, 1h or seconds; at most a day; --lifetime=-1m is expired already (1h)"
-    )
-    mint.add_argument("--algorithm", choices=(*_SECRETS, *_SIGNING), help="HS256, or what fits the key")
-    mint.add_argument("--kid", help="the kid of the header")
-    mint.add_argument("--yes", action="store_true", help="take an issuer that looks real")
-    inspect = commands.add_parser(
-        "inspect",
-        help="explain a token",
-        description="Explain a token: its header, its claims in words, and the rule that refuses it.",
-    )
-    inspect.set_defaults(run=_inspect)
-    inspect.add_argument(
-        "token", nargs="?", help="the token, '-' for stdin, @FILE for a file (others can read the command line)"
-    )
-    inspect.add_argument("--token-file", metavar="FILE", help="a file with the token")
-    against = _add_keys(inspect)
-    against.add_argument("--app", metavar="module:app", help="try it against the guard of an application")
-    inspect.add_argument("--jwks-file", metavar="FILE", help="a JWK Set, in place of what would be fetched")
-    inspect.add_argument("--issuer", help="the expected iss")
-    inspect.add_argument("--audience", help="the expected aud")
-    inspect.add_argument("--json", action="store_true", help="print one JSON object")
-    return parser
+def _short(value: object) -> str:
+    return neutralise(json.dumps(value, ensure_ascii=False), 80)
 
 
-def _add_keys(parser: argparse.ArgumentParser) -> Any:
-    keys = parser.add_mutually_exclusive_group()
-    keys.add_argument("--key-file", metavar="FILE", help="a file with the secret, or with a key as PEM")
-    keys.add_argument("--secret-env", metavar="NAME", help="the environment variable that holds the secret")
-    keys.add_argument("--secret", help="the secret itself (others on this machine can read the command line)")
-    return keys
+def _is_time(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e12
+
+
+def _when(future: str, past: str, seconds: float) -> str:
+    return f"{future} in {_span(seconds)}" if seconds > 0 else f"{past} {_span(abs(seconds))} ago"
+
+
+def _span(seconds: float) -> str:
+    for name, size in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {name}"
+    return f"{seconds:.0f} seconds"

@@ -92,7 +92,7 @@ _NGINX = {
     "nginx: catch-all": nginx("location / { default_type text/html; return 200 '<!doctype html><title>CRM</title>'; }"),
     "nginx: down": nginx(location(*GOOD, target="http://<closed>")),
     "nginx: hangs": nginx(location(UPGRADE, HOST, PROTO, "proxy_read_timeout 1s;", target="http://<silent>")),
-    "nginx: idle limit": nginx(location(UPGRADE, HOST, PROTO, "proxy_read_timeout 2s;")),
+    "nginx: idle limit": nginx(location(UPGRADE, HOST, PROTO, "proxy_read_timeout 3s;")),
     "nginx: idle limit of 12 s": nginx(location(UPGRADE, HOST, PROTO, "proxy_read_timeout 12s;")),
     "nginx: to https": nginx("return 301 https://$http_host$request_uri;"),
     "nginx: slash dropped": nginx("location /socket.io/ { return 308 /socket.io$is_args$args; }"),
@@ -174,8 +174,8 @@ _HAPROXY = {
     "haproxy: prefix stripped": haproxy("http-request replace-path /socket.io(/.*) \\1", *BEHIND),
     "haproxy: down": haproxy("retries 0", *FORWARD, "server a <closed>"),
     "haproxy: hangs": haproxy("timeout server 1s", *FORWARD, "server a <silent>"),
-    "haproxy: idle limit": haproxy("timeout tunnel 2s", *BEHIND),
-    "haproxy: first byte in 2 s": haproxy("timeout server 2s", "timeout tunnel 1h", *BEHIND),
+    "haproxy: idle limit": haproxy("timeout tunnel 3s", *BEHIND),
+    "haproxy: first byte in 3 s": haproxy("timeout server 3s", "timeout tunnel 1h", *BEHIND),
     "haproxy: no POST": haproxy("http-request deny deny_status 405 if METH_POST", *BEHIND),
     "haproxy: small bodies": haproxy(
         "http-request deny deny_status 413 if { req.hdr_val(content-length) gt 1024 }", *BEHIND
@@ -225,8 +225,8 @@ _CADDY = {
     "caddy: catch-all": caddy("header Content-Type text/html", "respond `<!doctype html><title>CRM</title>`"),
     "caddy: down": caddy("reverse_proxy /socket.io/* <closed>"),
     "caddy: small bodies": caddy("request_body {", "max_size 1KB", "}", "reverse_proxy /socket.io/* <upstream>"),
-    "caddy: first byte in 2 s": caddy(
-        "reverse_proxy /socket.io/* <upstream> {", "transport http {", "response_header_timeout 2s", "}", "}"
+    "caddy: first byte in 3 s": caddy(
+        "reverse_proxy /socket.io/* <upstream> {", "transport http {", "response_header_timeout 3s", "}", "}"
     ),
     "caddy: sticky by cookie": caddy(
         "reverse_proxy /socket.io/* <upstream> <second> {", "lb_policy cookie sio_lb", "}"
@@ -268,7 +268,7 @@ _APACHE = {
     "apache: prefix added": apache(*KEEP, "ProxyPass /socket.io/ http://<upstream>/api/socket.io/ upgrade=websocket"),
     "apache: not routed": apache(*KEEP, "ProxyPass /ws/ http://<upstream>/socket.io/ upgrade=websocket"),
     "apache: down": apache(*KEEP, "ProxyPass /socket.io/ http://<closed>/socket.io/ upgrade=websocket"),
-    "apache: idle limit": apache(*KEEP, "Timeout 2", "ProxyTimeout 2", PASS),
+    "apache: idle limit": apache(*KEEP, "Timeout 3", "ProxyTimeout 3", PASS),
     "apache: GET only": apache(
         *KEEP, "<Location />", "<LimitExcept GET>", "Require all denied", "</LimitExcept>", "</Location>", PASS
     ),
@@ -311,18 +311,18 @@ _COMMANDS = {
 _UVICORN: Mapping[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "plain": ({}, ()),
     "replica": ({}, ()),
-    "quick": ({"interval": 4, "timeout": 3}, ()),
+    "quick": ({"interval": 5, "timeout": 10}, ()),
     "without WebSocket": ({}, ("--ws", "none")),
     "guarded": ({"guarded": True}, ()),
     "draining": ({"guarded": True}, ()),
     "TLS": ({}, ("--ssl-certfile", "<folder>/good.pem", "--ssl-keyfile", "<folder>/good.key")),
-    "guarded, quick": ({"guarded": True, "interval": 4, "timeout": 3, "options": {"admission_timeout": 1}}, ()),
-    "guarded, impatient": ({"guarded": True, "options": {"connect_timeout": 1}}, ()),
+    "guarded, quick": ({"guarded": True, "interval": 5, "timeout": 10, "options": {"admission_timeout": 4}}, ()),
+    "guarded, impatient": ({"guarded": True, "options": {"connect_timeout": 4}}, ()),
     "guarded, cut": ({"guarded": True}, ()),
     "guarded, crowded": ({"guarded": True}, ()),
     "guarded, without WebSocket": ({"guarded": True}, ("--ws", "none")),
-    "guarded replica 1": ({"guarded": True, "interval": 2, "timeout": 2, "options": {"admission_timeout": 1}}, ()),
-    "guarded replica 2": ({"guarded": True, "interval": 2, "timeout": 2, "options": {"admission_timeout": 1}}, ()),
+    "guarded replica 1": ({"guarded": True, "interval": 2, "timeout": 8, "options": {"admission_timeout": 3}}, ()),
+    "guarded replica 2": ({"guarded": True, "interval": 2, "timeout": 8, "options": {"admission_timeout": 3}}, ()),
 }
 _NODE: Mapping[str, dict[str, Any]] = {
     "node": {},

@@ -1,71 +1,300 @@
-"""`socketguard doctor` against real servers; what proxies do to it is tested elsewhere."""
+"""``socketguard doctor URL --json`` against deployments that break in known ways, and against good ones."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import time
+import multiprocessing
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
-import socketio
 
-from socketguard.cli.doctor import main
 from socketguard.testing import mint
-from tests.e2e.support import Server
+from tests.e2e.deployments import Deployments
+from tests.e2e.support import PATIENCE, ROOT
 
-sio = socketio.AsyncServer(async_mode="asgi")
+TOKEN = mint("u-1")
+MESSAGES = ("--namespace", "/messages")
+AS_USER = (*MESSAGES, "--token", TOKEN)
+ELSEWHERE = ("--origin", "https://crm.example.com")
+# The doctor waits for what it asks, however slow this machine is; but where it must wait in vain.
+PATIENT = ("--timeout", "300")
+SOON = ("--timeout", "15")
+# Held for 5 s more than the interval of the server, which is 5 s.
+HELD = (*MESSAGES, "--idle", "1")
 
 
-@sio.on("connect", namespace="/messages")
-async def connect(sid: str, environ: dict[str, Any], auth: Any) -> None:
-    return None
+@dataclass(frozen=True)
+class Case:
+    """What the doctor is asked about.
+
+    Attributes:
+        symptom: which finding comes first; None for none at all.
+        site: of `tests.e2e.deployments`.
+        server: behind it.
+        arguments: of the command line.
+        url: put behind the address, or before it where it ends with ``://``.
+        says: words of the first finding, in whichever of its texts.
+        answers: whether anything answers by HTTP.
+    """
+
+    symptom: str | None
+    site: str
+    server: str
+    arguments: tuple[str, ...] = ()
+    url: str = ""
+    says: str = ""
+    answers: bool = True
+
+    @property
+    def name(self) -> str:
+        more = " ".join(argument for argument in self.arguments if not argument.startswith("eyJ"))
+        return " | ".join(filter(None, (self.symptom or "good", self.site, self.server, more, self.url)))
 
 
-bare = socketio.ASGIApp(sio)
+GOOD = [
+    Case(None, "direct", "plain", MESSAGES),
+    Case(None, "direct", "guarded", AS_USER),
+    Case(None, "direct", "node", MESSAGES),
+    Case(None, "nginx", "plain", MESSAGES),
+    Case(None, "nginx: TLS", "guarded", AS_USER),
+    Case(None, "haproxy", "node", MESSAGES),
+    Case(None, "caddy", "guarded"),
+    Case(None, "apache", "plain"),
+]
+"""As they should be: each is examined by a process of its own."""
+
+ALSO_GOOD = [
+    Case(None, "direct", "guarded", url="/messages"),
+    Case(None, "nginx: sticky by address", "plain"),
+    # A page of the same origin sends the cookie by itself.
+    Case(None, "haproxy: sticky by cookie", "plain"),
+    Case(None, "caddy: sticky by cookie", "guarded replica 1"),
+    Case(None, "caddy", "node, other origin", ELSEWHERE),
+    Case(None, "direct", "guarded, impatient", AS_USER),
+    Case(None, "nginx: as Traefik", "guarded", AS_USER),
+    Case(None, "nginx: as Traefik with TLS", "guarded", AS_USER),
+    Case(None, "nginx: as Traefik with TLS", "node"),
+    Case(None, "nginx", "quick", HELD),
+    Case(None, "haproxy", "guarded, quick", (*AS_USER, "--idle", "1")),
+    Case(None, "haproxy: no OPTIONS", "plain"),
+    Case(None, "apache: wstunnel", "node", MESSAGES),
+    # Apache sends X-Forwarded-Host by itself.
+    Case(None, "apache: Host rewritten", "plain"),
+    Case(None, "apache: Host rewritten", "guarded"),
+    Case(None, "nginx", "plain", ("--only", "body")),
+    Case(None, "nginx", "node", ("--only", "body")),
+    Case(None, "direct", "node, polling only", MESSAGES),
+    Case(None, "direct", "plain", MESSAGES, "ws://"),
+    Case(None, "nginx", "node", (), "/messages"),
+    Case(None, "nginx: other path", "plain", ("--path", "/api/socket.io")),
+]
+
+BROKEN = [
+    Case("S-01", "direct", "silence", ("--only", "S-01", *SOON), answers=False),
+    Case("S-01", "nginx: hangs", "nothing", says="nginx"),
+    Case("S-01", "haproxy: hangs", "nothing", says="haproxy"),
+    Case("S-02", "direct", "nothing", says="No connection", answers=False),
+    Case("S-02", "nginx: self-signed", "plain", says="self-signed"),
+    Case("S-02", "nginx: expired", "guarded", says="expired"),
+    Case("S-02", "nginx: other name", "plain", says="mismatch"),
+    Case("S-03", "nginx: catch-all", "nothing", says="nginx"),
+    Case("S-03", "caddy: catch-all", "nothing", says="caddy"),
+    Case("S-04", "caddy: no route", "nothing", says="reverse_proxy"),
+    *(
+        Case("S-05", f"{proxy}: no Upgrade", server)
+        for proxy in ("nginx", "haproxy", "caddy", "apache")
+        for server in ("plain", "guarded")
+    ),
+    Case("S-05", "nginx: no Upgrade", "node", says="proxy_set_header Upgrade $http_upgrade"),
+    Case("S-05", "apache: no Upgrade", "node", says="upgrade=websocket"),
+    Case("S-05", "nginx: HTTP/1.0", "plain", says="proxy_http_version 1.1"),
+    Case("S-05", "nginx: no Connection", "guarded", says="Connection"),
+    Case("S-05", "nginx: no Connection", "node", says="Connection"),
+    Case("S-06", "direct", "without WebSocket", says="uvicorn[standard]"),
+    Case("S-05", "direct", "guarded, without WebSocket", says="uvicorn[standard]"),
+    Case("S-06", "nginx: no Connection", "plain", says="$connection_upgrade"),
+    Case("S-07", "nginx: as Traefik", "plain", says="X-Forwarded-Proto"),
+    Case("S-07", "nginx: as Traefik with TLS", "plain", says="SocketGuard"),
+    *(
+        Case("S-08", f"{proxy}: Host rewritten", server, says="Host")
+        for proxy in ("nginx", "haproxy", "caddy")
+        for server in ("plain", "guarded")
+    ),
+    Case("S-08", "apache: Host rewritten, nothing forwarded", "plain", says="Host"),
+    Case("S-08", "nginx: port lost", "plain", says="Host"),
+    Case("S-08", "nginx: scheme lost", "plain", says="X-Forwarded-Proto"),
+    Case("S-08", "nginx: scheme lost", "guarded", says="X-Forwarded-Proto"),
+    Case("S-08", "nginx", "plain", ELSEWHERE, says="https://crm.example.com"),
+    Case("S-09", "nginx: prefix stripped", "plain"),
+    Case("S-09", "nginx: prefix stripped", "guarded", says="wrong_path"),
+    Case("S-09", "nginx: prefix added", "plain"),
+    Case("S-09", "nginx: prefix added", "node"),
+    Case("S-09", "nginx: other path", "plain", says="--path"),
+    Case("S-09", "haproxy: prefix stripped", "node"),
+    Case("S-09", "caddy: prefix stripped", "plain"),
+    Case("S-09", "apache: prefix added", "guarded"),
+    # Node never answers a WebSocket on another path.
+    Case("S-09", "apache: prefix added", "node", ("--only", "websocket", *SOON)),
+    Case("S-09", "apache: not routed", "plain", says="apache"),
+    Case("S-09", "direct", "plain", ("--path", "/api/socket.io")),
+    Case("S-09", "direct", "guarded", ("--path", "/ws")),
+    Case("S-10", "traefik: no router", "nothing", says="labels"),
+    Case("S-11", "nginx: down", "nothing", says="nginx"),
+    Case("S-11", "haproxy: down", "nothing", says="haproxy"),
+    Case("S-11", "caddy: down", "nothing", says="caddy"),
+    Case("S-11", "apache: down", "nothing", says="apache"),
+    Case("S-11", "traefik: no server", "nothing", says="traefik"),
+    Case("S-11", "traefik: bad gateway", "nothing", says="traefik"),
+    Case("S-11", "alb: no target", "nothing", says="aws-alb"),
+    Case("S-12", "nginx: two replicas", "plain"),
+    Case("S-12", "haproxy: two replicas", "plain"),
+    Case("S-12", "caddy: two replicas", "guarded replica 1"),
+    Case("S-13", "haproxy: sticky by cookie", "node, other origin", ELSEWHERE, says="SRV"),
+    Case("S-13", "caddy: sticky by cookie", "node, other origin", ELSEWHERE, says="sio_lb"),
+    Case("S-14", "nginx: idle limit", "quick", HELD, says="cut without a close frame"),
+    Case("S-14", "haproxy: idle limit", "quick", HELD, says="cut without a close frame"),
+    Case("S-14", "apache: idle limit", "quick", HELD),
+    Case("S-14", "nginx: idle limit", "guarded, quick", (*AS_USER, "--idle", "1"), says="Heartbeat.for_idle_timeout"),
+    Case("S-14", "nginx", "node, slow", says="75"),
+    Case("S-15", "haproxy: first byte in 3 s", "quick", HELD, says="504"),
+    Case("S-15", "caddy: first byte in 3 s", "quick", HELD, says="504"),
+    Case("S-16", "nginx: to https", "nothing", says="https://127.0.0.1"),
+    Case("S-17", "nginx: slash dropped", "nothing", says="addTrailingSlash"),
+    Case("S-18", "nginx", "plain", ("--no-trailing-slash",), says="addTrailingSlash"),
+    # Another spelling of 127.0.0.1, which doesn't look like this machine.
+    Case("S-19", "direct", "guarded", ELSEWHERE, "127.1"),
+    Case("S-36", "direct", "guarded", AS_USER, "127.1"),
+    Case("S-20", "nginx: small bodies", "plain", ("--only", "S-20"), says="413"),
+    Case("S-20", "caddy: small bodies", "plain", ("--only", "S-20")),
+    Case("S-20", "haproxy: small bodies", "node", ("--only", "S-20")),
+    Case("S-21", "nginx: GET only", "plain", says="403"),
+    Case("S-21", "apache: GET only", "guarded", says="403"),
+    Case("S-21", "haproxy: no POST", "node", says="405"),
+    Case("S-22", "nginx: CORS doubled", "plain", says="doubled"),
+    Case("S-22", "haproxy: CORS doubled", "guarded", says="doubled"),
+    Case("S-22", "apache: CORS doubled", "plain", says="doubled"),
+    Case("S-22", "direct", "node, any origin", says="Credentials"),
+    Case("S-22", "direct", "node", ELSEWHERE, says="no CORS header"),
+    Case("S-23", "nginx: as Engine.IO 3", "plain"),
+    Case("S-23", "nginx: as Engine.IO 3", "guarded"),
+    Case("S-23", "nginx: as Engine.IO 3", "node"),
+    Case("S-23", "server of Socket.IO 2", "nothing", says="the server does not speak Engine.IO 4"),
+    Case("S-25", "nginx", "plain", (), "/api/", says="/api/"),
+    Case("S-25", "haproxy", "node", ("--namespace", "/schedulr"), says="misspelt"),
+    Case("S-25", "caddy", "guarded", ("--namespace", "/schedulr", "--token", TOKEN), says="misspelt"),
+    Case("S-26", "nginx", "plain", ("--namespace", "/hangs", "--only", "namespace", *SOON), says="connect handler"),
+    Case("S-27", "nginx: basic auth", "plain", says="Basic"),
+    Case("S-27", "haproxy: basic auth", "guarded", says="Basic"),
+    Case("S-27", "nginx: login page", "nothing", says="login"),
+    Case("S-28", "envoy: HTTP/1.0", "nothing", says="proxy_http_version 1.1"),
+    Case("S-30", "nginx: TLS", "plain", (), "http://", says="TLS"),
+    Case("S-30", "nginx", "plain", (), "https://", says="plain HTTP", answers=False),
+    Case("S-30", "direct", "TLS", (), "http://", says="TLS", answers=False),
+    Case("S-33", "nginx: page built elsewhere", "node", ("--page", "<url>/"), says="app.js"),
+    Case("S-34", "caddy", "guarded", (*MESSAGES, "--token", mint("u-1", lifetime=-276_000)), says="expired 3 days ago"),
+    Case("S-34", "nginx", "guarded", (*MESSAGES, "--token", mint("u-1", key="k" * 32)), says="token_invalid"),
+    Case("S-35", "nginx: expires soon", "guarded", says="3 days"),
+    Case("S-37", "haproxy", "draining", says="draining"),
+    Case("S-38", "direct", "node, forbidden"),
+]
+
+EXAMINED = {case.name: case for case in (*ALSO_GOOD, *BROKEN)}
+"""By name; those that wait come first, so that the others needn't wait for them."""
+EXAMINED = dict(sorted(EXAMINED.items(), key=lambda item: not {"--timeout", "--idle"} & set(item[1].arguments)))
+
+
+def command(case: Case, deployments: Deployments) -> list[str]:
+    """The arguments of the doctor."""
+    address = deployments.url(case.site, case.server)
+    url = address
+    if case.url.endswith("://"):
+        url = case.url + address.partition("://")[2]
+    elif case.url.startswith("/"):
+        url += case.url
+    elif case.url:
+        url = url.replace("127.0.0.1", case.url)
+    patience = () if "--timeout" in case.arguments else PATIENT
+    return [url, "--json", *patience, *(argument.replace("<url>", address) for argument in case.arguments)]
+
+
+def trust(authority: str) -> None:
+    """Let this process take the certificates of an authority for good ones."""
+    os.environ["SSL_CERT_FILE"] = authority
+
+
+def examine_here(arguments: list[str]) -> tuple[int, str]:
+    """Run the command in this process, which does nothing else."""
+    from socketguard.cli import main
+
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        return main(["doctor", *arguments]), output.getvalue()
 
 
 @pytest.fixture(scope="module")
-def unguarded(folder: Path) -> Iterator[Server]:
-    with Server(folder, {}, app="tests.e2e.test_doctor:bare") as server:
-        yield server
+def deployments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployments]:
+    cases = [*GOOD, *EXAMINED.values()]
+    wanted = [(case.site, case.server) for case in cases]
+    with Deployments.stand(lambda: tmp_path_factory.mktemp("deployments"), wanted) as found:
+        yield found
 
 
-def examine(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[dict[str, str]], str]:
-    status = main([*arguments, "--json"])
-    printed = capsys.readouterr().out
-    return status, json.loads(printed)["findings"], printed
+@pytest.fixture(scope="module")
+def results(deployments: Deployments) -> dict[str, tuple[int, str]]:
+    """What the doctor says of each: status and output."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.e2e.test_doctor", "socketguard.cli.doctor.command"])
+    with context.Pool(24, trust, (str(deployments.authority),)) as pool:
+        found = pool.map_async(examine_here, [command(case, deployments) for case in EXAMINED.values()], chunksize=1)
+        return dict(zip(EXAMINED, found.get(20 * PATIENCE), strict=True))
 
 
-def test_an_unguarded_server(unguarded: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    assert examine(capsys, unguarded.url, "--namespace", "/messages")[:2] == (0, [])
+def findings(output: str, deployments: Deployments, case: Case) -> list[dict[str, Any]]:
+    said = json.loads(output)
+    assert set(said) == {"schema_version", "target", "findings"}
+    for finding in said["findings"]:
+        assert set(finding) == {"id", "severity", "title", "evidence", "cause", "fix", "docs"}
+    assert "eyJ" not in output
+    return list(said["findings"])
 
 
-def test_a_guarded_server_without_a_token(crm: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    assert examine(capsys, f"{crm.url}/messages")[:2] == (0, [])
+@pytest.mark.parametrize("name", EXAMINED)
+def test_what_the_doctor_names_first(name: str, results: dict[str, tuple[int, str]], deployments: Deployments) -> None:
+    case, (status, output) = EXAMINED[name], results[name]
+    found = findings(output, deployments, case)
+    assert [finding["id"] for finding in found][:1] == ([case.symptom] if case.symptom else []), found
+    if case.symptom is None:
+        assert status == 0
+        return
+    assert status == (1 if case.answers else 3)
+    assert case.says in " ".join(found[0].values())
 
 
-def test_a_guarded_server_with_a_token(crm: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    token = mint("ana", tenant_id="acme")
-    assert examine(capsys, crm.url, "--namespace", "/messages", "--token", token)[:2] == (0, [])
+def run(case: Case, deployments: Deployments) -> tuple[int, str]:
+    """Run the command in a process of its own: status and output."""
+    code = "import sys; from socketguard.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, "doctor", *command(case, deployments)],
+        cwd=ROOT,
+        env={**os.environ, "SSL_CERT_FILE": str(deployments.authority)},
+        capture_output=True,
+        text=True,
+        timeout=20 * PATIENCE,
+    )
+    assert not done.stderr, done.stderr
+    return done.returncode, done.stdout
 
 
-def test_an_expired_token_is_told_and_not_shown(crm: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    token = mint("ana", tenant_id="acme", exp=time.time() - 180)
-    status, (finding,), printed = examine(capsys, crm.url, "--namespace", "/messages", "--token", token)
-    assert (status, finding["id"]) == (1, "S-34")
-    assert "expired 3 minutes ago" in finding["evidence"]
-    assert "eyJ" not in printed
-
-
-def test_a_misspelt_namespace(unguarded: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    status, (finding,), _ = examine(capsys, f"{unguarded.url}/mesages")
-    assert (status, finding["id"]) == (1, "S-25")
-
-
-def test_a_wrong_path(crm: Server, unguarded: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    for server in (crm, unguarded):
-        status, (finding, *_), _ = examine(capsys, server.url, "--path", "/ws")
-        assert (status, finding["id"]) == (1, "S-09")
-    unguarded.prints_tracebacks = True  # python-engineio answers a WebSocket with HTTP
+def test_nothing_is_found_at_good_deployments(deployments: Deployments) -> None:
+    with ThreadPoolExecutor(len(GOOD)) as pool:
+        results = pool.map(lambda case: run(case, deployments), GOOD)
+        for case, (status, output) in zip(GOOD, results, strict=True):
+            assert findings(output, deployments, case) == [], case.name
+            assert status == 0

@@ -13,33 +13,14 @@ from socketguard.errors import ConfigurationError
 
 from .checks import CHECKS, Options, examine
 from .render import Redactor, Silent, Terminal, as_json
+from .rules import judge, reached
 from .symptoms import SYMPTOMS, UNSEEN
 from .target import parse_target, web_origin
-from .verdict import judge, reached
 
-__all__ = ["run"]
+__all__ = ["command"]
 
-FINDINGS, USAGE, UNREACHABLE = 1, 2, 3
-"""The exit statuses beside 0, for a good endpoint."""
-
-
-def run(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: of the command line.
-
-    Returns:
-        The exit status.
-    """
-    try:
-        status = _command.main(arguments, prog_name="socketguard doctor", standalone_mode=False)
-    except click.ClickException as problem:
-        problem.show()
-        return USAGE
-    except click.Abort:
-        raise KeyboardInterrupt from None
-    return int(status or 0)
+FINDINGS, UNREACHABLE = 1, 3
+"""The exit statuses beside 0, for a good endpoint, and 2, for wrong usage."""
 
 
 def _list_checks(context: click.Context, _: click.Parameter, value: bool) -> None:
@@ -56,7 +37,7 @@ def _list_checks(context: click.Context, _: click.Parameter, value: bool) -> Non
     context.exit(0)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command()
 @click.argument("url")
 @click.option(
     "--namespace",
@@ -119,7 +100,7 @@ def _list_checks(context: click.Context, _: click.Parameter, value: bool) -> Non
     help="Run only this check, or those that can find this symptom, with what they need; repeat it for more.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Show details.")
-def _command(url: str, as_object: bool, verbose: bool, **given: Any) -> int:
+def command(url: str, as_object: bool, verbose: bool, **given: Any) -> int:
     """Examine a Socket.IO endpoint from outside, through whatever stands in front of it.
 
     URL is what a client gives to io(). Ends with 0 when all is good, 1 for findings, 2 for wrong usage, 3 when nothing
@@ -129,16 +110,21 @@ def _command(url: str, as_object: bool, verbose: bool, **given: Any) -> int:
         options = _read(url, **given)
     except ConfigurationError as problem:
         raise click.UsageError(str(problem)) from None
+    return asyncio.run(_examine(options, as_object=as_object, verbose=verbose))
+
+
+async def _examine(options: Options, *, as_object: bool, verbose: bool) -> int:
+    """Examine, print, and give the exit status."""
     secrets: set[str] = set()
     redactor = Redactor(secrets)
+    shown = options.target.shown
     if as_object:
-        seen = asyncio.run(examine(options, Silent(), secrets))
+        seen = await examine(options, Silent(), secrets)
         findings = judge(seen)
-        click.echo(as_json(options.target.shown, findings, redactor))
+        click.echo(as_json(shown, findings, redactor))
     else:
-        terminal = Terminal(sys.stdout, options.target.shown, redactor, verbose=verbose)
-        with terminal:
-            seen = asyncio.run(examine(options, terminal, secrets))
+        with Terminal(sys.stdout, shown, redactor, verbose=verbose) as terminal:
+            seen = await examine(options, terminal, secrets)
         findings = judge(seen)
         terminal.findings(findings)
     if not findings:

@@ -1,4 +1,4 @@
-"""Which proxies answered, told by their headers and error pages. This module is pure.
+"""Which proxies answered, told by their headers and error pages.
 
 A proxy that leaves no trace in an answer, as Traefik and HAProxy do while all is well, can't be told.
 """
@@ -20,12 +20,7 @@ __all__ = ["Proxy", "at_risk", "recognise"]
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A proxy that was recognised.
-
-    Attributes:
-        name: its name in `socketguard.proxies.PROFILES`, or one that has no profile.
-        evidence: by what it was recognised.
-    """
+    """A proxy that was recognised, and by what."""
 
     name: str
     evidence: str
@@ -98,18 +93,10 @@ def recognise(answers: Iterable[Answer]) -> list[Proxy]:
 
 
 def at_risk(interval: float, timeout: float, proxies: Iterable[Proxy]) -> list[str]:
-    """Compare the heartbeat that the server announced with the idle limits that these proxies have by default.
+    """Say where the announced heartbeat does not fit the idle limits that these proxies have by default.
 
     Only idle limits are judged, and only an interval that does not fit: the limits of a good deployment may have been
     raised, which nobody sees from outside.
-
-    Args:
-        interval: seconds between two pings.
-        timeout: seconds for the pong.
-        proxies: what was recognised.
-
-    Returns:
-        Sentences about what does not fit.
     """
     known = tuple(proxy.name for proxy in proxies if proxy.name in PROFILES)
     try:

@@ -7,27 +7,29 @@ what is examined. Certificates are checked with OpenSSL's defaults, so ``SSL_CER
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.cookies
+import json
 import logging
+import math
 import re
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
-from typing import Any, cast
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any, Literal, cast
 
 import httpx2
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidHandshake, InvalidMessage, InvalidStatus, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, WebSocketException
 from websockets.typing import Origin
 
 from socketguard import __version__
 
-from .observations import Answer, Failure, FailureKind, Reply, Tls
+from .observations import CHATTER, Answer, Failure, FailureKind, Hold, Reply, Tls, packets
 from .target import Target
 
-__all__ = ["Channel", "Network", "Pace", "failure"]
+__all__ = ["Channel", "Network", "Pace", "PollingChannel", "failure", "hold", "join"]
 
 USER_AGENT = f"socketguard-doctor/{__version__}"
 BODY_LIMIT = 16_384
@@ -42,35 +44,21 @@ _SILENT.addFilter(lambda _: False)
 
 
 class Pace:
-    """Keeps requests apart, so that an examination is no load.
+    """Keeps requests apart, so that an examination is no load."""
 
-    Args:
-        gap: seconds between the beginnings of two requests.
-        clock: seconds.
-        sleep: how to wait.
-    """
+    def __init__(self, gap: float | None = None) -> None:
+        self._gap = GAP if gap is None else gap
+        self._next = -math.inf
 
-    def __init__(
-        self,
-        gap: float = GAP,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
-        self._gap, self._clock, self._sleep = gap, clock, sleep
-        self._next = clock()
-
-    async def turn(self, *, at_once: bool = False) -> None:
-        """Wait until the next request may begin.
-
-        Args:
-            at_once: begins without waiting; the requests after it wait longer instead.
-        """
-        now = self._clock()
+    def delay(self, now: float, *, at_once: bool = False) -> float:
+        """Seconds until the next request may begin; one that begins at once makes those after it wait longer."""
         begin = max(self._next, now)
         self._next = begin + self._gap
-        if begin > now and not at_once:
-            await self._sleep(begin - now)
+        return 0 if at_once else begin - now
+
+    async def turn(self, *, at_once: bool = False) -> None:
+        """Wait until the next request may begin."""
+        await asyncio.sleep(self.delay(time.monotonic(), at_once=at_once))
 
 
 class _Connect(connect):
@@ -81,30 +69,18 @@ class _Connect(connect):
 
 
 class Channel:
-    """An open WebSocket.
-
-    Attributes:
-        answer: the handshake; its body is the first frame.
-    """
+    """An open WebSocket; the body of ``answer`` is its first frame."""
 
     def __init__(self, socket: ClientConnection, answer: Answer) -> None:
         self._socket = socket
         self.answer = answer
 
     async def receive(self) -> str:
-        """The next frame; a binary one as an empty text.
-
-        Raises:
-            ConnectionClosed: there is none any more.
-        """
+        """The next frame; a binary one as an empty text."""
         return await _text(self._socket)
 
     async def transmit(self, text: str) -> None:
-        """Send a frame.
-
-        Raises:
-            ConnectionClosed: nobody takes it any more.
-        """
+        """Send a frame."""
         await self._socket.send(text)
 
     @property
@@ -115,29 +91,19 @@ class Channel:
 
 
 class Network:
-    """Makes requests, each over a connection of its own.
+    """Makes requests, each over a connection of its own; ``timeout`` seconds are for one, with its connection."""
 
-    Args:
-        target: what is examined.
-        timeout: seconds for one request, with its connection.
-        pace: keeps requests apart.
-    """
-
-    def __init__(self, target: Target, *, timeout: float, pace: Pace) -> None:
+    def __init__(self, target: Target, *, timeout: float) -> None:
         self.target = target
         self.timeout = timeout
-        self.cookies: dict[str, str] = {}
-        """What the answers have set so far. Sent only where a probe asks for it."""
+        self.cookies: dict[str, str] = {}  # what the answers have set; sent only where a probe asks for it
         self.checks_certificate = True
-        self._pace = pace
-        self._checking = ssl.create_default_context()
-        self._unchecking = ssl.create_default_context()
-        self._unchecking.check_hostname = False
-        self._unchecking.verify_mode = ssl.CERT_NONE
+        self._pace = Pace()
+        self._contexts = {checking: _tls_context(checking=checking) for checking in (True, False)}
 
     @property
     def _context(self) -> ssl.SSLContext:
-        return self._checking if self.checks_certificate else self._unchecking
+        return self._contexts[self.checks_certificate]
 
     async def addresses(self) -> list[str] | Failure:
         """Resolve the host."""
@@ -152,11 +118,7 @@ class Network:
         return list(dict.fromkeys(str(address[4][0]) for address in found))
 
     async def connects(self) -> float | Failure:
-        """Connect by TCP alone.
-
-        Returns:
-            The seconds that it took.
-        """
+        """Connect by TCP alone, and give the seconds that it took."""
         begin = time.monotonic()
         try:
             async with asyncio.timeout(self.timeout):
@@ -168,19 +130,18 @@ class Network:
 
     async def tls(self) -> Tls | Failure:
         """Shake hands by TLS. When the certificate is not trusted, once more without checking it."""
-        found = await self._handshake(self._checking)
+        found = await self.shake_hands(checking=True)
         if not isinstance(found, Failure) or found.kind != "certificate":
             return found
-        unchecked = await self._handshake(self._unchecking)
+        unchecked = await self.shake_hands(checking=False)
         if isinstance(unchecked, Failure):
             return unchecked
         self.checks_certificate = False
         return Tls(unchecked.version, unchecked.alpn, None, found.text)
 
-    async def _handshake(self, like: ssl.SSLContext) -> Tls | Failure:
-        context = ssl.create_default_context()
-        context.check_hostname = like.check_hostname
-        context.verify_mode = like.verify_mode
+    async def shake_hands(self, *, checking: bool) -> Tls | Failure:
+        """Shake hands by TLS once, with or without a look at the certificate."""
+        context = _tls_context(checking=checking)
         context.set_alpn_protocols(["h2", "http/1.1"])
         begin = time.monotonic()
         try:
@@ -212,19 +173,7 @@ class Network:
         limit: int = BODY_LIMIT,
         at_once: bool = False,
     ) -> Reply:
-        """Make one HTTP request over a connection of its own; redirects are not followed.
-
-        Args:
-            url: where.
-            method: of HTTP.
-            origin: the ``Origin`` header; None for none.
-            headers: further ones.
-            body: of a POST.
-            cookies: whether the cookies that were set so far are sent.
-            timeout: seconds for the whole; those of the network by default.
-            limit: bytes of the body that are read.
-            at_once: whether it begins right after the one before it.
-        """
+        """Make one HTTP request over a connection of its own; redirects are not followed."""
         sent = {"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity", **(headers or {})}
         sent |= self._identity(origin, cookies)
         if body is not None:
@@ -256,19 +205,13 @@ class Network:
             self._keep_cookies(answer)
         return answer
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def open(
         self, *, sid: str | None = None, origin: str | None = None, cookies: bool = False
     ) -> AsyncIterator[Channel | Reply]:
-        """Open a WebSocket, and close it at the end of the block.
+        """Open a WebSocket, or yield what came in its place, and close it at the end of the block.
 
-        Args:
-            sid: of a polling session that is to be upgraded; then no first frame is waited for.
-            origin: the ``Origin`` header; None for none.
-            cookies: whether the cookies that were set so far are sent.
-
-        Yields:
-            The channel, or what came in its place.
+        With the ``sid`` of a polling session that is to be upgraded no first frame is waited for.
         """
         url = self.target.url("websocket", sid=sid, websocket=True)
         sent = self._identity(None, cookies)
@@ -330,6 +273,14 @@ class Network:
             self.cookies |= {name: morsel.coded_value for name, morsel in jar.items()}
 
 
+def _tls_context(*, checking: bool) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if not checking:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
 async def _text(socket: ClientConnection) -> str:
     frame = await socket.recv()
     return frame if isinstance(frame, str) else ""
@@ -343,6 +294,97 @@ def _answer(status: int, headers: Any, body: bytes | bytearray, begin: float) ->
         time.monotonic() - begin,
     )
 
+
+class PollingChannel:
+    """A polling session, with the methods of a `Channel`."""
+
+    def __init__(self, network: Network, sid: str, origin: str | None) -> None:
+        self._network = network
+        self._url = network.target.url("polling", sid=sid)
+        self._origin = origin
+        self._waiting: list[str] = []
+
+    async def transmit(self, text: str) -> None:
+        """Send a packet."""
+        await self._network.request(self._url, method="POST", body=text, origin=self._origin, cookies=True)
+
+    async def poll(self, timeout: float) -> Reply:
+        """One GET, as long as it takes."""
+        return await self._network.request(self._url, origin=self._origin, cookies=True, timeout=timeout)
+
+    async def receive(self) -> str:
+        """The next packet; ``ConnectionClosed`` when the session doesn't live any more."""
+        while not self._waiting:
+            reply = await self.poll(self._network.timeout)
+            if isinstance(reply, Failure) or reply.status != 200:
+                raise ConnectionClosed(None, None, None)
+            self._waiting = packets(reply.body)
+        return self._waiting.pop(0)
+
+
+async def join(
+    channel: Channel | PollingChannel, namespace: str, token: str | None, timeout: float
+) -> tuple[Literal["joined", "refused", "silent", "closed"], str, Any]:
+    """Ask for a namespace and answer pings meanwhile: the outcome, and the message and data of a refusal."""
+    prefix = "" if namespace == "/" else namespace
+    auth = "" if token is None else json.dumps({"token": token})
+    between = "," if prefix else ""
+    try:
+        async with asyncio.timeout(timeout):
+            await channel.transmit(f"40{prefix}{between}{auth}")
+            while True:
+                packet = await channel.receive()
+                if packet == "2":
+                    await channel.transmit("3")
+                elif packet.startswith(f"40{prefix}"):
+                    return "joined", "", None
+                elif packet.startswith(f"44{prefix}"):
+                    return "refused", *_refusal(packet[2 + len(prefix) :].removeprefix(","))
+                elif packet.startswith(("1", "41")):
+                    return "closed", "", None
+    except TimeoutError:
+        return "silent", "", None
+    except ConnectionClosed:
+        return "closed", "", None
+
+
+def _refusal(text: str) -> tuple[str, Any]:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return text[:200], None
+    if isinstance(content, dict):
+        return str(content.get("message", ""))[:200], content.get("data")
+    return str(content)[:200], None
+
+
+async def hold(channel: Channel, kind: Literal["idle", "busy"], seconds: float) -> Hold:
+    """Keep a WebSocket, which has joined a namespace, open and answer its pings; a busy one talks as well."""
+    begin = last = spoke = time.monotonic()
+    pings, pause = 0, 0.0
+    while (left := begin + seconds - time.monotonic()) > 0:
+        try:
+            async with asyncio.timeout(left if kind == "idle" else min(left, CHATTER)):
+                packet = await channel.receive()
+            last = time.monotonic()
+            if packet == "2":
+                pings += 1
+                await channel.transmit("3")
+        except TimeoutError:
+            if kind == "busy":
+                with contextlib.suppress(ConnectionClosed):
+                    await channel.transmit("3")
+                now = time.monotonic()
+                pause, spoke = max(pause, now - spoke), now
+        except ConnectionClosed:
+            now = time.monotonic()
+            outcome: Literal["cut", "closed"] = "cut" if channel.close_code is None else "closed"
+            pause = max(pause, now - spoke)
+            return Hold(kind, outcome, now - begin, pings, now - last, channel.close_code, pause=pause)
+    return Hold(kind, "held", seconds, pings)
+
+
+# --- which layer failed
 
 _SAYS_REFUSED = re.compile(r"refused|Connect call failed|WinError 1225", re.IGNORECASE)
 

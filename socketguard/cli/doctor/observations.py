@@ -1,7 +1,13 @@
-"""What the probes have seen, as small frozen records. This module is pure."""
+"""What was seen: small frozen records, and what an answer means in the words of Engine.IO.
+
+The texts are those of engine.io 6.6 (Node), python-engineio 4.11 to 4.15 and this package's guard.
+"""
 
 from __future__ import annotations
 
+import enum
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -9,6 +15,7 @@ from typing import Any, Literal
 from .target import Target
 
 __all__ = [
+    "CHATTER",
     "Answer",
     "Baked",
     "Crash",
@@ -16,31 +23,35 @@ __all__ = [
     "FailureKind",
     "Hold",
     "Join",
+    "Meaning",
     "Observations",
     "PageSeen",
     "Reply",
+    "Server",
     "Stickiness",
     "Tls",
     "Upgrade",
+    "describe",
+    "meaning",
+    "open_packet",
+    "packets",
+    "readable",
+    "server_of",
 ]
+
+CHATTER = 1.0
+"""Seconds between two frames of the doctor on a connection that it keeps busy."""
 
 FailureKind = Literal["dns", "refused", "unreachable", "timeout", "certificate", "tls", "reset", "protocol"]
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP answer, or a WebSocket that opened (status 101).
-
-    Attributes:
-        status: the HTTP status.
-        headers: names in lower case, with repetitions.
-        body: the beginning of the body; for a WebSocket the first frame, empty when none came.
-        seconds: until the answer was there.
-    """
+    """An HTTP answer, or a WebSocket that opened (status 101), whose body is the first frame, empty when none came."""
 
     status: int
-    headers: tuple[tuple[str, str], ...] = ()
-    body: str = ""
+    headers: tuple[tuple[str, str], ...] = ()  # names in lower case, with repetitions
+    body: str = ""  # the beginning
     seconds: float = 0.0
 
     def all(self, name: str) -> list[str]:
@@ -54,13 +65,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """No HTTP answer.
-
-    Attributes:
-        kind: which layer failed.
-        text: what the library said.
-        seconds: until it failed.
-    """
+    """No HTTP answer: which layer failed, and what the library said."""
 
     kind: FailureKind
     text: str
@@ -72,58 +77,35 @@ Reply = Answer | Failure
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """A TLS handshake.
-
-    Attributes:
-        version: such as ``TLSv1.3``.
-        alpn: the protocol that the server chose of ``h2`` and ``http/1.1``; None when it chose none.
-        days_left: until the certificate expires; None when it can't be read.
-        problem: why the certificate is not trusted; empty when it is.
-    """
+    """A TLS handshake."""
 
     version: str
-    alpn: str | None = None
-    days_left: float | None = None
-    problem: str = ""
+    alpn: str | None = None  # of h2 and http/1.1; None when the server chose none
+    days_left: float | None = None  # of the certificate; None when it can't be read
+    problem: str = ""  # why the certificate is not trusted
 
 
 @dataclass(frozen=True, slots=True)
 class Stickiness:
-    """Requests of polling sessions, each over a connection of its own.
+    """Requests of polling sessions, each over a connection of its own."""
 
-    Attributes:
-        cookies: whether the client sent back the cookies that it got.
-        asked: how many requests came after the handshakes.
-        unknown: how many of them met a process that doesn't know the session.
-        cookie_names: the cookies that the answers set.
-        refused: an answer to a POST that is no Engine.IO answer.
-    """
-
-    cookies: bool
+    cookies: bool  # whether the client sent back the cookies that it got
     asked: int
-    unknown: int
+    unknown: int  # how many met a process that doesn't know the session
     cookie_names: tuple[str, ...] = ()
-    refused: Reply | None = None
+    refused: Reply | None = None  # an answer to a POST that is no Engine.IO answer
 
 
 @dataclass(frozen=True, slots=True)
 class Join:
     """The CONNECT of one namespace.
 
-    Attributes:
-        namespace: the name that was asked for.
-        outcome: ``joined``; ``refused`` with a CONNECT_ERROR; ``silent`` for no answer in time; ``closed`` when the
-            connection ended instead; ``failed`` when there was no session to ask in.
-        wanted: whether somebody asked for this namespace; False for the ``/`` that is tried when nobody did.
-        with_token: whether a token was sent.
-        message: of the refusal.
-        data: of the refusal.
-        seconds: until the answer.
+    ``silent``: no answer in time; ``closed``: the connection ended instead; ``failed``: there was no session to ask in.
     """
 
     namespace: str
     outcome: Literal["joined", "refused", "silent", "closed", "failed"]
-    wanted: bool = True
+    wanted: bool = True  # False for the "/" that is tried when nobody asked for any
     with_token: bool = False
     message: str = ""
     data: Any = None
@@ -140,15 +122,11 @@ class Join:
 class Upgrade:
     """The way from polling to WebSocket that a client takes by default.
 
-    Attributes:
-        outcome: ``upgraded``; ``refused`` when the WebSocket didn't open; ``silent`` when the probe had no answer;
-            ``failed`` when there was no polling session to begin with.
-        reply: what came in place of the WebSocket.
-        seconds: between the probe and its answer.
+    ``refused``: the WebSocket didn't open; ``silent``: no answer to the probe; ``failed``: no polling session.
     """
 
     outcome: Literal["upgraded", "refused", "silent", "failed"]
-    reply: Reply | None = None
+    reply: Reply | None = None  # what came in place of the WebSocket
     seconds: float = 0.0
 
 
@@ -156,57 +134,34 @@ class Upgrade:
 class Hold:
     """A connection that was kept open to see when something cuts it.
 
-    Attributes:
-        kind: ``idle``: a WebSocket on which only pings are answered; ``busy``: one that also talks every few seconds;
-            ``poll``: a GET that waits for the next packet.
-        outcome: ``held`` to the end; ``cut`` without a close frame or an answer; ``closed`` with a close frame;
-            ``answered`` for a poll; ``failed`` when it couldn't begin.
-        seconds: how long it was open.
-        pings: how many pings of Engine.IO came.
-        quiet: seconds since the last frame of the server when it ended.
-        code: the close code.
-        reply: what ended a poll.
+    ``idle``: a WebSocket on which only pings are answered; ``busy``: one that also talks; ``poll``: a waiting GET.
+    ``cut``: ended without a close frame or an answer; ``closed``: with one; ``failed``: it couldn't begin.
     """
 
     kind: Literal["idle", "busy", "poll"]
     outcome: Literal["held", "cut", "closed", "answered", "failed"]
     seconds: float = 0.0
     pings: int = 0
-    quiet: float = 0.0
-    code: int | None = None
-    reply: Reply | None = None
+    quiet: float = 0.0  # seconds since the last frame of the server
+    code: int | None = None  # of the close frame
+    reply: Reply | None = None  # what ended a poll
+    pause: float = 0.0  # the longest time, in seconds, for which the doctor itself said nothing
 
 
 @dataclass(frozen=True, slots=True)
 class Baked:
-    """An address that stands in a page or its scripts.
-
-    Attributes:
-        url: as it is written there.
-        namespace: the path part of it, which is the namespace for a Socket.IO client.
-        path: the ``path`` option beside it; None when there is none.
-        source: the file in which it stands.
-        reply: what answered there; None when it was not asked because it is the target.
-    """
+    """An address that stands in a page or its scripts, as it is written there."""
 
     url: str
     namespace: str
-    path: str | None
-    source: str
-    reply: Reply | None = None
+    path: str | None  # the option beside it
+    source: str  # the file in which it stands
+    reply: Reply | None = None  # what answered there; the target itself is not asked
 
 
 @dataclass(frozen=True, slots=True)
 class PageSeen:
-    """A page and its scripts.
-
-    Attributes:
-        url: of the page.
-        reply: to the request for it.
-        scripts: how many scripts were read.
-        left_out: how many were not: too many, too big, too slow, or from another origin.
-        baked: the addresses that stand in them.
-    """
+    """A page and its scripts; ``left_out`` are too many, too big, too slow, or from another origin."""
 
     url: str
     reply: Reply
@@ -217,12 +172,7 @@ class PageSeen:
 
 @dataclass(frozen=True, slots=True)
 class Crash:
-    """A check that failed by a defect of its own.
-
-    Attributes:
-        check: its id.
-        text: the exception.
-    """
+    """A check that failed by a defect of its own."""
 
     check: str
     text: str
@@ -230,53 +180,28 @@ class Crash:
 
 @dataclass(slots=True)
 class Observations:
-    """Everything that was seen.
-
-    Attributes:
-        target: what was examined.
-        origin: the ``Origin`` that was sent.
-        origin_given: whether somebody named it; otherwise it is the target's own.
-        network: the failure of DNS or TCP; None when TCP connects.
-        tls: the TLS handshake; None without TLS.
-        speaks_tls: for ``http://``: whether the port speaks TLS.
-        polling: the handshake over polling, without ``Origin``.
-        polling_origin: with ``Origin``.
-        polling_plain: with the other scheme's ``Origin``, asked only when the right one is refused.
-        preflight: the answer to OPTIONS.
-        websocket: the handshake over WebSocket, without ``Origin``.
-        websocket_origin: with ``Origin``.
-        resent: the URL of the refused WebSocket as a plain GET, which has the reason in words.
-        sticky: without and, when that failed, with cookies.
-        joins: one for each namespace.
-        upgrade: from polling to WebSocket.
-        holds: how long connections lived.
-        oversized: the answer to a POST as large as the server says it takes.
-        page: the page that uses the endpoint.
-        token: facts about the token, in words, without any of its secret parts.
-        token_problem: what is wrong with it by itself; empty when nothing is.
-        crashes: checks that failed by themselves.
-    """
+    """Everything that was seen; what was not asked is None or empty."""
 
     target: Target
     origin: str = ""
-    origin_given: bool = False
-    network: Failure | None = None
+    origin_given: bool = False  # otherwise it is the target's own
+    network: Failure | None = None  # of DNS or TCP
     tls: Tls | Failure | None = None
-    speaks_tls: bool = False
-    polling: Reply | None = None
+    speaks_tls: bool = False  # for http://: whether the port speaks TLS
+    polling: Reply | None = None  # without Origin
     polling_origin: Reply | None = None
-    polling_plain: Reply | None = None
+    polling_plain: Reply | None = None  # with the Origin of the other scheme, when the right one is refused
     preflight: Reply | None = None
-    websocket: Reply | None = None
+    websocket: Reply | None = None  # without Origin
     websocket_origin: Reply | None = None
-    resent: Reply | None = None
-    sticky: list[Stickiness] = field(default_factory=list)
+    resent: Reply | None = None  # the URL of the refused WebSocket as a plain GET, which has the reason in words
+    sticky: list[Stickiness] = field(default_factory=list)  # without and, when that failed, with cookies
     joins: list[Join] = field(default_factory=list)
     upgrade: Upgrade | None = None
     holds: list[Hold] = field(default_factory=list)
     oversized: Reply | None = None
     page: PageSeen | None = None
-    token: str = ""
+    token: str = ""  # in words, without its secret parts
     token_problem: str = ""
     crashes: list[Crash] = field(default_factory=list)
 
@@ -296,3 +221,156 @@ class Observations:
             self.oversized,
         )
         return (reply for reply in asked if isinstance(reply, Answer))
+
+
+# --- what an answer means
+
+
+class Meaning(enum.StrEnum):
+    """What an Engine.IO server said."""
+
+    OPEN = "open"
+    OLD_SERVER = "old server"
+    ORIGIN = "origin refused"
+    VERSION = "protocol version refused"
+    UPGRADE_LOST = "upgrade lost"
+    TRANSPORT_OFF = "transport switched off"
+    SESSION_UNKNOWN = "session unknown"
+    FORBIDDEN = "refused by the application"
+    BUSY = "refused for now"
+    WRONG_PATH = "wrong path"
+    BAD_REQUEST = "bad request"
+    OTHER = "no Engine.IO answer"
+
+
+class Server(enum.StrEnum):
+    """Which implementation answered."""
+
+    SOCKETGUARD = "socketguard"
+    PYTHON = "python-socketio"
+    NODE = "Socket.IO for Node"
+
+
+_NODE = {
+    0: Meaning.TRANSPORT_OFF,
+    1: Meaning.SESSION_UNKNOWN,
+    2: Meaning.BAD_REQUEST,
+    3: Meaning.UPGRADE_LOST,
+    4: Meaning.FORBIDDEN,
+    5: Meaning.VERSION,
+}
+# Node answers a refused upgrade with the text alone.
+_NODE_TEXTS = {
+    "Transport unknown": Meaning.TRANSPORT_OFF,
+    "Session ID unknown": Meaning.SESSION_UNKNOWN,
+    "Unsupported protocol version": Meaning.VERSION,
+    "Forbidden": Meaning.FORBIDDEN,
+}
+_PYTHON = (
+    (re.compile(r"^'?(Invalid session|Session (not found|is disconnected))"), Meaning.SESSION_UNKNOWN),
+    (re.compile(r"^Invalid transport$"), Meaning.TRANSPORT_OFF),
+    (re.compile(r"^Invalid websocket upgrade$"), Meaning.UPGRADE_LOST),
+    (re.compile(r"unsupported version of the Socket\.IO or Engine\.IO protocols"), Meaning.VERSION),
+    (re.compile(r" is not an accepted origin\.$"), Meaning.ORIGIN),
+    (re.compile(r"^(Bad Request|Not connected|Unexpected HTTP request)$"), Meaning.BAD_REQUEST),
+)
+_GUARD = {
+    "origin_not_allowed": Meaning.ORIGIN,
+    "protocol_version": Meaning.VERSION,
+    "upgrade_missing": Meaning.UPGRADE_LOST,
+    "transport_disabled": Meaning.TRANSPORT_OFF,
+    "transport_unknown": Meaning.TRANSPORT_OFF,
+    "session_unknown": Meaning.SESSION_UNKNOWN,
+    "wrong_path": Meaning.WRONG_PATH,
+    "draining": Meaning.BUSY,
+    "rate_limited": Meaning.BUSY,
+    "connection_limit": Meaning.BUSY,
+    "keys_unavailable": Meaning.BUSY,
+    "admission_timeout": Meaning.BUSY,
+}
+_TAG = re.compile(r"<[a-zA-Z/!][^<>]*>")
+_OLD = re.compile(r"^\d+:0\{")
+
+
+def open_packet(body: str) -> dict[str, Any] | None:
+    """The handshake data of an OPEN packet, also when more packets follow it; None for anything else."""
+    if not body.startswith("0{"):
+        return None
+    data = _json(body.partition("\x1e")[0][1:])
+    return data if isinstance(data, dict) and isinstance(data.get("sid"), str) else None
+
+
+def packets(body: str) -> list[str]:
+    """The packets of a polling body."""
+    return body.split("\x1e") if body else []
+
+
+def meaning(reply: Reply | None) -> Meaning:
+    """Say what a reply means in the words of Engine.IO."""
+    if not isinstance(reply, Answer):
+        return Meaning.OTHER
+    if reply.status in (101, 200) and open_packet(reply.body) is not None:
+        return Meaning.OPEN
+    if reply.status == 200:
+        return Meaning.OLD_SERVER if _OLD.match(reply.body) else Meaning.OTHER
+    data = _json(reply.body)
+    if isinstance(data, dict):
+        return _of_object(data)
+    if isinstance(data, str):
+        return next((found for pattern, found in _PYTHON if pattern.search(data)), Meaning.OTHER)
+    return _NODE_TEXTS.get(reply.body.strip(), Meaning.OTHER) if reply.status in (400, 403) else Meaning.OTHER
+
+
+def _of_object(data: dict[str, Any]) -> Meaning:
+    code = data.get("code")
+    if isinstance(code, int) and isinstance(data.get("message"), str):
+        return _NODE.get(code, Meaning.OTHER)
+    if isinstance(code, str) and "ref" in data:
+        return _GUARD.get(code, Meaning.BAD_REQUEST)
+    return Meaning.OTHER
+
+
+def server_of(reply: Reply | None) -> Server | None:
+    """Tell the implementation by an answer: by the shape of its errors, or the order of keys in its OPEN packet."""
+    if not isinstance(reply, Answer):
+        return None
+    data: Any = open_packet(reply.body)
+    if data is not None:
+        keys = list(data)
+        if {"pingInterval", "pingTimeout"} <= set(keys):
+            node = keys.index("pingInterval") < keys.index("pingTimeout")
+            return Server.NODE if node else Server.PYTHON
+        return None
+    found = meaning(reply)
+    if found in (Meaning.OTHER, Meaning.OLD_SERVER):
+        return None
+    data = _json(reply.body)
+    if isinstance(data, str):
+        return Server.PYTHON
+    return Server.SOCKETGUARD if isinstance(data, dict) and isinstance(data["code"], str) else Server.NODE
+
+
+def readable(body: str) -> str:
+    """The beginning of a body in one line, without the tags of HTML."""
+    return " ".join(_TAG.sub(" ", body[:2000]).split())[:200]
+
+
+def describe(reply: Reply | None) -> str:
+    """A reply in a few words."""
+    if reply is None:
+        return "not asked"
+    if isinstance(reply, Failure):
+        return f"{reply.kind}: {reply.text}"
+    found = meaning(reply)
+    if found is Meaning.OPEN:
+        return f"{reply.status}, session opened in {reply.seconds * 1000:.0f} ms"
+    body = readable(reply.body)
+    said = f", {found.value}" if found is not Meaning.OTHER else ""
+    return f"{reply.status}{said}{f': {body}' if body else ', empty body'}"
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None

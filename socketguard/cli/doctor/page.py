@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import html.parser
 import re
-from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from socketguard.errors import ConfigurationError
 
-from .observations import Answer, Baked, PageSeen, Reply
+from .observations import Answer, Baked, PageSeen
 from .target import Target, parse_target, same_origin_url, web_origin
+
+if TYPE_CHECKING:
+    from .network import Network
 
 __all__ = ["MAX_SCRIPTS", "endpoint", "find_baked", "read_page", "scripts_of"]
 
@@ -22,8 +25,6 @@ MAX_SECONDS = 20.0
 MAX_BAKED = 20
 MAX_ASKED = 3
 """How many other addresses are asked whether something answers there."""
-
-Get = Callable[[str, int], Awaitable[Reply]]
 
 _WEBSOCKET = re.compile(r"""["'`](wss?://[^"'`\s<>\\$]{1,200})["'`]""")
 # io("https://…") as written, and as bundlers write it: (0,r.io)("https://…"), (0,n.ZP)("https://…").
@@ -72,15 +73,9 @@ def scripts_of(page: str, url: str) -> list[str]:
 
 
 def find_baked(text: str, source: str, page: str) -> list[Baked]:
-    """Find the addresses of Socket.IO servers in a script.
+    """What looks like an address for ``io()`` in a script: a guess, because a bundle keeps no names.
 
-    Args:
-        text: of the script.
-        source: its name, for the findings.
-        page: the URL of the page, to whose origin ``io("/name")`` belongs.
-
-    Returns:
-        What looks like an address for ``io()``: a guess, because a bundle keeps no names.
+    ``page`` is the URL of the page, to whose origin ``io("/name")`` belongs.
     """
     origin = web_origin(page, option="--page")
     found: dict[tuple[str, str, str | None], Baked] = {}
@@ -105,16 +100,9 @@ def endpoint(baked: Baked) -> Target:
     return parse_target(baked.url, path=baked.path)
 
 
-async def read_page(url: str, target: Target, get: Get, *, seconds: float = MAX_SECONDS) -> PageSeen:
-    """Read a page and its scripts of the same origin, and ask the other addresses in them.
-
-    Args:
-        url: of the page.
-        target: what is examined.
-        get: makes a GET request; takes the URL and how many bytes to read.
-        seconds: for all of it; what isn't read by then is counted as left out.
-    """
-    reply = await get(url, MAX_BYTES)
+async def read_page(url: str, target: Target, network: Network) -> PageSeen:
+    """Read a page and its scripts of the same origin, and ask the other addresses in them."""
+    reply = await network.request(url, limit=MAX_BYTES)
     if not isinstance(reply, Answer) or reply.status != 200:
         return PageSeen(url.partition("?")[0], reply)
     origin = web_origin(url, option="--page")
@@ -123,9 +111,9 @@ async def read_page(url: str, target: Target, get: Get, *, seconds: float = MAX_
     baked = {(item.url, item.path): item for item in find_baked(reply.body, "the page", url)}
     read = 0
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(MAX_SECONDS):
             for script in own:
-                answer = await get(script, MAX_BYTES)
+                answer = await network.request(script, limit=MAX_BYTES)
                 if isinstance(answer, Answer) and answer.status == 200:
                     read += 1
                     name = urlsplit(script).path.rpartition("/")[2] or script
@@ -140,7 +128,7 @@ async def read_page(url: str, target: Target, get: Get, *, seconds: float = MAX_
             kept.append(item)
             continue
         asked += 1
-        there = await get(endpoint(item).url("polling"), 4096)
+        there = await network.request(endpoint(item).url("polling"), limit=4096)
         kept.append(Baked(item.url, item.namespace, item.path, item.source, there))
     short = Answer(reply.status, reply.headers, reply.body[:200], reply.seconds)
     return PageSeen(url.partition("?")[0], short, read, len(scripts) - read, tuple(kept))

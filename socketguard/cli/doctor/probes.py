@@ -1,15 +1,200 @@
-"""The questions up to the handshake. Each fills its part of the observations and says in one line what it saw."""
+"""The questions of the doctor: each fills its part of the observations and says in one line what it saw."""
 
 from __future__ import annotations
 
-from .examination import Examination, Line, describe
-from .observations import Answer, Failure, Reply, Stickiness, Tls
-from .wire import Meaning, meaning
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-__all__ = ["dns", "polling", "preflight", "sticky", "tcp", "tls", "websocket"]
+from websockets.exceptions import ConnectionClosed
+
+from socketguard.cli.token import look
+
+from .fingerprints import at_risk, recognise
+from .network import Channel, Network, PollingChannel, hold, join
+from .observations import (
+    Answer,
+    Failure,
+    Hold,
+    Join,
+    Meaning,
+    Observations,
+    Reply,
+    Stickiness,
+    Tls,
+    Upgrade,
+    describe,
+    meaning,
+    open_packet,
+    server_of,
+)
+from .page import endpoint, read_page
+from .target import same_origin_url
+
+__all__ = [
+    "Examination",
+    "Line",
+    "Mark",
+    "body",
+    "dns",
+    "heartbeat",
+    "held",
+    "namespaces",
+    "page",
+    "polling",
+    "preflight",
+    "sticky",
+    "tcp",
+    "tls",
+    "token",
+    "upgrade",
+    "url",
+    "websocket",
+]
 
 SESSIONS, REQUESTS = 3, 4
 """How many polling sessions are begun to see whether their requests meet the same process, and requests in each."""
+
+LARGEST = 2_000_000
+"""Bytes of the oversized request at most."""
+
+Mark = Literal["good", "note", "bad", "skipped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What a check saw, in one line, and more of it."""
+
+    mark: Mark
+    text: str
+    details: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Examination:
+    """One run of the doctor: what every question needs."""
+
+    network: Network
+    seen: Observations
+    namespaces: Sequence[str] = ()  # to be joined; empty when nobody named one
+    token: str | None = None
+    idle: float | None = None  # seconds for which quiet connections are held; None leaves that out
+    page_url: str | None = None
+    secrets: set[str] = field(default_factory=set)  # what no output may show; grows while sessions are opened
+    begun: list[str] = field(default_factory=list)  # the polling sessions that are still open
+
+    async def leave(self) -> None:
+        """End the polling sessions that are still open, or the server would wait for them."""
+        while self.begun:
+            await self.polling(self.begun.pop()).transmit("1")
+
+    async def get(self, url: str, origin: str | None = None) -> Reply:
+        """A GET that may begin a polling session."""
+        reply = await self.network.request(url, origin=origin)
+        sid = self.remember(reply)
+        if sid is not None:
+            self.begun.append(sid)
+        return reply
+
+    async def open(self, origin: str | None) -> Reply:
+        """Open a WebSocket, and close it again."""
+        async with self.network.open(origin=origin) as found:
+            reply = found.answer if isinstance(found, Channel) else found
+        self.remember(reply)
+        return reply
+
+    def remember(self, reply: Reply) -> str | None:
+        """Note the secrets of a reply, and give the session id."""
+        self.secrets.update(value for value in self.network.cookies.values() if len(value) >= 8)
+        data = open_packet(reply.body) if isinstance(reply, Answer) else None
+        if data is None:
+            return None
+        sid: str = data["sid"]
+        self.secrets.add(sid)
+        return sid
+
+    async def begin(self) -> str | None:
+        """Begin a polling session, without the cookies of any before; None when it doesn't open."""
+        self.network.cookies.clear()
+        url = self.network.target.url("polling")
+        return self.remember(await self.network.request(url, origin=self.accepted_origin()))
+
+    def polling(self, sid: str) -> PollingChannel:
+        """The channel of a polling session."""
+        return PollingChannel(self.network, sid, self.accepted_origin())
+
+    def accepted_origin(self) -> str | None:
+        """The origin for requests that are not about origins: as a browser, unless it is refused."""
+        return self.seen.origin if meaning(self.seen.polling_origin) is Meaning.OPEN else None
+
+    @contextlib.asynccontextmanager
+    async def session(self) -> AsyncIterator[Channel | PollingChannel | None]:
+        """A session over whichever transport opens; None when none does."""
+        for reply, origin in ((self.seen.websocket_origin, self.seen.origin), (self.seen.websocket, None)):
+            if meaning(reply) is Meaning.OPEN:
+                async with self.network.open(origin=origin) as found:
+                    self.remember(found.answer if isinstance(found, Channel) else found)
+                    yield found if isinstance(found, Channel) else None
+                return
+        sid = await self.begin()
+        if sid is None:
+            yield None
+            return
+        polling = self.polling(sid)
+        yield polling
+        await polling.transmit("1")
+
+    async def join(
+        self, channel: Channel | PollingChannel, namespace: str
+    ) -> tuple[Literal["joined", "refused", "silent", "closed"], str, Any]:
+        """Ask for a namespace, with the token where nobody else can read it."""
+        return await join(channel, namespace, self.sent_token, self.network.timeout)
+
+    @property
+    def sent_token(self) -> str | None:
+        """The token, but for a server whose certificate is not trusted."""
+        return self.token if self.network.checks_certificate else None
+
+    @property
+    def opened(self) -> bool:
+        """Whether a WebSocket opens, with or without Origin."""
+        return Meaning.OPEN in (meaning(self.seen.websocket), meaning(self.seen.websocket_origin))
+
+    def announced(self) -> dict[str, Any]:
+        """The data of the first OPEN packet; empty when there was none."""
+        for reply in (self.seen.polling, self.seen.websocket, self.seen.websocket_origin):
+            data = open_packet(reply.body) if isinstance(reply, Answer) else None
+            if data is not None:
+                return data
+        return {}
+
+    def interval(self) -> float | None:
+        """Seconds between two pings, as announced; None when there was no announcement."""
+        interval = self.announced().get("pingInterval")
+        return interval / 1000 if isinstance(interval, int | float) else None
+
+    def joined(self) -> str | None:
+        """A namespace in which a connection may stay: servers close one that joins none."""
+        return next((join.namespace for join in self.seen.joins if join.outcome == "joined"), None)
+
+
+# --- up to the handshake
+
+
+async def url(examination: Examination) -> Line:
+    """The URL, as a client reads it."""
+    target = examination.seen.target
+    return Line("note", target.notes[0], target.notes[1:]) if target.notes else Line("good", target.shown)
+
+
+async def token(examination: Examination) -> Line:
+    """The token by itself."""
+    seen = examination.seen
+    seen.token, seen.token_problem = look(examination.token or "", time.time())
+    return Line("bad" if seen.token_problem else "good", seen.token)
 
 
 async def dns(examination: Examination) -> Line:
@@ -43,21 +228,36 @@ async def tls(examination: Examination) -> Line:
     return Line("good", f"{found.version}, {found.alpn or 'no ALPN'}{left}")
 
 
+async def page(examination: Examination) -> Line:
+    """The addresses that were built into a page."""
+    target = examination.seen.target
+    examination.seen.page = found = await read_page(examination.page_url or "", target, examination.network)
+    if not isinstance(found.reply, Answer) or found.reply.status != 200:
+        return Line("bad", describe(found.reply))
+    own = [item for item in found.baked if same_origin_url(item.url, target.origin)]
+    if not examination.namespaces:
+        examination.namespaces = [
+            item.namespace for item in own if item.namespace != "/" and endpoint(item).path == target.path
+        ]
+    details = tuple(f"{item.source}: {item.url}" for item in found.baked)
+    text = f"{found.scripts} scripts read, {found.left_out} left out; {len(found.baked)} addresses found"
+    return Line("good" if len(own) == len(found.baked) else "bad", text, details)
+
+
 async def polling(examination: Examination) -> Line:
     """The handshake over polling, without and with Origin."""
-    url = examination.network.target.url("polling")
-    examination.seen.polling = await examination.get(url)
-    if isinstance(examination.seen.polling, Failure):
-        if not examination.network.target.tls and examination.seen.polling.kind in ("reset", "protocol"):
-            examination.seen.speaks_tls = isinstance(await examination.network.tls(), Tls)
-        return Line("bad", describe(examination.seen.polling))
-    examination.seen.polling_origin = await examination.get(url, examination.seen.origin)
-    if meaning(examination.seen.polling_origin) is Meaning.ORIGIN and not examination.seen.origin_given:
-        scheme, _, rest = examination.seen.origin.partition("://")
-        examination.seen.polling_plain = await examination.get(
-            url, f"{'http' if scheme == 'https' else 'https'}://{rest}"
-        )
-    return _pair(examination, examination.seen.polling, examination.seen.polling_origin)
+    seen, network = examination.seen, examination.network
+    url = network.target.url("polling")
+    seen.polling = await examination.get(url)
+    if isinstance(seen.polling, Failure):
+        if not network.target.tls and seen.polling.kind in ("reset", "protocol"):
+            seen.speaks_tls = isinstance(await network.tls(), Tls)
+        return Line("bad", describe(seen.polling))
+    seen.polling_origin = await examination.get(url, seen.origin)
+    if meaning(seen.polling_origin) is Meaning.ORIGIN and not seen.origin_given:
+        scheme, _, rest = seen.origin.partition("://")
+        seen.polling_plain = await examination.get(url, f"{'http' if scheme == 'https' else 'https'}://{rest}")
+    return _pair(seen.origin, seen.polling, seen.polling_origin)
 
 
 async def preflight(examination: Examination) -> Line:
@@ -68,32 +268,25 @@ async def preflight(examination: Examination) -> Line:
         url, method="OPTIONS", origin=examination.seen.origin, headers=asked
     )
     fine = isinstance(found, Answer) and found.status < 300
-    return Line("good" if fine else "note", f"{describe(found)}")
+    return Line("good" if fine else "note", describe(found))
 
 
 async def websocket(examination: Examination) -> Line:
     """The handshake over WebSocket, without and with Origin."""
-    examination.seen.websocket = await examination.open(None)
-    examination.seen.websocket_origin = await examination.open(examination.seen.origin)
-    failed = next(
-        (
-            reply
-            for reply in (examination.seen.websocket, examination.seen.websocket_origin)
-            if meaning(reply) is not Meaning.OPEN
-        ),
-        None,
-    )
-    if isinstance(failed, Answer):
+    seen = examination.seen
+    seen.websocket = await examination.open(None)
+    seen.websocket_origin = await examination.open(seen.origin)
+    bare_opens = meaning(seen.websocket) is Meaning.OPEN
+    failed = seen.websocket_origin if bare_opens else seen.websocket
+    if isinstance(failed, Answer) and meaning(failed) is not Meaning.OPEN:
         # ASGI servers send a bare 403 for whatever reason; over plain HTTP the reason is in the body.
-        refused = failed is examination.seen.websocket_origin
-        examination.seen.resent = await examination.get(
-            examination.network.target.url("websocket"), examination.seen.origin if refused else None
-        )
-    return _pair(examination, examination.seen.websocket, examination.seen.websocket_origin)
+        url = examination.network.target.url("websocket")
+        seen.resent = await examination.get(url, seen.origin if bare_opens else None)
+    return _pair(seen.origin, seen.websocket, seen.websocket_origin)
 
 
-def _pair(examination: Examination, bare: Reply, with_origin: Reply) -> Line:
-    details = (f"without Origin: {describe(bare)}", f"with Origin {examination.seen.origin}: {describe(with_origin)}")
+def _pair(origin: str, bare: Reply, with_origin: Reply) -> Line:
+    details = (f"without Origin: {describe(bare)}", f"with Origin {origin}: {describe(with_origin)}")
     opened = [meaning(reply) is Meaning.OPEN for reply in (bare, with_origin)]
     if all(opened):
         return Line("good", f"opens with and without Origin ({with_origin.seconds * 1000:.0f} ms)", details)
@@ -102,19 +295,23 @@ def _pair(examination: Examination, bare: Reply, with_origin: Reply) -> Line:
     return Line("bad", describe(with_origin if opened[0] else bare), details)
 
 
+# --- within a session
+
+
 async def sticky(examination: Examination) -> Line:
     """Whether the requests of a polling session meet the process that knows it."""
-    if meaning(examination.seen.polling) is not Meaning.OPEN:
+    seen = examination.seen
+    if meaning(seen.polling) is not Meaning.OPEN:
         return Line("skipped", "polling doesn't open")
     found = await _stickiness(examination, cookies=False)
-    examination.seen.sticky.append(found)
+    seen.sticky.append(found)
     if found.unknown and found.cookie_names:
-        examination.seen.sticky.append(await _stickiness(examination, cookies=True))
-    last = examination.seen.sticky[-1]
+        seen.sticky.append(await _stickiness(examination, cookies=True))
+    last = seen.sticky[-1]
     details = tuple(
-        f"{'with' if seen.cookies else 'without'} cookies: {seen.unknown} of {seen.asked} requests met a process "
-        "that doesn't know the session"
-        for seen in examination.seen.sticky
+        f"{'with' if each.cookies else 'without'} cookies: {each.unknown} of {each.asked} requests met a process that "
+        "doesn't know the session"
+        for each in seen.sticky
     )
     if found.refused is not None:
         return Line("bad", f"POST: {describe(found.refused)}", details)
@@ -128,18 +325,19 @@ async def sticky(examination: Examination) -> Line:
 
 
 async def _stickiness(examination: Examination, *, cookies: bool) -> Stickiness:
+    network = examination.network
     asked = unknown = 0
     refused: Reply | None = None
     for _ in range(SESSIONS):
         sid = await examination.begin()
         if sid is None:
             continue
-        url = examination.network.target.url("polling", sid=sid)
+        url = network.target.url("polling", sid=sid)
         # A pong that nobody asked for changes nothing; a close packet ends the session at the last. They come right
         # after each other, because of idle workers with one socket it is always the same that takes a connection.
-        for body in ["3"] * (REQUESTS - 1) + ["1"]:
-            reply = await examination.network.request(
-                url, method="POST", origin=examination.accepted_origin(), body=body, cookies=cookies, at_once=True
+        for text in ["3"] * (REQUESTS - 1) + ["1"]:
+            reply = await network.request(
+                url, method="POST", origin=examination.accepted_origin(), body=text, cookies=cookies, at_once=True
             )
             asked += 1
             if meaning(reply) is Meaning.SESSION_UNKNOWN:
@@ -148,4 +346,172 @@ async def _stickiness(examination: Examination, *, cookies: bool) -> Stickiness:
                 refused = reply
         if refused is not None:
             break
-    return Stickiness(cookies, asked, unknown, tuple(sorted(examination.network.cookies)), refused)
+    return Stickiness(cookies, asked, unknown, tuple(sorted(network.cookies)), refused)
+
+
+async def namespaces(examination: Examination) -> Line:
+    """The CONNECT of each namespace."""
+    wanted = list(dict.fromkeys(examination.namespaces))
+    joins = examination.seen.joins
+    for namespace in wanted or ["/"]:
+        joins.append(await _join(examination, namespace, wanted=bool(wanted)))
+    details = tuple(_of_join(join) for join in joins)
+    bad = [
+        join
+        for join in joins
+        if join.outcome in ("silent", "closed") or (join.outcome == "refused" and (join.with_token or join.wanted))
+    ]
+    text = "; ".join(details)
+    if any(join.outcome == "failed" for join in joins):
+        return Line("skipped", "no transport opens", details)
+    if not bad:
+        return Line("good" if all(join.outcome == "joined" for join in joins) else "note", text, details)
+    return Line("note" if all(join.code == "token_missing" for join in bad) else "bad", text, details)
+
+
+async def _join(examination: Examination, namespace: str, *, wanted: bool) -> Join:
+    async with examination.session() as channel:
+        if channel is None:
+            return Join(namespace, "failed", wanted)
+        begin = time.monotonic()
+        outcome, message, data = await examination.join(channel, namespace)
+        seconds = time.monotonic() - begin
+        if outcome == "joined":
+            with contextlib.suppress(ConnectionClosed):
+                await channel.transmit("41" if namespace == "/" else f"41{namespace},")
+    return Join(namespace, outcome, wanted, examination.sent_token is not None, message, data, seconds)
+
+
+def _of_join(join: Join) -> str:
+    if join.outcome == "joined":
+        return f"{join.namespace}: joined in {join.seconds * 1000:.0f} ms"
+    if join.outcome == "refused":
+        code = f" ({join.code})" if join.code else ""
+        return f"{join.namespace}: refused, {join.message or 'without a message'}{code}"
+    said = {"silent": "no answer", "closed": "the connection was closed", "failed": "not asked"}
+    return f"{join.namespace}: {said[join.outcome]}"
+
+
+async def upgrade(examination: Examination) -> Line:
+    """From polling to WebSocket, as a client does by default."""
+    if meaning(examination.seen.polling) is not Meaning.OPEN or not examination.opened:
+        return Line("skipped", "needs polling and WebSocket")
+    examination.seen.upgrade = found = await _upgrade(examination)
+    if found.outcome == "upgraded":
+        return Line("good", f"probe answered in {found.seconds * 1000:.0f} ms")
+    said = {"silent": "the probe got no answer", "failed": "no polling session"}
+    return Line("bad", said.get(found.outcome) or describe(found.reply))
+
+
+async def _upgrade(examination: Examination) -> Upgrade:
+    sid = await examination.begin()
+    if sid is None:
+        return Upgrade("failed")
+    seen = examination.seen
+    origin = seen.origin if meaning(seen.websocket_origin) is Meaning.OPEN else None
+    async with examination.network.open(sid=sid, origin=origin, cookies=True) as channel:
+        if not isinstance(channel, Channel):
+            return Upgrade("refused", channel)
+        begin = time.monotonic()
+        try:
+            async with asyncio.timeout(examination.network.timeout):
+                await channel.transmit("2probe")
+                while await channel.receive() != "3probe":
+                    pass
+            seconds = time.monotonic() - begin
+            await channel.transmit("5")
+            await channel.transmit("1")
+        except (TimeoutError, ConnectionClosed):
+            return Upgrade("silent")
+    return Upgrade("upgraded", seconds=seconds)
+
+
+# --- time and size
+
+
+async def heartbeat(examination: Examination) -> Line:
+    """The announced heartbeat against what is known of the proxies that answered."""
+    interval = examination.interval()
+    if interval is None:
+        return Line("skipped", "no session")
+    answers = list(examination.seen.answers())
+    proxies = recognise(answers)
+    server = next((found for answer in answers if (found := server_of(answer))), None)
+    names = ", ".join(f"{proxy.name} (by {proxy.evidence})" for proxy in proxies) or "no proxy left a trace"
+    risks = at_risk(interval, 20, proxies)
+    return Line(
+        "bad" if risks else "good",
+        f"a ping every {interval:g} s; {names}",
+        (f"the server is {server.value if server else 'unknown'}", *risks),
+    )
+
+
+async def held(examination: Examination) -> Line:
+    """Quiet connections, held to see when something cuts them."""
+    interval = examination.interval()
+    if examination.idle is None or interval is None:
+        return Line("skipped", "only with --idle SECONDS" if examination.idle is None else "no session")
+    seconds = max(examination.idle, interval + 5)
+    holds = await asyncio.gather(
+        _hold(examination, "idle", seconds), _hold(examination, "busy", seconds), _hold_poll(examination, interval + 5)
+    )
+    examination.seen.holds += holds
+    details = tuple(_of_hold(each) for each in holds)
+    if all(each.outcome == "failed" for each in holds):
+        return Line("skipped", "no namespace lets the doctor in; give --namespace and --token", details)
+    fine = all(each.outcome in ("held", "answered", "failed") for each in holds)
+    return Line("good" if fine else "bad", "; ".join(details), details)
+
+
+async def _hold(examination: Examination, kind: Literal["idle", "busy"], seconds: float) -> Hold:
+    namespace = examination.joined()
+    async with examination.session() as channel:
+        if namespace is None or not isinstance(channel, Channel):
+            return Hold(kind, "failed")
+        if (await examination.join(channel, namespace))[0] != "joined":
+            return Hold(kind, "failed")
+        return await hold(channel, kind, seconds)
+
+
+async def _hold_poll(examination: Examination, seconds: float) -> Hold:
+    namespace = examination.joined()
+    if namespace is None or meaning(examination.seen.polling) is not Meaning.OPEN:
+        return Hold("poll", "failed")
+    sid = await examination.begin()
+    if sid is None:
+        return Hold("poll", "failed")
+    channel = examination.polling(sid)
+    try:
+        if (await examination.join(channel, namespace))[0] != "joined":
+            return Hold("poll", "failed")
+        begin = time.monotonic()
+        reply = await channel.poll(seconds + examination.network.timeout)
+        fine = isinstance(reply, Answer) and reply.status == 200
+        return Hold("poll", "answered" if fine else "cut", time.monotonic() - begin, reply=reply)
+    finally:
+        await channel.transmit("1")
+
+
+def _of_hold(hold: Hold) -> str:
+    name = {"idle": "quiet WebSocket", "busy": "busy WebSocket", "poll": "waiting GET"}[hold.kind]
+    if hold.outcome == "failed":
+        return f"{name}: not tried"
+    end = {"held": "open for", "cut": "cut after", "closed": "closed after", "answered": "answered after"}
+    return f"{name}: {end[hold.outcome]} {hold.seconds:.0f} s"
+
+
+async def body(examination: Examination) -> Line:
+    """One POST as large as the server says it takes."""
+    sid = await examination.begin()
+    if sid is None:
+        return Line("skipped", "polling doesn't open")
+    announced = examination.announced().get("maxPayload")
+    size = min(announced if isinstance(announced, int) and announced > 1 else 1_000_000, LARGEST)
+    url = examination.network.target.url("polling", sid=sid)
+    # A pong with a long text: no application sees it.
+    examination.seen.oversized = found = await examination.network.request(
+        url, method="POST", body="3" + "x" * (size - 1), cookies=True, origin=examination.accepted_origin()
+    )
+    await examination.polling(sid).transmit("1")
+    fine = isinstance(found, Answer) and found.status == 200
+    return Line("good" if fine else "bad", f"{size} bytes: {describe(found)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, replace
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -14,15 +14,15 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from socketguard.cli.output import SCHEMA_VERSION, can_write
 from socketguard.logs.redact import RedactFilter
 from socketguard.text import neutralise
 
-from .examination import Line, Mark
-from .findings import Finding
+from .probes import Line, Mark
+from .rules import Finding
 
-__all__ = ["SCHEMA_VERSION", "Redactor", "Reporter", "Silent", "Terminal", "as_json"]
+__all__ = ["Redactor", "Silent", "Terminal", "as_json"]
 
-SCHEMA_VERSION = 1
 TEXT_LIMIT = 600
 """Characters of one text of a finding or check that are shown."""
 
@@ -37,8 +37,7 @@ _MARKS: dict[Mark, tuple[str, str, str]] = {
 class Redactor:
     """Takes secrets out of everything that is printed, and what a terminal would obey: the one place for it.
 
-    Args:
-        secrets: those that are known; the set may grow.
+    The set of known secrets may grow.
     """
 
     def __init__(self, secrets: set[str]) -> None:
@@ -63,18 +62,8 @@ class Redactor:
         )
 
 
-class Reporter(Protocol):
-    """Where an examination says what it does."""
-
-    def begin(self, title: str) -> None:
-        """A check begins."""
-
-    def end(self, line: Line) -> None:
-        """It has ended."""
-
-
 class Silent:
-    """Says nothing."""
+    """Where an examination that prints nothing says what it does."""
 
     def begin(self, title: str) -> None:
         """A check begins."""
@@ -84,20 +73,13 @@ class Silent:
 
 
 class Terminal:
-    """A tree that grows, with a spinner where the stream is a terminal; plain lines elsewhere.
-
-    Args:
-        stream: where it goes.
-        target: what is examined, for the root of the tree.
-        redactor: for everything that is shown.
-        verbose: whether details are shown.
-    """
+    """Where an examination says what it does: a tree that grows on a terminal, plain lines elsewhere."""
 
     def __init__(self, stream: TextIO, target: str, redactor: Redactor, *, verbose: bool) -> None:
         self._console = Console(file=stream, highlight=False, soft_wrap=not stream.isatty())
         self._redactor = redactor
         self._verbose = verbose
-        self._ascii = not _can_write(stream, "✓✗")
+        self._ascii = not can_write(stream, "✓✗")
         root = redactor.clean(target)
         self._tree = Tree(Text(root, style="bold"))
         self._title = ""
@@ -166,22 +148,8 @@ class Terminal:
             self._console.print(Text("Nothing is wrong here.", style="green"))
 
 
-def _can_write(stream: TextIO, text: str) -> bool:
-    try:
-        text.encode(stream.encoding or "utf-8")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
-
-
 def as_json(target: str, findings: Iterable[Finding], redactor: Redactor) -> str:
-    """One JSON object.
-
-    Args:
-        target: what was examined.
-        findings: the likeliest cause first.
-        redactor: for everything in it.
-    """
+    """One JSON object."""
     content: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "target": redactor.clean(target),

@@ -1,4 +1,4 @@
-"""The symptoms that the doctor knows: title, cause and fix of each. This module is pure."""
+"""The symptoms that the doctor knows: title, cause and fix of each."""
 
 from __future__ import annotations
 
@@ -14,13 +14,7 @@ PAGE = "docs/troubleshooting.md"
 
 @dataclass(frozen=True, slots=True)
 class Symptom:
-    """What is the same in every finding of one kind.
-
-    Attributes:
-        title: one line.
-        cause: why it happens.
-        fix: what to change.
-    """
+    """What is the same in every finding of one kind."""
 
     title: str
     cause: str

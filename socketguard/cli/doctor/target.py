@@ -1,4 +1,4 @@
-"""The address that is examined, read as a Socket.IO client reads it. This module is pure."""
+"""The address that is examined, read as a Socket.IO client reads it."""
 
 from __future__ import annotations
 
@@ -17,27 +17,16 @@ _PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A Socket.IO endpoint.
+    """A Socket.IO endpoint."""
 
-    Attributes:
-        scheme: ``http`` or ``https``; ``ws`` and ``wss`` are those too.
-        host: without brackets.
-        port: a number, also where the URL has none.
-        path: the path of the Engine.IO endpoint, without the slash at its end.
-        namespace: the path of the URL, which a Socket.IO client takes for the namespace; ``/`` when there is none.
-        query: further parameters of the URL, which a client sends with each request.
-        notes: what the URL makes a person stumble over.
-        slash: whether requests end the path with a slash, as clients do unless ``addTrailingSlash`` is false.
-    """
-
-    scheme: str
-    host: str
+    scheme: str  # http or https; ws and wss are those too
+    host: str  # without brackets
     port: int
-    path: str = DEFAULT_PATH
-    namespace: str = "/"
-    query: tuple[tuple[str, str], ...] = ()
-    notes: tuple[str, ...] = ()
-    slash: bool = True
+    path: str = DEFAULT_PATH  # of the Engine.IO endpoint, without the slash at its end
+    namespace: str = "/"  # the path of the URL: so a Socket.IO client reads it
+    query: tuple[tuple[str, str], ...] = ()  # further parameters, which a client sends with each request
+    notes: tuple[str, ...] = ()  # what the URL makes a person stumble over
+    slash: bool = True  # whether requests end the path with a slash, as clients do by default
 
     @property
     def endpoint(self) -> str:
@@ -71,13 +60,7 @@ class Target:
         return _is_loopback(self.host)
 
     def url(self, transport: str, *, sid: str | None = None, websocket: bool = False) -> str:
-        """The URL of a request.
-
-        Args:
-            transport: ``polling`` or ``websocket``.
-            sid: of the Engine.IO session.
-            websocket: whether the URL begins with ``ws`` or ``wss``.
-        """
+        """The URL of a request over ``polling`` or ``websocket``; ``websocket=True`` makes it begin with ws or wss."""
         scheme = self.scheme.replace("http", "ws") if websocket else self.scheme
         query = [*self.query, ("EIO", "4"), ("transport", transport)]
         if sid is not None:
@@ -86,21 +69,13 @@ class Target:
 
 
 def parse_target(url: str, *, path: str | None = None, slash: bool = True) -> Target:
-    """Read the URL that somebody would give to ``io()``.
+    """Read the URL that somebody would give to ``io()``, with the client's options ``path`` and ``addTrailingSlash``.
 
-    Args:
-        url: with ``http``, ``https``, ``ws`` or ``wss``; without a scheme it is ``https``, and ``http`` on loopback.
-        path: the client's ``path`` option; None for the default.
-        slash: the client's ``addTrailingSlash`` option.
-
-    Raises:
-        ConfigurationError: something that is no such URL.
+    Without a scheme it is ``https``, and ``http`` on loopback.
     """
     parts, notes = _split(url.strip(), "URL")
     namespace = parts.path or "/"
-    if namespace == "/":
-        pass
-    elif namespace.rstrip("/").endswith("/socket.io"):
+    if namespace.rstrip("/").endswith("/socket.io"):
         # Pasted from the network panel of a browser: there it is the endpoint, not a namespace.
         if path is None:
             path = namespace
@@ -111,7 +86,7 @@ def parse_target(url: str, *, path: str | None = None, slash: bool = True) -> Ta
             + ("" if path.strip("/") == "socket.io" else f', {{path: "{path}"}}')
             + ")"
         )
-    else:
+    elif namespace != "/":
         notes.append(
             f"the path of the URL is the namespace {namespace!r} for a Socket.IO client; where the endpoint lies is "
             "said by --path (in JavaScript: the option path)"
@@ -128,15 +103,7 @@ def parse_target(url: str, *, path: str | None = None, slash: bool = True) -> Ta
 
 
 def web_origin(url: str, *, option: str) -> str:
-    """The origin of a URL, as a browser sends it.
-
-    Args:
-        url: with ``http``, ``https``, ``ws`` or ``wss``.
-        option: the option that an error names.
-
-    Raises:
-        ConfigurationError: it is no such URL.
-    """
+    """The origin of a URL, as a browser sends it; ``option`` is what an error names."""
     parts, _ = _split(url.strip(), option)
     scheme = _HTTP[parts.scheme]
     return Target(scheme, parts.hostname or "", parts.port or _PORTS[scheme]).origin

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import io
-import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,16 +21,18 @@ from starlette.middleware import Middleware
 from starlette.routing import Mount
 
 from socketguard import Heartbeat, JWTAuth, NamespacePolicy, SocketGuard, TokenError
-from socketguard.cli import audit, check, rehearsal
-from socketguard.cli.application import LoadError, core_of, examine, load
-from socketguard.cli.rehearsal import Play, play
-from socketguard.cli.words import RULES, duration, explain, words
+from socketguard.cli import CommandError, check
+from socketguard.cli.application import examine, load
+from socketguard.cli.trial import Trial, try_token
+from socketguard.cli.verifier import read_jwks, read_token
 from socketguard.errors import RejectCode
 from socketguard.findings import KINDS
 from socketguard.testing import TEST_SECRET, capture_events
 from socketguard.testing import mint as mint_test
 from tests.tokens.minting import RSA, RSA_NEXT, RSA_PEM, SECRET, jwk
 
+Run = Callable[..., Any]
+Write = Callable[[str], str]
 HERE = "import socketio\nfrom socketguard import *\nfrom socketguard.proxies.heartbeat import Heartbeat\n"
 AUTH = f"JWTAuth({SECRET!r}, algorithms=['HS256'])"
 GOOD = (
@@ -46,39 +46,10 @@ async def connect(sid, environ, auth): ...
 app = SocketGuard(socketio.ASGIApp(sio), auth={AUTH}, namespaces=["/messages"])
 """
 )
-NAMES = (f"an_application_of_a_test_{number}" for number in itertools.count())
 
 
 def mint(**options: Any) -> str:
     return mint_test(key=SECRET, **options)
-
-
-@pytest.fixture(autouse=True)
-def _environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A directory of its own, a path that is put back, no variables, and releases without known weaknesses."""
-    before = set(sys.modules)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    for name in ("WEB_CONCURRENCY", "UVICORN_WORKERS", "GUNICORN_CMD_ARGS"):
-        monkeypatch.delenv(name, raising=False)
-    fixed = {"python-socketio": "5.18.1", "python-engineio": "4.15.1"}
-    monkeypatch.setattr("socketguard.server.facts.VERSIONS", fixed)
-    yield
-    for name in set(sys.modules) - before:
-        if name.startswith("an_application_of_a_test"):
-            del sys.modules[name]
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[[str], str]:
-    """Writes a module and returns its name."""
-
-    def make(source: str) -> str:
-        name = next(NAMES)
-        (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
-        return name
-
-    return make
 
 
 def server(*namespaces: str, **options: Any) -> Any:
@@ -94,11 +65,11 @@ def guard(sio: Any, **options: Any) -> SocketGuard:
 
 
 def ids(app: object, module: ModuleType | None = None, **options: Any) -> list[str]:
-    return [finding.id for finding in audit.findings(examine(app, module), **options)]
+    return [finding.id for finding in check.findings(examine(app, module), **options)]
 
 
 def refused_to_load(spec: str) -> str:
-    with pytest.raises(LoadError) as caught:
+    with pytest.raises(CommandError) as caught:
         load(spec)
     return str(caught.value)
 
@@ -106,15 +77,18 @@ def refused_to_load(spec: str) -> str:
 # --- loading
 
 
-def test_load_finds_modules_in_the_current_directory(write: Callable[[str], str]) -> None:
-    name = write("class Inner:\n    app = 'the app'\ninner = Inner()\n")
-    assert load(f"{name}:inner.app")[0] == "the app"
-    assert load(f"{name}:inner.app")[1].__name__ == name
-
-
-@pytest.mark.parametrize("body", ["def make(): return 'made'", "async def make(): return 'made'"])
-def test_load_calls_factories(write: Callable[[str], str], body: str) -> None:
-    assert load(f"{write(body)}:make()")[0] == "made"
+@pytest.mark.parametrize(
+    ("source", "name", "expected"),
+    [
+        ("class Inner:\n    app = 'the app'\ninner = Inner()\n", "inner.app", "the app"),
+        ("def make(): return 'made'", "make()", "made"),
+        ("async def make(): return 'made'", "make()", "made"),
+    ],
+)
+def test_load(write: Write, source: str, name: str, expected: str) -> None:
+    module = write(source)
+    app, found = load(f"{module}:{name}")
+    assert (app, found.__name__) == (expected, module)
 
 
 @pytest.mark.parametrize(
@@ -126,42 +100,42 @@ def test_what_names_no_application(spec: str) -> None:
 
 @given(st.text(max_size=40))
 def test_no_text_is_an_application_by_accident(text: str) -> None:
-    with pytest.raises(LoadError):
+    with pytest.raises(CommandError):
         load(text + "\n:")
 
 
-def test_a_module_that_is_not_there(write: Callable[[str], str]) -> None:
-    assert refused_to_load("no_such_module_here:app").startswith("there is no module no_such_module_here in ")
-    # What is missing is something else than what was asked for.
-    name = write("import no_such_module_here\n")
-    text = refused_to_load(f"{name}:app")
-    assert text.startswith(f"{name} can't be loaded at {name}.py:1: ModuleNotFoundError")
-
-
-def test_a_name_that_is_not_there(write: Callable[[str], str]) -> None:
-    name = write("app = 1")
-    assert refused_to_load(f"{name}:ap").startswith(f"{name} has no ap;")
-
-
-def test_a_factory_without_its_brackets(write: Callable[[str], str]) -> None:
-    name = write("def create_app(): ...")
-    assert refused_to_load(f"{name}:create_app").endswith(f"write {name}:create_app()")
-
-
 @pytest.mark.parametrize(
-    ("source", "expected"),
+    ("source", "name", "expected"),
     [
-        ("raise ValueError('broken')", ".py:1: ValueError: broken"),
-        ("import sys\nsys.exit('set DATABASE_URL')", ".py:2: SystemExit: set DATABASE_URL"),
-        ("def", "SyntaxError: "),
-        ("raise ValueError('a\\nb\\x1b[31m')", "a\\u000ab\\u001b[31m"),
+        # What is missing is something else than what was asked for.
+        ("import no_such_module_here\n", "app", "{0} can't be loaded at {0}.py:1: ModuleNotFoundError"),
+        ("app = 1", "ap", "{0} has no ap;"),
+        (
+            "def create_app(): ...",
+            "create_app",
+            "a function without parameters, so no application; write {0}:create_app()",
+        ),
+        ("raise ValueError('broken')", "app", ".py:1: ValueError: broken"),
+        ("import sys\nsys.exit('set DATABASE_URL')", "app", ".py:2: SystemExit: set DATABASE_URL"),
+        ("def", "app", "SyntaxError: "),
+        ("raise ValueError('a\\nb\\x1b[31m')", "app", "a\\u000ab\\u001b[31m"),
+        (
+            HERE + "app = JWTAuth('short', algorithms=['HS256'])",
+            "app",
+            "the guard refuses its configuration (option key) at {0}.py:4: key has 5 bytes",
+        ),
     ],
 )
-def test_an_application_that_fails_while_it_is_loaded(write: Callable[[str], str], source: str, expected: str) -> None:
-    assert expected in refused_to_load(f"{write(source)}:app")
+def test_an_application_that_can_not_be_loaded(write: Write, source: str, name: str, expected: str) -> None:
+    module = write(source)
+    assert expected.format(module) in refused_to_load(f"{module}:{name}")
 
 
-def test_no_secret_of_a_failing_application_is_told(write: Callable[[str], str]) -> None:
+def test_a_module_that_is_not_there() -> None:
+    assert refused_to_load("no_such_module_here:app").startswith("there is no module no_such_module_here in ")
+
+
+def test_no_secret_of_a_failing_application_is_told(write: Write) -> None:
     token = mint()
     name = write(f"raise ValueError({{'jwt_secret': 'hush-hush', 'seen': {token!r}}})")
     text = refused_to_load(f"{name}:app")
@@ -169,15 +143,7 @@ def test_no_secret_of_a_failing_application_is_told(write: Callable[[str], str])
     assert token not in text
 
 
-def test_a_guard_that_refuses_its_configuration(write: Callable[[str], str]) -> None:
-    name = write(HERE + "app = JWTAuth('short', algorithms=['HS256'])")
-    text = refused_to_load(f"{name}:app")
-    assert text.startswith(f"the guard refuses its configuration (option key) at {name}.py:4: key has 5 bytes")
-
-
-def test_what_an_application_prints_is_not_in_the_output(
-    write: Callable[[str], str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_an_application_prints_is_not_in_the_output(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     load(f"{write('print(1)')}:__name__")
     assert capsys.readouterr() == ("", "1\n")
 
@@ -233,7 +199,7 @@ def test_a_guard_within_the_inner_application_comes_too_late() -> None:
 def test_a_guard_as_middleware_that_refuses_its_configuration() -> None:
     sio = server()
     app = Starlette(middleware=[Middleware(SocketGuard, server=sio, auth="secret")])
-    with pytest.raises(LoadError, match=r"the guard refuses its configuration \(option auth\)"):
+    with pytest.raises(CommandError, match=r"the guard refuses its configuration \(option auth\)"):
         examine(app)
 
 
@@ -263,16 +229,16 @@ def test_one_server_guarded_and_another_not() -> None:
     )
     found = examine(app, module)
     assert (found.guards, found.unguarded) == ([module.guard], [bare])
-    assert [finding.id for finding in audit.findings(found)] == ["SG021", "SG036"]
+    assert [finding.id for finding in check.findings(found)] == ["SG021", "SG036"]
 
 
 def test_an_application_that_can_not_be_looked_through() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None: ...
 
     module = ModuleType("module")
-    with pytest.raises(LoadError, match=r"no Socket\.IO server is found in function"):
+    with pytest.raises(CommandError, match=r"no Socket\.IO server is found in function"):
         examine(app, module)
-    with pytest.raises(LoadError):
+    with pytest.raises(CommandError):
         examine(app)
     module.sio = sio = server("/messages")  # type: ignore[attr-defined]
     assert ids(app, module) == ["SG036", "SG026"]
@@ -284,7 +250,7 @@ def test_an_application_that_can_not_be_looked_through() -> None:
 
 def test_a_server_that_can_not_be_guarded() -> None:
     sio = socketio.AsyncServer(async_mode="asgi", always_connect=True)
-    (finding,) = audit.findings(examine(sio))
+    (finding,) = check.findings(examine(sio))
     assert finding.id == "SG036"
     assert "leave always_connect out" in finding.fix
 
@@ -362,7 +328,7 @@ def test_several_workers() -> None:
     ],
 )
 def test_how_many_workers(environ: dict[str, str], workers: int) -> None:
-    assert audit.workers_of(environ) == workers
+    assert check.workers_of(environ) == workers
 
 
 def test_an_unguarded_server_has_findings_of_its_own() -> None:
@@ -374,10 +340,9 @@ def test_an_unguarded_server_has_findings_of_its_own() -> None:
 # --- the command
 
 
-def test_a_good_application(write: Callable[[str], str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_good_application(write: Write, run: Run) -> None:
     name = write(GOOD)
-    assert check.main([f"{name}:app", "--strict", "--proxy", "easypanel"]) == 0
-    printed = capsys.readouterr().out
+    printed = run("check", f"{name}:app", "--strict", "--proxy", "easypanel").out
     assert f"The guard of {name}:app:" in printed
     assert "  namespaces: /messages\n" in printed
     assert "heartbeat: interval_s 25, timeout_s 20" in printed
@@ -386,27 +351,24 @@ def test_a_good_application(write: Callable[[str], str], capsys: pytest.CaptureF
     assert max(map(len, printed.splitlines())) <= 80
 
 
-def test_findings_are_told_with_why_and_fix(write: Callable[[str], str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_findings_are_told_with_why_and_fix(write: Write, run: Run) -> None:
     name = write(GOOD.replace('["/messages"]', '["/messages", "/scheduler"]').replace(AUTH, "None"))
-    assert check.main([f"{name}:app"]) == 1
-    printed = capsys.readouterr().out
+    printed = run("check", f"{name}:app", status=1).out
     assert "✗ SG010, error: A namespace is declared to the guard but has no handler\n" in printed
     assert "  found   '/scheduler' is declared to the guard" in printed
     assert "  docs    docs/namespaces.md#which-exist\n" in printed
     assert printed.rstrip().endswith("1 error, 1 warning.")
 
 
-def test_warnings_count_when_they_are_to(write: Callable[[str], str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_warnings_count_when_they_are_to(write: Write, run: Run) -> None:
     name = write(GOOD.replace(AUTH, "None"))
-    assert check.main([f"{name}:app"]) == 0
-    assert capsys.readouterr().out.rstrip().endswith("0 errors, 1 warning.")
-    assert check.main([f"{name}:app", "--strict"]) == 1
+    assert run("check", f"{name}:app").out.rstrip().endswith("0 errors, 1 warning.")
+    run("check", f"{name}:app", "--strict", status=1)
 
 
-def test_json(write: Callable[[str], str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_json(write: Write, run: Run) -> None:
     name = write(GOOD + "print('noise')")
-    assert check.main([f"{name}:app", "--json", "--workers", "2"]) == 1
-    printed = capsys.readouterr().out
+    printed = run("check", f"{name}:app", "--json", "--workers", "2", status=1).out
     shown = json.loads(printed)
     assert list(shown) == ["schema_version", "target", "guards", "findings"]
     assert (shown["schema_version"], shown["target"]) == (1, f"{name}:app")
@@ -416,27 +378,30 @@ def test_json(write: Callable[[str], str], capsys: pytest.CaptureFixture[str]) -
     assert SECRET not in printed
 
 
-def test_the_workers_of_the_environment_count(
-    write: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_workers_of_the_environment_count(write: Write, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     name = write(GOOD)
     monkeypatch.setenv("WEB_CONCURRENCY", "2")
-    assert check.main([f"{name}:app"]) == 1
-    assert "SG042" in capsys.readouterr().out
-    assert check.main([f"{name}:app", "--workers", "1"]) == 0
+    assert "SG042" in run("check", f"{name}:app", status=1).out
+    run("check", f"{name}:app", "--workers", "1")
 
 
-def test_where_a_protected_server_is_mounted(write: Callable[[str], str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_a_protected_server_is_mounted(write: Write, run: Run) -> None:
     source = f"{HERE}sio = socketio.AsyncServer(async_mode='asgi')\nSocketGuard.protect(sio, auth={AUTH})\n"
     name = write(f"{source}app = socketio.ASGIApp(sio, socketio_path='/realtime')")
-    assert check.main([f"{name}:app", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["guards"][0]["paths"] == ["/realtime/"]
+    assert json.loads(run("check", f"{name}:app", "--json").out)["guards"][0]["paths"] == ["/realtime/"]
 
 
-def test_the_configuration_is_the_one_that_is_logged_at_start() -> None:
+async def test_the_configuration_is_the_one_that_is_logged_at_start() -> None:
     app = guard(server("/messages"), namespaces=["/messages", NamespacePolicy("/x", scopes={"x"})])
+    asked = iter(["lifespan.startup", "lifespan.shutdown"])
+
+    async def receive() -> dict[str, str]:
+        return {"type": next(asked)}
+
+    async def send(message: Any) -> None: ...
+
     with capture_events() as lines:
-        core_of(app).start()
+        await app({"type": "lifespan"}, receive, send)
     assert app.describe() == lines[0]["configuration"]
 
 
@@ -447,11 +412,11 @@ def test_the_configuration_is_the_one_that_is_logged_at_start() -> None:
         (["x:app", "--proxy", "ngnix"], "nginx"),
         (["x:app", "--as", "@nothing-here", "/"], "the token can't be read: No such file or directory"),
         (["x:app", "--as", "t", "/", "--jwks-file", "nothing-here"], "the JWK Set can't be read: No such file"),
+        (["--explain", "SG999"], "there is no such id; there are SG001, "),
     ],
 )
-def test_wrong_usage(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check.main(arguments) == 2
-    out, err = capsys.readouterr()
+def test_what_can_not_be_done(arguments: list[str], expected: str, run: Run) -> None:
+    _, out, err = run("check", *arguments, status=2)
     assert (out, err.startswith("socketguard check: ")) == ("", True)
     assert expected in err
 
@@ -460,73 +425,64 @@ def test_wrong_usage(arguments: list[str], expected: str, capsys: pytest.Capture
     "arguments",
     [[], ["--strict"], ["a:b", "--workers", "0"], ["a:b", "--workers", "x"], ["a:b", "--as", "x"], ["a:b", "--js"]],
 )
-def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        check.main(arguments)
-    assert ended.value.code == 2
-    assert "usage: socketguard check" in capsys.readouterr().err
+def test_wrong_arguments(arguments: list[str], run: Run) -> None:
+    assert "Usage: socketguard check" in run("check", *arguments, status=2).err
 
 
 @pytest.mark.parametrize(
     "arguments",
     [["a:b", "TOKEN"], ["a:b", "--workers", "TOKEN"], ["TOKEN"], ["--explain", "TOKEN"], ["a:b", "--proxy", "TOKEN"]],
 )
-def test_a_token_in_the_wrong_place_is_not_repeated(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_token_in_the_wrong_place_is_not_repeated(arguments: list[str], run: Run) -> None:
     token = mint()
-    with contextlib.suppress(SystemExit):
-        assert check.main([token if argument == "TOKEN" else argument for argument in arguments]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err != ""
-    assert token.split(".")[1] not in printed.err
+    _, out, err = run("check", *[token if argument == "TOKEN" else argument for argument in arguments], status=2)
+    assert out == ""
+    assert err != ""
+    assert token.split(".")[1] not in err
 
 
-def test_nothing_that_argparse_does_not_know_is_repeated(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        check.main(["a:b", "hush-hush"])
-    assert capsys.readouterr().err.endswith("there are arguments that this command doesn't know\n")
+def test_nothing_that_is_not_understood_is_repeated(run: Run) -> None:
+    assert run("check", "a:b", "hush-hush", status=2).err.endswith(
+        "there are arguments that this command doesn't know\n"
+    )
 
 
-def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
-    assert check.main(["--explain", "sg012"]) == 0
-    printed = capsys.readouterr().out
+def test_explain(run: Run) -> None:
+    printed = run("check", "--explain", "sg012").out
     assert printed.startswith("SG012, error: A namespace has no leading slash\n")
     assert "  why     Clients always send names with a slash" in printed
-    assert check.main(["--explain", "SG012", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["why"] == KINDS["SG012"].why
-    assert check.main(["--explain", "SG999"]) == 2
-    assert "there is no such id; there are SG001, " in capsys.readouterr().err
+    assert json.loads(run("check", "--explain", "SG012", "--json").out)["why"] == KINDS["SG012"].why
 
 
-# --- reading tokens
+# --- reading tokens and keys
 
 
 @pytest.mark.parametrize("text", ["a.b.c", " a.b.c\n", "Bearer a.b.c", "bearer   a.b.c"])
 def test_a_token_from_anywhere(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert check.read_token(text) == "a.b.c"
+    assert read_token(text) == "a.b.c"
     monkeypatch.setattr(sys, "stdin", io.StringIO(text))
-    assert check.read_token("-") == "a.b.c"
+    assert read_token("-") == "a.b.c"
     (tmp_path / "token").write_text(text)
-    assert check.read_token("@token") == "a.b.c"
+    assert read_token("@token") == "a.b.c"
 
 
-def test_a_file_that_holds_no_text(tmp_path: Path) -> None:
-    (tmp_path / "token").write_bytes(b"\xff\xfe")
-    with pytest.raises(LoadError, match="it is no text in UTF-8"):
-        check.read_token("@token")
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000])
-def test_a_file_that_holds_no_json(content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "the JWK Set can't be read: it is no text in UTF-8, or no JSON"),
+        (b"{", "the JWK Set can't be read: it is no text in UTF-8, or no JSON"),
+        (b"\xff\xfe", "the JWK Set can't be read: it is no text in UTF-8, or no JSON"),
+        (b"[" * 100_000, "the JWK Set can't be read: it is no text in UTF-8, or no JSON"),
+        (b"[]", "a JWK Set is a JSON object"),
+    ],
+)
+def test_a_file_that_holds_no_keys(content: bytes, expected: str, tmp_path: Path) -> None:
     (tmp_path / "keys").write_bytes(content)
-    with pytest.raises(LoadError, match="the JWK Set can't be read: it is no text in UTF-8, or no JSON"):
-        check.read_jwks("keys")
-
-
-def test_a_file_that_holds_no_object(tmp_path: Path) -> None:
-    (tmp_path / "keys").write_text("[]")
-    with pytest.raises(LoadError, match="a JWK Set is a JSON object"):
-        check.read_jwks("keys")
+    with pytest.raises(CommandError, match=expected):
+        read_jwks("keys")
+    if content == b"\xff\xfe":
+        with pytest.raises(CommandError, match="it is no text in UTF-8"):
+            read_token("@keys")
 
 
 # --- playing an admission
@@ -545,13 +501,13 @@ def many() -> Any:
     return server("/messages", "/scheduler", "/tenant-acme", "/open", "/lobby", "/secret", "/asked")
 
 
-def states(played: Play) -> str:
+def states(played: Trial) -> str:
     """One character for each step: + passed, - refused, . skipped."""
     return "".join({"passed": "+", "refused": "-", "skipped": "."}[step.state] for step in played.steps)
 
 
 async def test_a_good_token_is_admitted() -> None:
-    played = await play(guard(many(), namespaces=POLICIES), mint(), "/messages")
+    played = await try_token(guard(many(), namespaces=POLICIES), mint(), "/messages")
     assert (states(played), played.refusal) == ("++++++++++++..", None)
     assert [step.number for step in played.steps] == list(range(1, 15))
     texts = {step.number: step.text for step in played.steps}
@@ -569,6 +525,7 @@ async def test_a_good_token_is_admitted() -> None:
         ("/messages", "a.b", "+++++-", "(not_three_parts)"),
         ("/messages", "undefined", "+++++-", "the client sent the text 'undefined' instead of a token"),
         ("/messages", "e30.e30.e", "++++++-", "its alg is not among the allowed algorithms"),
+        ("/messages", "ew.e30.c2ln", "++++++-", "a part of the token is no JSON (not_json): part header"),
         ("/messages", {"lifetime": -180}, "++++++-", "it has expired (expired), 3 minutes ago"),
         ("/messages", {"exp": None}, "++++++-", "a claim that is required is missing (claim_missing): claim exp"),
         ("/messages", {"nbf": 4_000_000_000}, "++++++-", "its nbf lies in the future (not_before), by "),
@@ -588,7 +545,7 @@ async def test_a_good_token_is_admitted() -> None:
 async def test_each_step_can_refuse(namespace: str, token: Any, expected: str, text: str) -> None:
     given_token = mint(**token) if isinstance(token, dict) else token or ""
     app = guard(many(), namespaces=POLICIES)
-    played = await play(app, given_token, namespace)
+    played = await try_token(app, given_token, namespace)
     assert states(played) == expected
     assert (played.refusal is None) == ("-" not in expected)
     assert any(text in step.text for step in played.steps)
@@ -610,33 +567,38 @@ async def test_each_step_can_refuse(namespace: str, token: Any, expected: str, t
 )
 async def test_the_token_is_where_the_guard_looks(options: dict[str, Any], origins: Any, text: str) -> None:
     auth = JWTAuth(SECRET, algorithms=["HS256"], **options)
-    played = await play(guard(server("/messages"), auth=auth, allowed_origins=origins), mint(), "/messages")
+    played = await try_token(guard(server("/messages"), auth=auth, allowed_origins=origins), mint(), "/messages")
     assert played.refusal is None
     assert played.steps[4].text == text
 
 
 async def test_a_token_that_is_malformed_where_it_is_found() -> None:
-    played = await play(guard(server("/messages")), "Bearer a.b.c", "/messages")
+    played = await try_token(guard(server("/messages")), "Bearer a.b.c", "/messages")
     assert states(played) == "++++-"
     assert played.steps[-1].text.endswith("into a header only (bearer_prefix): source payload, key token")
 
 
 async def test_without_authentication_no_token_is_looked_for() -> None:
-    played = await play(guard(server("/messages"), auth=None), mint(), "/messages")
+    played = await try_token(guard(server("/messages"), auth=None), mint(), "/messages")
     assert states(played) == "++++...+.+++.."
+
+
+async def test_without_namespaces_the_server_says_which_there_are() -> None:
+    tried = await try_token(guard(server("/messages"), namespaces=None), mint(), "/messages")
+    assert (states(tried), tried.steps[1].text) == ("++++++++++++..", "'/messages', token required")
 
 
 async def test_the_leeway_counts_and_an_issuer_is_told() -> None:
     auth = JWTAuth(SECRET, algorithms=["HS256"], issuer="dev", leeway=60)
     token = mint(lifetime=-5, iss="dev")
-    played = await play(guard(server("/messages"), auth=auth), token, "/messages")
+    played = await try_token(guard(server("/messages"), auth=auth), token, "/messages")
     assert "issuer 'dev', expired " in played.steps[6].text
     assert played.steps[6].text.endswith(" ago, within the leeway")
 
 
 async def test_a_token_without_an_end() -> None:
     auth = JWTAuth(SECRET, algorithms=["HS256"], require=("sub",))
-    played = await play(guard(server("/messages"), auth=auth), mint(exp=None), "/messages")
+    played = await try_token(guard(server("/messages"), auth=auth), mint(exp=None), "/messages")
     assert played.steps[13].text == "no end of its own"
 
 
@@ -652,10 +614,10 @@ async def test_authorize_is_asked_only_when_that_is_wanted() -> None:
 
     for function, text in ((never, "(authorize_refused)"), (broken, "(admission): error RuntimeError")):
         app = guard(server("/asked"), namespaces=[NamespacePolicy("/asked", authorize=function)])
-        played = await play(app, mint(), "/asked")
+        played = await try_token(app, mint(), "/asked")
         assert (states(played), asked) == ("++++++++++++..", [])
         assert "authorize is not asked" in played.steps[9].text
-        played = await play(app, mint(), "/asked", with_authorize=True)
+        played = await try_token(app, mint(), "/asked", with_authorize=True)
         assert states(played) == "+++++++++-"
         assert text in played.steps[9].text
         assert "secret" not in played.steps[9].text
@@ -669,7 +631,7 @@ async def test_an_authorize_that_takes_too_long() -> None:
 
     policies = [NamespacePolicy("/asked", authorize=slow)]
     app = guard(server("/asked"), namespaces=policies, admission_timeout=0.01)
-    played = await play(app, mint(), "/asked", with_authorize=True)
+    played = await try_token(app, mint(), "/asked", with_authorize=True)
     assert (states(played), played.steps[9].text[-11:]) == ("+++++++++-", "(authorize)")
 
 
@@ -680,24 +642,15 @@ async def test_a_store_on_the_network_is_not_asked() -> None:
         def is_revoked(self, identity: Any) -> bool:
             raise AssertionError("it was asked")
 
-    played = await play(guard(server("/messages"), store=Remote()), mint(), "/messages")
+    played = await try_token(guard(server("/messages"), store=Remote()), mint(), "/messages")
     assert (states(played), played.steps[8].text) == ("++++++++.+++..", "Remote is not asked without a network")
 
 
 async def test_what_was_revoked_in_this_process_is_refused() -> None:
     app = guard(server("/messages"), auth=JWTAuth(SECRET, algorithms=["HS256"], max_lifetime=86_400))
     await app.revoke(subject="user-1")
-    played = await play(app, mint(), "/messages")
+    played = await try_token(app, mint(), "/messages")
     assert (states(played), played.steps[-1].text) == ("++++++++-", "the token was revoked (revoked)")
-
-
-def test_each_refusal_has_its_step() -> None:
-    step = rehearsal._step_of
-    assert step(RejectCode.CONNECTION_LIMIT, "namespaces_per_session", {}) == 4
-    assert step(RejectCode.CONNECTION_LIMIT, "connections", {}) == 11
-    assert step(RejectCode.TOKEN_MALFORMED, "not_a_string", {"source": "payload"}) == 5
-    assert step(RejectCode.TOKEN_MALFORMED, "not_json", {"part": "header"}) == 7
-    assert step(RejectCode.KEYS_UNAVAILABLE, "key_unknown", {}) == 7
 
 
 # --- keys that are published
@@ -720,10 +673,10 @@ def published(**options: Any) -> JWTAuth:
 
 async def test_without_the_keys_everything_but_the_signature_is_checked() -> None:
     app = guard(server("/messages"), auth=published())
-    played = await play(app, signed(), "/messages")
+    played = await try_token(app, signed(), "/messages")
     assert (states(played), played.refusal, played.admitted) == ("++++++.+++++..", None, None)
     assert "The signature was NOT checked" in played.steps[6].text
-    played = await play(app, signed(aud="other"), "/messages")
+    played = await try_token(app, signed(aud="other"), "/messages")
     assert states(played) == "++++++-"
     assert "(audience_mismatch)" in played.steps[6].text
     assert "The signature was NOT checked" in played.steps[6].text
@@ -746,7 +699,9 @@ async def test_without_the_keys_everything_but_the_signature_is_checked() -> Non
 async def test_with_the_keys_the_signature_is_checked_too(token: str, expected: str, text: str) -> None:
     other = JWTAuth(SECRET, algorithms=["HS256"], issuer="own")
     for auth in (published(), [published(), other]):
-        played = await play(guard(server("/messages"), auth=auth), token, "/messages", keys={"keys": [jwk(RSA, "one")]})
+        played = await try_token(
+            guard(server("/messages"), auth=auth), token, "/messages", keys={"keys": [jwk(RSA, "one")]}
+        )
         assert states(played) == expected
         assert text in played.steps[6].text
 
@@ -754,120 +709,48 @@ async def test_with_the_keys_the_signature_is_checked_too(token: str, expected: 
 async def test_a_set_without_a_key_for_a_token_without_kid() -> None:
     keys = {"keys": [jwk(RSA, "one", alg="RS512")]}
     app = guard(server("/messages"), auth=published(algorithms=["RS256", "RS512"]))
-    played = await play(app, signed(key_id=None), "/messages", keys=keys)
+    played = await try_token(app, signed(key_id=None), "/messages", keys=keys)
     assert played.steps[-1].text == "no key with its kid is published (key_unknown)"
 
 
-def test_play_from_the_command_line(
-    write: Callable[[str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    name = write(GOOD)
-    token = mint()
-    assert check.main([f"{name}:app", "--as", token, "/messages"]) == 0
-    printed = capsys.readouterr().out
+def test_a_trial_from_the_command_line(write: Write, run: Run, tmp_path: Path) -> None:
+    app, token = f"{write(GOOD)}:app", mint()
+    printed = run("check", app, "--as", token, "/messages").out
     assert "✓  7  The token is verified\n" in printed
     assert "  –       13  Handed on to the application\n" in printed
     assert printed.rstrip().endswith("/messages would be joined.")
     assert token not in printed
     (tmp_path / "token").write_text(mint(lifetime=-60))
-    assert check.main([f"{name}:app", "--as", "@token", "/messages"]) == 1
-    printed = " ".join(capsys.readouterr().out.split())
-    assert printed.endswith(
+    assert " ".join(run("check", app, "--as", "@token", "/messages", status=1).out.split()).endswith(
         "/messages would be refused. The client is told: Token has expired, code token_expired, retry refresh."
     )
-    assert check.main([f"{name}:app", "--as", "", "/message"]) == 1
-    assert capsys.readouterr().out.rstrip().endswith("The client is told: Invalid namespace.")
+    printed = run("check", app, "--as", "", "/message", status=1).out
+    assert printed.rstrip().endswith("The client is told: Invalid namespace.")
 
 
-def test_play_as_json(write: Callable[[str], str], capsys: pytest.CaptureFixture[str]) -> None:
-    name = write(GOOD)
-    assert check.main([f"{name}:app", "--as", "", "/messages", "--json"]) == 1
-    shown = json.loads(capsys.readouterr().out)
+def test_a_trial_as_json(write: Write, run: Run) -> None:
+    shown = json.loads(run("check", f"{write(GOOD)}:app", "--as", "", "/messages", "--json", status=1).out)
     assert (shown["schema_version"], shown["admitted"], shown["namespace"]) == (1, False, "/messages")
     assert shown["steps"][-1]["state"] == "refused"
     assert shown["answer"]["data"]["code"] == "token_missing"
 
 
-def test_play_without_the_keys_is_not_good_yet(
-    write: Callable[[str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_trial_without_the_keys_is_not_good_yet(write: Write, run: Run, tmp_path: Path) -> None:
     auth = f"JWTAuth(jwks_url='https://k.example/', algorithms=['RS256'], issuer={CLAIMS['iss']!r}, audience='crm', "
-    name = write("async def fetch(url): ...\n" + GOOD.replace(AUTH, f"{auth} fetch=fetch)"))
+    app = write("async def fetch(url): ...\n" + GOOD.replace(AUTH, f"{auth} fetch=fetch)")) + ":app"
     forged = signed(RSA_NEXT)
-    assert check.main([f"{name}:app", "--as", forged, "/messages"]) == 1
-    assert "/messages would be joined if the signature holds, which was NOT checked" in capsys.readouterr().out
-    assert check.main([f"{name}:app", "--as", forged, "/messages", "--json"]) == 1
-    assert json.loads(capsys.readouterr().out)["admitted"] is None
+    printed = run("check", app, "--as", forged, "/messages", status=1).out
+    assert "/messages would be joined if the signature holds, which was NOT checked" in printed
+    assert json.loads(run("check", app, "--as", forged, "/messages", "--json", status=1).out)["admitted"] is None
     (tmp_path / "keys").write_text(json.dumps({"keys": [jwk(RSA, "one")]}))
     keys = ["--jwks-file", "keys"]
-    assert check.main([f"{name}:app", "--as", signed(), "/messages", *keys]) == 0
-    assert check.main([f"{name}:app", "--as", forged, "/messages", *keys]) == 1
-    assert "(signature_mismatch)" in capsys.readouterr().out
-
-
-def test_play_with_keys_that_do_not_fit(
-    write: Callable[[str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    auth = "JWTAuth(jwks_url='https://k.example/', algorithms=['RS256'], issuer='i', audience='a', fetch=fetch)"
-    name = write("async def fetch(url): ...\n" + GOOD.replace(AUTH, auth))
+    run("check", app, "--as", signed(), "/messages", *keys)
+    assert "(signature_mismatch)" in run("check", app, "--as", forged, "/messages", *keys, status=1).out
     (tmp_path / "keys").write_text('{"keys": []}')
-    assert check.main([f"{name}:app", "--as", signed(), "/messages", "--jwks-file", "keys"]) == 2
-    assert "the JWK Set can't be used: no key of the set can be used" in capsys.readouterr().err
+    said = run("check", app, "--as", signed(), "/messages", *keys, status=2).err
+    assert "the JWK Set can't be used: no key of the set can be used" in said
 
 
-def test_nobody_can_be_played_against_no_guard(write: Callable[[str], str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trial_against_no_guard(write: Write, run: Run) -> None:
     name = write(f"{HERE}app = socketio.ASGIApp(socketio.AsyncServer(async_mode='asgi'))")
-    assert check.main([f"{name}:app", "--as", "x", "/"]) == 2
-    assert "nobody guards this application" in capsys.readouterr().err
-
-
-# --- words
-
-
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [
-        (0, "0 seconds"),
-        (1, "1 second"),
-        (-59.4, "59 seconds"),
-        (60, "1 minute"),
-        (3599, "59 minutes"),
-        (3600, "1 hour"),
-        (-172_800, "2 days"),
-    ],
-)
-def test_durations(seconds: float, expected: str) -> None:
-    assert duration(seconds) == expected
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        (None, "none"),
-        (True, "yes"),
-        (False, "no"),
-        (2.0, "2"),
-        (2.5, "2.5"),
-        ("", "''"),
-        ([], "none"),
-        ({}, "none"),
-        (["a", ["b", "c"], ["d"]], "a, (b, c), d"),
-        ({"a": {"b": 1, "c": None}}, "a (b 1, c none)"),
-        ("a\nb", "a\\u000ab"),
-    ],
-)
-def test_plain_values(value: Any, expected: str) -> None:
-    assert words(value) == expected
-
-
-@given(st.recursive(st.none() | st.text() | st.floats() | st.integers(), lambda inner: st.lists(inner), max_leaves=5))
-def test_whatever_a_value_is_its_words_are_one_line(value: Any) -> None:
-    assert "\n" not in words(value)
-    assert "\x1b" not in words(value)
-
-
-def test_an_unknown_detail_stands_for_itself() -> None:
-    assert explain("brand_new", {"limit": 3}) == "brand_new: limit 3"
-    assert explain("lifetime_too_long", {"lifetime_s": 7200, "limit_s": 3600}) == (
-        f"{RULES['lifetime_too_long']} (lifetime_too_long): 2 hours instead of at most 1 hour"
-    )
+    assert "nobody guards this application" in run("check", f"{name}:app", "--as", "x", "/", status=2).err

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import json
-import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +19,16 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa, x25519
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from socketguard.cli import token
+from socketguard import cli
 from socketguard.testing import TEST_SECRET, make_auth
 from socketguard.testing import mint as mint_test
 from tests.tokens.minting import KEYS, P256, RSA, RSA_NEXT, RSA_PEM, SECRET, b64, jwk, sign
 
-NAMES = (f"an_application_of_a_token_test_{number}" for number in itertools.count())
-Out = Callable[..., str]
+Run = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)
-def _environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = set(sys.modules)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_OF_A_TEST", SECRET)
 
     def refuse(*_: Any, **__: Any) -> None:
@@ -42,31 +36,25 @@ def _environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    yield
-    for name in set(sys.modules) - before:
-        if name.startswith("an_application_of_a_token_test"):
-            del sys.modules[name]
 
 
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Out:
-    """Runs the command and returns what it printed: to stderr when it failed by usage."""
-
-    def call(*arguments: str, status: int = 0) -> str:
-        capsys.readouterr()
-        assert token.main(list(arguments)) == status
-        out, err = capsys.readouterr()
-        if status == 2:
-            assert out == ""
-            assert err.startswith("socketguard token: ")
-            return err
-        return out
-
-    return call
+def mint(run: Run, *arguments: str) -> str:
+    return str(run("token", "mint", *arguments).out.strip())
 
 
-def minted(run: Out, *arguments: str) -> dict[str, Any]:
-    return jwt.decode(run("mint", *arguments).strip(), options={"verify_signature": False})
+def inspect(run: Run, text: str, *arguments: str, status: int = 0) -> str:
+    return str(run("token", "inspect", text, *arguments, status=status).out)
+
+
+def refusal(run: Run, *arguments: str) -> str:
+    """What is said on stderr, and nothing on stdout, when it can't be done."""
+    _, out, err = run("token", *arguments, status=2)
+    assert (out, err.startswith("socketguard token: ")) == ("", True)
+    return str(err)
+
+
+def minted(run: Run, *arguments: str) -> dict[str, Any]:
+    return jwt.decode(mint(run, *arguments), options={"verify_signature": False})
 
 
 def private_pem(key: Any, password: bytes | None = None) -> bytes:
@@ -74,8 +62,8 @@ def private_pem(key: Any, password: bytes | None = None) -> bytes:
     return bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption))
 
 
-def inspected(run: Out, text: str, *arguments: str, status: int = 0) -> dict[str, Any]:
-    shown: dict[str, Any] = json.loads(run("inspect", text, "--json", *arguments, status=status))
+def inspected(run: Run, text: str, *arguments: str, status: int = 0) -> dict[str, Any]:
+    shown: dict[str, Any] = json.loads(inspect(run, text, "--json", *arguments, status=status))
     assert shown["schema_version"] == 1
     return shown
 
@@ -87,9 +75,8 @@ def _small_rsa() -> rsa.RSAPrivateKey:
 # --- mint
 
 
-def test_a_token_for_tests_is_announced_loudly(capsys: pytest.CaptureFixture[str]) -> None:
-    assert token.main(["mint"]) == 0
-    out, err = capsys.readouterr()
+def test_a_token_for_tests_is_announced_loudly(run: Run) -> None:
+    _, out, err = run("token", "mint")
     assert err.startswith("NOTICE: signed with socketguard.testing.TEST_SECRET")
     identity = make_auth().verify(out.strip())
     assert (identity.subject, identity.claims["dev"]) == ("dev", True)
@@ -98,7 +85,7 @@ def test_a_token_for_tests_is_announced_loudly(capsys: pytest.CaptureFixture[str
     assert identity.expires_at - identity.issued_at == 3600
 
 
-def test_the_claims_that_are_asked_for(run: Out) -> None:
+def test_the_claims_that_are_asked_for(run: Run) -> None:
     claims = minted(
         run,
         *("--subject", "ana", "--issuer", "dev", "--audience", "crm", "--scope", "a b", "--lifetime", "15m"),
@@ -122,7 +109,7 @@ def test_the_claims_that_are_asked_for(run: Out) -> None:
 @pytest.mark.parametrize(
     ("text", "seconds"), [("60", 60), ("60s", 60), ("2m", 120), ("1h", 3600), ("1d", 86_400), ("-1m", -60)]
 )
-def test_lifetimes(text: str, seconds: int, run: Out) -> None:
+def test_lifetimes(text: str, seconds: int, run: Run) -> None:
     claims = minted(run, f"--lifetime={text}")
     assert claims["exp"] - claims["iat"] == seconds
 
@@ -149,22 +136,23 @@ def test_lifetimes(text: str, seconds: int, run: Out) -> None:
         (["--secret-env", "SECRET_OF_A_TEST", "--algorithm", "RS256"], "no PEM text"),
     ],
 )
-def test_what_is_not_minted(arguments: list[str], expected: str, run: Out) -> None:
-    assert expected in run("mint", *arguments, status=2)
+def test_what_is_not_minted(arguments: list[str], expected: str, run: Run) -> None:
+    assert expected in refusal(run, "mint", *arguments)
 
 
-def test_a_real_issuer_needs_a_word(run: Out) -> None:
+def test_a_real_issuer_needs_a_word(run: Run) -> None:
     assert minted(run, "--issuer", "https://login.example.com/", "--yes")["dev"] is True
 
 
 @pytest.mark.parametrize("algorithm", ["HS256", "HS512"])
-def test_a_secret_of_ones_own(algorithm: str, run: Out, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_secret_of_ones_own(algorithm: str, run: Run, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text(f"{SECRET}\n")
     for given_key in (["--secret", SECRET], ["--secret-env", "SECRET_OF_A_TEST"], ["--key-file", "secret"]):
-        text = run("mint", *given_key, "--algorithm", algorithm, "--kid", "k1").strip()
+        _, out, err = run("token", "mint", *given_key, "--algorithm", algorithm, "--kid", "k1")
+        text = out.strip()
         assert jwt.decode(text, SECRET, [algorithm])["dev"] is True
         assert jwt.get_unverified_header(text)["kid"] == "k1"
-        assert capsys.readouterr().err == ""
+        assert err == ""
 
 
 @pytest.mark.parametrize(
@@ -179,10 +167,10 @@ def test_a_secret_of_ones_own(algorithm: str, run: Out, tmp_path: Path, capsys: 
         (ed448.Ed448PrivateKey.generate(), None, "EdDSA"),
     ],
 )
-def test_a_private_key(key: Any, wanted: str | None, algorithm: str, run: Out, tmp_path: Path) -> None:
+def test_a_private_key(key: Any, wanted: str | None, algorithm: str, run: Run, tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_bytes(private_pem(key))
     arguments = [] if wanted is None else ["--algorithm", wanted]
-    text = run("mint", "--key-file", "key.pem", *arguments).strip()
+    text = mint(run, "--key-file", "key.pem", *arguments)
     assert jwt.decode(text, key.public_key(), [algorithm])["dev"] is True
 
 
@@ -198,15 +186,15 @@ def test_a_private_key(key: Any, wanted: str | None, algorithm: str, run: Out, t
         (private_pem(ec.generate_private_key(ec.SECP256K1())), [], "no private key"),
     ],
 )
-def test_a_key_that_can_not_sign(pem: bytes, arguments: list[str], expected: str, run: Out, tmp_path: Path) -> None:
+def test_a_key_that_can_not_sign(pem: bytes, arguments: list[str], expected: str, run: Run, tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_bytes(pem)
-    assert expected in run("mint", "--key-file", "key.pem", *arguments, status=2)
+    assert expected in refusal(run, "mint", "--key-file", "key.pem", *arguments)
 
 
 # --- inspect: what a token says
 
 
-def test_a_token_in_words(run: Out) -> None:
+def test_a_token_in_words(run: Run) -> None:
     now = int(time.time())
     text = mint_test(
         now=now,
@@ -217,7 +205,7 @@ def test_a_token_in_words(run: Out) -> None:
         roles=["a", "b"],
         **{"na\nme": 1},
     )
-    printed = run("inspect", text)
+    printed = inspect(run, text)
     lines = [line.strip() for line in printed.splitlines()]
     assert "alg: HS256  (how it is signed)" in lines
     assert "iss: dev\\u001b[31m  (who issued it)" in lines
@@ -232,7 +220,7 @@ def test_a_token_in_words(run: Out) -> None:
 
 
 @pytest.mark.parametrize("place", ["argument", "bearer", "stdin", "file", "at"])
-def test_a_token_from_anywhere(place: str, run: Out, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_from_anywhere(place: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = mint_test("somebody")
     (tmp_path / "token").write_text(f"{text}\n")
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{text}\n"))
@@ -243,12 +231,12 @@ def test_a_token_from_anywhere(place: str, run: Out, tmp_path: Path, monkeypatch
         "file": ["--token-file", "token"],
         "at": ["@token"],
     }[place]
-    assert "sub: somebody" in run("inspect", *arguments)
+    assert "sub: somebody" in run("token", "inspect", *arguments).out
 
 
 @pytest.mark.parametrize("arguments", [[], ["a.b.c", "--token-file", "x"]])
-def test_exactly_one_token(arguments: list[str], run: Out) -> None:
-    assert "give a token, '-' for stdin, or --token-file FILE" in run("inspect", *arguments, status=2)
+def test_exactly_one_token(arguments: list[str], run: Run) -> None:
+    assert "give a token, '-' for stdin, or --token-file FILE" in refusal(run, "inspect", *arguments)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +249,7 @@ def test_exactly_one_token(arguments: list[str], run: Out) -> None:
         (1_000_000_000.5, "2001-09-09 01:46:40 UTC"),
     ],
 )
-def test_dates_that_are_none(value: Any, expected: str, run: Out) -> None:
+def test_dates_that_are_none(value: Any, expected: str, run: Run) -> None:
     text = sign({"alg": "HS256"}, {"exp": value})
     assert inspected(run, text)["times"]["exp"].endswith(expected)
 
@@ -275,15 +263,15 @@ def test_dates_that_are_none(value: Any, expected: str, run: Out) -> None:
         ({}, {"exp": 1}, "Nothing was verified"),
     ],
 )
-def test_remarks(header: dict[str, Any], claims: dict[str, Any], expected: str, run: Out) -> None:
+def test_remarks(header: dict[str, Any], claims: dict[str, Any], expected: str, run: Run) -> None:
     text = f"{b64(json.dumps(header))}.{b64(json.dumps(claims))}.c2ln"
     shown = inspected(run, text)
     assert any(expected in remark for remark in shown["remarks"])
     assert shown["verdict"] is None
-    assert expected in " ".join(run("inspect", text).split())
+    assert expected in " ".join(inspect(run, text).split())
 
 
-def test_secrets_within_a_token_are_not_shown(run: Out) -> None:
+def test_secrets_within_a_token_are_not_shown(run: Run) -> None:
     inner = mint_test()
     text = mint_test(
         upstream_token="hush-hush", note=f"see {inner}", nested={"password": "hush-hush"}, token_use="access"
@@ -291,7 +279,7 @@ def test_secrets_within_a_token_are_not_shown(run: Out) -> None:
     shown = inspected(run, text)["claims"]
     assert shown["upstream_token"] == shown["note"] == shown["nested"] == "[redacted]"
     assert shown["token_use"] == "access"
-    printed = run("inspect", text)
+    printed = inspect(run, text)
     assert "hush-hush" not in printed
     assert inner not in printed
 
@@ -309,12 +297,12 @@ def test_secrets_within_a_token_are_not_shown(run: Out) -> None:
         ("e30.ew.c2ln", "not_json"),
     ],
 )
-def test_a_malformed_token(text: str, detail: str, run: Out) -> None:
+def test_a_malformed_token(text: str, detail: str, run: Run) -> None:
     shown = inspected(run, text, status=1)
     assert (shown["verdict"]["accepted"], shown["verdict"]["code"]) == (False, "token_malformed")
     assert shown["verdict"]["detail"] == detail
     assert shown["claims"] is None
-    printed = run("inspect", text, status=1)
+    printed = inspect(run, text, status=1)
     assert printed.startswith("✗ Refused: token_malformed\n  rule    ")
 
 
@@ -324,7 +312,7 @@ def test_no_text_breaks_it(text: str) -> None:
     path = Path("token")
     path.write_text(text, encoding="utf-8")
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        assert token.main(["inspect", "--token-file", "token"]) == 1
+        assert cli.main(["token", "inspect", "--token-file", "token"]) == 1
     assert printed.getvalue().startswith("✗ Refused: token_malformed")
 
 
@@ -340,7 +328,7 @@ JSON = st.recursive(
 def test_no_claims_break_it(claims: dict[str, Any]) -> None:
     text = f"{b64(json.dumps(claims))}.{b64(json.dumps(claims))}.c2ln"
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        status = token.main(["inspect", text, "--secret-env", "SECRET_OF_A_TEST"])
+        status = cli.main(["token", "inspect", text, "--secret-env", "SECRET_OF_A_TEST"])
     assert status == 1
     assert "Refused: token_" in printed.getvalue()
     assert not [line for line in printed.getvalue().splitlines() if not line.isprintable() and line.isascii()]
@@ -349,14 +337,14 @@ def test_no_claims_break_it(claims: dict[str, Any]) -> None:
 # --- inspect: whether it would be accepted
 
 
-def test_accepted_by_a_secret(run: Out) -> None:
+def test_accepted_by_a_secret(run: Run) -> None:
     text = mint_test(key=SECRET, iss="dev", aud="crm")
     shown = inspected(run, text, "--secret-env", "SECRET_OF_A_TEST")
     assert shown["verdict"] == {"accepted": True, "signature_checked": True}
     assert shown["remarks"] == ["Not checked, since not given: --issuer and --audience."]
     shown = inspected(run, text, "--secret", SECRET, "--issuer", "dev", "--audience", "crm")
     assert shown["remarks"] == []
-    assert "✓ Accepted\n" in run("inspect", text, "--secret", SECRET)
+    assert "✓ Accepted\n" in inspect(run, text, "--secret", SECRET)
 
 
 @pytest.mark.parametrize(
@@ -376,7 +364,7 @@ def test_accepted_by_a_secret(run: Out) -> None:
         ({"key": SECRET, "algorithm": "HS512"}, None, ""),
     ],
 )
-def test_the_rule_that_refuses(changes: dict[str, Any], detail: str | None, text: str, run: Out) -> None:
+def test_the_rule_that_refuses(changes: dict[str, Any], detail: str | None, text: str, run: Run) -> None:
     changes = {"key": SECRET, "iss": "https://dev.example/", "aud": "crm", **changes}
     arguments = ("--secret-env", "SECRET_OF_A_TEST", "--issuer", "https://dev.example/", "--audience", "crm")
     shown = inspected(run, mint_test(**changes), *arguments, status=0 if detail is None else 1)
@@ -384,22 +372,22 @@ def test_the_rule_that_refuses(changes: dict[str, Any], detail: str | None, text
     assert text in shown["verdict"].get("text", "")
 
 
-def test_an_algorithm_that_the_key_does_not_fit(run: Out) -> None:
+def test_an_algorithm_that_the_key_does_not_fit(run: Run) -> None:
     shown = inspected(run, mint_test(key=SECRET, algorithm="HS512"), "--secret", SECRET[:40], status=1)
     assert shown["verdict"]["text"].endswith("(algorithm_not_allowed): expected HS256, received HS512")
 
 
-def test_a_public_key(run: Out, tmp_path: Path) -> None:
+def test_a_public_key(run: Run, tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_text(RSA_PEM)
     good, bad = (mint_test(key=key, algorithm="RS256") for key in (RSA, RSA_NEXT))
     assert inspected(run, good, "--key-file", "key.pem")["verdict"]["accepted"] is True
     assert inspected(run, bad, "--key-file", "key.pem", status=1)["verdict"]["detail"] == "signature_mismatch"
 
 
-def test_a_key_that_can_not_verify(run: Out, tmp_path: Path) -> None:
+def test_a_key_that_can_not_verify(run: Run, tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_bytes(private_pem(RSA))
-    assert "key is a private key" in run("inspect", mint_test(), "--key-file", "key.pem", status=2)
-    assert "key has 5 bytes" in run("inspect", mint_test(), "--secret", "short", status=2)
+    assert "key is a private key" in refusal(run, "inspect", mint_test(), "--key-file", "key.pem")
+    assert "key has 5 bytes" in refusal(run, "inspect", mint_test(), "--secret", "short")
 
 
 @pytest.mark.parametrize(
@@ -411,7 +399,7 @@ def test_a_key_that_can_not_verify(run: Out, tmp_path: Path) -> None:
         (RSA, "three", "key_unknown"),
     ],
 )
-def test_published_keys_from_a_file(key: Any, key_id: str, detail: str | None, run: Out, tmp_path: Path) -> None:
+def test_published_keys_from_a_file(key: Any, key_id: str, detail: str | None, run: Run, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(json.dumps({"keys": [jwk(RSA, "one"), jwk(P256, "two")]}))
     algorithm = "ES256" if key is P256 else "RS256"
     text = mint_test(key=key, algorithm=algorithm, headers={"kid": key_id})
@@ -419,64 +407,52 @@ def test_published_keys_from_a_file(key: Any, key_id: str, detail: str | None, r
     assert shown["verdict"].get("detail") == detail
 
 
-async def test_the_address_that_stands_for_the_file_is_never_fetched() -> None:
-    with pytest.raises(OSError, match="nothing is fetched"):
-        await token._never("https://file.invalid/")
-
-
-def test_a_set_that_can_not_be_used(run: Out, tmp_path: Path) -> None:
+def test_a_set_that_can_not_be_used(run: Run, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text('{"keys": [{"kty": "oct", "k": "aHVzaA"}]}')
-    text = run("inspect", mint_test(), "--jwks-file", "keys", status=2)
+    text = refusal(run, "inspect", mint_test(), "--jwks-file", "keys")
     assert "a shared secret is no secret when it is published" in text
 
 
 # --- inspect: against an application
 
 
-def application(tmp_path: Path, auth: str) -> str:
-    name = next(NAMES)
-    source = f"""
+def application(write: Callable[[str], str], auth: str) -> str:
+    return write(f"""
 import socketio
 from socketguard import JWTAuth, SocketGuard
 async def fetch(url): raise AssertionError("something was fetched")
 sio = socketio.AsyncServer(async_mode="asgi")
 app = SocketGuard(socketio.ASGIApp(sio), auth={auth})
 bare = socketio.ASGIApp(socketio.AsyncServer(async_mode="asgi"))
-"""
-    (tmp_path / f"{name}.py").write_text(source)
-    return name
+""")
 
 
-def test_against_an_application(run: Out, tmp_path: Path) -> None:
-    name = application(tmp_path, f"JWTAuth({SECRET!r}, algorithms=['HS256'], audience='crm')")
+def test_against_an_application(run: Run, write: Callable[[str], str]) -> None:
+    name = application(write, f"JWTAuth({SECRET!r}, algorithms=['HS256'], audience='crm')")
     text = mint_test(key=SECRET, aud="crm")
     shown = inspected(run, text, "--app", f"{name}:app")
     assert (shown["verdict"], shown["remarks"]) == ({"accepted": True, "signature_checked": True}, [])
     shown = inspected(run, mint_test(key=SECRET, aud="x"), "--app", f"{name}:app", status=1)
     assert shown["verdict"]["detail"] == "audience_mismatch"
-    assert "has no guard that verifies tokens" in run("inspect", text, "--app", f"{name}:bare", status=2)
+    for app in (f"{name}:bare", f"{application(write, 'None')}:app"):
+        assert "has no guard that verifies tokens" in refusal(run, "inspect", text, "--app", app)
 
 
-def test_against_an_application_without_authentication(run: Out, tmp_path: Path) -> None:
-    name = application(tmp_path, "None")
-    assert "has no guard that verifies tokens" in run("inspect", mint_test(), "--app", f"{name}:app", status=2)
-
-
-def test_against_an_application_whose_keys_are_published(run: Out, tmp_path: Path) -> None:
+def test_against_an_application_whose_keys_are_published(run: Run, write: Callable[[str], str], tmp_path: Path) -> None:
     remote = "JWTAuth(jwks_url='https://k.example/', algorithms=['RS256'], issuer='i', audience='a', fetch=fetch)"
-    name = application(tmp_path, remote)
+    app = ("--app", f"{application(write, remote)}:app")
     good, bad = (mint_test(key=key, algorithm="RS256", iss="i", aud="a") for key in (RSA, RSA_NEXT))
-    shown = inspected(run, bad, "--app", f"{name}:app", status=1)
+    shown = inspected(run, bad, *app, status=1)
     assert shown["verdict"] == {"accepted": None, "signature_checked": False}
-    printed = run("inspect", bad, "--app", f"{name}:app", status=1)
+    printed = inspect(run, bad, *app, status=1)
     assert "Nothing but the signature is left to check." in printed
     assert "Accepted" not in printed
     assert shown["remarks"] == [
         "The signature was NOT checked: its keys are on the network. Give them with --jwks-file."
     ]
     (tmp_path / "keys").write_text(json.dumps({"keys": [jwk(RSA, "one")]}))
-    assert inspected(run, good, "--app", f"{name}:app", "--jwks-file", "keys")["verdict"]["signature_checked"] is True
-    shown = inspected(run, bad, "--app", f"{name}:app", "--jwks-file", "keys", status=1)
+    assert inspected(run, good, *app, "--jwks-file", "keys")["verdict"]["signature_checked"] is True
+    shown = inspected(run, bad, *app, "--jwks-file", "keys", status=1)
     assert shown["verdict"]["detail"] == "signature_mismatch"
 
 
@@ -485,25 +461,29 @@ def test_against_an_application_whose_keys_are_published(run: Out, tmp_path: Pat
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["TOKEN"], ["inspect", "TOKEN", "TOKEN"], ["mint", "TOKEN"], ["inspect", "--secret", "a", "--app", "b"]],
+    [
+        [],
+        ["TOKEN"],
+        ["inspect", "TOKEN", "TOKEN"],
+        ["mint", "TOKEN"],
+        ["mint", "--secret", "TOKEN", "--secret-env", "TOKEN"],
+        ["inspect", "TOKEN", "--secret", "a", "--app", "b"],
+    ],
 )
-def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments(arguments: list[str], run: Run) -> None:
     text = mint_test()
-    with pytest.raises(SystemExit) as ended:
-        token.main([text if argument == "TOKEN" else argument for argument in arguments])
-    assert ended.value.code == 2
-    printed = capsys.readouterr()
-    assert "usage: socketguard token" in printed.err
-    assert text.split(".")[1] not in printed.err
+    _, out, err = run("token", *[text if argument == "TOKEN" else argument for argument in arguments], status=2)
+    assert out == ""
+    assert "Usage: socketguard token" in err
+    assert text.split(".")[1] not in err
 
 
-def test_secrets_are_in_no_output(run: Out, tmp_path: Path) -> None:
+def test_secrets_are_in_no_output(run: Run, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text(SECRET)
     text = mint_test(key=SECRET)
     for arguments in (["--secret", SECRET], ["--secret-env", "SECRET_OF_A_TEST"], ["--key-file", "secret"]):
         for options in ([], ["--json"]):
-            printed = run("inspect", text, *arguments, *options)
+            printed = inspect(run, text, *arguments, *options)
             assert SECRET not in printed
             assert text not in printed
-    assert os.environ["SECRET_OF_A_TEST"] == SECRET
-    assert TEST_SECRET not in run("inspect", mint_test())
+    assert TEST_SECRET not in inspect(run, mint_test())

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from socketguard.cli.doctor.findings import Finding
 from socketguard.cli.doctor.observations import (
     Answer,
     Baked,
@@ -23,9 +22,9 @@ from socketguard.cli.doctor.observations import (
     Tls,
     Upgrade,
 )
+from socketguard.cli.doctor.rules import Finding, judge, reached
 from socketguard.cli.doctor.symptoms import SYMPTOMS, UNSEEN
 from socketguard.cli.doctor.target import parse_target
-from socketguard.cli.doctor.verdict import judge, reached
 
 UVICORN = (("server", "uvicorn"),)
 NGINX = (("server", "nginx/1.22.1"),)
@@ -314,6 +313,12 @@ CASES: list[tuple[str, Observations, str]] = [
         "cut without a close frame after 60 s",
     ),
     ("S-14", seen(holds=[Hold("idle", "cut", 30.0, 1, 5.0), Hold("busy", "cut", 30.5, 1, 0.5)]), "at the same age"),
+    # It was not busy: this machine was too slow to talk.
+    (
+        "S-14",
+        seen(holds=[Hold("idle", "cut", 4.0, 0, 4.0), Hold("busy", "cut", 5.0, 0, 5.0, pause=4.5)]),
+        "cut without a close frame after 4 s, 4 s after the last frame, 0 pings",
+    ),
     (
         "S-24",
         seen(holds=[Hold("idle", "closed", 30.0, 0, 30.0, 1000), Hold("busy", "closed", 30.0, 0, 30.0, 1000)]),
@@ -377,6 +382,12 @@ def test_the_redirect_to_https_says_which_address_to_use() -> None:
     assert found.fix == SYMPTOMS["S-16"].fix
     found = only(blocked(reply, target=parse_target("http://crm.example.com")))
     assert found.fix == "give clients https://crm.example.com"
+
+
+def test_a_lifetime_is_told_from_an_idle_limit_only_by_a_busy_connection() -> None:
+    idle = Hold("idle", "cut", 30.0, 1, 5.0)
+    for pause, said in ((1.2, "WebSockets are ended at a fixed age"), (6.0, SYMPTOMS["S-14"].title)):
+        assert only(seen(holds=[idle, Hold("busy", "cut", 30.5, 1, 0.5, pause=pause)])).title == said
 
 
 def test_the_fix_names_the_proxy() -> None:

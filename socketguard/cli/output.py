@@ -1,16 +1,79 @@
-"""What a verifier and an admission decide, in words for people. This module is pure."""
+"""How the commands print: to 80 columns, values in words, with colours on a terminal only."""
 
 from __future__ import annotations
 
+import json
+import os
+import textwrap
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TextIO
 
 from socketguard.text import neutralise
 
-__all__ = ["RULES", "duration", "explain", "words"]
+__all__ = ["RULES", "SCHEMA_VERSION", "Printer", "duration", "explain", "print_json", "words"]
 
+WIDTH = 80
+SCHEMA_VERSION = 1
+"""The version of what ``--json`` prints."""
 _LIMIT = 512
+
+
+class Printer:
+    """Prints checked things, one below the other.
+
+    Colours are for terminals, and only where ``NO_COLOR`` is not set (https://no-color.org); the marks become ASCII
+    where the stream can't write others.
+    """
+
+    def __init__(self, stream: TextIO, *, environ: Mapping[str, str] = os.environ) -> None:
+        self._stream = stream
+        self._colours = stream.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+        self._encoding = stream.encoding or "utf-8"  # streams in memory have none
+        self._good, self._bad = ("✓", "✗") if can_write(stream, "✓✗") else ("ok", "FAILED")
+
+    def text(self, text: str) -> None:
+        """A paragraph, and an empty line after it."""
+        self._write(textwrap.fill(text, WIDTH, break_on_hyphens=False), "")
+
+    def heading(self, text: str, *, good: bool) -> None:
+        """What was checked, with a mark that says how it went."""
+        mark = self._paint(self._good, "32") if good else self._paint(self._bad, "1;31")
+        self._write(f"{mark} {self._paint(text, '1')}")
+
+    def item(self, label: str, text: str) -> None:
+        """A text beside its label, of up to 6 letters."""
+        indent = " " * 10
+        lines = textwrap.wrap(text, WIDTH - len(indent), break_on_hyphens=False) or [""]
+        self._write(f"  {self._paint(f'{label:<8}', '2')}{lines[0]}", *(indent + line for line in lines[1:]))
+
+    def gap(self) -> None:
+        """An empty line."""
+        self._write("")
+
+    def _paint(self, text: str, style: str) -> str:
+        return f"\x1b[{style}m{text}\x1b[0m" if self._colours else text
+
+    def _write(self, *lines: str) -> None:
+        for line in lines:
+            # What the stream has no character for must not end the command.
+            self._stream.write(line.encode(self._encoding, "replace").decode(self._encoding) + "\n")
+        self._stream.flush()
+
+
+def can_write(stream: TextIO, text: str) -> bool:
+    """Whether a stream has characters for a text."""
+    try:
+        text.encode(stream.encoding or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def print_json(shown: Mapping[str, Any]) -> None:
+    """Print one object, with the version of its schema."""
+    print(json.dumps({"schema_version": SCHEMA_VERSION, **shown}, indent=2, default=str))
+
 
 RULES: Mapping[str, str] = MappingProxyType(
     {
@@ -60,33 +123,11 @@ RULES: Mapping[str, str] = MappingProxyType(
 )
 """What a detail of a refusal means."""
 
-_FACTS = (
-    "claim",
-    "part",
-    "source",
-    "key",
-    "key_id",
-    "required",
-    "missing",
-    "expected",
-    "received",
-    "limit",
-    "error",
-    "registered",
-)
+_FACTS = ("claim", "part", "source", "key", "key_id", "required", "missing", "expected", "received", "limit", "error")
 
 
 def explain(detail: str, fields: Mapping[str, Any], *, rule: str | None = None) -> str:
-    """Why something is refused.
-
-    Args:
-        detail: the detail of the refusal.
-        fields: its fields, which hold no secrets.
-        rule: what the detail means, when it is none of `RULES`.
-
-    Returns:
-        The rule in words, the detail in brackets, the facts, and the hint where there is one.
-    """
+    """Why something is refused: the rule (``rule`` where `RULES` has none), the detail, the facts, and the hint."""
     rule = RULES.get(detail, rule)
     text = detail if rule is None else f"{rule} ({detail})"
     if "expired_s" in fields:
@@ -95,7 +136,7 @@ def explain(detail: str, fields: Mapping[str, Any], *, rule: str | None = None) 
         text += f", by {duration(fields['valid_in_s'])}"
     if "lifetime_s" in fields:
         text += f": {duration(fields['lifetime_s'])} instead of at most {duration(fields['limit_s'])}"
-    facts = [f"{name} {words(fields[name])}" for name in _FACTS if fields.get(name) is not None]
+    facts = [f"{name} {words(fields[name])}" for name in (*_FACTS, "registered") if fields.get(name) is not None]
     if facts:
         text += ": " + ", ".join(facts)
     if fields.get("hint") is not None:

@@ -82,16 +82,20 @@ class Engine:
     Attributes:
         overrides: instead of the usual answer to ``"GET polling"``, ``"POST"``, ``"GET sid"``, ``"OPTIONS"``,
             ``"websocket"``, ``"websocket sid"``, each with ``" origin"`` behind it when only those with an Origin are
-            meant: bytes to be sent, or None to close the connection.
+            meant: bytes to be sent, what a WebSocket does, or None to close the connection.
         connect: the answer to a CONNECT; None for silence, empty to close.
         said: what a WebSocket says after it has opened; the usual when None.
+        asked: the requests so far.
+        bodies: of the POSTs.
+        heard: on WebSockets, as long as they say the usual.
     """
 
-    overrides: dict[str, bytes | None] = field(default_factory=dict)
+    overrides: dict[str, bytes | Script | None] = field(default_factory=dict)
     connect: str | None = "40{}"
     said: Script | None = None
     asked: list[Asked] = field(default_factory=list)
     bodies: list[str] = field(default_factory=list)
+    heard: list[str] = field(default_factory=list)
 
     async def handle(self, asked: Asked) -> bytes | Script | None:
         self.asked.append(asked)
@@ -121,6 +125,7 @@ class Engine:
     async def _live(self, talk: Talk) -> None:
         await talk.say(OPEN)
         while (heard := await talk.hear()) is not None:
+            self.heard.append(heard)
             if not heard.startswith("40"):
                 continue
             await talk.say("2")

@@ -1,3 +1,5 @@
+"""What the doctor reads: addresses, answers, proxies, tokens, pages."""
+
 from __future__ import annotations
 
 import base64
@@ -10,11 +12,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socketguard.cli.doctor.fingerprints import Proxy, at_risk, recognise
-from socketguard.cli.doctor.looks import look
-from socketguard.cli.doctor.observations import Answer, Baked, Failure, Reply
+from socketguard.cli.doctor.observations import (
+    Answer,
+    Baked,
+    Failure,
+    Meaning,
+    PageSeen,
+    Reply,
+    Server,
+    meaning,
+    open_packet,
+    packets,
+    readable,
+    server_of,
+)
 from socketguard.cli.doctor.page import MAX_BAKED, endpoint, find_baked, read_page, scripts_of
 from socketguard.cli.doctor.target import parse_target, same_origin_url, web_origin
-from socketguard.cli.doctor.wire import Meaning, Server, meaning, open_packet, packets, readable, server_of
+from socketguard.cli.token import look
 from socketguard.errors import ConfigurationError
 
 PYTHON_OPEN = '0{"sid":"s1","upgrades":["websocket"],"pingTimeout":20000,"pingInterval":25000,"maxPayload":1000000}'
@@ -294,23 +308,40 @@ def test_the_endpoint_of_an_address() -> None:
     assert endpoint(Baked("wss://a.example/x", "/x", "/ws", "s")).shown == "https://a.example/ws/"
 
 
+class Web:
+    """What answers at which address; an exception is raised."""
+
+    def __init__(self, sites: dict[str, Any]) -> None:
+        self.sites = sites
+        self.asked: list[str] = []
+
+    async def request(self, url: str, *, limit: int) -> Reply:
+        self.asked.append(url)
+        found = self.sites.get(url, Failure("dns", "unknown"))
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+async def read(sites: dict[str, Any], url: str = PAGE) -> tuple[PageSeen, list[str]]:
+    web = Web(sites)
+    return await read_page(url, parse_target("https://crm.example.com"), web), web.asked  # type: ignore[arg-type]
+
+
 async def test_a_page_is_read_with_its_scripts() -> None:
-    asked: list[str] = []
-    sites = {
-        PAGE: Answer(200, (), '<script src="/a.js"></script><script src="/gone.js"></script><script src="//cdn/x.js">'),
-        "https://crm.example.com/a.js": Answer(
-            200,
-            (),
-            'io("https://crm.example.com/m");io("https://old.example");io("https://b.example");'
-            'io("https://c.example");io("https://d.example")',
-        ),
-    }
-
-    async def get(url: str, limit: int) -> Reply:
-        asked.append(url)
-        return sites.get(url, Failure("dns", "unknown"))
-
-    page = await read_page(PAGE, parse_target("https://crm.example.com"), get)
+    page, asked = await read(
+        {
+            PAGE: Answer(
+                200, (), '<script src="/a.js"></script><script src="/b.js"></script><script src="//cdn/x.js">'
+            ),
+            "https://crm.example.com/a.js": Answer(
+                200,
+                (),
+                'io("https://crm.example.com/m");io("https://old.example");io("https://b.example");'
+                'io("https://c.example");io("https://d.example")',
+            ),
+        }
+    )
     assert (page.scripts, page.left_out) == (1, 2)
     replies = [(item.url, item.source, item.reply) for item in page.baked]
     assert replies[0] == ("https://crm.example.com/m", "a.js", None)
@@ -320,19 +351,11 @@ async def test_a_page_is_read_with_its_scripts() -> None:
 
 
 async def test_a_page_that_takes_too_long() -> None:
-    async def get(url: str, limit: int) -> Reply:
-        if url == PAGE:
-            return Answer(200, (), '<script src="/a.js"></script>')
-        raise TimeoutError
-
-    page = await read_page(PAGE, parse_target("https://crm.example.com"), get)
+    script = "https://crm.example.com/a.js"
+    page, _ = await read({PAGE: Answer(200, (), '<script src="/a.js"></script>'), script: TimeoutError()})
     assert (page.scripts, page.left_out, page.baked) == (0, 1, ())
 
 
 async def test_a_page_that_is_not_there() -> None:
-    async def get(url: str, limit: int) -> Reply:
-        return Answer(404)
-
-    page = await read_page(f"{PAGE}?secret=1", parse_target("https://crm.example.com"), get)
-    assert page.url == PAGE
-    assert page.reply == Answer(404)
+    page, _ = await read({f"{PAGE}?secret=1": Answer(404)}, f"{PAGE}?secret=1")
+    assert (page.url, page.reply) == (PAGE, Answer(404))

@@ -1,0 +1,593 @@
+"""The rules: what the observations mean, the likeliest cause first. They ask nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import urlsplit
+
+from .fingerprints import Proxy, at_risk, recognise
+from .observations import (
+    CHATTER,
+    Answer,
+    Baked,
+    Failure,
+    Hold,
+    Meaning,
+    Observations,
+    Reply,
+    Server,
+    Tls,
+    meaning,
+    open_packet,
+    readable,
+    server_of,
+)
+from .symptoms import FORWARDING, PAGE, SYMPTOMS
+from .target import parse_target, same_origin_url
+
+__all__ = ["Finding", "judge", "reached"]
+
+Severity = Literal["error", "warning"]
+
+EXPIRY_WARNING = 14
+"""Days of a certificate below which it is a finding: those of Let's Encrypt are renewed 30 days before their end."""
+
+_REDIRECTS = (301, 302, 303, 307, 308)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is wrong: an ``error`` when clients fail by it, a ``warning`` when some may."""
+
+    id: str
+    severity: Severity
+    title: str
+    evidence: str
+    cause: str
+    fix: str
+    docs: str
+
+
+def finding(
+    symptom: str,
+    evidence: str,
+    *,
+    severity: Severity = "error",
+    title: str | None = None,
+    cause: str | None = None,
+    fix: str | None = None,
+) -> Finding:
+    """A finding with the texts of its symptom, but for those that are given."""
+    known = SYMPTOMS[symptom]
+    docs = f"{PAGE}#{symptom.lower()}"
+    return Finding(symptom, severity, title or known.title, evidence, cause or known.cause, fix or known.fix, docs)
+
+
+def said(name: str, reply: Reply | None) -> str:
+    """A reply as evidence."""
+    if isinstance(reply, Failure):
+        return f"{name}: {reply.kind}, {reply.text}"
+    if reply is None:
+        return f"{name}: not asked"
+    if meaning(reply) is Meaning.OPEN:
+        return f"{name}: {reply.status}, the session opens"
+    return f"{name}: {reply.status}, {readable(reply.body) or 'empty body'}"
+
+
+# --- what keeps an endpoint from opening at all
+
+
+def network(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
+    problem = seen.network
+    if problem is None:
+        return
+    where = f"{seen.target.host} port {seen.target.port}"
+    if problem.kind == "timeout":
+        yield finding("S-01", f"TCP to {where}: no answer in {problem.seconds:.0f} s", title="The port never answers")
+    elif problem.kind == "dns":
+        yield finding("S-02", f"DNS: {problem.text}", title=f"The name {seen.target.host} is not found")
+    else:
+        yield finding("S-02", f"TCP to {where}: {problem.text}", title=f"No connection to {where}")
+
+
+def tls(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
+    if isinstance(seen.tls, Failure):
+        if seen.tls.kind == "timeout":
+            yield finding("S-01", f"TLS: no answer in {seen.tls.seconds:.0f} s", title="TLS never answers")
+        elif seen.tls.kind == "tls" and ("WRONG_VERSION" in seen.tls.text or "RECORD_LAYER" in seen.tls.text):
+            yield finding("S-30", f"TLS: {seen.tls.text}", title="https was asked for, but the port speaks plain HTTP")
+        else:
+            yield finding("S-02", f"TLS: {seen.tls.text}", title="TLS fails")
+    if seen.speaks_tls:
+        evidence = f"{said('polling', seen.polling)}; a TLS handshake on the same port succeeds"
+        yield finding("S-30", evidence, title="http was asked for, but the port speaks TLS")
+
+
+def handshake(seen: Observations, proxies: list[Proxy]) -> Iterator[Finding]:
+    """The handshake over polling, when it doesn't open."""
+    reply, evidence = seen.polling, said("polling", seen.polling)
+    if reply is None or meaning(reply) in (Meaning.OPEN, Meaning.TRANSPORT_OFF):
+        return
+    if isinstance(reply, Failure):
+        symptom = "S-01" if reply.kind == "timeout" else "S-11" if reply.kind == "reset" else "S-02"
+        title = "The connection is closed without an answer" if reply.kind == "reset" else None
+        yield finding(symptom, f"{evidence} after {reply.seconds:.1f} s", title=title)
+        return
+    yield _of_meaning(reply, evidence) or _of_status(seen, reply, evidence, proxies)
+
+
+def _of_meaning(reply: Answer, evidence: str) -> Finding | None:
+    found = meaning(reply)
+    if found in (Meaning.OLD_SERVER, Meaning.VERSION):
+        who = "the server" if found is Meaning.OLD_SERVER else "something on the way, or the server,"
+        return finding("S-23", f"{evidence}; {who} does not speak Engine.IO 4")
+    if found is Meaning.WRONG_PATH:
+        return finding("S-09", evidence)
+    if found is Meaning.BUSY:
+        wait = reply.header("retry-after")
+        return finding("S-37", evidence + (f"; Retry-After: {wait} s" if wait else ""))
+    if found is Meaning.FORBIDDEN:
+        return finding("S-38", evidence)
+    if found is Meaning.ORIGIN:
+        return finding("S-08", evidence)
+    return None
+
+
+def _of_status(seen: Observations, reply: Answer, evidence: str, proxies: list[Proxy]) -> Finding:
+    status, body = reply.status, reply.body
+    named = f" ({', '.join(f'{proxy.name}, by {proxy.evidence}' for proxy in proxies)})" if proxies else ""
+    if "HTTP request was sent to HTTPS port" in body or "HTTP request to an HTTPS server" in body:
+        return finding("S-30", evidence, title="http was asked for, but the port speaks TLS")
+    if status in _REDIRECTS:
+        return redirect(seen, reply)
+    if status == 200:
+        if body.strip():
+            kind = reply.header("content-type") or "without a content type"
+            return finding("S-03", f"{evidence[:160]} ({kind}){named}")
+        by_caddy = any(proxy.name == "caddy" for proxy in proxies)
+        return finding("S-04", evidence + named, cause=None if by_caddy else "a proxy or application has no route here")
+    if status in (401, 407) or reply.header("www-authenticate"):
+        return finding("S-27", f"{evidence}; WWW-Authenticate: {reply.header('www-authenticate') or 'not sent'}")
+    if status == 403:
+        return finding("S-27", evidence + named, title="Something in front refuses the request")
+    if status == 404:
+        if any(proxy.name == "traefik" for proxy in proxies):
+            return finding("S-10", evidence)
+        also = f"; {said('WebSocket', seen.websocket)}" if seen.websocket is not None else ""
+        return finding("S-09", evidence + also + named)
+    if status in (405, 501):
+        return finding("S-21", evidence + named, title="GET is refused")
+    if status == 426:
+        return finding("S-28", evidence + named)
+    if status == 504:
+        return finding("S-01", evidence + named, title="The proxy gave up waiting for the application")
+    if status in (502, 503) or 520 <= status <= 526:
+        return finding("S-11", evidence + named)
+    if status >= 500:
+        return finding("S-11", evidence + named, title="The application fails", cause="an error in the application")
+    return finding("S-03", evidence + named, title="No answer of a Socket.IO server")
+
+
+def redirect(seen: Observations, reply: Answer) -> Finding:
+    location = reply.header("location")
+    evidence = f"{reply.status} to {location.partition('?')[0] or 'nowhere'}"
+    parts = urlsplit(location) if location.isprintable() and "[" not in location else urlsplit("")
+    asked = f"{seen.target.path}/"
+    same_host = not parts.hostname or parts.hostname == seen.target.host
+    same_scheme = not parts.scheme or parts.scheme == seen.target.scheme
+    if same_host and same_scheme and seen.target.slash and parts.path == seen.target.path:
+        return finding("S-17", evidence)
+    if same_host and same_scheme and not seen.target.slash and parts.path == asked:
+        return finding("S-18", evidence)
+    if same_host and parts.path in (asked, seen.target.path, ""):
+        where = parts.netloc.rpartition("@")[2] or seen.target.host
+        return finding("S-16", evidence, fix=f"give clients {parts.scheme or seen.target.scheme}://{where}")
+    if any(word in location.lower() for word in ("login", "signin", "sign-in", "auth", "sso", "cloudflareaccess")):
+        return finding("S-27", evidence, title="A login page takes the request")
+    return finding("S-16", evidence)
+
+
+# --- an endpoint that opens in some ways and not in others: transports, origins, methods, workers
+
+
+def origins(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
+    """The matrix of polling and WebSocket, without and with Origin."""
+    polling, websocket = seen.polling_origin, seen.websocket_origin
+    refused = meaning(polling) is Meaning.ORIGIN
+    by_websocket = (
+        meaning(seen.websocket) is Meaning.OPEN and websocket is not None and meaning(websocket) is not Meaning.OPEN
+    )
+    if refused or (by_websocket and meaning(polling) is not Meaning.OPEN):
+        evidence = f"Origin {seen.origin}: {said('polling', polling)}; {said('WebSocket', websocket)}"
+        if meaning(seen.polling_plain) is Meaning.OPEN:
+            yield finding(
+                "S-08",
+                f"{evidence}; with the other of http and https it opens",
+                cause="the server takes the request for the other scheme: the proxy that ends TLS doesn't send "
+                "X-Forwarded-Proto, or the next proxy drops it; without any proxy, python-engineio alone never looks "
+                "at the scheme (SocketGuard does)",
+            )
+        elif seen.origin_given:
+            yield finding("S-08", evidence)
+        else:
+            yield finding(
+                "S-08",
+                evidence,
+                severity="warning",
+                title="The Origin of the server's own address is refused",
+                fix=f"if your page lives elsewhere, examine again with --origin https://your-page; "
+                f"else {SYMPTOMS['S-08'].fix}",
+            )
+    elif by_websocket:
+        yield finding(
+            "S-07",
+            f"with Origin {seen.origin}: {said('polling', polling)}, {said('WebSocket', websocket)}; "
+            f"without: {said('WebSocket', seen.websocket)}",
+        )
+    elif isinstance(polling, Answer) and meaning(seen.polling) is Meaning.OPEN and meaning(polling) is not Meaning.OPEN:
+        yield finding("S-08", said(f"polling with Origin {seen.origin}", polling))
+
+
+def upgrades(seen: Observations, proxies: list[Proxy]) -> Iterator[Finding]:
+    """WebSocket, when it opens in no way."""
+    reply = seen.websocket
+    if reply is None or Meaning.OPEN in (meaning(reply), meaning(seen.websocket_origin)):
+        return
+    told = [found for found in (meaning(reply), meaning(seen.resent)) if found is not Meaning.OTHER]
+    if Meaning.TRANSPORT_OFF in told:
+        return  # a choice of the server
+    evidence = f"{said('polling', seen.polling)}; {said('WebSocket', reply)}"
+    fixes = [FORWARDING[proxy.name] for proxy in proxies if proxy.name in FORWARDING]
+    forward = f"{SYMPTOMS['S-05'].fix}. {'. '.join(fixes)}" if fixes else None
+    if isinstance(reply, Failure):
+        title = "WebSockets get no answer" if reply.kind == "timeout" else "WebSockets are closed without an answer"
+        yield finding("S-05", evidence, title=title, fix=forward)
+    elif reply.status == 101:
+        yield finding("S-01", evidence, title="The WebSocket opens, and then nothing comes")
+    elif meaning(reply) is Meaning.UPGRADE_LOST:
+        yield finding("S-05", evidence, fix=forward)
+    elif (told_busy := meaning(reply)) in (Meaning.BUSY, Meaning.FORBIDDEN, Meaning.VERSION):
+        symptom = {Meaning.BUSY: "S-37", Meaning.FORBIDDEN: "S-38", Meaning.VERSION: "S-23"}[told_busy]
+        yield finding(symptom, evidence)
+    elif reply.status == 426:
+        yield finding("S-28", evidence)
+    elif reply.status in _REDIRECTS:
+        yield redirect(seen, reply)
+    elif reply.status == 404:
+        yield finding("S-09", evidence, title="WebSockets are routed elsewhere than polling")
+    elif reply.status in (502, 503, 504):
+        yield finding("S-11", evidence, title="The proxy can't open a WebSocket to the application", fix=forward)
+    elif reply.status >= 500:
+        yield finding("S-06", evidence)
+    elif reply.status in (401, 403):
+        yield finding(
+            "S-05",
+            f"{evidence}; {said('the same URL as a plain GET', seen.resent)}",
+            title="WebSockets are refused",
+            cause="the server, or a firewall in front of it, refuses WebSockets whatever their Origin",
+            fix="look at the log of the server for a line about this request; if there is none, something in front "
+            "refuses it",
+        )
+    else:
+        yield finding("S-05", evidence, fix=forward)
+
+
+def methods(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
+    """GET passes, and POST doesn't."""
+    for sticky in seen.sticky:
+        if isinstance(sticky.refused, Answer):
+            if sticky.refused.status == 413:
+                yield finding("S-20", said("POST of 1 byte", sticky.refused))
+            elif meaning(sticky.refused) in (Meaning.OTHER, Meaning.FORBIDDEN):
+                yield finding("S-21", f"{said('GET', seen.polling)}; {said('POST', sticky.refused)}")
+            return
+        if isinstance(sticky.refused, Failure):
+            yield finding("S-21", said("POST", sticky.refused), title="GET works, POST gets no answer")
+            return
+
+
+def stickiness(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
+    """Requests that meet a process which doesn't know their session."""
+    if not seen.sticky or not seen.sticky[0].unknown:
+        return
+    bare = seen.sticky[0]
+    evidence = f"{bare.unknown} of {bare.asked} requests met a process that doesn't know their session"
+    again = seen.sticky[-1]
+    if again.cookies and again.asked and not again.unknown:
+        # Pages of the same origin send the cookie by themselves: that is how sticky sessions are meant.
+        if seen.origin != seen.target.origin:
+            names = ", ".join(bare.cookie_names)
+            yield finding("S-13", f"{evidence}; none of {again.asked} with the cookies ({names})", severity="warning")
+    else:
+        yield finding("S-12", evidence + (f"; with cookies {again.unknown} of {again.asked}" if again.cookies else ""))
+
+
+def cors(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
+    reply = seen.polling_origin
+    if not isinstance(reply, Answer) or meaning(reply) is not Meaning.OPEN:
+        return
+    allowed = reply.all("access-control-allow-origin")
+    credentials = reply.header("access-control-allow-credentials")
+    evidence = f"Origin {seen.origin}: Access-Control-Allow-Origin {', '.join(allowed) or 'is missing'}"
+    if len(allowed) > 1 or any("," in value for value in allowed):
+        yield finding("S-22", evidence, title="The CORS headers are doubled")
+    elif allowed == ["*"] and credentials == "true":
+        yield finding(
+            "S-22",
+            f"{evidence}, Access-Control-Allow-Credentials true",
+            severity="warning",
+            title="CORS allows every origin together with credentials, which browsers refuse",
+        )
+    elif seen.origin == seen.target.origin:
+        return  # a page of the same origin needs no CORS
+    elif not allowed:
+        yield finding("S-22", evidence, title="The answers have no CORS header for this page")
+    elif allowed not in (["*"], [seen.origin]):
+        yield finding("S-22", evidence, title="CORS allows another page, not this one")
+
+
+# --- sessions that have begun: namespaces, tokens, upgrades, heartbeats, lifetimes
+
+
+def joins(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
+    for join in seen.joins:
+        asked = f"CONNECT {join.namespace}"
+        if join.outcome == "silent":
+            yield finding("S-26", f"{asked}: no answer in {join.seconds:.0f} s")
+        elif join.outcome == "closed":
+            yield finding(
+                "S-26",
+                f"{asked}: the connection was closed",
+                title="The connection is closed when a namespace is asked for",
+                cause="the server has another parser than the client (msgpack on one side only), or its connect "
+                "handler failed",
+                fix="give client and server the same parser; look at the server's log for the moment of this check",
+            )
+        elif join.outcome == "refused" and join.wanted and _unknown_namespace(join.message):
+            empty = " (a JavaScript client sees an empty message)" if join.message == "Unable to connect" else ""
+            from_url = join.namespace == seen.target.namespace
+            yield finding(
+                "S-25",
+                f"{asked}: {join.message}{empty}",
+                title=f"The server doesn't know the namespace {join.namespace}",
+                cause=None
+                if from_url
+                else "the name is misspelt, or the server has no handler for it (python-socketio "
+                "knows a namespace by its handlers); a guard answers so for namespaces that are hidden, too",
+            )
+        elif join.outcome == "refused" and join.with_token and not _unknown_namespace(join.message):
+            yield _token_refused(join.namespace, join.message, join.code, seen)
+
+
+def _unknown_namespace(message: str) -> bool:
+    return message in ("Invalid namespace", "Unable to connect")
+
+
+_CODES = {
+    "token_expired": ("the token has expired", "get a new one; let clients give auth as a function, so that they do"),
+    "token_invalid": (
+        "signature, issuer, audience or another claim is not what the server expects",
+        "the server's log has the exact rule: look for the ref, or run socketguard token inspect",
+    ),
+    "token_malformed": ("what was sent is no JWT", "send the bare token, without Bearer and without quotes"),
+    "token_not_yet_valid": ("the clock of the issuer is ahead, or nbf lies in the future", "look at the clocks"),
+    "token_revoked": ("the token, or everything of its subject, was revoked", "log in again"),
+    "insufficient_scope": ("the token is valid but may not enter here", "give it the scopes and claims of the policy"),
+}
+
+
+def _token_refused(namespace: str, message: str, code: str, seen: Observations) -> Finding:
+    evidence = f"CONNECT {namespace}: {message or 'refused without a message'}" + (f" ({code})" if code else "")
+    if seen.token:
+        evidence += f"; {seen.token}"
+    cause, fix = _CODES.get(
+        code,
+        (
+            seen.token_problem or "the server, or its connect handler, refuses this client",
+            "the server's log says more about the moment of this check",
+        ),
+    )
+    return finding(
+        "S-34", evidence, title=f"{namespace} is refused: {message or 'no reason given'}", cause=cause, fix=fix
+    )
+
+
+def upgrade_of_session(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
+    found = seen.upgrade
+    if found is None or found.outcome in ("upgraded", "failed") or any(sticky.unknown for sticky in seen.sticky):
+        return
+    if meaning(found.reply) is Meaning.SESSION_UNKNOWN:
+        yield finding("S-12", said("upgrade", found.reply))
+    elif found.outcome == "silent":
+        yield finding("S-05", "the probe (2probe) got no answer (3probe)", title="The upgrade from polling hangs")
+    else:
+        yield finding("S-05", said("upgrade", found.reply), title="The upgrade from polling is refused")
+
+
+def heartbeat(seen: Observations, proxies: list[Proxy]) -> Iterator[Finding]:
+    announced = next(
+        (data for answer in seen.answers() if (data := open_packet(answer.body)) and "pingInterval" in data), None
+    )
+    if announced is None:
+        return
+    interval, timeout = announced.get("pingInterval"), announced.get("pingTimeout")
+    if not isinstance(interval, int | float) or not isinstance(timeout, int | float):
+        return
+    if interval < 1000:
+        yield finding(
+            "S-14",
+            f"pingInterval: {interval} ms",
+            severity="warning",
+            title="The announced heartbeat can't be right",
+            cause="python-engineio cuts fractions of a second off, and its figures are seconds where Node's are ms",
+            fix="whole seconds: ping_interval=25, ping_timeout=20",
+        )
+        return
+    if any(hold.kind == "idle" and hold.outcome == "held" for hold in seen.holds):
+        return  # seen with one's own eyes
+    for text in at_risk(interval / 1000, timeout / 1000, proxies):
+        yield finding(
+            "S-14",
+            text,
+            severity="warning",
+            title="The heartbeat is slower than the default limit of a proxy in front",
+            fix=f"{SYMPTOMS['S-14'].fix}; to see whether the limit was raised: --idle {interval / 1000 + 10:.0f}",
+        )
+
+
+def holds(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
+    by_kind = {hold.kind: hold for hold in seen.holds}
+    idle, busy, poll = by_kind.get("idle"), by_kind.get("busy"), by_kind.get("poll")
+    if idle is not None and idle.outcome in ("cut", "closed"):
+        end = "without a close frame" if idle.code is None else f"with the code {idle.code}"
+        evidence = f"cut {end} after {idle.seconds:.0f} s, {idle.quiet:.0f} s after the last frame, {idle.pings} pings"
+        both = busy is not None and _was_busy(busy, idle) and abs(busy.seconds - idle.seconds) <= 3
+        if both and idle.outcome == "closed" and not idle.pings:
+            yield finding("S-24", evidence)
+        elif both:
+            yield finding(
+                "S-14",
+                f"{evidence}; a busy connection ended at the same age",
+                title="WebSockets are ended at a fixed age",
+                cause="a limit on the lifetime of a connection, busy or not: no heartbeat helps",
+                fix="raise the limit, and let clients take up their state again after each reconnect",
+            )
+        else:
+            fit = max(5, int(idle.quiet))
+            yield finding(
+                "S-14",
+                evidence,
+                fix=f"raise the limit, or heartbeat=Heartbeat.for_idle_timeout({fit})",
+            )
+    if poll is not None and poll.outcome == "cut":
+        yield finding("S-15", f"{said('GET', poll.reply)} after {poll.seconds:.0f} s")
+
+
+def _was_busy(busy: Hold, idle: Hold) -> bool:
+    """Whether a busy connection was cut that had really been busy: this machine may have been too slow to talk."""
+    return busy.outcome in ("cut", "closed") and (busy.pause <= 2 * CHATTER or busy.pause < idle.quiet)
+
+
+def oversized(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
+    reply = seen.oversized
+    if reply is None or (isinstance(reply, Answer) and reply.status == 200):
+        return
+    if isinstance(reply, Answer) and server_of(reply) is Server.SOCKETGUARD:
+        return  # a guard takes little from a session that has joined nothing
+    yield finding("S-20", said("a POST as large as the server announces", reply), severity="warning")
+
+
+# --- what is wrong beside the connection: certificates, clear text, pages, tokens
+
+
+def certificate(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
+    if isinstance(seen.tls, Tls):
+        if seen.tls.problem:
+            yield finding("S-02", f"TLS: {seen.tls.problem}", title="The certificate is not trusted")
+        elif seen.tls.days_left is not None and seen.tls.days_left < EXPIRY_WARNING:
+            yield finding("S-35", f"{seen.tls.days_left:.0f} days left", severity="warning")
+
+
+def clear_text(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
+    if seen.target.tls or seen.target.loopback:
+        return
+    if seen.origin_given and seen.origin.startswith("https:"):
+        yield finding("S-19", f"the page is {seen.origin}, the address {seen.target.origin}")
+    elif seen.token or any(join.with_token for join in seen.joins):
+        yield finding("S-36", f"a token was given for {seen.target.origin}", severity="warning")
+
+
+def token(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
+    if seen.token_problem and not any(join.with_token and join.outcome == "refused" for join in seen.joins):
+        yield finding(
+            "S-34",
+            seen.token or seen.token_problem,
+            severity="warning",
+            title="The token is not usable",
+            cause=seen.token_problem,
+            fix="give a token that is valid now, without Bearer and without quotes",
+        )
+
+
+def page(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
+    page = seen.page
+    if page is None:
+        return
+    if not isinstance(page.reply, Answer) or page.reply.status != 200:
+        yield finding("S-33", said(page.url, page.reply), severity="warning", title="The page can't be read")
+        return
+    for baked in page.baked:
+        if (
+            page.url.startswith("https:")
+            and baked.url.startswith(("ws:", "http:"))
+            and not parse_target(baked.url).loopback
+        ):
+            yield finding("S-19", f"{baked.url} in {baked.source}", fix=f"write {_secure(baked.url)}")
+        elif not same_origin_url(baked.url, seen.target.origin):
+            yield _other_address(seen, baked)
+        elif baked.path is not None and baked.path.strip("/") != seen.target.path.strip("/"):
+            yield finding(
+                "S-33",
+                f"{baked.source}: path {baked.path}; examined was {seen.target.path}",
+                severity="warning",
+                title="The page was built with another path",
+            )
+
+
+def _other_address(seen: Observations, baked: Baked) -> Finding:
+    answered = f"; {said('there', baked.reply)}" if baked.reply is not None else ""
+    works = meaning(baked.reply) is Meaning.OPEN
+    return finding(
+        "S-33",
+        f"{baked.url} in {baked.source}, not {seen.target.origin}{answered}",
+        severity="warning" if works else "error",
+    )
+
+
+def _secure(url: str) -> str:
+    return url.replace("ws://", "wss://", 1).replace("http://", "https://", 1)
+
+
+def crashes(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
+    for crash in seen.crashes:
+        yield finding("S-00", f"{crash.check}: {crash.text}", severity="warning")
+
+
+# --- all of them
+
+Rule = Callable[[Observations, list[Proxy]], Iterable[Finding]]
+
+# The first of these that finds something explains the rest.
+_BLOCKING: tuple[Rule, ...] = (network, tls, handshake)
+_FURTHER: tuple[Rule, ...] = (
+    *(origins, upgrades, methods, stickiness),
+    *(joins, holds, upgrade_of_session),
+    *(cors, heartbeat, oversized),
+)
+_ALWAYS: tuple[Rule, ...] = (page, token, crashes)
+
+
+def reached(seen: Observations) -> bool:
+    """Whether anything answered by HTTP at all."""
+    return next(seen.answers(), None) is not None
+
+
+def judge(seen: Observations) -> list[Finding]:
+    """The findings, the likeliest cause first; what only follows from a finding is left out."""
+    proxies = recognise(seen.answers())
+    # A browser stops at these, though the doctor went on.
+    found = [*certificate(seen, proxies), *clear_text(seen, proxies)]
+    for rule in _BLOCKING:
+        blocking = list(rule(seen, proxies))
+        found += blocking
+        if blocking:
+            break
+    else:
+        for rule in _FURTHER:
+            found += rule(seen, proxies)
+    for rule in _ALWAYS:
+        found += rule(seen, proxies)
+    unique = {(finding.id, finding.evidence): finding for finding in found}
+    return sorted(unique.values(), key=lambda finding: finding.severity != "error")
