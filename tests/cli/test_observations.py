@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketguard.cli.doctor.fingerprints import Proxy, at_risk, recognise
 from socketguard.cli.doctor.observations import (
     Answer,
     Baked,
     Failure,
     Meaning,
+    Observations,
     PageSeen,
     Reply,
     Server,
@@ -27,6 +27,7 @@ from socketguard.cli.doctor.observations import (
     server_of,
 )
 from socketguard.cli.doctor.page import MAX_BAKED, endpoint, find_baked, read_page, scripts_of
+from socketguard.cli.doctor.rules import at_risk
 from socketguard.cli.doctor.target import parse_target, same_origin_url, web_origin
 from socketguard.cli.token import look
 from socketguard.errors import ConfigurationError
@@ -187,42 +188,22 @@ def test_no_body_breaks_the_reading(status: int, body: str) -> None:
 # --- proxies ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("answer", "name", "evidence"),
-    [
-        (Answer(200, (("server", "nginx/1.22.1"),)), "nginx", "server: nginx/1.22.1"),
-        (Answer(200, (("server", "uvicorn"), ("server", "Caddy"))), "caddy", "server: Caddy"),
-        (Answer(200, (("cf-ray", "8f"), ("server", "cloudflare"))), "cloudflare", "the header cf-ray"),
-        (Answer(200, (("set-cookie", "AWSALB=secret; path=/"),)), "aws-alb", "the header set-cookie"),
-        (Answer(200, (("via", "1.1 vegur"),)), "heroku", "via: 1.1 vegur"),
-        (Answer(502, (), "<hr><center>nginx/1.22.1</center>"), "nginx", "its error page for 502"),
-        (
-            Answer(503, (), "<html><body><h1>503</h1>\nNo server is available to handle this request.\n"),
-            "haproxy",
-            "its error page for 503",
-        ),
-        (Answer(404, (), "404 page not found\n"), "traefik", "its answer for 404"),
-        (Answer(522, (), "x"), "cloudflare", "the status 522"),
-    ],
-)
-def test_a_proxy_is_recognised(answer: Answer, name: str, evidence: str) -> None:
-    assert recognise([answer, answer]) == [Proxy(name, evidence)]
-
-
-def test_a_server_is_no_proxy() -> None:
-    assert recognise([Answer(200, (("server", "uvicorn"),), PYTHON_OPEN)]) == []
-    assert recognise([Answer(404, (("server", "uvicorn"),), "404 page not found\n")]) == []
+def test_the_proxies_of_all_answers_each_once() -> None:
+    nginx = Answer(200, (("server", "nginx/1.22.1"),))
+    seen = Observations(parse_target("https://h"), polling=nginx, preflight=nginx, resent=Answer(522, (), "x"))
+    assert seen.proxies() == {"nginx": "server: nginx/1.22.1", "cloudflare": "the status 522"}
+    seen = Observations(parse_target("https://h"), polling=Answer(200, (("server", "uvicorn"),), PYTHON_OPEN))
+    assert seen.proxies() == {}
 
 
 def test_the_heartbeat_against_the_proxies() -> None:
-    nginx = [Proxy("nginx", "")]
-    assert at_risk(25, 20, nginx) == []
-    assert at_risk(50, 20, nginx) == []
-    (text,) = at_risk(75, 20, nginx)
+    assert at_risk(25, 20, ["nginx"]) == []
+    assert at_risk(50, 20, ["nginx"]) == []
+    (text,) = at_risk(75, 20, ["nginx"])
     assert "proxy_read_timeout of nginx (60 s)" in text
-    assert at_risk(75, 20, [Proxy("traefik", "")]) == []
-    assert at_risk(75, 20, [Proxy("istio", "")]) == []
-    assert at_risk(75_000, 20, nginx) == []
+    assert at_risk(75, 20, ["traefik"]) == []
+    assert at_risk(75, 20, ["istio"]) == []
+    assert at_risk(75_000, 20, ["nginx"]) == []
 
 
 # --- tokens ----------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from socketguard import Heartbeat, SocketGuard
+from socketguard import Heartbeat, Limits, SocketGuard
 from socketguard.testing import make_auth
 
 
@@ -103,5 +103,7 @@ if SETTINGS.guarded:
         namespaces=["/", "/messages", "/scheduler", "/hangs"],
         heartbeat=Heartbeat(SETTINGS.interval, SETTINGS.timeout),
         trusted_proxies=["127.0.0.1"],
+        # All that the tests break comes from one address.
+        limits=Limits(failures_per_address=None),
         **SETTINGS.options,
     )

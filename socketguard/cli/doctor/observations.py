@@ -12,32 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .target import Target
+from socketguard.proxies.traces import recognise_answer
 
-__all__ = [
-    "CHATTER",
-    "Answer",
-    "Baked",
-    "Crash",
-    "Failure",
-    "FailureKind",
-    "Hold",
-    "Join",
-    "Meaning",
-    "Observations",
-    "PageSeen",
-    "Reply",
-    "Server",
-    "Stickiness",
-    "Tls",
-    "Upgrade",
-    "describe",
-    "meaning",
-    "open_packet",
-    "packets",
-    "readable",
-    "server_of",
-]
+from .target import Target
 
 CHATTER = 1.0
 """Seconds between two frames of the doctor on a connection that it keeps busy."""
@@ -221,6 +198,14 @@ class Observations:
             self.oversized,
         )
         return (reply for reply in asked if isinstance(reply, Answer))
+
+    def proxies(self) -> dict[str, str]:
+        """The proxies that left a trace in an answer, and by what each was told."""
+        found: dict[str, str] = {}
+        for answer in self.answers():
+            for name, evidence in recognise_answer(answer.status, answer.headers, answer.body):
+                found.setdefault(name, evidence)
+        return found
 
 
 # --- what an answer means

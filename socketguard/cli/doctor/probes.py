@@ -13,7 +13,6 @@ from websockets.exceptions import ConnectionClosed
 
 from socketguard.cli.token import look
 
-from .fingerprints import at_risk, recognise
 from .network import Channel, Network, PollingChannel, hold, join
 from .observations import (
     Answer,
@@ -32,28 +31,8 @@ from .observations import (
     server_of,
 )
 from .page import endpoint, read_page
+from .rules import at_risk
 from .target import same_origin_url
-
-__all__ = [
-    "Examination",
-    "Line",
-    "Mark",
-    "body",
-    "dns",
-    "heartbeat",
-    "held",
-    "namespaces",
-    "page",
-    "polling",
-    "preflight",
-    "sticky",
-    "tcp",
-    "tls",
-    "token",
-    "upgrade",
-    "url",
-    "websocket",
-]
 
 SESSIONS, REQUESTS = 3, 4
 """How many polling sessions are begun to see whether their requests meet the same process, and requests in each."""
@@ -434,10 +413,9 @@ async def heartbeat(examination: Examination) -> Line:
     interval = examination.interval()
     if interval is None:
         return Line("skipped", "no session")
-    answers = list(examination.seen.answers())
-    proxies = recognise(answers)
-    server = next((found for answer in answers if (found := server_of(answer))), None)
-    names = ", ".join(f"{proxy.name} (by {proxy.evidence})" for proxy in proxies) or "no proxy left a trace"
+    proxies = examination.seen.proxies()
+    server = next((found for answer in examination.seen.answers() if (found := server_of(answer))), None)
+    names = ", ".join(f"{name} (by {evidence})" for name, evidence in proxies.items()) or "no proxy left a trace"
     risks = at_risk(interval, 20, proxies)
     return Line(
         "bad" if risks else "good",

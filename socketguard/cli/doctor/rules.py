@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
-from .fingerprints import Proxy, at_risk, recognise
+from socketguard.errors import ConfigurationError
+from socketguard.proxies.heartbeat import Heartbeat
+from socketguard.proxies.profiles import PROFILES, LimitKind
+
 from .observations import (
     CHATTER,
     Answer,
@@ -27,9 +30,11 @@ from .observations import (
 from .symptoms import FORWARDING, PAGE, SYMPTOMS
 from .target import parse_target, same_origin_url
 
-__all__ = ["Finding", "judge", "reached"]
+__all__ = ["Finding", "at_risk", "judge", "reached"]
 
 Severity = Literal["error", "warning"]
+Proxies = Mapping[str, str]
+"""Those that left a trace, and by what each was told."""
 
 EXPIRY_WARNING = 14
 """Days of a certificate below which it is a finding: those of Let's Encrypt are renewed 30 days before their end."""
@@ -79,7 +84,7 @@ def said(name: str, reply: Reply | None) -> str:
 # --- what keeps an endpoint from opening at all
 
 
-def network(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
+def network(seen: Observations, _: Proxies) -> Iterator[Finding]:
     problem = seen.network
     if problem is None:
         return
@@ -92,7 +97,7 @@ def network(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
         yield finding("S-02", f"TCP to {where}: {problem.text}", title=f"No connection to {where}")
 
 
-def tls(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
+def tls(seen: Observations, _: Proxies) -> Iterator[Finding]:
     if isinstance(seen.tls, Failure):
         if seen.tls.kind == "timeout":
             yield finding("S-01", f"TLS: no answer in {seen.tls.seconds:.0f} s", title="TLS never answers")
@@ -105,7 +110,7 @@ def tls(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
         yield finding("S-30", evidence, title="http was asked for, but the port speaks TLS")
 
 
-def handshake(seen: Observations, proxies: list[Proxy]) -> Iterator[Finding]:
+def handshake(seen: Observations, proxies: Proxies) -> Iterator[Finding]:
     """The handshake over polling, when it doesn't open."""
     reply, evidence = seen.polling, said("polling", seen.polling)
     if reply is None or meaning(reply) in (Meaning.OPEN, Meaning.TRANSPORT_OFF):
@@ -135,9 +140,9 @@ def _of_meaning(reply: Answer, evidence: str) -> Finding | None:
     return None
 
 
-def _of_status(seen: Observations, reply: Answer, evidence: str, proxies: list[Proxy]) -> Finding:
+def _of_status(seen: Observations, reply: Answer, evidence: str, proxies: Proxies) -> Finding:
     status, body = reply.status, reply.body
-    named = f" ({', '.join(f'{proxy.name}, by {proxy.evidence}' for proxy in proxies)})" if proxies else ""
+    named = f" ({', '.join(f'{name}, by {evidence}' for name, evidence in proxies.items())})" if proxies else ""
     if "HTTP request was sent to HTTPS port" in body or "HTTP request to an HTTPS server" in body:
         return finding("S-30", evidence, title="http was asked for, but the port speaks TLS")
     if status in _REDIRECTS:
@@ -146,14 +151,14 @@ def _of_status(seen: Observations, reply: Answer, evidence: str, proxies: list[P
         if body.strip():
             kind = reply.header("content-type") or "without a content type"
             return finding("S-03", f"{evidence[:160]} ({kind}){named}")
-        by_caddy = any(proxy.name == "caddy" for proxy in proxies)
-        return finding("S-04", evidence + named, cause=None if by_caddy else "a proxy or application has no route here")
+        cause = None if "caddy" in proxies else "a proxy or application has no route here"
+        return finding("S-04", evidence + named, cause=cause)
     if status in (401, 407) or reply.header("www-authenticate"):
         return finding("S-27", f"{evidence}; WWW-Authenticate: {reply.header('www-authenticate') or 'not sent'}")
     if status == 403:
         return finding("S-27", evidence + named, title="Something in front refuses the request")
     if status == 404:
-        if any(proxy.name == "traefik" for proxy in proxies):
+        if "traefik" in proxies:
             return finding("S-10", evidence)
         also = f"; {said('WebSocket', seen.websocket)}" if seen.websocket is not None else ""
         return finding("S-09", evidence + also + named)
@@ -192,7 +197,7 @@ def redirect(seen: Observations, reply: Answer) -> Finding:
 # --- an endpoint that opens in some ways and not in others: transports, origins, methods, workers
 
 
-def origins(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
+def origins(seen: Observations, _: Proxies) -> Iterator[Finding]:
     """The matrix of polling and WebSocket, without and with Origin."""
     polling, websocket = seen.polling_origin, seen.websocket_origin
     refused = meaning(polling) is Meaning.ORIGIN
@@ -230,7 +235,7 @@ def origins(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
         yield finding("S-08", said(f"polling with Origin {seen.origin}", polling))
 
 
-def upgrades(seen: Observations, proxies: list[Proxy]) -> Iterator[Finding]:
+def upgrades(seen: Observations, proxies: Proxies) -> Iterator[Finding]:
     """WebSocket, when it opens in no way."""
     reply = seen.websocket
     if reply is None or Meaning.OPEN in (meaning(reply), meaning(seen.websocket_origin)):
@@ -239,7 +244,7 @@ def upgrades(seen: Observations, proxies: list[Proxy]) -> Iterator[Finding]:
     if Meaning.TRANSPORT_OFF in told:
         return  # a choice of the server
     evidence = f"{said('polling', seen.polling)}; {said('WebSocket', reply)}"
-    fixes = [FORWARDING[proxy.name] for proxy in proxies if proxy.name in FORWARDING]
+    fixes = [FORWARDING[name] for name in proxies if name in FORWARDING]
     forward = f"{SYMPTOMS['S-05'].fix}. {'. '.join(fixes)}" if fixes else None
     if isinstance(reply, Failure):
         title = "WebSockets get no answer" if reply.kind == "timeout" else "WebSockets are closed without an answer"
@@ -274,7 +279,7 @@ def upgrades(seen: Observations, proxies: list[Proxy]) -> Iterator[Finding]:
         yield finding("S-05", evidence, fix=forward)
 
 
-def methods(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
+def methods(seen: Observations, _: Proxies) -> Iterator[Finding]:
     """GET passes, and POST doesn't."""
     for sticky in seen.sticky:
         if isinstance(sticky.refused, Answer):
@@ -288,7 +293,7 @@ def methods(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
             return
 
 
-def stickiness(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
+def stickiness(seen: Observations, _: Proxies) -> Iterator[Finding]:
     """Requests that meet a process which doesn't know their session."""
     if not seen.sticky or not seen.sticky[0].unknown:
         return
@@ -304,7 +309,7 @@ def stickiness(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
         yield finding("S-12", evidence + (f"; with cookies {again.unknown} of {again.asked}" if again.cookies else ""))
 
 
-def cors(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
+def cors(seen: Observations, _: Proxies) -> Iterator[Finding]:
     reply = seen.polling_origin
     if not isinstance(reply, Answer) or meaning(reply) is not Meaning.OPEN:
         return
@@ -331,7 +336,7 @@ def cors(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
 # --- sessions that have begun: namespaces, tokens, upgrades, heartbeats, lifetimes
 
 
-def joins(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
+def joins(seen: Observations, _: Proxies) -> Iterator[Finding]:
     for join in seen.joins:
         asked = f"CONNECT {join.namespace}"
         if join.outcome == "silent":
@@ -394,7 +399,7 @@ def _token_refused(namespace: str, message: str, code: str, seen: Observations) 
     )
 
 
-def upgrade_of_session(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
+def upgrade_of_session(seen: Observations, _: Proxies) -> Iterator[Finding]:
     found = seen.upgrade
     if found is None or found.outcome in ("upgraded", "failed") or any(sticky.unknown for sticky in seen.sticky):
         return
@@ -406,7 +411,29 @@ def upgrade_of_session(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
         yield finding("S-05", said("upgrade", found.reply), title="The upgrade from polling is refused")
 
 
-def heartbeat(seen: Observations, proxies: list[Proxy]) -> Iterator[Finding]:
+def at_risk(interval: float, timeout: float, proxies: Iterable[str]) -> list[str]:
+    """Say where the announced heartbeat does not fit the idle limits that these proxies have by default.
+
+    Only idle limits are judged, and only an interval that does not fit: the limits of a good deployment may have been
+    raised, which nobody sees from outside.
+    """
+    known = tuple(name for name in proxies if name in PROFILES)
+    try:
+        heartbeat = Heartbeat(max(1, round(interval)), max(1, round(timeout)), proxies=known)
+    except ConfigurationError:  # a server may announce anything
+        return []
+    smallest = [
+        limit.seconds
+        for name in known
+        for limit in PROFILES[name].limits
+        if limit.kind is LimitKind.IDLE and limit.websocket and limit.seconds is not None
+    ]
+    if not smallest or interval < min(smallest):
+        return []
+    return [found.text for found in heartbeat.findings(transports=["websocket"]) if found.id == "SG001"]
+
+
+def heartbeat(seen: Observations, proxies: Proxies) -> Iterator[Finding]:
     announced = next(
         (data for answer in seen.answers() if (data := open_packet(answer.body)) and "pingInterval" in data), None
     )
@@ -437,7 +464,7 @@ def heartbeat(seen: Observations, proxies: list[Proxy]) -> Iterator[Finding]:
         )
 
 
-def holds(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
+def holds(seen: Observations, _: Proxies) -> Iterator[Finding]:
     by_kind = {hold.kind: hold for hold in seen.holds}
     idle, busy, poll = by_kind.get("idle"), by_kind.get("busy"), by_kind.get("poll")
     if idle is not None and idle.outcome in ("cut", "closed"):
@@ -470,7 +497,7 @@ def _was_busy(busy: Hold, idle: Hold) -> bool:
     return busy.outcome in ("cut", "closed") and (busy.pause <= 2 * CHATTER or busy.pause < idle.quiet)
 
 
-def oversized(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
+def oversized(seen: Observations, _: Proxies) -> Iterator[Finding]:
     reply = seen.oversized
     if reply is None or (isinstance(reply, Answer) and reply.status == 200):
         return
@@ -482,7 +509,7 @@ def oversized(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
 # --- what is wrong beside the connection: certificates, clear text, pages, tokens
 
 
-def certificate(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
+def certificate(seen: Observations, _: Proxies) -> Iterator[Finding]:
     if isinstance(seen.tls, Tls):
         if seen.tls.problem:
             yield finding("S-02", f"TLS: {seen.tls.problem}", title="The certificate is not trusted")
@@ -490,7 +517,7 @@ def certificate(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
             yield finding("S-35", f"{seen.tls.days_left:.0f} days left", severity="warning")
 
 
-def clear_text(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
+def clear_text(seen: Observations, _: Proxies) -> Iterator[Finding]:
     if seen.target.tls or seen.target.loopback:
         return
     if seen.origin_given and seen.origin.startswith("https:"):
@@ -499,7 +526,7 @@ def clear_text(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
         yield finding("S-36", f"a token was given for {seen.target.origin}", severity="warning")
 
 
-def token(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
+def token(seen: Observations, _: Proxies) -> Iterator[Finding]:
     if seen.token_problem and not any(join.with_token and join.outcome == "refused" for join in seen.joins):
         yield finding(
             "S-34",
@@ -511,7 +538,7 @@ def token(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
         )
 
 
-def page(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
+def page(seen: Observations, _: Proxies) -> Iterator[Finding]:
     page = seen.page
     if page is None:
         return
@@ -550,14 +577,14 @@ def _secure(url: str) -> str:
     return url.replace("ws://", "wss://", 1).replace("http://", "https://", 1)
 
 
-def crashes(seen: Observations, _: list[Proxy]) -> Iterator[Finding]:
+def crashes(seen: Observations, _: Proxies) -> Iterator[Finding]:
     for crash in seen.crashes:
         yield finding("S-00", f"{crash.check}: {crash.text}", severity="warning")
 
 
 # --- all of them
 
-Rule = Callable[[Observations, list[Proxy]], Iterable[Finding]]
+Rule = Callable[[Observations, Proxies], Iterable[Finding]]
 
 # The first of these that finds something explains the rest.
 _BLOCKING: tuple[Rule, ...] = (network, tls, handshake)
@@ -576,7 +603,7 @@ def reached(seen: Observations) -> bool:
 
 def judge(seen: Observations) -> list[Finding]:
     """The findings, the likeliest cause first; what only follows from a finding is left out."""
-    proxies = recognise(seen.answers())
+    proxies = seen.proxies()
     # A browser stops at these, though the doctor went on.
     found = [*certificate(seen, proxies), *clear_text(seen, proxies)]
     for rule in _BLOCKING:

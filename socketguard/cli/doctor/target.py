@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
+from socketguard.check import is_loopback
 from socketguard.errors import ConfigurationError
 
 __all__ = ["DEFAULT_PATH", "Target", "parse_target", "same_origin_url", "web_origin"]
@@ -57,7 +57,7 @@ class Target:
     @property
     def loopback(self) -> bool:
         """Whether the host is this machine, by its name."""
-        return _is_loopback(self.host)
+        return _is_local(self.host)
 
     def url(self, transport: str, *, sid: str | None = None, websocket: bool = False) -> str:
         """The URL of a request over ``polling`` or ``websocket``; ``websocket=True`` makes it begin with ws or wss."""
@@ -121,7 +121,7 @@ def _split(url: str, option: str) -> tuple[SplitResult, list[str]]:
     notes: list[str] = []
     wanted = "write it as a client does, such as https://crm.example.com"
     if "://" not in url:
-        local = _is_loopback(urlsplit(f"//{url}").hostname or "") if _splits(f"//{url}") else False
+        local = _is_local(urlsplit(f"//{url}").hostname or "") if _splits(f"//{url}") else False
         url = f"{'http' if local else 'https'}://{url}"
         notes.append(f"the URL has no scheme; {url.partition(':')[0]} was taken")
     if not _splits(url):
@@ -146,10 +146,5 @@ def _splits(url: str) -> bool:
         return False
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _is_local(host: str) -> bool:
+    return host.endswith(".localhost") or is_loopback(host)  # RFC 6761 section 6.3
