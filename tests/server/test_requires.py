@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
+import inspect
 import json
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import socketio
 
-from socketguard import NamespacePolicy, SocketGuard, current_connection
-from socketguard.testing import Refused, capture_events, join, make_auth, mint
-from tests.core.driver import (
+from socketguard import ConfigurationError, NamespacePolicy, SocketGuard, current_connection
+from socketguard.testing import Refused, join, make_auth, mint
+from tests.scripted import (
+    Client,
+    Clock,
+    Events,
     Guarded,
-    Polling,
     connect_packet,
     guarded,
     joined_wire,
-    nothing_left,
+    lines,
     open_wire,
     until,
 )
 
 Register = Callable[[Any, list[Any]], None]
-
-
-def lines(events: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    return [event for event in events if event["event"] == f"socketguard.{name}"]
 
 
 def asynchronous(server: Any, seen: list[Any]) -> None:
@@ -92,17 +93,18 @@ def case_of(style: Register, seen: list[Any], **options: Any) -> Guarded:
 
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("async_handlers", [True, False])
-async def test_an_event_without_its_scope_is_answered_and_not_dispatched(style: Register, async_handlers: bool) -> None:
+async def test_an_event_without_its_scope_is_answered_and_not_dispatched(
+    style: Register, async_handlers: bool, events: Events
+) -> None:
     seen: list[Any] = []
     case = case_of(style, seen, server_options={"async_handlers": async_handlers})
-    with capture_events() as events:
-        async with join(case.app, "/messages", token=mint(scope="messages:read")) as reader:
-            said = await reader.call("save", "text")
-            # Without an acknowledgement there is nobody to tell; the line is written all the same.
-            await reader.emit("save", "more")
-            assert (await reader.call("save", "again"))["ok"] is False
-        async with join(case.app, "/messages", token=mint(scope="messages:read messages:write")) as writer:
-            assert await writer.call("save", "text", 1) == "saved"
+    async with join(case.app, "/messages", token=mint(scope="messages:read")) as reader:
+        said = await reader.call("save", "text")
+        # Without an acknowledgement there is nobody to tell; the line is written all the same.
+        await reader.emit("save", "more")
+        assert (await reader.call("save", "again"))["ok"] is False
+    async with join(case.app, "/messages", token=mint(scope="messages:read messages:write")) as writer:
+        assert await writer.call("save", "text", 1) == "saved"
     assert seen == [("text", 1)]
     rejected = lines(events, "event.rejected")
     line = rejected[0]
@@ -119,13 +121,12 @@ async def test_an_event_without_its_scope_is_answered_and_not_dispatched(style: 
     assert (line["required"], line["missing"]) == (["messages:write"], ["messages:write"])
     assert (line["namespace"], line["subject"], line["sid"]) == ("/messages", "user-1", reader.sid)
     assert not lines(events, "handler.failed")
-    nothing_left(case)
 
 
 async def test_over_polling() -> None:
     seen: list[Any] = []
     case = case_of(asynchronous, seen)
-    client = await Polling(case.app).open()
+    client = await Client(case.app, "polling").open()
     await client.join(token=mint(scope="messages:read"))
     await client.post('42/messages,3["save","text"]')
     frame = await client.frame()
@@ -133,7 +134,6 @@ async def test_over_polling() -> None:
     assert json.loads(frame[len("43/messages,3") :])[0]["code"] == "insufficient_scope"
     assert seen == []
     await client.close()
-    nothing_left(case)
 
 
 async def test_binary_events() -> None:
@@ -147,31 +147,27 @@ async def test_binary_events() -> None:
     assert str(await wire.frame()).startswith('43/messages,4[{"ok":false,"code":"insufficient_scope"')
     assert seen == []
     await wire.close()
-    nothing_left(case)
 
 
-async def test_the_name_of_a_hostile_event_is_neutralised_in_the_log() -> None:
+async def test_the_name_of_a_hostile_event_is_neutralised_in_the_log(events: Events) -> None:
     case = case_of(any_event, [])
-    with capture_events() as events:
-        async with join(case.app, "/messages", token=mint()) as client:
-            await client.call("\x1b[31m\n" + "x" * 500)
+    async with join(case.app, "/messages", token=mint()) as client:
+        await client.call("\x1b[31m\n" + "x" * 500)
     (line,) = lines(events, "event.rejected")
     assert "\x1b" not in line["event_name"]
     assert "\n" not in line["event_name"]
     assert len(line["event_name"]) <= 80
 
 
-async def test_many_refused_events_do_not_fill_the_log() -> None:
+async def test_many_refused_events_do_not_fill_the_log(events: Events) -> None:
     case = case_of(asynchronous, [])
-    with capture_events() as events:
-        async with join(case.app, "/messages", token=mint()) as client:
-            for _ in range(200):
-                assert (await client.call("save"))["ok"] is False
+    async with join(case.app, "/messages", token=mint()) as client:
+        for _ in range(200):
+            assert (await client.call("save"))["ok"] is False
     assert 0 < len(lines(events, "event.rejected")) < 100
-    nothing_left(case)
 
 
-async def test_a_rate_is_per_connection() -> None:
+async def test_a_rate_is_per_connection(events: Events) -> None:
     seen: list[Any] = []
 
     def prepare(server: Any) -> None:
@@ -182,13 +178,12 @@ async def test_a_rate_is_per_connection() -> None:
             return "saved"
 
     case = guarded("/messages", "/other", prepare=prepare)
-    with capture_events() as events:
-        async with join(case.app, "/messages", token=mint()) as first:
-            assert [await first.call("save") for _ in range(2)] == ["saved", "saved"]
-            said = await first.call("save")
-            assert await first.call("echo", 1) == 1, "another handler"
-            async with join(case.app, "/messages", token=mint()) as second:
-                assert await second.call("save") == "saved"
+    async with join(case.app, "/messages", token=mint()) as first:
+        assert [await first.call("save") for _ in range(2)] == ["saved", "saved"]
+        said = await first.call("save")
+        assert await first.call("echo", 1) == 1, "another handler"
+        async with join(case.app, "/messages", token=mint()) as second:
+            assert await second.call("save") == "saved"
     assert len(seen) == 3
     (line,) = lines(events, "event.rejected")
     assert (line["reason"], line["detail"], line["limit"]) == ("rate_limited", "rate", "2/day")
@@ -202,12 +197,10 @@ async def test_a_rate_is_per_connection() -> None:
         "retry": "backoff",
         "ref": line["ref"],
     }
-    assert len(case.seam.budget) == 0, "no failure of the address"
-    nothing_left(case)
 
 
 @pytest.mark.parametrize("style", ["function", "synchronous", "class"])
-async def test_on_a_connect_handler_it_refuses_the_client(style: str) -> None:
+async def test_on_a_connect_handler_it_refuses_the_client(style: str, events: Events) -> None:
     seen: list[str] = []
 
     def prepare(server: Any) -> None:
@@ -235,25 +228,23 @@ async def test_on_a_connect_handler_it_refuses_the_client(style: str) -> None:
             server.register_namespace(Messages("/messages"))
 
     case = guarded("/other", prepare=prepare, namespaces=["/messages"])
-    with capture_events() as events:
-        wire = await open_wire(case.app)
-        await wire.send(connect_packet(token=mint(scope="messages:read")))
-        said = json.loads(str(await wire.frame()).removeprefix("44/messages,"))
-        (line,) = lines(events, "connection.rejected")
-        assert said == {
-            "message": "Forbidden",
-            "data": {"code": "insufficient_scope", "retry": "never", "ref": line["ref"]},
-        }
-        assert (line["reason"], line["detail"]) == ("insufficient_scope", "scope_missing")
-        assert line["missing"] == ["messages:write"]
-        assert not lines(events, "event.rejected")
-        assert seen == []
-        await wire.send(connect_packet(token=mint(scope="messages:write")))
-        assert str(await wire.frame()).startswith("40/messages,")
+    wire = await open_wire(case.app)
+    await wire.send(connect_packet(token=mint(scope="messages:read")))
+    said = json.loads(str(await wire.frame()).removeprefix("44/messages,"))
+    (line,) = lines(events, "connection.rejected")
+    assert said == {
+        "message": "Forbidden",
+        "data": {"code": "insufficient_scope", "retry": "never", "ref": line["ref"]},
+    }
+    assert (line["reason"], line["detail"]) == ("insufficient_scope", "scope_missing")
+    assert line["missing"] == ["messages:write"]
+    assert not lines(events, "event.rejected")
+    assert seen == []
+    await wire.send(connect_packet(token=mint(scope="messages:write")))
+    assert str(await wire.frame()).startswith("40/messages,")
     assert len(seen) == 1
     assert case.guard.status()["refused"] == {"insufficient_scope": 1}
     await wire.close()
-    nothing_left(case)
 
 
 async def test_a_disconnect_handler_runs_whatever_the_client_may_do() -> None:
@@ -269,7 +260,6 @@ async def test_a_disconnect_handler_runs_whatever_the_client_may_do() -> None:
     wire, sid = await joined_wire(case.app)
     await wire.close()
     assert seen == [sid]
-    nothing_left(case)
 
 
 async def test_what_a_refresh_has_changed_holds_at_once() -> None:
@@ -283,7 +273,6 @@ async def test_what_a_refresh_has_changed_holds_at_once() -> None:
         answer = await client.call("socketguard:refresh", {"token": mint(scope="messages:write")})
         assert await client.call("save", 3) == "saved"
     assert seen == [(1,), (3,)]
-    nothing_left(case)
 
 
 async def test_the_anonymous_have_no_scopes() -> None:
@@ -296,7 +285,6 @@ async def test_the_anonymous_have_no_scopes() -> None:
     async with join(case.app, "/messages") as client:
         assert (await client.call("save"))["code"] == "insufficient_scope"
     assert seen == []
-    nothing_left(case)
 
 
 async def test_it_may_be_written_with_the_guard_at_hand() -> None:
@@ -317,6 +305,7 @@ async def test_it_may_be_written_with_the_guard_at_hand() -> None:
 
 async def test_without_a_guard_the_handler_fails_closed() -> None:
     server = socketio.AsyncServer(async_mode="asgi", monitor_clients=False, async_handlers=False)
+    server.on("echo", lambda sid, value: value, namespace="/messages")
     seen: list[Any] = []
     asynchronous(server, seen)
     guard = SocketGuard.protect(server, auth=make_auth(), logger=False)
@@ -324,9 +313,8 @@ async def test_without_a_guard_the_handler_fails_closed() -> None:
     async with join(app, "/messages", token=mint(scope="messages:write")) as client:
         guard.detach()
         await client.emit("save", "text")
-        # The next packet is handled after it: python-engineio handles one after the other.
-        await client._wire.send("40/messages,")
-        await client._wire.frame()
+        # The next event is handled after it.
+        assert await client.call("echo", 1) == 1
     assert seen == []
 
 
@@ -696,3 +684,123 @@ async def test_a_shielded_connect_handler_is_found_too() -> None:
     async with join(app, "/messages", token=mint()):
         (finding,) = [finding for finding in guard.check() if finding.id == "SG017"]
     assert "'connect' in '/messages'" in finding.text
+
+
+# How it is written
+
+
+@pytest.mark.parametrize(
+    ("scopes", "options", "option", "text"),
+    [
+        ((), {}, "scopes", r"asks for nothing; write @guard\.requires\(\"messages:write\"\)"),
+        (("",), {}, "scopes", "non-empty"),
+        ((5,), {}, "scopes", "non-empty strings"),
+        ((print,), {}, "scopes", "strings"),
+        ((["a"],), {}, "scopes", "strings"),
+        (("a",), {"rate": "often"}, "rate", "rate is 'often'"),
+        (("a",), {"rate": 5}, "rate", "rate is 5"),
+        ((), {"rate": "0/second"}, "rate", "30/minute"),
+    ],
+)
+def test_what_can_not_be_asked_for(scopes: Any, options: Any, option: str, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=text) as caught:
+        SocketGuard.requires(*scopes, **options)
+    assert caught.value.option == option
+
+
+def test_only_handlers_are_decorated() -> None:
+    with pytest.raises(ConfigurationError, match="decorates a handler, not a str") as caught:
+        SocketGuard.requires("a")("handler")  # type: ignore[type-var]
+    assert caught.value.option == "scopes"
+
+
+def test_what_can_not_be_told_from_others_is_not_decorated() -> None:
+    class Slots:
+        __slots__ = ()
+
+        def __call__(self) -> None: ...
+
+    for wrong in (Slots(), Slots().__call__):
+        with pytest.raises(ConfigurationError, match="takes no weak references; write a function"):
+            SocketGuard.requires("a")(wrong)
+
+
+async def test_odd_decorators_are_followed_to_their_end() -> None:
+    seen: list[Any] = []
+
+    class Slots:
+        __slots__ = ()
+
+        def __call__(self, *args: Any) -> str:
+            return "saved"
+
+    def register(server: Any, requires: Any, seen: list[Any]) -> None:
+        async def strange(*args: Any) -> str:
+            return "saved"
+
+        strange.__wrapped__ = strange  # type: ignore[attr-defined]
+        requires("messages:write")(server.on("save", namespace="/messages")(strange))
+        wrapping = functools.partial(Slots())
+        wrapping.__wrapped__ = Slots()  # type: ignore[attr-defined]
+        requires("messages:write")(server.on("more", namespace="/messages")(wrapping))
+
+    app, _ = above(register, seen, "before")
+    async with join(app, "/messages", token=mint()) as client:
+        for event in ("save", "more"):
+            assert (await client.call(event))["code"] == "insufficient_scope"
+    async with join(app, "/messages", token=mint(scope="messages:write")) as client:
+        for event in ("save", "more"):
+            assert await client.call(event) == "saved"
+
+
+def test_the_handler_keeps_its_name_and_parameters() -> None:
+    def save(sid: str, text: str = "") -> None:
+        """Saves."""
+
+    decorated = SocketGuard.requires("messages:write")(save)
+    assert (decorated.__name__, decorated.__doc__) == ("save", "Saves.")
+    assert inspect.signature(decorated) == inspect.signature(save)
+
+
+def test_outside_a_handler_there_is_nobody_to_ask() -> None:
+    with pytest.raises(LookupError, match=r"outside a Socket\.IO handler"):
+        SocketGuard.requires("messages:write")(lambda sid: None)("s")
+
+
+def test_nothing_is_kept_of_handlers_that_are_gone() -> None:
+    def make() -> tuple[Any, ...]:
+        class Space:
+            def save(self) -> None: ...
+
+        space = Space()
+
+        def save() -> None:
+            space.save()
+
+        SocketGuard.requires("a")(save)
+        SocketGuard.requires("a")(space.save)
+        return weakref.ref(space), weakref.ref(save), weakref.ref(Space.save)
+
+    kept = make()
+    gc.collect()
+    assert [each() for each in kept] == [None] * 3
+
+
+async def test_a_rate_grows_again_per_handler_and_is_not_used_up_without_the_scope(clock: Clock) -> None:
+    def prepare(server: Any) -> None:
+        for name in ("save", "store"):
+            server.on(name, SocketGuard.requires("write", rate="2/minute")(lambda sid: "done"), namespace="/messages")
+
+    case = guarded(prepare=prepare)
+    async with join(case.app, "/messages", token=mint()) as client:
+        for _ in range(3):
+            assert (await client.call("save"))["code"] == "insufficient_scope"
+        assert (await client.call("socketguard:refresh", {"token": mint(scope="write")}))["ok"] is True
+        for name in ("save", "store"):
+            assert [await client.call(name) for _ in range(2)] == ["done", "done"]
+        assert (await client.call("save"))["retry_after"] == 30
+        clock.passes(29)
+        assert (await client.call("save"))["retry_after"] == 1
+        clock.passes(1)
+        assert await client.call("save") == "done"
+        assert (await client.call("save"))["code"] == "rate_limited"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -12,38 +12,36 @@ from socketguard import ConfigurationError, JWTAuth, Limits, MemoryStore, Namesp
 from socketguard.connection import Connection, Identity
 from socketguard.limits.revocation import Revocation, StoreFull, StoreUnavailable
 from socketguard.server import endings
-from socketguard.testing import TEST_SECRET, FakeClock, Refused, capture_events, make_auth
-from tests.core.driver import Guarded, guarded, until
-from tests.core.peers import KINDS, Peer, a_clock, gone, lines, move, token_at
+from socketguard.testing import TEST_SECRET, Refused, make_auth
+from tests.scripted import (
+    KINDS,
+    Client,
+    Clock,
+    Events,
+    Guarded,
+    guarded,
+    lines,
+    token_at,
+    until,
+)
 
 MAX_LIFETIME = 7200
 LEEWAY = 10
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return a_clock()
-
-
-@pytest.fixture
-def events() -> Iterator[list[dict[str, Any]]]:
-    with capture_events() as captured:
-        yield captured
-
-
-def a_guard(clock: FakeClock, *namespaces: str, **options: Any) -> Guarded:
+def a_guard(clock: Clock, *namespaces: str, **options: Any) -> Guarded:
     auth = make_auth(clock=clock, max_lifetime=MAX_LIFETIME)
     return guarded(*namespaces, **{"auth": auth, "expiring_notice": None, **options})
 
 
-async def joined(case: Guarded, token: str, *namespaces: str) -> Peer:
-    peer = await Peer(case).open()
+async def joined(case: Guarded, token: str, *namespaces: str) -> Client:
+    peer = await Client(case).open()
     for namespace in namespaces or ("/messages",):
         await peer.join(namespace, token)
     return peer
 
 
-async def sent_away(peer: Peer, *namespaces: str) -> None:
+async def sent_away(peer: Client, *namespaces: str) -> None:
     """Told that the token was revoked, and disconnected from these namespaces, in whatever order."""
     found = [await peer.packet() for _ in range(2 * len(namespaces))]
     for namespace in namespaces or ("/messages",):
@@ -53,21 +51,18 @@ async def sent_away(peer: Peer, *namespaces: str) -> None:
         assert ended.kind == 1
 
 
-async def close(case: Guarded, *peers: Peer) -> None:
+async def close(case: Guarded, *peers: Client) -> None:
     for peer in peers:
         await peer.close()
-    await gone(case)
 
 
 class TestOneToken:
     @pytest.mark.parametrize("kind", KINDS)
-    async def test_it_is_refused_and_its_connections_end(
-        self, kind: str, clock: FakeClock, events: list[dict[str, Any]]
-    ) -> None:
+    async def test_it_is_refused_and_its_connections_end(self, kind: str, clock: Clock, events: Events) -> None:
         options = {"serializer": "msgpack"} if kind == "msgpack" else {}
         case = a_guard(clock, "/messages", "/b", server_options=options)
         revoked, other = token_at(clock, jti="revoked"), token_at(clock, jti="other")
-        peer = await Peer(case, kind).open()
+        peer = await Client(case, kind).open()
         sid = await peer.join("/messages", revoked)
         await peer.join("/b", other)
         assert await case.guard.revoke(token_id="revoked") == 1
@@ -89,15 +84,15 @@ class TestOneToken:
         assert lines(events, "connection.rejected", reason="token_revoked", detail="revoked")
         await close(case, peer)
 
-    async def test_nobody_has_it(self, clock: FakeClock, events: list[dict[str, Any]]) -> None:
+    async def test_nobody_has_it(self, clock: Clock, events: Events) -> None:
         case = a_guard(clock)
         assert await case.guard.revoke(token_id="stolen") == 0
-        peer = await Peer(case).open()
+        peer = await Client(case).open()
         assert (await peer.refused("/messages", token_at(clock, jti="stolen")))["code"] == "token_revoked"
         assert lines(events, "token.revoked")[0]["until"] == clock.now + MAX_LIFETIME + 2 * LEEWAY
         await close(case, peer)
 
-    async def test_twice_is_no_error(self, clock: FakeClock) -> None:
+    async def test_twice_is_no_error(self, clock: Clock) -> None:
         case = a_guard(clock)
         peer = await joined(case, token_at(clock, jti="a"))
         first, second = await asyncio.gather(case.guard.revoke(token_id="a"), case.guard.revoke(token_id="a"))
@@ -106,7 +101,7 @@ class TestOneToken:
         assert await case.guard.revoke(token_id="a") == 0
         await close(case, peer)
 
-    async def test_it_is_forgotten_once_the_token_has_expired(self, clock: FakeClock) -> None:
+    async def test_it_is_forgotten_once_the_token_has_expired(self, clock: Clock) -> None:
         store = MemoryStore(capacity=1, clock=clock)
         case = a_guard(clock, store=store)
         await case.guard.revoke(token_id="a", expires_at=clock.now + 60)
@@ -117,7 +112,7 @@ class TestOneToken:
         await case.guard.revoke(token_id="b")
         assert len(store) == 1
 
-    async def test_every_session_that_uses_it(self, clock: FakeClock) -> None:
+    async def test_every_session_that_uses_it(self, clock: Clock) -> None:
         case = a_guard(clock, "/a", "/b")
         token = token_at(clock, jti="a")
         one, two = await joined(case, token, "/a", "/b"), await joined(case, token, "/b")
@@ -128,7 +123,7 @@ class TestOneToken:
         assert await three.alive("/a")
         await close(case, one, two, three)
 
-    async def test_very_many_connections(self, clock: FakeClock, events: list[dict[str, Any]]) -> None:
+    async def test_very_many_connections(self, clock: Clock, events: Events) -> None:
         names = [f"/n{number}" for number in range(60)]
         case = a_guard(clock, *names, limits=Limits(namespaces_per_session=None))
         peer = await joined(case, token_at(clock, jti="a"), *names)
@@ -137,7 +132,7 @@ class TestOneToken:
         assert len(lines(events, "connection.closed", reason="token_revoked")) == 60
         await close(case, peer)
 
-    async def test_the_transport_is_left_to_the_client(self, clock: FakeClock) -> None:
+    async def test_the_transport_is_left_to_the_client(self, clock: Clock) -> None:
         """A stock client would come back over a new transport, again and again."""
         case = a_guard(clock)
         peer = await joined(case, token_at(clock, jti="a"))
@@ -147,7 +142,7 @@ class TestOneToken:
         assert case.guard.status()["timers"] == {"expiry": 0, "connect": 1, "ending": 0}
         await close(case, peer)
 
-    async def test_a_handler_may_revoke_the_token_of_its_own_client(self, clock: FakeClock) -> None:
+    async def test_a_handler_may_revoke_the_token_of_its_own_client(self, clock: Clock) -> None:
         def prepare(server: Any) -> None:
             @server.on("logout", namespace="/messages")
             async def logout(sid: str) -> int:
@@ -162,7 +157,7 @@ class TestOneToken:
 
 
 class TestASubject:
-    async def test_all_older_tokens(self, clock: FakeClock, events: list[dict[str, Any]]) -> None:
+    async def test_all_older_tokens(self, clock: Clock, events: Events) -> None:
         case = a_guard(clock, "/a", "/b")
         token = token_at(clock, 600)
         peer, other = await joined(case, token, "/a", "/b"), await joined(case, token_at(clock, subject="user-2"), "/a")
@@ -179,7 +174,7 @@ class TestASubject:
         assert (line["selector"], line["ended"]) == ({"subject": "user-1"}, 2)
         await close(case, peer, other)
 
-    async def test_issued_before(self, clock: FakeClock) -> None:
+    async def test_issued_before(self, clock: Clock) -> None:
         case = a_guard(clock)
         old, new = token_at(clock, 600, iat=clock.now - 100), token_at(clock, 600, iat=clock.now - 50)
         one, two = await joined(case, old), await joined(case, new)
@@ -190,7 +185,7 @@ class TestASubject:
         await one.join("/messages", new)
         await close(case, one, two)
 
-    async def test_who_has_no_token_is_no_subject(self, clock: FakeClock) -> None:
+    async def test_who_has_no_token_is_no_subject(self, clock: Clock) -> None:
         class Asked(MemoryStore):
             def is_revoked(self, identity: Identity) -> bool:
                 asked.append(identity)
@@ -199,14 +194,14 @@ class TestASubject:
         asked: list[Identity] = []
         policies = [NamespacePolicy("/messages", token="optional")]
         case = a_guard(clock, namespaces=policies, store=Asked(clock=clock))
-        peer = await Peer(case).open()
+        peer = await Client(case).open()
         await peer.join("/messages", None)
         assert await case.guard.revoke(subject="user-1") == 0
         assert await peer.alive()
         assert asked == []
         await close(case, peer)
 
-    async def test_without_a_longest_lifetime_it_can_not_be_kept(self, clock: FakeClock) -> None:
+    async def test_without_a_longest_lifetime_it_can_not_be_kept(self, clock: Clock) -> None:
         case = guarded(auth=make_auth(clock=clock))
         peer = await joined(case, token_at(clock))
         with pytest.raises(ConfigurationError) as caught:
@@ -218,7 +213,7 @@ class TestASubject:
 
 class TestSeveralIssuers:
     @pytest.fixture
-    def case(self, clock: FakeClock) -> Guarded:
+    def case(self, clock: Clock) -> Guarded:
         auth = [
             JWTAuth(TEST_SECRET, algorithms=["HS256"], issuer=name, clock=clock, max_lifetime=MAX_LIFETIME)
             for name in ("one", "two")
@@ -227,7 +222,7 @@ class TestSeveralIssuers:
 
     @pytest.mark.parametrize("selector", [{"subject": "user-1"}, {"token_id": "a"}])
     async def test_only_the_one_that_is_named(
-        self, selector: dict[str, str], case: Guarded, clock: FakeClock, events: list[dict[str, Any]]
+        self, selector: dict[str, str], case: Guarded, clock: Clock, events: Events
     ) -> None:
         token = token_at(clock, iss="one", jti="a")
         one, two = await joined(case, token), await joined(case, token_at(clock, iss="two", jti="a"))
@@ -239,9 +234,7 @@ class TestSeveralIssuers:
         await close(case, one, two)
 
     @pytest.mark.parametrize("issuer", [None, "three"])
-    async def test_it_must_be_named_and_be_one_of_them(
-        self, issuer: str | None, case: Guarded, clock: FakeClock
-    ) -> None:
+    async def test_it_must_be_named_and_be_one_of_them(self, issuer: str | None, case: Guarded, clock: Clock) -> None:
         peer = await joined(case, token_at(clock, iss="one", jti="a"))
         with pytest.raises(ConfigurationError) as caught:
             await case.guard.revoke(token_id="a", issuer=issuer)
@@ -264,7 +257,7 @@ class Held:
         self.entered.set()
         await self.release.wait()
 
-    def in_(self, place: str, clock: FakeClock) -> Guarded:
+    def in_(self, place: str, clock: Clock) -> Guarded:
         """A guard that waits in this place."""
 
         async def connect(sid: str, environ: Any, auth: Any) -> None:
@@ -311,11 +304,11 @@ class TestWhileItIsAdmitted:
     @pytest.mark.parametrize("place", PLACES)
     @pytest.mark.parametrize("selector", ["token_id", "subject"])
     async def test_a_revoked_token_does_not_get_in(
-        self, selector: str, place: str, clock: FakeClock, events: list[dict[str, Any]]
+        self, selector: str, place: str, clock: Clock, events: Events
     ) -> None:
         held = Held()
         case = held.in_(place, clock)
-        peer = await Peer(case).open()
+        peer = await Client(case).open()
         await peer.connect("/messages", token_at(clock, jti="a"))
         await held.entered.wait()
         value = "a" if selector == "token_id" else "user-1"
@@ -330,10 +323,10 @@ class TestWhileItIsAdmitted:
         assert len(lines(events, "connection.rejected", reason="token_revoked", subject="user-1", token_id="a")) == 1
         await close(case, peer)
 
-    async def test_another_worker_revokes_it_while_authorize_runs(self, clock: FakeClock) -> None:
+    async def test_another_worker_revokes_it_while_authorize_runs(self, clock: Clock) -> None:
         held = Held()
         case = held.in_("authorize", clock)
-        peer = await Peer(case).open()
+        peer = await Client(case).open()
         await peer.connect("/messages", token_at(clock, jti="a"))
         await held.entered.wait()
         held.store.revoke(Revocation(None, "a", None, None, clock.now + 600))
@@ -345,11 +338,11 @@ class TestWhileItIsAdmitted:
 
     @pytest.mark.parametrize("place", PLACES)
     async def test_a_client_that_is_disconnected_does_not_get_in(
-        self, place: str, clock: FakeClock, events: list[dict[str, Any]]
+        self, place: str, clock: Clock, events: Events
     ) -> None:
         held = Held()
         case = held.in_(place, clock)
-        peer = await Peer(case).open()
+        peer = await Client(case).open()
         await peer.connect("/messages", token_at(clock, jti="a"))
         await held.entered.wait()
         assert await case.guard.disconnect(subject="user-1") == 1
@@ -365,12 +358,10 @@ class TestWhileItIsAdmitted:
         await close(case, peer)
 
     @pytest.mark.parametrize("place", PLACES)
-    async def test_the_reason_of_a_disconnect_while_admitted(
-        self, place: str, clock: FakeClock, events: list[dict[str, Any]]
-    ) -> None:
+    async def test_the_reason_of_a_disconnect_while_admitted(self, place: str, clock: Clock, events: Events) -> None:
         held = Held()
         case = held.in_(place, clock)
-        peer = await Peer(case).open()
+        peer = await Client(case).open()
         await peer.connect("/messages", token_at(clock))
         await held.entered.wait()
         assert await case.guard.disconnect(subject="user-1", reason="fired\x1b") == 1
@@ -385,11 +376,11 @@ class TestWhileItIsAdmitted:
     @pytest.mark.parametrize("place", PLACES)
     @pytest.mark.parametrize("order", ["kicked first", "revoked first", "revoked twice"])
     async def test_both_kicked_and_revoked_while_it_is_admitted(
-        self, order: str, place: str, clock: FakeClock, events: list[dict[str, Any]]
+        self, order: str, place: str, clock: Clock, events: Events
     ) -> None:
         held = Held()
         case = held.in_(place, clock)
-        peer = await Peer(case).open()
+        peer = await Client(case).open()
         await peer.connect("/messages", token_at(clock, jti="a"))
         await held.entered.wait()
         calls: list[Callable[[], Awaitable[int]]] = [
@@ -410,10 +401,10 @@ class TestWhileItIsAdmitted:
         await close(case, peer)
 
     @pytest.mark.parametrize("place", PLACES)
-    async def test_a_connect_that_is_cancelled_leaves_nothing(self, place: str, clock: FakeClock) -> None:
+    async def test_a_connect_that_is_cancelled_leaves_nothing(self, place: str, clock: Clock) -> None:
         held = Held()
         case = held.in_(place, clock)
-        peer = await Peer(case).open()
+        peer = await Client(case).open()
         [eio_sid] = case.server.environ
         data = {"token": token_at(clock)}
         handling = asyncio.ensure_future(case.server._handle_connect(eio_sid, "/messages", data))
@@ -429,16 +420,16 @@ class TestWhileItIsAdmitted:
         }
         await close(case, peer)
 
-    async def test_the_connect_handler_may_do_it_itself(self, clock: FakeClock) -> None:
+    async def test_the_connect_handler_may_do_it_itself(self, clock: Clock) -> None:
         async def connect(sid: str, environ: Any, auth: Any) -> None:
             await case.guard.disconnect(sid=sid, reason="not today")
 
         case = a_guard(clock, prepare=lambda server: server.on("connect", connect, namespace="/messages"))
-        peer = await Peer(case).open()
+        peer = await Client(case).open()
         assert (await peer.refused("/messages", token_at(clock)))["code"] == "refused_by_app"
         await close(case, peer)
 
-    async def test_the_disconnect_handler_has_nothing_left_to_disconnect(self, clock: FakeClock) -> None:
+    async def test_the_disconnect_handler_has_nothing_left_to_disconnect(self, clock: Clock) -> None:
         counts: list[int] = []
 
         async def disconnect(sid: str, *_: Any) -> None:
@@ -452,7 +443,7 @@ class TestWhileItIsAdmitted:
 
 
 class TestTheStore:
-    async def test_a_store_that_is_full(self, clock: FakeClock, events: list[dict[str, Any]]) -> None:
+    async def test_a_store_that_is_full(self, clock: Clock, events: Events) -> None:
         case = a_guard(clock, store=MemoryStore(capacity=1, clock=clock))
         first, second = token_at(clock, jti="first"), token_at(clock, jti="second")
         await case.guard.revoke(token_id="first")
@@ -468,7 +459,7 @@ class TestTheStore:
         await close(case, peer)
 
     @pytest.mark.parametrize("way", ["raises", "raises at once", "hangs"])
-    async def test_a_store_that_does_not_take_it(self, way: str, clock: FakeClock) -> None:
+    async def test_a_store_that_does_not_take_it(self, way: str, clock: Clock) -> None:
         class Broken:
             def revoke(self, revocation: Revocation) -> Any:
                 if way == "raises at once":
@@ -490,14 +481,14 @@ class TestTheStore:
         await sent_away(peer, "/messages")
         await close(case, peer)
 
-    async def test_whoever_shares_it_knows(self, clock: FakeClock) -> None:
+    async def test_whoever_shares_it_knows(self, clock: Clock) -> None:
         store = MemoryStore(clock=clock)
         here, there = a_guard(clock, store=store), a_guard(clock, store=store)
         token = token_at(clock, jti="a")
         peer = await joined(there, token)
         assert await here.guard.revoke(token_id="a") == 0
         assert await peer.alive()  # Until its client needs the store the next time.
-        other = await Peer(there).open()
+        other = await Client(there).open()
         assert (await other.refused("/messages", token))["code"] == "token_revoked"
         await other.close()
         assert (await peer.call("/messages", "socketguard:refresh", {"token": token}))["code"] == "token_revoked"
@@ -505,18 +496,16 @@ class TestTheStore:
         await close(there, peer)
 
     @pytest.mark.parametrize("days", [-1000, 0, 1000])
-    async def test_the_store_of_the_guard_goes_by_the_clock_of_its_verifier(self, days: int, clock: FakeClock) -> None:
+    async def test_the_store_of_the_guard_goes_by_the_clock_of_its_verifier(self, days: int, clock: Clock) -> None:
         clock.move(days * 86_400)
         case = a_guard(clock)
         await case.guard.revoke(token_id="a")
-        peer = await Peer(case).open()
+        peer = await Client(case).open()
         assert (await peer.refused("/messages", token_at(clock, jti="a")))["code"] == "token_revoked"
         await close(case, peer)
 
     @pytest.mark.parametrize("explicit", [False, True])
-    async def test_memory_is_warned_about_once(
-        self, explicit: bool, clock: FakeClock, events: list[dict[str, Any]]
-    ) -> None:
+    async def test_memory_is_warned_about_once(self, explicit: bool, clock: Clock, events: Events) -> None:
         case = a_guard(clock, **({"store": MemoryStore(clock=clock)} if explicit else {}))
         assert ("SG051" in {finding.id for finding in case.guard.check()}) is explicit
         for token_id in ("a", "b"):
@@ -568,11 +557,11 @@ class TestAStoreThatGivesNoAnswer:
     @pytest.mark.parametrize("asynchronous", [True, False])
     @pytest.mark.parametrize("answer", NO_ANSWERS, ids=repr)
     async def test_nobody_gets_in_and_who_is_in_stays(
-        self, answer: Any, asynchronous: bool, clock: FakeClock, events: list[dict[str, Any]]
+        self, answer: Any, asynchronous: bool, clock: Clock, events: Events
     ) -> None:
         store = Unreliable(asynchronous=asynchronous)
         case = a_guard(clock, "/messages", "/b", store=store, store_timeout=0.05)
-        inside, outside = await joined(case, token_at(clock)), await Peer(case).open()
+        inside, outside = await joined(case, token_at(clock)), await Client(case).open()
         store.answer = answer
 
         data = await inside.refused("/b", token_at(clock))
@@ -582,7 +571,7 @@ class TestAStoreThatGivesNoAnswer:
         await outside.connect("/messages", token_at(clock))
         assert await outside.closed() == 4503
         with pytest.raises(Refused) as caught:
-            await Peer(case).open()
+            await Client(case).open()
         assert (caught.value.status, caught.value.code) == (503, "keys_unavailable")
         assert case.guard.status()["store"]["available"] is False
         [line] = lines(events, "store.unavailable")
@@ -597,9 +586,7 @@ class TestAStoreThatGivesNoAnswer:
 
     @pytest.mark.parametrize("asynchronous", [True, False])
     @pytest.mark.parametrize("answer", NO_ANSWERS, ids=repr)
-    async def test_fail_open(
-        self, answer: Any, asynchronous: bool, clock: FakeClock, events: list[dict[str, Any]]
-    ) -> None:
+    async def test_fail_open(self, answer: Any, asynchronous: bool, clock: Clock, events: Events) -> None:
         store = Unreliable(asynchronous=asynchronous)
         case = a_guard(clock, "/messages", "/b", store=store, store_timeout=0.05, fail_open=True)
         assert "SG053" in {finding.id for finding in case.guard.check()}
@@ -611,7 +598,7 @@ class TestAStoreThatGivesNoAnswer:
         assert len(lines(events, "store.recovered")) == 1
         await close(case, peer)
 
-    async def test_a_hidden_namespace_stays_hidden(self, clock: FakeClock, events: list[dict[str, Any]]) -> None:
+    async def test_a_hidden_namespace_stays_hidden(self, clock: Clock, events: Events) -> None:
         store = Unreliable(asynchronous=False)
         case = a_guard(
             clock,
@@ -647,7 +634,7 @@ class TestDisconnect:
         ],
     )
     async def test_each_selector(
-        self, selector: dict[str, str], expected: set[str], clock: FakeClock, events: list[dict[str, Any]]
+        self, selector: dict[str, str], expected: set[str], clock: Clock, events: Events
     ) -> None:
         case = a_guard(clock, "/a", "/b")
         tokens = {
@@ -655,7 +642,7 @@ class TestDisconnect:
             "second": token_at(clock, jti="y", iss="two"),
             "third": token_at(clock, subject="user-2", jti="x", iss="one"),
         }
-        peers = {name: await Peer(case).open() for name in tokens}
+        peers = {name: await Client(case).open() for name in tokens}
         sids = {
             f"{name} {namespace}": await peers[name].join(namespace, tokens[name])
             for name, namespace in (("first", "/a"), ("first", "/b"), ("second", "/a"), ("third", "/a"))
@@ -677,12 +664,10 @@ class TestDisconnect:
         await close(case, *peers.values())
 
     @pytest.mark.parametrize("kind", KINDS)
-    async def test_nothing_is_said_but_that_it_is_over(
-        self, kind: str, clock: FakeClock, events: list[dict[str, Any]]
-    ) -> None:
+    async def test_nothing_is_said_but_that_it_is_over(self, kind: str, clock: Clock, events: Events) -> None:
         options = {"serializer": "msgpack"} if kind == "msgpack" else {}
         case = a_guard(clock, server_options=options)
-        peer = await Peer(case, kind).open()
+        peer = await Client(case, kind).open()
         sid = await peer.join("/messages", token_at(clock))
         assert await case.guard.disconnect(sid=sid, reason="moved to another\x1b[31m tenant") == 1
         await peer.disconnected("/messages")
@@ -708,12 +693,10 @@ class TestDisconnect:
             {"namespace": "/messages"},
         ],
     )
-    async def test_disconnect_with_a_selector_that_can_not_work(
-        self, selector: dict[str, Any], clock: FakeClock
-    ) -> None:
+    async def test_disconnect_with_a_selector_that_can_not_work(self, selector: dict[str, Any], clock: Clock) -> None:
         held = Held()
         case = held.in_("authorize", clock)
-        peer = await Peer(case).open()
+        peer = await Client(case).open()
         await peer.connect("/messages", token_at(clock))
         await held.entered.wait()
         with pytest.raises(ConfigurationError):
@@ -724,7 +707,7 @@ class TestDisconnect:
 
     @pytest.mark.parametrize("call", ["disconnect", "revoke"])
     async def test_a_disconnect_handler_that_hangs_is_not_waited_for(
-        self, call: str, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+        self, call: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(endings, "PATIENCE", 0.05)
         entered, release = asyncio.Event(), asyncio.Event()
@@ -749,7 +732,7 @@ class TestDisconnect:
         release.set()
         await close(case, peer)
 
-    async def test_one_that_raises(self, clock: FakeClock, events: list[dict[str, Any]]) -> None:
+    async def test_one_that_raises(self, clock: Clock, events: Events) -> None:
         async def disconnect(sid: str, *_: Any) -> None:
             raise RuntimeError("broken")
 
@@ -763,7 +746,7 @@ class TestDisconnect:
 
 async def test_where_there_are_no_tokens_there_is_nothing_to_revoke() -> None:
     case = guarded(auth=None)
-    peer = await Peer(case).open()
+    peer = await Client(case).open()
     sid = await peer.join("/messages", None)
     with pytest.raises(ConfigurationError) as caught:
         await case.guard.revoke(token_id="a", expires_at=2_000_000_000)
@@ -773,7 +756,7 @@ async def test_where_there_are_no_tokens_there_is_nothing_to_revoke() -> None:
     await close(case, peer)
 
 
-async def test_what_comes_after_the_revocation_is_not_dispatched(clock: FakeClock) -> None:
+async def test_what_comes_after_the_revocation_is_not_dispatched(clock: Clock) -> None:
     """From the moment of the call on, before anything has been sent."""
     seen: list[Any] = []
 
@@ -795,11 +778,11 @@ async def test_what_comes_after_the_revocation_is_not_dispatched(clock: FakeCloc
     await close(case, peer)
 
 
-async def test_it_expires_while_its_revocation_is_under_way(clock: FakeClock, events: list[dict[str, Any]]) -> None:
+async def test_it_expires_while_its_revocation_is_under_way(clock: Clock, events: Events) -> None:
     case = a_guard(clock)
     peer = await joined(case, token_at(clock, 60, jti="a"))
     revoking = asyncio.ensure_future(case.guard.revoke(token_id="a"))
-    move(case, clock, 60 + LEEWAY)
+    clock.passes(60 + LEEWAY)
     assert await revoking == 1
     await sent_away(peer, "/messages")
     await until(lambda: lines(events, "connection.closed"))

@@ -19,8 +19,14 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Host, Mount, Route, Router
 
 from socketguard import ConfigurationError, Heartbeat, JWTAuth, NamespacePolicy, SocketGuard
-from socketguard.testing import TEST_SECRET, Refused, capture_events, join, make_auth, mint
-from tests.core.driver import guarded, http, joined_wire, nothing_left
+from socketguard.testing import TEST_SECRET, Refused, join, make_auth, mint
+from tests.scripted import (
+    Events,
+    Socket,
+    guarded,
+    http,
+    joined_wire,
+)
 
 
 def make_server(**options: Any) -> Any:
@@ -94,7 +100,7 @@ async def test_the_server_is_found_and_guarded(style: Any, path: str) -> None:
     guard = SocketGuard(style(server), auth=make_auth(), logger=False)
     assert guard.server is server
     await works(guard, path)
-    assert guard._parts.configuration.paths == [path]
+    assert guard.describe()["paths"] == [path]
     assert SocketGuard.of(server).connections() == []
 
 
@@ -134,7 +140,6 @@ async def test_the_guard_of_a_server_is_the_same_wherever_it_is_asked_for() -> N
     assert other.server is case.server
     assert other.check() == case.guard.check()
     await wire.close()
-    nothing_left(case)
 
 
 async def test_http_routes_are_not_touched() -> None:
@@ -152,7 +157,7 @@ async def test_http_routes_are_not_touched() -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_lifespan_passes_through_untouched(fails: bool) -> None:
+async def test_lifespan_passes_through_untouched(fails: bool, events: Events) -> None:
     lived: list[str] = []
 
     @asynccontextmanager
@@ -165,40 +170,38 @@ async def test_lifespan_passes_through_untouched(fails: bool) -> None:
 
     server = make_server()
     app = Starlette(routes=[Mount("/socket.io", socketio.ASGIApp(server))], lifespan=lifespan)
-    with capture_events() as events:
-        guard = SocketGuard(app, auth=make_auth(), logger=False)
-        incoming: asyncio.Queue[Any] = asyncio.Queue()
-        sent: list[Any] = []
+    guard = SocketGuard(app, auth=make_auth(), logger=False)
+    incoming: asyncio.Queue[Any] = asyncio.Queue()
+    sent: list[Any] = []
 
-        async def send(message: Any) -> None:
-            sent.append(message["type"])
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
 
-        scope: dict[str, Any] = {"type": "lifespan", "state": {}, "asgi": {"version": "3.0"}}
-        incoming.put_nowait({"type": "lifespan.startup"})
-        incoming.put_nowait({"type": "lifespan.shutdown"})
-        if fails:
-            with pytest.raises(RuntimeError, match="no database"):
-                await guard(scope, incoming.get, send)
-            assert sent == ["lifespan.startup.failed"]
-        else:
+    scope: dict[str, Any] = {"type": "lifespan", "state": {}, "asgi": {"version": "3.0"}}
+    incoming.put_nowait({"type": "lifespan.startup"})
+    incoming.put_nowait({"type": "lifespan.shutdown"})
+    if fails:
+        with pytest.raises(RuntimeError, match="no database"):
             await guard(scope, incoming.get, send)
-            assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
-            assert lived == ["up", "down"]
-            assert scope["state"] == {"database": "ready"}
+        assert sent == ["lifespan.startup.failed"]
+    else:
+        await guard(scope, incoming.get, send)
+        assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+        assert lived == ["up", "down"]
+        assert scope["state"] == {"database": "ready"}
     assert [event["event"] for event in events].count("socketguard.started") == 1
 
 
-async def test_the_start_is_logged_once_with_the_configuration_and_no_secret() -> None:
-    with capture_events() as events:
-        case = guarded(
-            namespaces=["/messages", NamespacePolicy("/admin-{who}", claims={"who": "{who}"})],
-            heartbeat=Heartbeat(interval=20, timeout=15),
-            trusted_proxies=["10.0.0.0/8"],
-            allowed_origins=["https://crm.example.com"],
-        )
-        for _ in range(3):
-            async with join(case.app, "/messages", token=mint()):
-                pass
+async def test_the_start_is_logged_once_with_the_configuration_and_no_secret(events: Events) -> None:
+    case = guarded(
+        namespaces=["/messages", NamespacePolicy("/admin-{who}", claims={"who": "{who}"})],
+        heartbeat=Heartbeat(interval=20, timeout=15),
+        trusted_proxies=["10.0.0.0/8"],
+        allowed_origins=["https://crm.example.com"],
+    )
+    for _ in range(3):
+        async with join(case.app, "/messages", token=mint()):
+            pass
     (line,) = [event for event in events if event["event"] == "socketguard.started"]
     configuration = line["configuration"]
     assert configuration["heartbeat"] == {"interval_s": 20, "timeout_s": 15}
@@ -334,7 +337,6 @@ async def test_a_session_from_before_the_guard_is_unknown_to_it() -> None:
     assert answer.json["code"] == "session_unknown"
     # Even a packet that comes another way.
     await server.eio.handlers["message"](sid, "0/messages,{}")
-    await server._handle_connect(sid, "/messages", {})
     assert not server.manager.rooms
 
 
@@ -346,15 +348,15 @@ def test_equal_guards_share_a_server() -> None:
     options = {"auth": auth, "namespaces": ["/messages"], "heartbeat": Heartbeat(interval=20, timeout=15)}
     first = SocketGuard(socketio.ASGIApp(server), **options)
     second = SocketGuard.protect(server, **options)
-    assert first._parts is second._parts
-    assert first._parts.configuration.paths == ["/socket.io/"]
+    assert first.describe() == second.describe()
+    assert first.describe()["paths"] == ["/socket.io/"]
 
 
 def test_equal_guards_of_an_application_factory_share_a_server() -> None:
     server = make_server()
     first = SocketGuard.protect(server, auth=make_auth(), namespaces=[NamespacePolicy("/messages", scopes={"a"})])
     second = SocketGuard.protect(server, auth=make_auth(), namespaces=[NamespacePolicy("/messages", scopes={"a"})])
-    assert first._parts is second._parts
+    assert first.describe() == second.describe()
 
 
 @pytest.mark.parametrize(
@@ -510,7 +512,7 @@ def test_the_admission_timeout_stays_under_the_ping_timeout(ping_timeout: Any, a
     server = make_server()
     server.eio.ping_timeout = ping_timeout
     guard = SocketGuard.protect(server, auth=make_auth(), admission_timeout=asked)
-    assert guard._parts.timeout == expected
+    assert guard.describe()["admission_timeout_s"] == expected
 
 
 async def test_from_the_environment() -> None:
@@ -587,11 +589,10 @@ def test_middleware_that_never_sees_socket_io_is_found() -> None:
     assert "SG020" in ids(guard)
 
 
-async def test_findings_are_logged_at_the_start() -> None:
-    with capture_events() as events:
-        case = guarded(auth=None)
-        async with join(case.app, "/messages"):
-            pass
+async def test_findings_are_logged_at_the_start(events: Events) -> None:
+    case = guarded(auth=None)
+    async with join(case.app, "/messages"):
+        pass
     warnings = [event for event in events if event["event"] == "socketguard.config.warning"]
     assert {finding.id for finding in case.guard.check()} == {warning["id"] for warning in warnings}
     assert all(warning["text"] and warning["fix"] for warning in warnings)
@@ -610,22 +611,19 @@ async def test_findings_are_logged_at_the_start() -> None:
         (("/run/app.sock", None), True),
     ],
 )
-async def test_debug_on_another_address_than_loopback_is_warned_about(address: Any, warned: bool) -> None:
-    from socketguard.testing import Wire
-
-    with capture_events() as events:
-        case = guarded(debug=True)
-        for _ in range(2):
-            wire = Wire(case.app)
-            wire.scope["server"] = address
-            await wire.open()
-            await wire.close()
+async def test_debug_on_another_address_than_loopback_is_warned_about(
+    address: Any, warned: bool, events: Events
+) -> None:
+    case = guarded(debug=True)
+    for _ in range(2):
+        wire = Socket(case.app)
+        wire.scope["server"] = address
+        await wire.open()
+        await wire.close()
     assert [event["id"] for event in events if event.get("id") == "SG031"] == ["SG031"] * warned
 
 
-async def test_uvicorns_own_pings_are_compared_with_the_heartbeat() -> None:
-    from socketguard.testing import Wire
-
+async def test_uvicorns_own_pings_are_compared_with_the_heartbeat(events: Events) -> None:
     class Config:
         ws_ping_interval = 20.0
         ws_ping_timeout = 1.0
@@ -637,18 +635,17 @@ async def test_uvicorns_own_pings_are_compared_with_the_heartbeat() -> None:
             self.wire = wire
 
         async def receive(self) -> Any:
-            return await self.wire._to_app.get()
+            return await self.wire.inbox.get()
 
     found: list[set[str]] = []
     for heartbeat in (None, Heartbeat(interval=25, timeout=20)):
-        with capture_events() as events:
-            case = guarded(heartbeat=heartbeat)
-            # An HTTP request first: it has no pings to look at.
-            await http(case.app, "GET", "EIO=3")
-            wire = Wire(case.app)
-            wire._to_app.put_nowait({"type": "websocket.connect"})
-            wire._to_app.put_nowait({"type": "websocket.disconnect", "code": 1005})
-            await case.app(wire.scope, Protocol(wire).receive, wire._from_app.put)
+        case = guarded(heartbeat=heartbeat)
+        # An HTTP request first: it has no pings to look at.
+        await http(case.app, "GET", "EIO=3")
+        wire = Socket(case.app)
+        wire.put("websocket.connect")
+        wire.put("websocket.disconnect", code=1005)
+        await case.app(wire.scope, Protocol(wire).receive, wire.outbox.put)
         found.append({event["id"] for event in events if event["event"] == "socketguard.config.warning"})
     assert heartbeat is not None
     expected = {f.id for f in heartbeat.server_ping_findings(ping_interval=20.0, ping_timeout=1.0)}

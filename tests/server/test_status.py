@@ -7,14 +7,14 @@ import json
 from typing import Any
 
 from socketguard import JWTAuth, Limits, MemoryStore, NamespacePolicy
-from socketguard.testing import Wire, make_auth, mint
-from tests.core.driver import (
+from socketguard.testing import make_auth, mint
+from tests.scripted import (
+    Client,
     Guarded,
-    Polling,
+    Socket,
     connect_packet,
     guarded,
     joined_wire,
-    nothing_left,
     open_wire,
     until,
 )
@@ -39,7 +39,7 @@ async def test_sessions_and_connections_by_namespace_and_transport() -> None:
     case = guarded("/messages", "/other")
     status = case.guard.status
     wire = await open_wire(case.app)
-    client = await Polling(case.app).open()
+    client = await Client(case.app, "polling").open()
     assert status()["sessions"] == {
         "open": 2,
         "without_namespace": 2,
@@ -65,14 +65,13 @@ async def test_sessions_and_connections_by_namespace_and_transport() -> None:
     await wire.close()
     await client.close()
     assert status() == {**IDLE, "accepted": 3}
-    nothing_left(case)
 
 
 async def test_an_upgrade_moves_a_session_to_the_other_transport() -> None:
     case = guarded()
-    client = await Polling(case.app).open()
+    client = await Client(case.app, "polling").open()
     await client.join()
-    wire = Wire(case.app, query=f"&sid={client.sid}")
+    wire = Socket(case.app, query=f"&sid={client.sid}")
     await wire.open()
     await wire.send("2probe")
     await wire.frame()
@@ -82,7 +81,6 @@ async def test_an_upgrade_moves_a_session_to_the_other_transport() -> None:
     await until(lambda: case.guard.status()["sessions"]["by_transport"] == {"websocket": 1})
     assert case.guard.status()["connections"]["by_transport"] == {"websocket": 1}
     await wire.close()
-    nothing_left(case)
 
 
 async def test_those_that_are_being_admitted_or_are_leaving_are_not_open() -> None:
@@ -120,7 +118,6 @@ async def test_those_that_are_being_admitted_or_are_leaving_are_not_open() -> No
     assert str(await other.frame()).startswith("40/slow,")
     for each in (wire, other):
         await each.close()
-    nothing_left(case)
 
 
 async def test_refusals_by_code() -> None:
@@ -150,7 +147,6 @@ async def test_refusals_by_code() -> None:
     }
     assert case.guard.status()["accepted"] == 0
     await wire.close()
-    nothing_left(case)
 
 
 async def test_a_client_that_went_while_it_was_admitted_was_neither_accepted_nor_refused() -> None:
@@ -161,16 +157,15 @@ async def test_a_client_that_went_while_it_was_admitted_was_neither_accepted_nor
         await go.wait()
 
     case = guarded(prepare=lambda server: server.on("connect", connect, namespace="/messages"))
-    client = await Polling(case.app).open()
+    client = await Client(case.app, "polling").open()
     posting = asyncio.ensure_future(client.post(connect_packet()))
     await asyncio.wait_for(running.wait(), 5)
     await client.close()
     go.set()
     await posting
-    await until(lambda: not case.seam.pending)
+    await until(lambda: not case.guard.status()["connections"]["being_admitted"])
     assert case.guard.status()["refused"] == {}
     assert case.guard.status()["connections"]["open"] == 0
-    nothing_left(case)
 
 
 class Remote:
@@ -195,11 +190,10 @@ async def test_the_store() -> None:
     store.fails = True
     wire = await open_wire(case.app)
     await wire.send(connect_packet())
-    await until(lambda: not case.seam.sessions.open)
+    await until(lambda: not case.guard.status()["sessions"]["open"])
     assert case.guard.status()["store"] == {"kind": "Remote", "available": False}
     await wire.close()
     assert guarded(store=MemoryStore()).guard.status()["store"]["kind"] == "MemoryStore"
-    nothing_left(case)
 
 
 async def test_keys() -> None:
@@ -225,7 +219,6 @@ async def test_without_auth() -> None:
     assert status["timers"] == {"expiry": 0, "connect": 0, "ending": 0}
     assert status["keys"] == []
     await wire.close()
-    nothing_left(case)
 
 
 async def test_endings_that_are_on_their_way() -> None:
@@ -244,7 +237,6 @@ async def test_endings_that_are_on_their_way() -> None:
     assert await task == 1
     await until(lambda: case.guard.status()["timers"]["ending"] == 0)
     await wire.close()
-    nothing_left(case)
 
 
 async def test_it_is_json_without_a_secret() -> None:
@@ -253,12 +245,10 @@ async def test_it_is_json_without_a_secret() -> None:
     wire = await open_wire(case.app)
     await wire.send(connect_packet(token=token))
     sid = json.loads(str(await wire.frame()).removeprefix("40/messages,"))["sid"]
-    (session,) = case.seam.sessions.open
     text = json.dumps(case.guard.status())
-    for secret in (token, sid, session.eio_sid, "somebody", "token-1"):
+    for secret in (token, sid, case.eio_sid, "somebody", "token-1"):
         assert secret not in text
     await wire.close()
-    nothing_left(case)
 
 
 async def test_what_is_handed_out_is_a_copy() -> None:

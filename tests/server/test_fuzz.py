@@ -11,8 +11,16 @@ import msgpack
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from socketguard.testing import Wire, mint
-from tests.core.driver import Guarded, Polling, connect_packet, guarded, http, nothing_left, open_wire
+from socketguard.testing import mint
+from tests.scripted import (
+    Client,
+    Guarded,
+    Socket,
+    connect_packet,
+    guarded,
+    http,
+    open_wire,
+)
 
 EXAMPLES = settings(max_examples=60, deadline=None)
 
@@ -78,10 +86,10 @@ def observed(**options: Any) -> tuple[Guarded, list[str]]:
 def nobody(case: Guarded, called: list[str]) -> None:
     assert called == []
     assert not case.server.manager.rooms
-    assert not case.seam.connections
+    assert not case.guard.connections()
 
 
-async def send_all(wire: Wire, sent: list[str | bytes]) -> None:
+async def send_all(wire: Socket, sent: list[str | bytes]) -> None:
     for frame in sent:
         await wire.send(frame)
     await wire.close()  # raises what the application raised
@@ -98,7 +106,6 @@ async def test_any_frames_of_a_stranger(sent: list[str | bytes]) -> None:
     wire = await open_wire(case.app)
     await send_all(wire, sent)
     nobody(case, called)
-    nothing_left(case)
 
 
 @EXAMPLES
@@ -113,21 +120,19 @@ async def test_any_msgpack_of_a_stranger(sent: list[Any]) -> None:
             encoded.append(packet if isinstance(packet, bytes) else msgpack.dumps(packet))
     await send_all(wire, encoded)
     nobody(case, called)
-    nothing_left(case)
 
 
 @EXAMPLES
 @given(bodies=st.lists(st.lists(text_frames, max_size=4) | st.binary(max_size=40), max_size=5))
 async def test_any_bodies_of_a_stranger(bodies: list[Any]) -> None:
     case, called = observed()
-    client = await Polling(case.app).open()
+    client = await Client(case.app, "polling").open()
     for body in bodies:
         raw = body if isinstance(body, bytes) else "\x1e".join(body).encode("utf-8", "surrogatepass")
         answer = await http(case.app, "POST", client.query, raw)
         assert answer.status in (200, 400, 413)
     nobody(case, called)
     await client.close()
-    nothing_left(case)
 
 
 @EXAMPLES
@@ -139,14 +144,13 @@ async def test_any_auth_payload(payload: Any, polling: bool) -> None:
     case, called = observed()
     packet = f"40/messages,{json.dumps(payload)}"
     if polling:
-        client = await Polling(case.app).open()
+        client = await Client(case.app, "polling").open()
         await client.post(packet)
         await client.close()
     else:
         wire = await open_wire(case.app)
         await send_all(wire, [packet])
     nobody(case, called)
-    nothing_left(case)
 
 
 @EXAMPLES
@@ -157,7 +161,6 @@ async def test_any_depth(depth: int, kind: str, closed: bool) -> None:
     wire = await open_wire(case.app)
     await send_all(wire, ['40/messages,{"token":' + kind * depth + "1" + (closing * depth + "}" if closed else "")])
     nobody(case, called)
-    nothing_left(case)
 
 
 header_names = st.sampled_from(
@@ -200,7 +203,7 @@ async def test_any_websocket_handshake(
     query: bytes, sent: list[tuple[bytes, bytes]], origins: Any, extension: bool
 ) -> None:
     case, called = observed(allowed_origins=origins)
-    wire = Wire(case.app)
+    wire = Socket(case.app)
     wire.scope["query_string"] = query
     wire.scope["headers"] = sent
     if not extension:
@@ -217,7 +220,6 @@ async def test_any_websocket_handshake(
     await asyncio.wait_for(case.app(wire.scope, receive, send), 5)
     assert outgoing[0] in ("websocket.accept", "websocket.close", "websocket.http.response.start")
     nobody(case, called)
-    nothing_left(case)
 
 
 @EXAMPLES
@@ -229,7 +231,6 @@ async def test_any_frames_of_a_member(sent: list[str | bytes], asynchronous: boo
     # However it went, it came once and it left once, and its own packets did not call those handlers.
     assert called.count("connect") == called.count("disconnect") == 1
     assert called[0] == "connect"
-    nothing_left(case)
 
 
 @EXAMPLES
@@ -244,4 +245,3 @@ async def test_any_msgpack_of_a_member(sent: list[Any]) -> None:
     await send_all(wire, encoded)
     assert called.count("connect") == called.count("disconnect")
     assert called[0] == "connect"
-    nothing_left(case)

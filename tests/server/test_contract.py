@@ -15,7 +15,12 @@ import pytest
 import socketio
 
 from socketguard.testing import mint
-from tests.core.driver import connect_packet, guarded, joined_wire, nothing_left, open_wire
+from tests.scripted import (
+    connect_packet,
+    guarded,
+    joined_wire,
+    open_wire,
+)
 
 
 def server(**options: Any) -> Any:
@@ -100,7 +105,6 @@ async def test_what_goes_to_a_client_goes_through_one_method() -> None:
     assert len(sent) == 3
     case.server.eio.send_packet = original
     await wire.close()
-    nothing_left(case)
 
 
 def test_a_disconnect_in_msgpack_has_no_data() -> None:
@@ -157,7 +161,6 @@ async def test_a_session_in_the_server() -> None:
     assert parameters(socket.close) == ["wait", "abort", "reason"]
     await wire.close()
     assert socket.closed
-    nothing_left(case)
 
 
 async def test_every_packet_goes_through_the_replaced_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,19 @@ import msgpack
 import pytest
 
 from socketguard import NamespacePolicy, current_connection
-from socketguard.testing import FakeClock, Refused, capture_events, join, make_auth, mint
-from tests.core.driver import Guarded, Polling, connect_packet, guarded, nothing_left, open_wire, until
+from socketguard.testing import FakeClock, Refused, join, make_auth, mint
+from tests.scripted import (
+    KINDS,
+    Client,
+    Events,
+    Guarded,
+    Packet,
+    connect_packet,
+    guarded,
+    open_wire,
+    serializer,
+    until,
+)
 
 
 async def code_of(case: Guarded, namespace: str = "/messages", **options: Any) -> str | None:
@@ -21,75 +32,34 @@ async def code_of(case: Guarded, namespace: str = "/messages", **options: Any) -
             return None
     except Refused as refused:
         return refused.code or refused.message
-    finally:
-        nothing_left(case)
 
 
-async def test_the_same_answers_over_each_transport_and_serializer() -> None:
-    tokens = [mint(), None, "", "x", "x.y.z", mint(lifetime=-60), mint(key="0" * 32), 5, ["a"], mint(subject=None)]
-    answers: dict[str, list[Any]] = {"websocket": [], "polling": [], "upgraded": [], "msgpack": []}
-    for token in tokens:
-        payload = {"token": token}
-        case = guarded()
-        wire = await open_wire(case.app)
-        await wire.send(f"40/messages,{json.dumps(payload)}")
-        answers["websocket"].append(_code(str(await wire.frame())))
-        await wire.close()
-        nothing_left(case)
+TOKENS: list[tuple[Any, str | None]] = [
+    (mint(), None),
+    (None, "token_missing"),
+    ("", "token_missing"),
+    ("x", "token_malformed"),
+    ("x.y.z", "token_malformed"),
+    (mint(lifetime=-60), "token_expired"),
+    (mint(key="0" * 32), "token_invalid"),
+    (5, "token_malformed"),
+    (["a"], "token_malformed"),
+    (mint(subject=None), "token_invalid"),
+]
 
-        client = await Polling(case.app).open()
-        await client.post(f"40/messages,{json.dumps(payload)}")
-        answers["polling"].append(_code(await client.frame()))
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_same_answers_over_each_transport_and_serializer(kind: str) -> None:
+    case = guarded(server_options=serializer(kind))
+    for token, expected in TOKENS:
+        client = await Client(case, kind).open()
+        if kind == "upgraded":
+            await client.upgrade()
+        await client.send_packet(Packet(0, "/messages", {"token": token}))
+        packet = await client.packet()
+        assert packet.kind == (0 if expected is None else 4)
+        assert expected is None or packet.data["data"]["code"] == expected
         await client.close()
-        nothing_left(case)
-
-        packed = guarded(server_options={"serializer": "msgpack"})
-        wire = await open_wire(packed.app)
-        await wire.send(msgpack.dumps({"type": 0, "nsp": "/messages", "data": payload}))
-        packet = msgpack.loads(await wire.frame())
-        answers["msgpack"].append(None if packet["type"] == 0 else packet["data"]["data"]["code"])
-        await wire.close()
-        nothing_left(packed)
-
-        client = await Polling(case.app).open()
-        wire = await _upgrade(case, client)
-        await wire.send(f"40/messages,{json.dumps(payload)}")
-        frame = "6"
-        while frame == "6":
-            frame = str(await wire.frame())
-        answers["upgraded"].append(_code(frame))
-        await wire.close()
-        nothing_left(case)
-    assert answers["websocket"] == answers["polling"] == answers["msgpack"] == answers["upgraded"]
-    assert answers["websocket"] == [
-        None,
-        "token_missing",
-        "token_missing",
-        "token_malformed",
-        "token_malformed",
-        "token_expired",
-        "token_invalid",
-        "token_malformed",
-        "token_malformed",
-        "token_invalid",
-    ]
-
-
-def _code(frame: str) -> str | None:
-    body = json.loads(frame.removeprefix("40/messages,").removeprefix("44/messages,"))
-    assert frame.startswith("40" if "sid" in body else "44")
-    return body["data"]["code"] if "data" in body else None
-
-
-async def _upgrade(case: Guarded, client: Polling) -> Any:
-    from socketguard.testing import Wire
-
-    wire = Wire(case.app, query=f"&sid={client.sid}")
-    await wire.open()
-    await wire.send("2probe")
-    assert await wire.frame() == "3probe"
-    await wire.send("5")
-    return wire
 
 
 @pytest.mark.parametrize(
@@ -100,16 +70,16 @@ async def _upgrade(case: Guarded, client: Polling) -> Any:
         ({}, "token_missing"),
         (msgpack.ExtType(0, b"\1"), "connect_malformed"),
         (msgpack.ExtType(1, b"\0"), "connect_malformed"),
+        *[(data, "connect_malformed") for data in (5, "text", ["a"], True, 1.5, b"bytes")],
     ],
     ids=repr,
 )
-async def test_an_auth_payload_that_is_not_there_over_msgpack(data: Any, expected: str) -> None:
-    case = guarded(server_options={"serializer": "msgpack"})
-    wire = await open_wire(case.app)
-    await wire.send(msgpack.dumps({"type": 0, "nsp": "/messages", "data": data}))
-    assert msgpack.loads(await wire.frame())["data"]["data"]["code"] == expected
-    await wire.close()
-    nothing_left(case)
+async def test_an_auth_payload_that_is_no_object_over_msgpack(data: Any, expected: str) -> None:
+    case = guarded(server_options=serializer("msgpack"))
+    client = await Client(case, "msgpack").open()
+    await client.send(msgpack.dumps({"type": 0, "nsp": "/messages", "data": data}))
+    assert (await client.packet()).data["data"]["code"] == expected
+    await client.close()
 
 
 # Policies
@@ -164,17 +134,16 @@ async def test_scopes_and_claims_must_be_there() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"token": "nonsense"}, {"token": "expired"}, {"token": "good"}])
-async def test_a_hidden_namespace_answers_byte_for_byte_as_an_unknown_one(options: Any) -> None:
+async def test_a_hidden_namespace_answers_byte_for_byte_as_an_unknown_one(options: Any, events: Events) -> None:
     tokens = {"expired": mint(lifetime=-60), "good": mint()}
     options = {name: tokens.get(value, value) for name, value in options.items()}
-    with capture_events() as events:
-        case = guarded(namespaces=[NamespacePolicy("/messages", hidden=True, scopes={"admin"})])
-        frames = []
-        for name in ("/messages", "/nowhere"):
-            wire = await open_wire(case.app)
-            await wire.send(connect_packet(name, options.get("token")))
-            frames.append(str(await wire.frame()))
-            await wire.close()
+    case = guarded(namespaces=[NamespacePolicy("/messages", hidden=True, scopes={"admin"})])
+    frames = []
+    for name in ("/messages", "/nowhere"):
+        wire = await open_wire(case.app)
+        await wire.send(connect_packet(name, options.get("token")))
+        frames.append(str(await wire.frame()))
+        await wire.close()
     assert frames == ['44/messages,{"message":"Invalid namespace"}', '44/nowhere,{"message":"Invalid namespace"}']
     hidden, unknown = (event for event in events if event["event"].endswith("connection.rejected"))
     assert hidden["detail"] == "hidden"
@@ -188,13 +157,12 @@ async def test_a_hidden_namespace_lets_those_in_who_may() -> None:
     assert await code_of(case, token=mint(scope="admin")) is None
 
 
-async def test_an_authorize_that_raises_does_not_give_a_hidden_namespace_away() -> None:
+async def test_an_authorize_that_raises_does_not_give_a_hidden_namespace_away(events: Events) -> None:
     def authorize(identity: Any, connection: Any) -> bool:
         raise ValueError("secret")
 
-    with capture_events() as events:
-        case = guarded(namespaces=[NamespacePolicy("/messages", hidden=True, authorize=authorize)])
-        assert await code_of(case, token=mint()) == "Invalid namespace"
+    case = guarded(namespaces=[NamespacePolicy("/messages", hidden=True, authorize=authorize)])
+    assert await code_of(case, token=mint()) == "Invalid namespace"
     (line,) = [event for event in events if event["event"].endswith("connection.rejected")]
     assert line["error"] == "ValueError"
 
@@ -213,13 +181,12 @@ async def test_debug_tells_a_refused_client_the_details() -> None:
     await wire.close()
 
 
-async def test_a_wrong_name_is_explained_alike_each_time_and_anew_when_more_is_registered() -> None:
-    with capture_events() as events:
-        case = guarded()
-        for _ in range(2):
-            assert await code_of(case, "/mesages", token=mint()) == "Invalid namespace"
-        case.server.on("echo", lambda sid: None, namespace="/mesage")
+async def test_a_wrong_name_is_explained_alike_each_time_and_anew_when_more_is_registered(events: Events) -> None:
+    case = guarded()
+    for _ in range(2):
         assert await code_of(case, "/mesages", token=mint()) == "Invalid namespace"
+    case.server.on("echo", lambda sid: None, namespace="/mesage")
+    assert await code_of(case, "/mesages", token=mint()) == "Invalid namespace"
     first, second, third = (event for event in events if event["event"].endswith("connection.rejected"))
     for name in ("requested", "registered", "suggestion", "hint"):
         assert first[name] == second[name]
@@ -250,15 +217,14 @@ async def test_what_is_registered_later_is_known_later() -> None:
         (ValueError(), "ValueError"),
     ],
 )
-async def test_authorize_admits_with_true_only(answer: Any, received: str, asynchronous: bool) -> None:
+async def test_authorize_admits_with_true_only(answer: Any, received: str, asynchronous: bool, events: Events) -> None:
     async def authorize_later(identity: Any, connection: Any) -> Any:
         await asyncio.sleep(0)
         return answer
 
     authorize: Any = authorize_later if asynchronous else lambda identity, connection: answer
-    with capture_events() as events:
-        case = guarded(namespaces=[NamespacePolicy("/messages", authorize=authorize)])
-        assert await code_of(case, token=mint()) == "insufficient_scope"
+    case = guarded(namespaces=[NamespacePolicy("/messages", authorize=authorize)])
+    assert await code_of(case, token=mint()) == "insufficient_scope"
     (line,) = [event for event in events if event["event"].endswith("connection.rejected")]
     assert (line["detail"], line["received"]) == ("authorize_refused", received)
 
@@ -299,7 +265,7 @@ class Odd(BaseException):
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("kind", [ValueError, TypeError, asyncio.CancelledError, KeyError, Odd])
-async def test_an_authorize_that_raises_refuses(kind: type[BaseException], asynchronous: bool) -> None:
+async def test_an_authorize_that_raises_refuses(kind: type[BaseException], asynchronous: bool, events: Events) -> None:
     def authorize(identity: Any, connection: Any) -> bool:
         raise kind("secret")
 
@@ -307,11 +273,8 @@ async def test_an_authorize_that_raises_refuses(kind: type[BaseException], async
         await asyncio.sleep(0)
         return authorize(identity, connection)
 
-    with capture_events() as events:
-        case = guarded(
-            namespaces=[NamespacePolicy("/messages", authorize=authorize_later if asynchronous else authorize)]
-        )
-        assert await code_of(case, token=mint()) == "internal_error"
+    case = guarded(namespaces=[NamespacePolicy("/messages", authorize=authorize_later if asynchronous else authorize)])
+    assert await code_of(case, token=mint()) == "internal_error"
     (line,) = [event for event in events if event["event"].endswith("connection.rejected")]
     assert line["reason"] == "internal_error"
 
@@ -400,19 +363,18 @@ async def test_the_guard_knows_its_connections() -> None:
     assert case.guard.connections() == []
 
 
-async def test_the_lines_of_a_connection_carry_who_it_was() -> None:
-    with capture_events() as events:
-        case = guarded(log_claims=("sub", "email", "grade"))
-        headers = {"user-agent": "agent\nforged", "origin": "http://testserver"}
-        async with join(
-            case.app,
-            "/messages",
-            token=mint("ann\n", email="a@b\u202e", grade=5, iss="here", jti="t-1", headers={"kid": "k"}),
-            headers=headers,
-            client=("203.0.113.7", 4),
-        ) as client:
-            await client.call("echo")
-            sid = client.sid
+async def test_the_lines_of_a_connection_carry_who_it_was(events: Events) -> None:
+    case = guarded(log_claims=("sub", "email", "grade"))
+    headers = {"user-agent": "agent\nforged", "origin": "http://testserver"}
+    async with join(
+        case.app,
+        "/messages",
+        token=mint("ann\n", email="a@b\u202e", grade=5, iss="here", jti="t-1", headers={"kid": "k"}),
+        headers=headers,
+        client=("203.0.113.7", 4),
+    ) as client:
+        await client.call("echo")
+        sid = client.sid
     accepted, closed = (event for event in events if event["event"].startswith("socketguard.connection."))
     common = {
         "namespace": "/messages",
@@ -445,24 +407,23 @@ async def test_the_address_of_the_client_reaches_the_application() -> None:
     async with join(case.app, "/messages", token=mint(), client=("203.0.113.7", 4)):
         pass
     # Behind a Unix socket there is no address.
-    client = await Polling(case.app, client=None).open()
+    client = await Client(case.app, "polling", client=None).open()
     await client.join()
     await client.close()
     assert seen == ["203.0.113.7", "127.0.0.1"]
 
 
-async def test_no_secret_in_any_line() -> None:
+async def test_no_secret_in_any_line(events: Events) -> None:
     tokens = [mint(), mint(lifetime=-60), mint(key="0" * 32), "x" * 9000, "secret.secret.secret"]
-    with capture_events() as events:
-        case = guarded()
-        eio_sids = []
-        for token in tokens:
-            client = await Polling(case.app, headers={"host": "testserver", "cookie": "c=cookie-value"}).open()
-            eio_sids.append(client.sid)
-            await client.post(connect_packet(token=token))
-            await client.poll()
-            await client.post("1")
-            await client.post("3")
+    case = guarded()
+    eio_sids = []
+    for token in tokens:
+        client = await Client(case.app, "polling", headers={"host": "testserver", "cookie": "c=cookie-value"}).open()
+        eio_sids.append(client.sid)
+        await client.post(connect_packet(token=token))
+        await client.poll()
+        await client.post("1")
+        await client.post("3")
     text = json.dumps(events, default=repr)
     for secret in [*tokens, *eio_sids, "cookie-value", "secret.secret"]:
         assert secret not in text
@@ -486,4 +447,3 @@ async def test_pending_connections_are_not_listed() -> None:
     gate.set()
     await until(case.guard.connections)
     await wire.close()
-    nothing_left(case)

@@ -10,7 +10,7 @@ import pytest
 
 from socketguard import TokenError, current_connection
 from socketguard.testing import TEST_SECRET, FakeClock, Refused, Wire, capture_events, join, make_auth, mint
-from tests.core.driver import connect_packet, guarded, joined_wire, nothing_left, open_wire
+from tests.scripted import connect_packet, guarded
 
 
 def test_a_minted_token_is_taken() -> None:
@@ -104,7 +104,6 @@ async def test_a_client_in_one_line() -> None:
     case.server.on("echo", lambda sid, value: current_connection().sid, namespace="/")
     async with join(case.app, auth={"token": mint()}) as client:
         assert await client.call("echo", 1) == client.sid
-    nothing_left(case)
 
 
 async def test_a_refusal_has_what_a_client_sees() -> None:
@@ -125,23 +124,26 @@ async def test_a_refusal_has_what_a_client_sees() -> None:
         async with join(case.app, "/messages", token=mint(), headers={"Origin": "https://evil.example"}):
             pass
     assert (refused.value.status, refused.value.code) == (403, "origin_not_allowed")
-    nothing_left(case)
+
+
+async def open_wire(**options: Any) -> Wire:
+    wire = Wire(guarded(server_options={"ping_interval": 0.02}).app, **options)
+    await wire.open()
+    assert str(await wire.frame()).startswith("0{")
+    return wire
 
 
 async def test_the_wire_answers_pings_and_says_why_it_was_closed() -> None:
-    case = guarded()
-    wire, _ = await joined_wire(case.app)
-    (socket,) = case.server.eio.sockets.values()
-    from engineio.packet import PING, Packet
-
-    await socket.send(Packet(PING))
+    wire = await open_wire()
+    await wire.send(connect_packet())
+    assert str(await wire.frame()).startswith("40/messages,")
+    await asyncio.sleep(0.03)
     await wire.send('42/messages,1["echo"]')
     assert await wire.frame() == "43/messages,1[]"
     await wire.send("hello")
     with pytest.raises(ConnectionError, match="1003"):
         await wire.frame()
     await wire.close()
-    nothing_left(case)
 
 
 async def test_a_wire_that_was_never_opened_closes() -> None:
@@ -149,12 +151,12 @@ async def test_a_wire_that_was_never_opened_closes() -> None:
 
 
 async def test_a_frame_that_does_not_come() -> None:
-    wire = await open_wire(guarded().app, timeout=0.01)
+    wire = Wire(guarded().app, timeout=0.1)
+    await wire.open()
+    await wire.frame()
     with pytest.raises(TimeoutError):
         await wire.frame()
-    wire._timeout = 5
     await wire.close()
-    await asyncio.sleep(0)
 
 
 async def test_events_that_come_before_the_answer_are_kept() -> None:
@@ -171,18 +173,22 @@ async def test_events_that_come_before_the_answer_are_kept() -> None:
     async with join(case.app, "/messages", token=mint()) as client:
         assert await client.receive() == ("hello", [{"n": 1}])
         assert await client.receive() == ("hello", [{"n": 2}])
-    nothing_left(case)
 
 
 async def test_what_is_not_for_this_client_is_passed_over() -> None:
     case = guarded("/messages", "/scheduler")
-    async with join(case.app, "/messages", token=mint()) as client:
-        await client._wire.send(connect_packet("/scheduler"))
-        await client._wire.send('42/messages,77["echo"]')  # its acknowledgement is nobody's
+
+    async def noisy(scope: Any, receive: Any, send: Any) -> None:
+        async def more(message: Any) -> None:
+            if str(message.get("text", ""))[:2] in ("42", "43"):
+                for text in ('40/scheduler,{"sid":"x"}', "43/messages,77[]", '42/scheduler,["other"]'):
+                    await send({"type": "websocket.send", "text": text})
+            await send(message)
+
+        await case.app(scope, receive, more)
+
+    async with join(noisy, "/messages", token=mint()) as client:
         assert await client.call("echo", 5) == 5
-        await case.server.emit("other", namespace="/scheduler")
-        await client._wire.send('42/messages,78["echo"]')
         await client.call("echo", 6)
         await case.server.emit("news", 1, namespace="/messages")
         assert await client.receive() == ("news", [1])
-    nothing_left(case)

@@ -11,18 +11,24 @@ from typing import Any
 import pytest
 import socketio
 
-from socketguard import NamespacePolicy, current_connection
-from socketguard.deadline import run_until
-from socketguard.testing import Wire, capture_events, join, mint
-from tests.core.driver import (
+from socketguard import JWTAuth, NamespacePolicy, current_connection
+from socketguard.limits.deadline import GRACE
+from socketguard.testing import TEST_SECRET, capture_events, join, mint
+from tests.scripted import (
+    Client,
+    Clock,
+    Events,
     Guarded,
-    Polling,
+    Socket,
     connect_packet,
     guarded,
-    held,
     joined_wire,
-    nothing_left,
+    left,
+    lines,
     open_wire,
+    outside,
+    refusal_in,
+    rest,
     until,
 )
 
@@ -74,25 +80,19 @@ def _namespace(handler: Handler, name: str) -> Any:
 STYLES = ["function", "class", "catch-all", "catch-all class"]
 
 
-async def answer_to(case: Guarded, packet: str | None = None) -> tuple[Wire, str]:
+async def answer_to(case: Guarded, packet: str | None = None) -> tuple[Socket, str]:
     wire = await open_wire(case.app)
     await wire.send(packet or connect_packet())
     return wire, str(await wire.frame())
 
 
-def refusal(answer: str) -> Any:
-    assert answer.startswith("44/messages,"), answer
-    return json.loads(answer.removeprefix("44/messages,"))
-
-
-async def gone(case: Guarded, wire: Wire) -> None:
-    """The client is in nothing, gets nothing, may ask again; and when it has gone nothing is left."""
-    assert set(held(case)) == {"environ", "sockets"}
+async def still_outside(case: Guarded, wire: Socket) -> None:
+    """The client is in nothing, gets nothing, and may ask again."""
+    outside(case)
     await case.server.emit("news", 1, namespace="/messages")
     await wire.send("41/messages,")
     await wire.send('42/messages,["echo",1]')
     await wire.close()
-    nothing_left(case)
 
 
 # Raising
@@ -105,7 +105,9 @@ def recursion() -> None:
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("kind", [ValueError, TypeError, KeyError, RecursionError, TimeoutError, StopIteration, Odd])
-async def test_a_connect_handler_that_raises(kind: type[BaseException], asynchronous: bool, style: str) -> None:
+async def test_a_connect_handler_that_raises(
+    kind: type[BaseException], asynchronous: bool, style: str, events: Events
+) -> None:
     calls = []
 
     def raising(sid: str, environ: Any, auth: Any = None) -> Any:
@@ -118,13 +120,12 @@ async def test_a_connect_handler_that_raises(kind: type[BaseException], asynchro
         await asyncio.sleep(0)
         raising(sid, environ, auth)
 
-    with capture_events() as events:
-        case = connecting(raising_later if asynchronous else raising, style)
-        wire, answer = await answer_to(case)
-        data = refusal(answer)
-        ref = data["data"].pop("ref")
-        assert data == {"message": "Internal error", "data": {"code": "internal_error", "retry": "backoff"}}
-        await gone(case, wire)
+    case = connecting(raising_later if asynchronous else raising, style)
+    wire, answer = await answer_to(case)
+    data = refusal_in(answer)
+    ref = data["data"].pop("ref")
+    assert data == {"message": "Internal error", "data": {"code": "internal_error", "retry": "backoff"}}
+    await still_outside(case, wire)
     assert len(calls) == 1
     (line,) = [event for event in events if event["event"] == "socketguard.connection.rejected"]
     assert line["ref"] == ref
@@ -134,7 +135,7 @@ async def test_a_connect_handler_that_raises(kind: type[BaseException], asynchro
 
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("asynchronous", [False, True])
-async def test_a_cancellation_that_is_not_ours_is_no_acceptance(asynchronous: bool, style: str) -> None:
+async def test_a_cancellation_that_is_not_ours_is_no_acceptance(asynchronous: bool, style: str, events: Events) -> None:
     # python-socketio takes a CancelledError out of an asynchronous handler for an acceptance.
     def cancelled(sid: str, environ: Any, auth: Any) -> None:
         raise asyncio.CancelledError
@@ -144,11 +145,10 @@ async def test_a_cancellation_that_is_not_ours_is_no_acceptance(asynchronous: bo
         asyncio.get_running_loop().call_soon(other.cancel)
         await other
 
-    with capture_events() as events:
-        case = connecting(waits_for_a_cancelled_task if asynchronous else cancelled, style)
-        wire, answer = await answer_to(case)
-        assert refusal(answer)["data"]["code"] == "internal_error"
-        await gone(case, wire)
+    case = connecting(waits_for_a_cancelled_task if asynchronous else cancelled, style)
+    wire, answer = await answer_to(case)
+    assert refusal_in(answer)["data"]["code"] == "internal_error"
+    await still_outside(case, wire)
     assert [event["detail"] for event in events if event["event"].endswith("connection.rejected")] == ["cancelled"]
 
 
@@ -161,9 +161,9 @@ async def test_a_type_error_of_the_handlers_own_does_not_call_it_twice() -> None
 
     case = connecting(connect)
     wire, answer = await answer_to(case, connect_packet(auth_extra=1))
-    assert refusal(answer)["data"]["code"] == "internal_error"
+    assert refusal_in(answer)["data"]["code"] == "internal_error"
     assert len(calls) == 1
-    await gone(case, wire)
+    await still_outside(case, wire)
 
 
 # The older signature
@@ -203,15 +203,14 @@ async def test_a_connect_handler_without_auth_works_with_and_without_a_payload(s
     async with join(case.app, "/messages", headers={"authorization": f"Bearer {mint('bob')}"}):
         pass
     assert calls == ["ann", "bob"]
-    nothing_left(case)
 
 
 async def test_a_handler_that_takes_nothing_is_an_internal_error() -> None:
     case = connecting(lambda: None)
     for packet in (connect_packet(), connect_packet(token=None)):
         wire, answer = await answer_to(case, packet)
-        assert refusal(answer)["message"] in ("Internal error", "Authentication required")
-        await gone(case, wire)
+        assert refusal_in(answer)["message"] in ("Internal error", "Authentication required")
+        await still_outside(case, wire)
 
 
 # Refusing
@@ -235,18 +234,19 @@ REFUSALS: dict[str, tuple[Any, Any]] = {
 
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize(("outcome", "expected"), REFUSALS.values(), ids=REFUSALS)
-async def test_a_refusal_of_the_application_is_passed_on_untouched(outcome: Any, expected: Any, style: str) -> None:
+async def test_a_refusal_of_the_application_is_passed_on_untouched(
+    outcome: Any, expected: Any, style: str, events: Events
+) -> None:
     async def connect(sid: str, environ: Any, auth: Any) -> Any:
         await case.server.enter_room(sid, "room", namespace="/messages")
         if outcome is False:
             return False
         raise outcome
 
-    with capture_events() as events:
-        case = connecting(connect, style)
-        wire, answer = await answer_to(case)
-        assert refusal(answer) == expected
-        await gone(case, wire)
+    case = connecting(connect, style)
+    wire, answer = await answer_to(case)
+    assert refusal_in(answer) == expected
+    await still_outside(case, wire)
     (line,) = [event for event in events if event["event"] == "socketguard.connection.rejected"]
     assert line["reason"] == "refused_by_app"
     assert "secret" not in json.dumps(line, default=str)
@@ -254,15 +254,14 @@ async def test_a_refusal_of_the_application_is_passed_on_untouched(outcome: Any,
 
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("data", [{1, 2}, object(), b"bytes", {"a": b"bytes"}, float], ids=repr)
-async def test_a_refusal_that_can_not_be_sent_is_an_internal_error(data: Any, style: str) -> None:
+async def test_a_refusal_that_can_not_be_sent_is_an_internal_error(data: Any, style: str, events: Events) -> None:
     async def connect(sid: str, environ: Any, auth: Any) -> None:
         raise socketio.exceptions.ConnectionRefusedError("full", data)
 
-    with capture_events() as events:
-        case = connecting(connect, style)
-        wire, answer = await answer_to(case)
-        assert refusal(answer)["data"]["code"] == "internal_error"
-        await gone(case, wire)
+    case = connecting(connect, style)
+    wire, answer = await answer_to(case)
+    assert refusal_in(answer)["data"]["code"] == "internal_error"
+    await still_outside(case, wire)
     assert [e["detail"] for e in events if e["event"].endswith("connection.rejected")] == ["refusal_not_serializable"]
 
 
@@ -272,7 +271,6 @@ async def test_a_handler_that_returns_none_or_true_admits(value: Any, style: str
     case = connecting(lambda sid, environ, auth: value, style)
     async with join(case.app, "/messages", token=mint()):
         pass
-    nothing_left(case)
 
 
 class Endless:
@@ -304,12 +302,11 @@ def a_generator() -> Any:
         lambda: NotImplemented,
     ],
 )
-async def test_whatever_else_a_handler_returns_is_no_yes(make: Callable[[], Any], style: str) -> None:
-    with capture_events() as events:
-        case = as_it_is(lambda *args: make(), style)
-        wire, answer = await answer_to(case)
-        assert refusal(answer) == {"message": "Connection rejected by server"}
-        await gone(case, wire)
+async def test_whatever_else_a_handler_returns_is_no_yes(make: Callable[[], Any], style: str, events: Events) -> None:
+    case = as_it_is(lambda *args: make(), style)
+    wire, answer = await answer_to(case)
+    assert refusal_in(answer) == {"message": "Connection rejected by server"}
+    await still_outside(case, wire)
     (line,) = [event for event in events if event["event"] == "socketguard.connection.rejected"]
     assert (line["reason"], line["detail"]) == ("refused_by_app", "returned_unknown")
     assert line["received"] == type(make()).__name__
@@ -382,7 +379,7 @@ def as_it_is(handler: Handler, style: str, event: str = "connect", **options: An
     ids=str,
 )
 async def test_what_a_connect_handler_says_later_counts(
-    answer: Any, detail: str, style: str, shape: Callable[[Handler], Handler]
+    answer: Any, detail: str, style: str, shape: Callable[[Handler], Handler], events: Events
 ) -> None:
     async def connect(*args: Any) -> Any:
         await asyncio.sleep(0)
@@ -390,11 +387,10 @@ async def test_what_a_connect_handler_says_later_counts(
             raise answer
         return answer
 
-    with capture_events() as events:
-        case = as_it_is(shape(connect), style)
-        wire, said = await answer_to(case)
-        refusal(said)
-        await gone(case, wire)
+    case = as_it_is(shape(connect), style)
+    wire, said = await answer_to(case)
+    refusal_in(said)
+    await still_outside(case, wire)
     (line,) = [event for event in events if event["event"] == "socketguard.connection.rejected"]
     assert line["detail"] == detail
 
@@ -413,7 +409,6 @@ async def test_a_connect_handler_that_says_yes_later_has_run_before_the_client_i
     case = as_it_is(shape(connect), style)
     async with join(case.app, "/messages", token=mint("ann")):
         assert ran == ["ann"]
-    nothing_left(case)
 
 
 @UNCLEAR
@@ -431,9 +426,9 @@ async def test_the_deadline_is_for_what_a_connect_handler_does_later_too(
 
     case = as_it_is(shape(connect), style, admission_timeout=0.02)
     wire, said = await answer_to(case)
-    assert refusal(said)["data"]["code"] == "admission_timeout"
+    assert refusal_in(said)["data"]["code"] == "admission_timeout"
     assert cancelled == [True]
-    await gone(case, wire)
+    await still_outside(case, wire)
 
 
 @UNCLEAR
@@ -444,8 +439,8 @@ async def test_a_cancellation_later_is_no_acceptance(style: str, shape: Callable
 
     case = as_it_is(shape(connect), style)
     wire, said = await answer_to(case)
-    assert refusal(said)["data"]["code"] == "internal_error"
-    await gone(case, wire)
+    assert refusal_in(said)["data"]["code"] == "internal_error"
+    await still_outside(case, wire)
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -457,15 +452,15 @@ async def test_a_future_that_says_no(style: str) -> None:
 
     case = as_it_is(connect, style)
     wire, said = await answer_to(case)
-    assert refusal(said) == {"message": "Connection rejected by server"}
-    await gone(case, wire)
+    assert refusal_in(said) == {"message": "Connection rejected by server"}
+    await still_outside(case, wire)
 
 
 @UNCLEAR
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("async_handlers", [True, False])
 async def test_what_an_event_handler_returns_later_is_the_acknowledgement(
-    async_handlers: bool, style: str, shape: Callable[[Handler], Handler]
+    async_handlers: bool, style: str, shape: Callable[[Handler], Handler], events: Events
 ) -> None:
     async def save(*args: Any) -> Any:
         await asyncio.sleep(0)
@@ -476,15 +471,13 @@ async def test_what_an_event_handler_returns_later_is_the_acknowledgement(
         return args[-1]
 
     case = as_it_is(shape(save), style, "save", server_options={"async_handlers": async_handlers})
-    with capture_events() as events:
-        async with join(case.app, "/messages", token=mint()) as client:
-            assert await client.call("save", "text") == "text"
-            await client.emit("save", "raise")
-            await client.emit("save", "cancel")
-            assert await client.call("save", [1]) == [1]
+    async with join(case.app, "/messages", token=mint()) as client:
+        assert await client.call("save", "text") == "text"
+        await client.emit("save", "raise")
+        await client.emit("save", "cancel")
+        assert await client.call("save", [1]) == [1]
     # Where python-socketio sees that it is asynchronous, it takes a cancellation for a return.
     assert len([e for e in events if e["event"] == "socketguard.handler.failed"]) in (1, 2)
-    nothing_left(case)
 
 
 @UNCLEAR
@@ -500,10 +493,9 @@ async def test_what_a_disconnect_handler_does_later_is_done(style: str, shape: C
     async with join(case.app, "/messages", token=mint("ann")):
         pass
     await until(lambda: done == ["ann"])
-    nothing_left(case)
 
 
-async def test_a_cancellation_by_somebody_else_ends_what_an_event_handler_does_later() -> None:
+async def test_a_cancellation_by_somebody_else_ends_what_an_event_handler_does_later(events: Events) -> None:
     """As at the end of the server: nobody waits for it any more."""
     entered = asyncio.Event()
     tasks: list[Any] = []
@@ -514,21 +506,19 @@ async def test_a_cancellation_by_somebody_else_ends_what_an_event_handler_does_l
         await asyncio.Event().wait()
 
     case = as_it_is(handed_on(save), "function", "save")
-    with capture_events() as events:
-        async with join(case.app, "/messages", token=mint()) as client:
-            await client.emit("save", 1)
-            await entered.wait()
-            tasks[0].cancel()
-            await asyncio.wait(tasks)
-            assert tasks[0].cancelled()
+    async with join(case.app, "/messages", token=mint()) as client:
+        await client.emit("save", 1)
+        await entered.wait()
+        tasks[0].cancel()
+        await asyncio.wait(tasks)
+        assert tasks[0].cancelled()
     assert not [e for e in events if e["event"] == "socketguard.handler.failed"]
-    nothing_left(case)
 
 
 # Hanging
 
 
-async def test_a_connect_handler_that_hangs_is_cut_off() -> None:
+async def test_a_connect_handler_that_hangs_is_cut_off(events: Events) -> None:
     cancelled = []
 
     async def connect(sid: str, environ: Any, auth: Any) -> None:
@@ -538,13 +528,12 @@ async def test_a_connect_handler_that_hangs_is_cut_off() -> None:
             cancelled.append(sid)
             raise
 
-    with capture_events() as events:
-        case = connecting(connect, admission_timeout=0.01)
-        wire, answer = await answer_to(case)
-        assert refusal(answer)["data"]["code"] == "admission_timeout"
-        assert refusal(answer)["data"]["retry"] == "backoff"
-        assert len(cancelled) == 1
-        await gone(case, wire)
+    case = connecting(connect, admission_timeout=0.01)
+    wire, answer = await answer_to(case)
+    assert refusal_in(answer)["data"]["code"] == "admission_timeout"
+    assert refusal_in(answer)["data"]["retry"] == "backoff"
+    assert len(cancelled) == 1
+    await still_outside(case, wire)
     (line,) = [event for event in events if event["event"] == "socketguard.connection.rejected"]
     assert (line["reason"], line["detail"]) == ("admission_timeout", "connect_handler")
 
@@ -560,16 +549,13 @@ async def test_a_handler_that_swallows_its_cancellation_is_refused_whatever_it_r
 
     case = connecting(connect, style, admission_timeout=0.01)
     wire, answer = await answer_to(case)
-    assert refusal(answer)["data"]["code"] == "admission_timeout"
-    await gone(case, wire)
+    assert refusal_in(answer)["data"]["code"] == "admission_timeout"
+    await still_outside(case, wire)
 
 
 @pytest.mark.parametrize("others", [False, True], ids=["alone", "beside another client"])
-async def test_a_handler_that_finishes_much_later_leaves_no_ghost(
-    others: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(run_until, "__kwdefaults__", {"grace": 0.01})
-    gate = asyncio.Event()
+async def test_a_handler_that_finishes_much_later_leaves_no_ghost(others: bool, clock: Clock) -> None:
+    gate, entered = asyncio.Event(), asyncio.Event()
     errors: list[str] = []
     first: list[str] = []
     cancelled: list[str] = []
@@ -578,6 +564,7 @@ async def test_a_handler_that_finishes_much_later_leaves_no_ghost(
         if others and not first:
             first.append(sid)
             return
+        entered.set()
         while not gate.is_set():
             try:
                 await gate.wait()
@@ -598,38 +585,39 @@ async def test_a_handler_that_finishes_much_later_leaves_no_ghost(
                 errors.append(type(exc).__name__)
         raise ValueError("too late to matter")
 
-    case = connecting(connect, admission_timeout=0.01)
+    case = connecting(connect, admission_timeout=5)
     if others:
         companion, _ = await joined_wire(case.app)
-        before = held(case)
-    wire, answer = await answer_to(case)
-    assert refusal(answer)["data"]["code"] == "admission_timeout"
-    assert case.seam.quarantine
+    before = left(case)
+    wire = await open_wire(case.app)
+    await wire.send(connect_packet())
+    await entered.wait()
+    clock.passes(5)
+    await until(lambda: cancelled)
+    clock.passes(GRACE)
+    assert refusal_in(await wire.frame())["data"]["code"] == "admission_timeout"
     await wire.close()
-    if others:
-        assert {k: v for k, v in held(case).items() if k != "quarantine"} == before
+    assert left(case) == before
     gate.set()
-    await until(lambda: not case.seam.quarantine)
-    assert errors
+    await until(lambda: errors)
+    await rest()
+    assert left(case) == before
     if others:
-        assert held(case) == before
         await companion.close()
-    nothing_left(case)
 
 
 # Ending it
 
 
 @pytest.mark.parametrize("style", STYLES)
-async def test_a_handler_that_disconnects_its_client_refuses_it(style: str) -> None:
+async def test_a_handler_that_disconnects_its_client_refuses_it(style: str, events: Events) -> None:
     async def connect(sid: str, environ: Any, auth: Any) -> None:
         await case.server.disconnect(sid, namespace="/messages")
 
-    with capture_events() as events:
-        case = connecting(connect, style)
-        wire, answer = await answer_to(case)
-        assert refusal(answer) == {"message": "Connection rejected by server"}
-        await gone(case, wire)
+    case = connecting(connect, style)
+    wire, answer = await answer_to(case)
+    assert refusal_in(answer) == {"message": "Connection rejected by server"}
+    await still_outside(case, wire)
     assert [e["detail"] for e in events if e["event"].endswith("connection.rejected")] == ["disconnect_called"]
 
 
@@ -640,14 +628,13 @@ async def test_disconnecting_a_pending_client_in_another_namespace_does_nothing(
     case = connecting(connect)
     async with join(case.app, "/messages", token=mint()):
         pass
-    nothing_left(case)
 
 
 Vanish = Callable[[Guarded, Any], Awaitable[None]]
 
 
-async def _wire_gone(case: Guarded, wire: Wire) -> None:
-    wire._to_app.put_nowait({"type": "websocket.disconnect", "code": 1006})
+async def _wire_gone(case: Guarded, wire: Socket) -> None:
+    wire.put("websocket.disconnect", code=1006)
 
 
 @pytest.mark.parametrize("finish", ["returns", "raises", "refuses", "disconnects"])
@@ -660,10 +647,9 @@ async def test_a_client_that_goes_while_it_is_admitted_over_websocket(where: str
 @pytest.mark.parametrize(
     ("transport", "how"),
     [
-        ("websocket", "engine"),
         ("websocket", "eio.disconnect"),
         ("polling", "close packet"),
-        ("polling", "engine"),
+        ("polling", "garbage"),
         ("polling", "eio.disconnect"),
     ],
 )
@@ -705,16 +691,14 @@ async def _vanishing(where: str, finish: str, *, transport: str, how: str) -> No
             await client.send(connect_packet())
             posting = None
         else:
-            client = await Polling(case.app).open()
+            client = await Client(case.app, "polling").open()
             posting = asyncio.ensure_future(client.post(connect_packet()))
         await waiting.wait()
         (eio_sid,) = case.server.eio.sockets
         if how == "gone":
             await _wire_gone(case, client)
-        elif how == "close packet":
-            await client.post("1")
-        elif how == "engine":
-            await case.seam.end_session(eio_sid, "kicked")
+        elif how in ("close packet", "garbage"):
+            await client.post("1" if how == "close packet" else "hello")
         else:
             ending = asyncio.ensure_future(case.server.eio.disconnect(eio_sid))
             await asyncio.sleep(0)
@@ -726,7 +710,6 @@ async def _vanishing(where: str, finish: str, *, transport: str, how: str) -> No
         elif how == "eio.disconnect":
             # python-engineio waits for the queue to be read.
             ending.cancel()
-    nothing_left(case)
     accepted = [event for event in events if event["event"].endswith("accepted")]
     closed = [event for event in events if event["event"].endswith("closed")]
     rejected = [event for event in events if event["event"].endswith("connection.rejected")]
@@ -747,24 +730,23 @@ async def test_a_server_that_cancels_its_requests_leaves_nothing(transport: str)
 
     case = connecting(connect)
     if transport == "polling":
-        client = await Polling(case.app).open()
+        client = await Client(case.app, "polling").open()
         task = asyncio.ensure_future(client.post(connect_packet()))
     else:
         wire = await open_wire(case.app)
         await wire.send(connect_packet())
-        assert wire._task is not None
-        task = wire._task
+        assert wire.task is not None
+        task = wire.task
     await waiting.wait()
     task.cancel()
     await until(lambda: not case.server.manager.rooms)
-    assert set(held(case)) <= {"environ", "sockets"}
+    outside(case)
     if transport == "polling":
         await client.close()
     else:
         # python-engineio swallows the cancellation; what the ASGI server does next is to close.
-        wire._to_app.put_nowait({"type": "websocket.disconnect", "code": 1012})
+        wire.put("websocket.disconnect", code=1012)
     await asyncio.wait((task,))
-    nothing_left(case)
 
 
 # Leaving
@@ -774,7 +756,7 @@ async def test_a_server_that_cancels_its_requests_leaves_nothing(transport: str)
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("kind", [ValueError, asyncio.CancelledError, Odd, None])
 async def test_a_disconnect_handler_that_raises_keeps_nobody(
-    kind: type[BaseException] | None, asynchronous: bool, style: str
+    kind: type[BaseException] | None, asynchronous: bool, style: str, events: Events
 ) -> None:
     reasons: list[str] = []
 
@@ -802,17 +784,15 @@ async def test_a_disconnect_handler_that_raises_keeps_nobody(
         else:
             server.register_namespace(Namespace("/messages"))
 
-    with capture_events() as events:
-        case = guarded("/other", prepare=prepare)
-        wire, _ = await joined_wire(case.app)
-        await wire.send("41/messages,")
-        await wire.close()
-        wire, sid = await joined_wire(case.app)
-        await case.server.disconnect(sid, namespace="/messages")
-        await wire.close()
-        wire, sid = await joined_wire(case.app)
-        await wire.close()
-    nothing_left(case)
+    case = guarded("/other", prepare=prepare)
+    wire, _ = await joined_wire(case.app)
+    await wire.send("41/messages,")
+    await wire.close()
+    wire, sid = await joined_wire(case.app)
+    await case.server.disconnect(sid, namespace="/messages")
+    await wire.close()
+    wire, sid = await joined_wire(case.app)
+    await wire.close()
     expected = ["client disconnect", "server disconnect", "transport close"]
     assert reasons == expected
     assert [event["reason"] for event in events if event["event"].endswith("connection.closed")] == expected
@@ -831,7 +811,6 @@ async def test_the_older_disconnect_handler_without_a_reason_works() -> None:
     async with join(case.app, "/messages", token=mint()) as client:
         sid = client.sid
     assert left == [sid]
-    nothing_left(case)
 
 
 async def test_a_disconnect_handler_that_disconnects_again_runs_once() -> None:
@@ -849,14 +828,13 @@ async def test_a_disconnect_handler_that_disconnects_again_runs_once() -> None:
     await case.server.disconnect(sid, namespace="/messages")
     await wire.close()
     assert left == [sid]
-    nothing_left(case)
 
 
 # Events
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-async def test_an_event_handler_that_raises_harms_nobody(asynchronous: bool) -> None:
+async def test_an_event_handler_that_raises_harms_nobody(asynchronous: bool, events: Events) -> None:
     complaints: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context["exception"]))
 
@@ -866,19 +844,19 @@ async def test_an_event_handler_that_raises_harms_nobody(asynchronous: bool) -> 
 
         server.on("broken", broken, namespace="/messages")
 
-    with capture_events() as events:
-        case = guarded(prepare=prepare, server_options={"async_handlers": asynchronous})
-        async with join(case.app, "/messages", token=mint()) as client:
-            await client.emit("broken")
-            assert await client.call("echo", 1) == 1
-    nothing_left(case)
+    case = guarded(prepare=prepare, server_options={"async_handlers": asynchronous})
+    async with join(case.app, "/messages", token=mint()) as client:
+        await client.emit("broken")
+        assert await client.call("echo", 1) == 1
     (line,) = [event for event in events if event["event"] == "socketguard.handler.failed"]
     assert (line["handler"], line["error"], line["subject"]) == ("broken", "ValueError", "user-1")
     assert complaints == []
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-async def test_an_acknowledgement_callback_that_raises_is_the_applications_fault(asynchronous: bool) -> None:
+async def test_an_acknowledgement_callback_that_raises_is_the_applications_fault(
+    asynchronous: bool, events: Events
+) -> None:
     def callback(*args: Any) -> None:
         raise ValueError("secret")
 
@@ -886,19 +864,17 @@ async def test_an_acknowledgement_callback_that_raises_is_the_applications_fault
         await asyncio.sleep(0)
         raise ValueError("secret")
 
-    with capture_events() as events:
-        case = guarded()
-        wire, sid = await joined_wire(case.app)
-        await case.server.emit(
-            "question", to=sid, namespace="/messages", callback=callback_later if asynchronous else callback
-        )
-        question = str(await wire.frame())
-        number = question.removeprefix("42/messages,").partition("[")[0]
-        await wire.send(f'43/messages,{number}["answer"]')
-        await wire.send('42/messages,9["echo",1]')
-        assert await wire.frame() == "43/messages,9[1]"
-        await wire.close()
-    nothing_left(case)
+    case = guarded()
+    wire, sid = await joined_wire(case.app)
+    await case.server.emit(
+        "question", to=sid, namespace="/messages", callback=callback_later if asynchronous else callback
+    )
+    question = str(await wire.frame())
+    number = question.removeprefix("42/messages,").partition("[")[0]
+    await wire.send(f'43/messages,{number}["answer"]')
+    await wire.send('42/messages,9["echo",1]')
+    assert await wire.frame() == "43/messages,9[1]"
+    await wire.close()
     (line,) = [event for event in events if event["event"] == "socketguard.handler.failed"]
     assert (line["handler"], line["error"]) == ("acknowledgement", "ValueError")
 
@@ -926,7 +902,6 @@ async def test_the_connection_is_known_in_every_handler() -> None:
     assert seen == [(where, sid, "user-1") for where in ("connect", "event", "binary", "disconnect")]
     with pytest.raises(LookupError):
         current_connection()
-    nothing_left(case)
 
 
 async def test_a_handler_that_is_registered_later_is_protected_too() -> None:
@@ -938,8 +913,8 @@ async def test_a_handler_that_is_registered_later_is_protected_too() -> None:
         pass
     case.server.on("connect", cancelled, namespace="/messages")
     wire, answer = await answer_to(case)
-    assert refusal(answer)["data"]["code"] == "internal_error"
-    await gone(case, wire)
+    assert refusal_in(answer)["data"]["code"] == "internal_error"
+    await still_outside(case, wire)
 
 
 async def test_detaching_gives_the_application_its_own_handlers_back() -> None:
@@ -964,3 +939,107 @@ async def test_detaching_gives_the_application_its_own_handlers_back() -> None:
     case.guard.detach()
     assert case.server.handlers["/messages"]["connect"] is connect
     assert namespace.on_connect.__func__ is Namespace.on_connect
+
+
+# What goes wrong beneath
+
+
+async def test_a_decision_that_fails_is_a_refusal(events: Events) -> None:
+    class Broken(JWTAuth):
+        def check_time(self, identity: Any) -> None:
+            raise RuntimeError("unforeseen")
+
+    case = guarded(auth=Broken(TEST_SECRET, algorithms=["HS256"]))
+    wire = await open_wire(case.app)
+    await wire.send(connect_packet())
+    assert refusal_in(await wire.frame())["message"] == "Internal error"
+    await wire.close()
+    (line,) = lines(events, "connection.rejected")
+    assert (line["reason"], line["detail"]) == ("internal_error", "admission")
+
+
+@pytest.mark.parametrize("alive", [True, False])
+async def test_a_failure_of_python_socketio_itself_is_answered_and_cleaned_up(alive: bool, events: Events) -> None:
+    case = guarded()
+    original = case.server.packet_class
+    client = await Client(case, "polling").open()
+
+    async def connect(sid: str, environ: Any, auth: Any) -> None:
+        if not alive:
+            await client.post("hello")
+
+    class Broken(original):  # type: ignore[misc, valid-type]
+        def __init__(self, packet_type: int = 2, *args: Any, **options: Any) -> None:
+            if packet_type == 0 and "encoded_packet" not in options:
+                raise RuntimeError("no answer can be made")
+            super().__init__(packet_type, *args, **options)
+
+    case.server.on("connect", connect, namespace="/messages")
+    case.server.packet_class = Broken
+    await client.post(connect_packet())
+    if alive:
+        assert refusal_in(await client.frame())["message"] == "Internal error"
+        outside(case)
+        await client.close()
+    assert [line["detail"] for line in lines(events, "connection.rejected")] == ["python-socketio"] * alive
+    assert [line["reason"] for line in lines(events, "connection.closed")] == ["parse error"] * (not alive)
+
+
+async def test_a_refusal_of_a_session_that_has_ended_is_logged_only(events: Events) -> None:
+    async def authorize(identity: Any, connection: Any) -> bool:
+        await client.post("hello")
+        return False
+
+    case = guarded(namespaces=[NamespacePolicy("/messages", authorize=authorize)])
+    client = await Client(case, "polling").open()
+    await client.post(connect_packet())
+    (line,) = lines(events, "connection.rejected")
+    assert (line["reason"], line["detail"]) == ("insufficient_scope", "authorize_refused")
+
+
+@pytest.mark.parametrize("outcome", ["returns", "raises"])
+async def test_a_client_that_leaves_while_its_connect_handler_runs_in_an_older_release(outcome: str) -> None:
+    """python-socketio before 5.18 runs the disconnect handler of a client whose connect handler is not done."""
+    gate, waiting = asyncio.Event(), asyncio.Event()
+    sids: list[str] = []
+    left: list[str] = []
+
+    async def connect(sid: str, environ: Any, auth: Any) -> None:
+        sids.append(sid)
+        waiting.set()
+        await gate.wait()
+        if outcome == "raises":
+            raise ValueError
+
+    def prepare(server: Any) -> None:
+        server.on("connect", connect, namespace="/messages")
+        server.on("disconnect", lambda sid, reason: left.append(reason), namespace="/messages")
+
+    case = guarded(prepare=prepare)
+    client = await Client(case.app, "polling").open()
+    posting = asyncio.ensure_future(client.post(connect_packet()))
+    await waiting.wait()
+    manager = case.server.manager
+    getattr(manager, "pending_connect", {}).clear()
+    manager.pre_disconnect(sids[0], "/messages")
+    await case.server._trigger_event("disconnect", "/messages", sids[0], "client disconnect")
+    assert left == ["client disconnect"]
+    gate.set()
+    await posting
+    assert case.guard.connections() == []
+    await client.close()
+    assert left == ["client disconnect"]
+
+
+async def test_an_acknowledgement_that_does_not_fit_is_the_clients_fault(events: Events) -> None:
+    case = guarded()
+    wire, sid = await joined_wire(case.app)
+    await case.server.emit("question", to=sid, namespace="/messages", callback=lambda: None)
+    number = str(await wire.frame()).removeprefix("42/messages,").partition("[")[0]
+    await wire.send(f"43/messages,{number}[1,2,3]")
+    await wire.send('42/messages,1["echo",1]')
+    assert await wire.frame() == "43/messages,1[1]"
+    await wire.close()
+    names = [event["event"] for event in events]
+    assert names.count("socketguard.packet.rejected") == 1
+    assert "socketguard.handler.failed" not in names

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import signal
 import sys
 import textwrap
@@ -15,81 +16,30 @@ from typing import Any
 
 import pytest
 
-from socketguard import ConfigurationError
-from socketguard.server import drain
-from socketguard.testing import Refused, Wire, capture_events
-from tests.core.driver import (
-    Answer,
+from socketguard import ConfigurationError, Limits
+from socketguard.server.websocket import UPGRADE_PATIENCE
+from socketguard.testing import Refused, capture_events
+from tests.scripted import (
+    Client,
+    Clock,
+    Events,
     Guarded,
-    Polling,
+    Socket,
     connect_packet,
     guarded,
     http,
     joined_wire,
-    nothing_left,
+    lines,
     open_wire,
+    rest,
     until,
 )
 
 OPEN = "EIO=4&transport=polling"
+PATIENCE_OF_SERVERS = 0.2
+"""Seconds for which the ASGI server may wait for connections after a drain."""
+
 CLOSING = '["socketguard:closing",{"code":"draining","message":"Server is restarting","retry":"backoff"}]'
-
-
-class Naps:
-    """Stands in for the pauses of a drain: each lasts until a test says so."""
-
-    def __init__(self) -> None:
-        self.taken: list[float] = []
-        self.free = False
-        self._awake = asyncio.Semaphore(0)
-
-    async def sleep(self, seconds: float) -> None:
-        self.taken.append(seconds)
-        if self.free or not seconds:
-            await asyncio.sleep(0)
-        else:
-            await self._awake.acquire()
-
-    def wake(self) -> None:
-        """Let one pause end."""
-        self._awake.release()
-
-    def wake_all(self) -> None:
-        self.free = True
-        for _ in range(1000):
-            self._awake.release()
-
-
-@pytest.fixture
-def naps(monkeypatch: pytest.MonkeyPatch) -> Naps:
-    made = Naps()
-    monkeypatch.setattr(drain, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": made.sleep}))
-    return made
-
-
-@pytest.fixture
-def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients and handlers that hang are not waited for as long as usual."""
-    monkeypatch.setattr(drain, "_LAST_WORDS", 0.05)
-    monkeypatch.setattr("socketguard.server.websocket.CLOSE_TIMEOUT", 0.02)
-
-
-def lines(events: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    return [event for event in events if event["event"] == f"socketguard.{name}"]
-
-
-async def closed(wire: Wire) -> tuple[list[str], int | None]:
-    frames: list[str] = []
-    with contextlib.suppress(ConnectionError):
-        while True:
-            frames.append(str(await wire.frame()))
-    return frames, wire.close_code
-
-
-async def waiting_poll(case: Guarded, client: Polling) -> asyncio.Task[list[str]]:
-    poll = asyncio.ensure_future(client.poll())
-    await until(lambda: case.server.eio.sockets[client.sid].queue._getters)
-    return poll
 
 
 async def begun(case: Guarded, over: float = 8.0) -> asyncio.Task[int]:
@@ -102,22 +52,21 @@ async def begun(case: Guarded, over: float = 8.0) -> asyncio.Task[int]:
 # What clients see
 
 
-async def test_everybody_is_sent_away_and_told_why() -> None:
+async def test_everybody_is_sent_away_and_told_why(events: Events) -> None:
     case = guarded("/messages", "/other")
     wire, _ = await joined_wire(case.app)
     await wire.send(connect_packet("/other"))
     await wire.frame()
     stranger = await open_wire(case.app)
-    client = await Polling(case.app).open()
+    client = await Client(case.app, "polling").open()
     await client.join()
-    poll = await waiting_poll(case, client)
-    with capture_events() as events:
-        assert await case.guard.drain(0) == 3
-        packets = await poll
-        frames, code = await closed(wire)
-        stranger_frames, stranger_code = await closed(stranger)
-        for each in (wire, stranger):
-            await each.close()
+    poll = await client.waiting()
+    assert await case.guard.drain(0) == 3
+    packets = await poll
+    frames, code = await wire.closed()
+    stranger_frames, stranger_code = await stranger.closed()
+    for each in (wire, stranger):
+        await each.close()
     assert (frames, code) == ([f"42/messages,{CLOSING}", f"42/other,{CLOSING}"], 1012)
     assert (stranger_frames, stranger_code) == ([], 1012)
     # No namespace is disconnected ("41"), nor does Engine.IO say goodbye ("1"): stock clients would not come back.
@@ -134,33 +83,30 @@ async def test_everybody_is_sent_away_and_told_why() -> None:
     status = case.guard.status()
     assert status["draining"] is True
     assert status["sessions"]["open"] == status["connections"]["open"] == 0
-    nothing_left(case)
 
 
-async def test_an_empty_server_is_drained_at_once() -> None:
+async def test_an_empty_server_is_drained_at_once(events: Events) -> None:
     case = guarded()
-    with capture_events() as events:
-        assert await asyncio.wait_for(case.guard.drain(), 5) == 0
+    assert await asyncio.wait_for(case.guard.drain(), 5) == 0
     assert lines(events, "drain.started")[0]["over_s"] == 8.0
     assert lines(events, "drain.finished")[0]["ended"] == 0
 
 
-async def test_new_sessions_are_refused_and_polls_too(naps: Naps) -> None:
+async def test_new_sessions_are_refused_and_polls_too(clock: Clock, events: Events) -> None:
     case = guarded()
-    client = await Polling(case.app).open()
+    client = await Client(case.app, "polling").open()
     await client.join()
     task = await begun(case)
-    with capture_events() as events:
-        answer = await http(case.app, "GET", OPEN)
-        with pytest.raises(Refused) as caught:
-            await open_wire(case.app)
-        # Who has not been sent away yet may go on.
-        await client.post('42/messages,1["echo",1]')
-        assert await client.frame() == "43/messages,1[1]"
-        naps.wake_all()
-        assert await task == 1
-        polled = await http(case.app, "GET", client.query)
-        posted = await http(case.app, "POST", client.query, b"3")
+    answer = await http(case.app, "GET", OPEN)
+    with pytest.raises(Refused) as caught:
+        await open_wire(case.app)
+    # Who has not been sent away yet may go on.
+    await client.post('42/messages,1["echo",1]')
+    assert await client.frame() == "43/messages,1[1]"
+    clock.passes(8)
+    assert await task == 1
+    polled = await http(case.app, "GET", client.query)
+    posted = await http(case.app, "POST", client.query, b"3")
     for each in (answer, polled, posted):
         assert each.status == 503
         assert each.header("retry-after") == ["5"]
@@ -172,28 +118,27 @@ async def test_new_sessions_are_refused_and_polls_too(naps: Naps) -> None:
     line = lines(events, "handshake.rejected")[0]
     assert (line["reason"], line["status"], line["retry_after"]) == ("draining", 503, 5)
     assert "socketguard.drain" in line["hint"]
-    nothing_left(case)
 
 
-async def test_a_connect_during_the_drain_ends_its_session(naps: Naps) -> None:
+async def test_a_connect_during_the_drain_ends_its_session(clock: Clock, events: Events) -> None:
     case = guarded()
     wire = await open_wire(case.app)
-    client = await Polling(case.app).open()
+    client = await Client(case.app, "polling").open()
     task = await begun(case)
-    with capture_events() as events:
-        await wire.send(connect_packet())
-        assert await closed(wire) == ([], 1012)
-        await wire.close()
-        await client.post(connect_packet())
-        await until(lambda: not case.server.eio.sockets)
-        naps.wake_all()
-        await task
+    await wire.send(connect_packet())
+    assert await wire.closed() == ([], 1012)
+    await wire.close()
+    await client.post(connect_packet())
+    await until(lambda: not case.server.eio.sockets)
+    clock.passes(8)
+    await task
     assert [line["reason"] for line in lines(events, "session.ended")] == ["draining"] * 2
     assert not lines(events, "connection.accepted")
-    nothing_left(case)
 
 
-async def test_sessions_are_spread_over_the_period_in_random_order(naps: Naps, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sessions_are_spread_over_the_period_in_random_order(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Any order will do, as long as it is that of shuffle().
     shuffled: list[Any] = []
 
@@ -201,110 +146,79 @@ async def test_sessions_are_spread_over_the_period_in_random_order(naps: Naps, m
         sessions.sort(key=lambda session: session.client_address, reverse=True)
         shuffled.extend(sessions)
 
-    monkeypatch.setattr(drain.random, "shuffle", shuffle)
+    monkeypatch.setattr(random, "shuffle", shuffle)
     case = guarded()
     addresses = [f"203.0.113.{number}" for number in range(4)]
     wires = {address: (await joined_wire(case.app, client=(address, 1)))[0] for address in addresses}
-    task = await begun(case, 8000.0)
+    task = await begun(case, 80.0)
     for number, address in enumerate(reversed(addresses), 1):
-        await until(lambda number=number: len(naps.taken) == number)
+        clock.passes(19)
+        await rest()
         # Not yet: it is neither told nor closed.
-        assert wires[address]._from_app.empty()
+        assert wires[address].outbox.empty()
         assert case.guard.status()["sessions"]["open"] == 5 - number
-        naps.wake()
-        assert await closed(wires[address]) == ([f"42/messages,{CLOSING}"], 1012)
+        clock.passes(1)
+        assert await wires[address].closed() == ([f"42/messages,{CLOSING}"], 1012)
         await wires[address].close()
         await until(lambda number=number: case.guard.status()["sessions"]["open"] == 4 - number)
     assert await task == 4
-    assert [round(seconds, -2) for seconds in naps.taken] == [2000, 4000, 6000, 8000]
     assert len(shuffled) == 4
-    nothing_left(case)
 
 
-async def test_many_sessions_at_once_leave_the_loop_its_turns(naps: Naps) -> None:
+async def test_many_sessions_at_once_leave_the_loop_its_turns() -> None:
     case = guarded()
     wires = [await open_wire(case.app) for _ in range(60)]
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while case.guard.status()["sessions"]["open"]:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.ensure_future(count())
     assert await case.guard.drain(0) == 60
-    assert naps.taken == [0, 0]
+    await counting
+    assert turns > 2
     for wire in wires:
         await wire.close()
-    nothing_left(case)
 
 
-async def test_a_second_call_waits_for_the_first(naps: Naps) -> None:
+async def test_a_second_call_waits_for_the_first(clock: Clock, events: Events) -> None:
     case = guarded()
     wire, _ = await joined_wire(case.app)
-    with capture_events() as events:
-        first = await begun(case)
-        second = asyncio.ensure_future(case.guard.drain(0))
-        third = asyncio.ensure_future(case.guard.drain(0))
-        await until(lambda: naps.taken)
-        assert not first.done()
-        # Whoever gives up waiting stops nothing.
-        third.cancel()
-        await asyncio.wait((third,))
-        assert not second.done()
-        naps.wake_all()
-        assert await first == await second == 1
-        assert await case.guard.drain() == 1
+    first = await begun(case)
+    second = asyncio.ensure_future(case.guard.drain(0))
+    third = asyncio.ensure_future(case.guard.drain(0))
+    await rest()
+    assert not first.done()
+    # Whoever gives up waiting stops nothing.
+    third.cancel()
+    await asyncio.wait((third,))
+    assert not second.done()
+    clock.passes(8)
+    assert await first == await second == 1
+    assert await case.guard.drain() == 1
     assert len(lines(events, "drain.started")) == len(lines(events, "drain.finished")) == 1
     await wire.close()
-    nothing_left(case)
 
 
-async def test_a_client_that_leaves_by_itself_is_not_said_to_have_been_sent_away(naps: Naps) -> None:
+async def test_a_client_that_leaves_by_itself_is_not_said_to_have_been_sent_away(clock: Clock, events: Events) -> None:
     case = guarded()
     wire, _ = await joined_wire(case.app)
-    with capture_events() as events:
-        task = await begun(case)
-        await until(lambda: naps.taken)
-        await wire.close()
-        assert not case.seam.sessions.open
-        naps.wake_all()
-        assert await task == 0
+    task = await begun(case)
+    await rest()
+    await wire.close()
+    assert not case.guard.status()["sessions"]["open"]
+    clock.passes(8)
+    assert await task == 0
     (line,) = lines(events, "connection.closed")
     assert line["reason"] == "transport close"
     assert not lines(events, "session.ended")
     assert lines(events, "drain.finished")[0]["ended"] == 0
-    nothing_left(case)
 
 
 # Clients that make it hard
-
-
-async def hanging_request(case: Guarded, client: Polling, method: str, *pieces: bytes) -> tuple[Any, list[Any]]:
-    """A request of which only so much arrives. Returns its task and the messages of the answer."""
-    asked = asyncio.Event()
-    sent: list[Any] = []
-    left = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
-
-    async def receive() -> Any:
-        if left:
-            return left.pop(0)
-        asked.set()
-        await asyncio.Event().wait()
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
-        "http_version": "1.1",
-        "method": method,
-        "scheme": "http",
-        "path": "/socket.io/",
-        "raw_path": b"/socket.io/",
-        "root_path": "",
-        "query_string": client.query.encode(),
-        "headers": [(b"host", b"testserver"), (b"content-length", b"1000")],
-        "client": ("127.0.0.1", 50000),
-        "server": ("testserver", 80),
-        "state": {},
-    }
-    task = asyncio.ensure_future(case.app(scope, receive, send))
-    await asyncio.wait_for(asked.wait(), 5)
-    return task, sent
 
 
 @pytest.mark.parametrize(
@@ -312,73 +226,61 @@ async def hanging_request(case: Guarded, client: Polling, method: str, *pieces: 
 )
 async def test_a_body_of_which_half_has_come_holds_nothing_up(method: str, pieces: tuple[bytes, ...]) -> None:
     case = guarded()
-    client = await Polling(case.app).open()
+    client = await Client(case.app, "polling").open()
     await client.join()
-    task, sent = await hanging_request(case, client, method, *pieces)
+    task, request = await client.begin(method, *(pieces or (b"",)) if method == "POST" else ())
     assert await asyncio.wait_for(case.guard.drain(0), 5) == 1
     await asyncio.wait_for(task, 5)
-    assert sent[0]["status"] == 503
-    assert (b"retry-after", b"5") in sent[0]["headers"]
-    assert b'"draining"' in sent[1]["body"]
-    nothing_left(case)
+    answer = request.answer
+    assert (answer.status, answer.header("retry-after"), answer.json["code"]) == (503, ["5"], "draining")
 
 
 async def test_a_half_sent_body_of_a_session_that_ends_otherwise_is_answered_too() -> None:
-    case = guarded()
-    client = await Polling(case.app).open()
+    case = guarded(limits=Limits(queue_bytes=100))
+    client = await Client(case.app, "polling").open()
     await client.join()
-    task, sent = await hanging_request(case, client, "POST", b"4")
-    session = next(iter(case.seam.sessions.open))
-    case.seam.end(session, "slow_consumer")
+    task, request = await client.begin("POST", b"4")
+    for _ in range(10):
+        await case.server.emit("news", "x" * 90, namespace="/messages")
     await asyncio.wait_for(task, 5)
-    assert sent[0]["status"] == 400
-    assert b'"session_unknown"' in sent[1]["body"]
+    assert (request.answer.status, request.answer.json["code"]) == (400, "session_unknown")
     await until(lambda: not case.server.eio.sockets)
-    nothing_left(case)
 
 
-async def test_a_server_that_cancels_a_half_sent_body_is_not_held_up() -> None:
+@pytest.mark.parametrize("draining", [False, True])
+async def test_a_server_that_cancels_a_half_sent_body_is_not_held_up(draining: bool) -> None:
     case = guarded()
-    client = await Polling(case.app).open()
+    client = await Client(case.app, "polling").open()
     await client.join()
-    task, sent = await hanging_request(case, client, "POST", b"4")
+    task, request = await client.begin("POST", b"4")
+    if draining:  # Cancelled by both at once: the server's word counts.
+        ending = asyncio.ensure_future(case.guard.drain(0))
+        while not task.cancelling():  # type: ignore[attr-defined]
+            await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert sent == []
-    (session,) = case.seam.sessions.open
-    assert not session.reading
-    # Cancelled by both at once: the server's word counts.
-    task, sent = await hanging_request(case, client, "POST", b"4")
-    task.cancel()
-    session.ending = "draining"
-    case.seam.sessions.closed(session)
-    for each in tuple(session.reading):
-        each.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert sent == []
-    await case.seam.end_session(client.sid, "draining")
-    nothing_left(case)
+    assert request.answer.status == 0
+    if draining:
+        assert await ending == 1
+    else:
+        await client.close()
 
 
-async def test_a_websocket_in_the_middle_of_its_upgrade(naps: Naps) -> None:
+async def test_a_websocket_in_the_middle_of_its_upgrade(clock: Clock) -> None:
     case = guarded()
-    client = await Polling(case.app).open()
+    client = await Client(case.app, "polling").open()
     await client.join()
-    wire = Wire(case.app, query=f"&sid={client.sid}")
-    await wire.open()
-    await wire.send("2probe")
-    assert await wire.frame() == "3probe"
-    naps.wake_all()
-    assert await asyncio.wait_for(case.guard.drain(0), 5) == 1
-    assert (await closed(wire))[1] == 1012
+    wire = await client.probe()
+    task = await begun(case, 0)
+    await rest()
+    clock.passes(UPGRADE_PATIENCE)
+    assert await task == 1
+    assert (await wire.closed())[1] == 1012
     await wire.close()
-    await until(lambda: not case.server.eio.sockets)
-    nothing_left(case)
 
 
-async def test_a_client_that_does_not_read_is_not_waited_for(brief: None) -> None:
+async def test_a_client_that_does_not_read_is_not_waited_for() -> None:
     case = guarded()
     read = asyncio.Event()
 
@@ -395,23 +297,14 @@ async def test_a_client_that_does_not_read_is_not_waited_for(brief: None) -> Non
     cut = True
     await case.server.emit("x", "y", namespace="/messages")
     assert await asyncio.wait_for(case.guard.drain(0), 5) == 1
-    await until(lambda: not case.seam.sessions.open)
+    await until(lambda: not case.guard.status()["sessions"]["open"])
     read.set()
     await wire.close()
-    nothing_left(case)
-
-
-async def client_polls_until_refused(case: Guarded, client: Polling) -> Answer:
-    for _ in range(3):
-        answer = await http(case.app, "GET", client.query)
-        if answer.status != 200:
-            return answer
-    raise AssertionError("polled on and on")
 
 
 @pytest.mark.parametrize("event", ["connect", "disconnect"])
 @pytest.mark.parametrize("transport", ["websocket", "polling"])
-async def test_a_handler_that_hangs_holds_nothing_up(event: str, transport: str, brief: None) -> None:
+async def test_a_handler_that_hangs_holds_nothing_up(event: str, transport: str) -> None:
     go, running = asyncio.Event(), asyncio.Event()
 
     async def handler(*args: Any) -> None:
@@ -427,7 +320,7 @@ async def test_a_handler_that_hangs_holds_nothing_up(event: str, transport: str,
         wire = await open_wire(case.app)
         await wire.send(connect_packet())
     else:
-        client = await Polling(case.app).open()
+        client = await Client(case.app, "polling").open()
         posting = asyncio.ensure_future(client.post(connect_packet()))
     if event == "connect":
         await asyncio.wait_for(running.wait(), 5)
@@ -436,40 +329,37 @@ async def test_a_handler_that_hangs_holds_nothing_up(event: str, transport: str,
     assert await asyncio.wait_for(case.guard.drain(0), 5) == 1
     if client is not None and event == "disconnect":
         # It has been told; what it is still asked for on its way out is nobody's business.
-        polled = await client_polls_until_refused(case, client)
+        while (polled := await client.http("GET")).status == 200:
+            pass
         assert (polled.status, polled.json["code"]) == (503, "draining")
     go.set()
     if posting is not None:
         assert (await posting).status in (200, 503)
     if wire is not None:
-        assert (await closed(wire))[1] == 1012
+        assert (await wire.closed())[1] == 1012
         await wire.close()
     await until(lambda: not case.server.eio.sockets)
-    await until(lambda: not case.seam.pending)
+    await until(lambda: not case.guard.status()["connections"]["being_admitted"])
     assert case.guard.status()["connections"]["open"] == 0
-    nothing_left(case)
 
 
-async def test_a_session_that_was_being_made_when_it_began_is_ended_too(naps: Naps) -> None:
+async def test_a_session_that_was_being_made_when_it_began_is_ended_too(clock: Clock, events: Events) -> None:
     case = guarded()
     first = await open_wire(case.app)
-    late = Wire(case.app)
-    # The request is there, its first message is not.
-    late._task = asyncio.ensure_future(case.app(late.scope, late._to_app.get, late._from_app.put))
-    await until(lambda: late._to_app._getters)  # type: ignore[attr-defined]
-    with capture_events() as events:
-        task = await begun(case)
-        await until(lambda: naps.taken)
-        late._to_app.put_nowait({"type": "websocket.connect"})
-        await until(lambda: len(case.seam.sessions.open) == 2)
-        naps.wake_all()
-        assert await task == 2
-    assert (await closed(late))[1] == 1012
+    late = Socket(case.app)
+    late.start()  # The request is there, its first message is not.
+    await rest()
+    task = await begun(case)
+    await rest()
+    late.put("websocket.connect")
+    await until(lambda: case.guard.status()["sessions"]["open"] == 2)
+    clock.passes(8)
+    assert await task == 2
+    assert (await late.closed())[1] == 1012
     for wire in (first, late):
         await wire.close()
     assert lines(events, "drain.started")[0]["sessions"] == 1
     assert lines(events, "drain.finished")[0]["ended"] == 2
-    nothing_left(case)
 
 
 # How long
@@ -546,27 +436,26 @@ def ask_to_end() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-async def test_at_sigterm_clients_are_sent_away_before_the_server_ends(handlers: None, naps: Naps) -> None:
+async def test_at_sigterm_clients_are_sent_away_before_the_server_ends(handlers: None, clock: Clock) -> None:
     server = ASGIServer()
     signal.signal(signal.SIGTERM, server.handle_exit)
     case = guarded()
     case.guard.drain_on_sigterm(over=8)
     wire, _ = await joined_wire(case.app)
     ask_to_end()
-    await until(lambda: naps.taken)
+    await rest()
     assert case.guard.status()["draining"] is True
     assert server.called == []
-    naps.wake()
-    assert await closed(wire) == ([f"42/messages,{CLOSING}"], 1012)
+    clock.passes(8)
+    assert await wire.closed() == ([f"42/messages,{CLOSING}"], 1012)
     await until(lambda: server.called)
     assert server.called == [(signal.SIGTERM, None)]
     # It would wait for connections for ever.
-    assert server.config.timeout_graceful_shutdown == drain._PATIENCE
+    assert server.config.timeout_graceful_shutdown == PATIENCE_OF_SERVERS
     await wire.close()
-    nothing_left(case)
 
 
-@pytest.mark.parametrize(("own", "expected"), [(0.1, 0.1), (30, drain._PATIENCE)])
+@pytest.mark.parametrize(("own", "expected"), [(0.1, 0.1), (30, PATIENCE_OF_SERVERS)])
 async def test_the_servers_own_patience_counts_when_it_is_shorter(handlers: None, own: float, expected: float) -> None:
     server = ASGIServer(own)
     signal.signal(signal.SIGTERM, server.handle_exit)
@@ -577,25 +466,24 @@ async def test_the_servers_own_patience_counts_when_it_is_shorter(handlers: None
     assert server.config.timeout_graceful_shutdown == expected
 
 
-async def test_whoever_asks_twice_does_not_want_to_wait(handlers: None, naps: Naps) -> None:
+async def test_whoever_asks_twice_does_not_want_to_wait(handlers: None, clock: Clock) -> None:
     server = ASGIServer()
     signal.signal(signal.SIGTERM, server.handle_exit)
     case = guarded()
     case.guard.drain_on_sigterm()
     wire, _ = await joined_wire(case.app)
     ask_to_end()
-    await until(lambda: naps.taken)
+    await rest()
     ask_to_end()
     await until(lambda: server.called)
     assert server.called[0][0] == signal.SIGTERM
     assert server.called[0][1] is not None, "called at once, as Python calls a handler"
-    naps.wake_all()
+    clock.passes(8)
     await until(lambda: len(server.called) == 2)
     await wire.close()
-    nothing_left(case)
 
 
-async def test_at_sigterm_a_drain_that_runs_already_is_left_to_whoever_began_it(handlers: None, naps: Naps) -> None:
+async def test_at_sigterm_a_drain_that_runs_already_is_left_to_whoever_began_it(handlers: None, clock: Clock) -> None:
     server = ASGIServer()
     signal.signal(signal.SIGTERM, server.handle_exit)
     case = guarded()
@@ -604,23 +492,21 @@ async def test_at_sigterm_a_drain_that_runs_already_is_left_to_whoever_began_it(
     task = await begun(case)
     ask_to_end()
     await until(lambda: server.called)
-    naps.wake_all()
+    clock.passes(8)
     assert await task == 1
     await wire.close()
-    nothing_left(case)
 
 
 @pytest.mark.parametrize("previous", [signal.SIG_IGN, "function"])
-async def test_handlers_that_are_no_servers_are_called_too(handlers: None, previous: Any) -> None:
+async def test_handlers_that_are_no_servers_are_called_too(handlers: None, previous: Any, events: Events) -> None:
     called: list[Any] = []
     if previous == "function":
         signal.signal(signal.SIGTERM, lambda number, frame: called.append(number))
     case = guarded()
-    with capture_events() as events:
-        case.guard.drain_on_sigterm(over=0)
-        ask_to_end()
-        await until(lambda: lines(events, "drain.finished"))
-        await until(lambda: case.seam.owner.drain._leaving.done())
+    case.guard.drain_on_sigterm(over=0)
+    ask_to_end()
+    await until(lambda: lines(events, "drain.finished"))
+    await rest()
     assert called == ([signal.SIGTERM] if previous == "function" else [])
 
 
@@ -628,7 +514,7 @@ async def test_where_nobody_had_a_handler_the_process_ends(handlers: None, monke
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     raised: list[tuple[int, Any]] = []
     monkeypatch.setattr(
-        drain.signal, "raise_signal", lambda number: raised.append((number, signal.getsignal(signal.SIGTERM)))
+        signal, "raise_signal", lambda number: raised.append((number, signal.getsignal(signal.SIGTERM)))
     )
     case = guarded()
     case.guard.drain_on_sigterm(over=0)
@@ -685,9 +571,9 @@ async def test_the_first_request_does_it_where_there_is_no_lifespan(handlers: No
     wire = await open_wire(case.app)
     assert signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN
     ask_to_end()
-    assert (await closed(wire))[1] == 1012
+    assert (await wire.closed())[1] == 1012
     await wire.close()
-    await until(lambda: case.seam.owner.drain._leaving.done())
+    await rest()
 
 
 async def test_without_being_asked_for_nothing_is_chained(handlers: None) -> None:
@@ -724,7 +610,7 @@ async def test_a_process_without_a_server_of_its_own_ends_by_the_signal() -> Non
     import socketio
     from socketguard import SocketGuard
     from socketguard.testing import make_auth, mint
-    from tests.core.driver import joined_wire
+    from tests.scripted import joined_wire
 
     async def main():
         server = socketio.AsyncServer(async_mode="asgi", monitor_clients=False)

@@ -15,12 +15,21 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from socketguard import NamespacePolicy
-from socketguard.testing import Wire, mint
-from tests.core.driver import Polling, guarded, held, open_wire, until
+from socketguard import Limits, NamespacePolicy
+from socketguard.testing import mint
+from tests.scripted import (
+    Client,
+    guarded,
+    left,
+    until,
+)
 
 NAMESPACES = ["/a", "/b", "/"]
 OUTCOMES = ["accept", "False", "refuse", "raise", "cancel", "disconnect", "unserializable"]
+
+PLACES = 100
+"""More than come in one run."""
+PLACES_OF = ("connections", "connections_per_subject", "connections_per_address", "sessions_per_address")
 
 namespaces = st.sampled_from(NAMESPACES)
 
@@ -100,7 +109,8 @@ class Visits(RuleBasedStateMachine):
                 server.on("disconnect", disconnect, namespace=namespace)
 
         policies = [NamespacePolicy(name, authorize=authorize) for name in NAMESPACES]
-        self.case = guarded(prepare=prepare, namespaces=policies)
+        limits = Limits(**dict.fromkeys(PLACES_OF, PLACES), failures_per_address=None)
+        self.case = guarded(prepare=prepare, namespaces=policies, limits=limits)
 
     async def wait(self, tag: int, sid: str | None) -> str:
         self.hanging[tag] = Hanging(sid, asyncio.get_running_loop().create_future())
@@ -114,7 +124,7 @@ class Visits(RuleBasedStateMachine):
 
     async def _open(self, websocket: bool) -> Visitor:
         before = set(self.case.server.eio.sockets)
-        client: Any = await open_wire(self.case.app) if websocket else await Polling(self.case.app).open()
+        client = await Client(self.case, "websocket" if websocket else "polling").open()
         (eio_sid,) = set(self.case.server.eio.sockets) - before
         visitor = Visitor(client, eio_sid, websocket)
         self.everybody.append(visitor)
@@ -236,17 +246,17 @@ class Visits(RuleBasedStateMachine):
             how = "close"  # Whoever polls goes by not polling any more; python-engineio notices by time.
         if visitor.waiting and how == "gone":
             visitor.gone = True
-            visitor.client._to_app.put_nowait({"type": "websocket.disconnect", "code": 1006})
+            visitor.client.wire.put("websocket.disconnect", code=1006)
             return  # Nobody reads it before its CONNECT is answered.
         visitor.joined.clear()
-        if how == "engine":
-            await self.case.seam.end_session(visitor.eio_sid, "kicked")
+        if how == "engine" and visitor.websocket:
+            await self.case.server.eio.disconnect(visitor.eio_sid)
         elif how == "gone":
             await visitor.client.close()
         else:
             await self.send(visitor, "1" if how == "close" else "hello")
             if visitor.websocket:
-                await until(lambda: visitor.client._task.done())
+                await until(visitor.client.wire.task.done)
         visitor.alive = False
 
     # What must be true
@@ -258,7 +268,7 @@ class Visits(RuleBasedStateMachine):
         assert self.difference() is None
 
     def difference(self) -> Any:
-        server, seam, manager = self.case.server, self.case.seam, self.case.server.manager
+        server, manager = self.case.server, self.case.server.manager
         alive = {visitor.eio_sid for visitor in self.everybody if visitor.alive}
         joined = {(ns, sid) for v in self.everybody for ns, sid in v.joined.items()}
         waiting = {
@@ -283,18 +293,15 @@ class Visits(RuleBasedStateMachine):
             "environ": set(server.environ) == alive,
             "sockets": {sid for sid, socket in server.eio.sockets.items() if not socket.closed} == alive,
             "binary": not server._binary_packet,
-            "connections": {sid for _, sid in joined} <= set(seam.connections) <= sids,
             "listed": {(c.namespace, c.sid) for c in self.case.guard.connections()} == joined,
-            "quarantine": not seam.quarantine,
-            "sessions": all(
-                set(seam.session(v.eio_sid).connections) == {*v.joined, *v.waiting}  # type: ignore[union-attr]
-                and seam.session(v.eio_sid).joined == len(v.joined)  # type: ignore[union-attr]
-                for v in self.everybody
-                if v.alive
-            ),
+            "sessions": self.case.guard.status()["sessions"]["open"] == len(alive),
+            "being admitted": sum(len(v.waiting) for v in self.everybody if v.alive)
+            <= self.case.guard.status()["connections"]["being_admitted"]
+            <= sum(len(v.waiting) for v in self.everybody),
+            "timers": self.case.guard.status()["timers"]["expiry"] == len(joined),
         }
         wrong = [name for name, holds in checks.items() if not holds]
-        return (wrong, joined, waiting, members, held(self.case)) if wrong else None
+        return (wrong, joined, waiting, members, left(self.case)) if wrong else None
 
     def teardown(self) -> None:
         try:
@@ -315,9 +322,19 @@ class Visits(RuleBasedStateMachine):
             hanging.outcome.set_result("accept")
         for visitor in self.everybody:
             await asyncio.gather(*visitor.posts)
-            if isinstance(visitor.client, Wire):
+            if visitor.websocket:
                 await visitor.client.close()
-        await until(lambda: not held(self.case))
+        await until(lambda: not left(self.case))
+        await self._all_places_are_free()
+
+    async def _all_places_are_free(self) -> None:
+        """What a limit counts was given back: as many as may come at most can come again."""
+        clients = [await Client(self.case, "polling").open() for _ in range(PLACES)]
+        for client in clients:
+            await client.send(self.packet("/a", "accept", token=self.token))
+            assert await self.answer(Visitor(client, "", websocket=False), "/a")
+        for client in clients:
+            await client.close()
 
 
 TestVisits = Visits.TestCase

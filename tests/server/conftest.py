@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blockbuster import BlockBuster, blockbuster_ctx
+
+import socketguard
+from socketguard.testing import capture_events
+from tests import scripted
+
+PACKAGE = str(Path(socketguard.__file__).parent)
+
+
+@pytest.fixture(autouse=True)
+def nothing_blocks_the_loop() -> Iterator[BlockBuster]:
+    """A blocking call that socketguard makes on the event loop is an error in every test here."""
+    with blockbuster_ctx("socketguard") as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+async def nothing_is_left() -> AsyncIterator[None]:
+    """When a test has ended, nothing is held of the clients of its servers, and nothing goes on for them."""
+    scripted.made.clear()
+    yield
+    cases = [case for case in scripted.made if not case.leaves]
+    with contextlib.suppress(TimeoutError):
+        await scripted.until(lambda: not any(map(scripted.left, cases)) and not _tasks(), timeout=2)
+    for case in cases:
+        assert scripted.left(case) == {}
+    assert not _tasks() or len(cases) < len(scripted.made)
+
+
+def _tasks() -> list[asyncio.Task[Any]]:
+    """The tasks in which code of the package runs."""
+    found = asyncio.all_tasks() - {asyncio.current_task()}
+    return [task for task in found if getattr(task.get_coro(), "cr_code", None) and _is_ours(task.get_coro())]
+
+
+def _is_ours(coroutine: Any) -> bool:
+    return str(coroutine.cr_code.co_filename).startswith(PACKAGE)
+
+
+@pytest.fixture
+def events() -> Iterator[list[dict[str, Any]]]:
+    """All log lines of the test."""
+    with capture_events() as captured:
+        yield captured
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> scripted.Clock:
+    """A clock for tokens that moves the loop as well. To be asked for before a guard is made."""
+    found, monotonic = scripted.Clock(), time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + found.passed)
+    return found

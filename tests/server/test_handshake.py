@@ -1,0 +1,569 @@
+"""Requests to the endpoint before there is a session: what is refused and why, origins, wrong paths."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest.mock import ANY
+
+import pytest
+import socketio
+
+from socketguard import SocketGuard
+from socketguard.testing import Refused, join, make_auth, mint
+from tests.scripted import (
+    OPEN,
+    Client,
+    Clock,
+    Events,
+    Guarded,
+    Request,
+    Socket,
+    guarded,
+    http,
+    joined_wire,
+    lines,
+)
+
+PAGE = "https://crm.example.com"
+
+
+# Requests that do not become a session
+
+REFUSED: dict[str, tuple[str, str, dict[str, Any], int, str, str | None, str]] = {
+    # method, query, options, status, reason, detail and a part of the hint
+    "no version": ("GET", "transport=polling", {}, 400, "protocol_version", "engineio_missing", "EIO=4"),
+    "an old version": ("GET", "EIO=3&transport=polling", {}, 400, "protocol_version", "engineio_3", "Socket.IO 2"),
+    "two versions": ("GET", "EIO=4&EIO=4", {}, 400, "protocol_version", "engineio_missing", ""),
+    "no query at all": ("GET", "", {}, 400, "protocol_version", "engineio_missing", ""),
+    "a query that is not UTF-8": ("GET", "\udcff\udcfe", {}, 400, "protocol_version", "engineio_missing", ""),
+    "an empty session": ("GET", "EIO=3&sid=", {}, 400, "protocol_version", "engineio_3", ""),
+    "an unknown transport": ("GET", "EIO=4&transport=flash", {}, 400, "transport_unknown", "transport_unknown", ""),
+    "a transport with a typo": (
+        "GET",
+        "EIO=4&transport=websockets",
+        {},
+        400,
+        "transport_unknown",
+        "transport_unknown",
+        "did the client mean 'websocket'?",
+    ),
+    "a WebSocket that lost its upgrade": (
+        "GET",
+        "EIO=4&transport=websocket",
+        {},
+        400,
+        "upgrade_missing",
+        "upgrade_header_lost",
+        "",
+    ),
+    "the same behind Traefik": (
+        "GET",
+        "EIO=4&transport=websocket",
+        {"headers": {"x-forwarded-server": "t", "x-real-ip": "192.0.2.9"}},
+        400,
+        "upgrade_missing",
+        "upgrade_header_lost",
+        "traefik: ",
+    ),
+    "a WebSocket that lost its connection header": (
+        "GET",
+        "EIO=4&transport=websocket",
+        {"headers": {"upgrade": "websocket"}, "http_version": "1.0"},
+        400,
+        "upgrade_missing",
+        "connection_header_lost",
+        "nginx: proxy_http_version 1.1",
+    ),
+    "an unknown session": (
+        "GET",
+        f"{OPEN}&sid=x",
+        {},
+        400,
+        "session_unknown",
+        "session_before_restart",
+        "nginx: upstream",
+    ),
+    "an unknown session, POST": (
+        "POST",
+        f"{OPEN}&sid=x&sid=y",
+        {},
+        400,
+        "session_unknown",
+        "session_before_restart",
+        "",
+    ),
+    "a session that begins with a POST": ("POST", OPEN, {}, 400, "session_missing", None, ""),
+    "a method": ("DELETE", OPEN, {}, 405, "method_not_allowed", None, ""),
+    "HEAD": ("HEAD", OPEN, {}, 405, "method_not_allowed", None, ""),
+    "JSONP": ("GET", f"{OPEN}&j=0", {}, 400, "jsonp_not_supported", None, ""),
+    **{
+        f"an origin: {name}": (method, OPEN, {"headers": headers}, 403, "origin_not_allowed", detail, part)
+        for name, method, headers, detail, part in (
+            ("of another site", "GET", {"origin": PAGE}, ANY, f"allowed_origins={[PAGE]!r}"),
+            (
+                "of another host than the server",
+                "GET",
+                {"origin": PAGE, "host": "api.example.com"},
+                ANY,
+                "'api.example.com'",
+            ),
+            (
+                "with another host in front",
+                "GET",
+                {"origin": PAGE, "host": "a", "x-forwarded-host": "b"},
+                ANY,
+                f"{[PAGE]!r}",
+            ),
+            ("that lost its TLS", "GET", {"origin": PAGE, "host": "crm.example.com"}, ANY, "the page is on https"),
+            ("that is not ASCII", "GET", {"origin": "https://\xe9vil.example"}, ANY, ""),
+            ("of another port", "GET", {"origin": "http://testserver:81"}, ANY, ""),
+            ("null", "GET", {"origin": "null", "host": "null"}, ANY, ""),
+            ("twice", "GET", {"origin": "http://testserver,http://testserver"}, ANY, ""),
+            ("for OPTIONS", "OPTIONS", {"origin": "https://evil.example"}, ANY, ""),
+        )
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "query", "options", "status", "reason", "detail", "part"), REFUSED.values(), ids=REFUSED
+)
+async def test_a_request_that_can_not_become_a_session(
+    method: str, query: str, options: dict[str, Any], status: int, reason: str, detail: Any, part: str, events: Events
+) -> None:
+    case = guarded()
+    answer = await http(case.app, method, query, **options)
+    assert (answer.status, answer.json["code"]) == (status, reason)
+    assert answer.json["message"]
+    (line,) = lines(events, "handshake.rejected")
+    assert (line["reason"], line["status"], line["ref"]) == (reason, status, answer.json["ref"])
+    assert line.get("detail") == detail
+    assert line["hint"]
+    assert part in line["hint"]
+    assert answer.header("access-control-allow-origin") == []
+
+
+@pytest.mark.parametrize(
+    ("query", "reason", "detail", "part"),
+    [
+        ("EIO=4&transport=polling", "transport_mismatch", "transport_mismatch", "transport=websocket"),
+        ("EIO=4", "transport_mismatch", "transport_missing", "plain WebSocket client"),
+        ("EIO=3&transport=websocket", "protocol_version", "engineio_3", "Socket.IO 2"),
+        ("EIO=4&transport=websocket&sid=x", "session_unknown", "session_before_restart", ""),
+    ],
+)
+async def test_the_cause_of_a_refused_websocket_is_told(
+    query: str, reason: str, detail: str, part: str, events: Events
+) -> None:
+    wire = Socket(guarded().app)
+    wire.scope["query_string"] = query.encode()
+    with pytest.raises(Refused):
+        await wire.open()
+    (line,) = lines(events, "handshake.rejected")
+    assert (line["reason"], line["detail"]) == (reason, detail)
+    assert part in line["hint"]
+
+
+@pytest.mark.parametrize(
+    ("whose", "seconds", "detail"),
+    [("ended", 0, "session_ended"), ("other", 0, "session_before_restart"), ("other", 500, "session_elsewhere")],
+)
+async def test_what_became_of_an_unknown_session(
+    whose: str, seconds: float, detail: str, clock: Clock, events: Events
+) -> None:
+    case = guarded()
+    client = await Client(case if whose == "ended" else guarded(), "polling").open()
+    await client.close()
+    await http(case.app, "GET", "EIO=3")
+    clock.passes(seconds)
+    answer = await http(case.app, "GET", client.query)
+    assert (answer.json["message"], answer.json["retry"]) == ("Session ID unknown", "now")
+    assert lines(events, "handshake.rejected")[-1]["detail"] == detail
+
+
+async def test_the_cause_of_a_request_for_an_upgraded_session_is_told(events: Events) -> None:
+    case = guarded()
+    wire, _ = await joined_wire(case.app)
+    query = f"&sid={case.eio_sid}"
+    await http(case.app, "POST", OPEN + query, b"3")
+    await http(case.app, "GET", OPEN + query)
+    with pytest.raises(Refused):
+        await Socket(case.app, query=query).open()
+    found = [(line["reason"], line.get("detail")) for line in lines(events, "handshake.rejected")]
+    assert found == [("session_upgraded", detail) for detail in ("post_after_upgrade", None, None)]
+    hints = [line["hint"] for line in lines(events, "handshake.rejected")]
+    assert ["a POST for a session" in hints[0], "a GET for" in hints[1], "a WebSocket for" in hints[2]] == [True] * 3
+    await wire.close()
+
+
+@pytest.mark.parametrize("extension", [True, False])
+@pytest.mark.parametrize(
+    ("query", "headers", "status"),
+    [
+        ("EIO=3&transport=websocket", {}, 400),
+        ("EIO=4&transport=polling", {}, 400),
+        ("EIO=4&transport=websocket&sid=x", {}, 400),
+        ("EIO=4&transport=websocket", {"origin": "https://evil.example"}, 403),
+    ],
+)
+async def test_a_websocket_that_is_refused(query: str, headers: dict[str, str], status: int, extension: bool) -> None:
+    case = guarded()
+    wire = Socket(case.app, headers=headers)
+    wire.scope["query_string"] = query.encode()
+    if not extension:
+        wire.scope["extensions"] = {}
+    with pytest.raises(Refused) as refused:
+        await wire.open()
+    assert refused.value.status == (status if extension else 403)
+    assert bool(refused.value.data) is extension
+    await wire.close()
+
+
+async def test_refused_websockets_in_a_flood_get_a_plain_close() -> None:
+    case = guarded()
+    bodies = []
+    for _ in range(40):
+        wire = Socket(case.app, headers={"origin": "https://evil.example"})
+        with pytest.raises(Refused) as refused:
+            await wire.open()
+        bodies.append(refused.value.data is not None)
+        await wire.close()
+    assert bodies[0]
+    assert not bodies[-1]
+
+
+async def test_transports_of_the_server_are_kept() -> None:
+    case = guarded(server_options={"transports": ["websocket"]})
+    answer = await http(case.app, "GET", OPEN)
+    assert answer.json["code"] == "transport_disabled"
+    wire, _ = await joined_wire(case.app)
+    await wire.close()
+
+
+async def test_what_python_engineio_refuses_is_reported(events: Events) -> None:
+    def prepare(server: Any) -> None:
+        server.eio.on("connect", lambda sid, environ: False)
+
+    case = guarded(prepare=prepare)
+    answer = await http(case.app, "GET", OPEN)
+    assert answer.status == 401
+    wire = Socket(case.app)
+    with pytest.raises(Refused) as refused:
+        await wire.open()
+    await wire.close()
+    assert [line["reason"] for line in lines(events, "handshake.rejected")][:1] == ["engine_refused"]
+    assert refused.value.data["code"] == "engine_refused" or refused.value.status == 403
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+async def test_a_client_that_has_gone_before_its_request_is_read(kind: str) -> None:
+    case = guarded()
+    sent: list[Any] = []
+    wire = Socket(case.app)
+    scope = {**wire.scope, "type": kind, "method": "GET", "query_string": OPEN.encode()}
+    if kind == "websocket":
+        scope["query_string"] = b"EIO=4&transport=websocket"
+
+    async def receive() -> dict[str, Any]:
+        return {"type": f"{kind}.disconnect", "code": 1006}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await case.app(scope, receive, send)
+    assert sent == []
+
+
+# Origins
+
+
+async def test_the_origin_policy_holds_over_both_transports_and_for_preflights() -> None:
+    case = guarded(allowed_origins=[PAGE])
+    case.leaves = True  # An answer of 200 opens a session.
+    for method in ("GET", "OPTIONS"):
+        answer = await http(case.app, method, OPEN, headers={"host": "api.example.com", "origin": PAGE})
+        assert answer.status == 200
+        assert answer.header("access-control-allow-origin") == [PAGE]
+        assert answer.header("access-control-allow-credentials") == ["true"]
+        assert "Origin" in answer.header("vary")
+    async with join(case.app, "/messages", token=mint(), headers={"origin": PAGE}):
+        pass
+    answer = await http(case.app, "GET", OPEN, headers={"host": "testserver", "origin": "http://testserver"})
+    assert answer.status == 403
+
+
+async def test_our_own_refusals_can_be_read_by_a_page_that_is_entitled_to() -> None:
+    case = guarded(allowed_origins=[PAGE])
+    answer = await http(case.app, "GET", "EIO=3", headers={"host": "api.example.com", "origin": PAGE})
+    assert answer.status == 400
+    assert answer.header("access-control-allow-origin") == [PAGE]
+    assert answer.header("vary") == ["Origin"]
+    assert answer.header("access-control-allow-credentials") == ["true"]
+
+
+@pytest.mark.parametrize("credentials", [True, False])
+async def test_credentials_are_allowed_as_the_server_says(credentials: bool) -> None:
+    case = guarded(server_options={"cors_credentials": credentials, "cors_allowed_origins": PAGE})
+    answer = await http(case.app, "GET", "EIO=3", headers={"host": "api.example.com", "origin": PAGE})
+    assert answer.header("access-control-allow-credentials") == (["true"] if credentials else [])
+
+
+@pytest.mark.parametrize(
+    ("allowed", "origin", "status", "readable"),
+    [
+        (None, "http://testserver", 400, True),
+        ("*", "https://anything.example", 400, True),
+        (["*"], "https://anything.example", 400, True),
+        (PAGE, PAGE, 400, True),
+        ([PAGE], PAGE, 400, True),
+        ([PAGE], "https://evil.example", 403, False),
+        ([], "https://evil.example", 400, False),
+        (lambda origin: origin == PAGE, PAGE, 400, False),
+    ],
+)
+async def test_python_engineios_own_origin_policy_is_kept(
+    allowed: Any, origin: str, status: int, readable: bool
+) -> None:
+    case = guarded(server_options={"cors_allowed_origins": allowed})
+    answer = await http(case.app, "GET", "EIO=3", headers={"host": "testserver", "origin": origin})
+    assert answer.status == status
+    assert answer.header("access-control-allow-origin") == ([origin] if readable else [])
+
+
+async def test_the_line_of_a_refused_origin_has_the_argument_to_paste(events: Events) -> None:
+    case = guarded(allowed_origins=[PAGE])
+    await http(case.app, "GET", OPEN, headers={"host": "h", "origin": "https://other.example"})
+    (line,) = lines(events, "handshake.rejected")
+    assert f"allowed_origins={[PAGE, 'https://other.example']!r}" in line["hint"]
+
+
+@pytest.mark.parametrize("proto", ["https", "wss", "https,http", "WSS"])
+async def test_a_page_behind_a_proxy_with_tls_is_of_the_same_origin(proto: str) -> None:
+    headers = {"host": "crm.example.com", "origin": PAGE, "x-forwarded-proto": proto}
+    case = guarded()
+    case.leaves = True  # An answer of 200 opens a session.
+    assert (await http(case.app, "GET", OPEN, headers=headers)).status == 200
+    async with join(case.app, "/messages", token=mint(), headers=headers):
+        pass
+
+
+async def test_a_page_with_tls_and_no_proxy_is_of_the_same_origin() -> None:
+    case = guarded()
+    case.leaves = True  # An answer of 200 opens a session.
+    headers = {"host": "crm.example.com", "origin": PAGE}
+    assert (await http(case.app, "GET", OPEN, headers=headers, scheme="https")).status == 200
+    assert (await http(case.app, "GET", OPEN, headers=headers, scheme="http")).status == 403
+
+
+async def test_header_names_are_lower_case_so_that_an_outer_middleware_replaces_them() -> None:
+    from starlette.middleware.cors import CORSMiddleware
+
+    case = guarded(server_options={"cors_allowed_origins": [PAGE]})
+    case.leaves = True  # An answer of 200 opens a session.
+    outer = CORSMiddleware(case.app, allow_origins=[PAGE], allow_credentials=True)
+    answer = await http(outer, "GET", OPEN, headers={"host": "api.example.com", "origin": PAGE})
+    assert answer.status == 200
+    assert answer.header("access-control-allow-origin") == [PAGE]
+
+
+async def test_the_address_is_read_through_trusted_proxies_only(events: Events) -> None:
+    case = guarded(trusted_proxies=["10.0.0.0/8"])
+    for peer in ("10.1.2.3", "198.51.100.1"):
+        await http(
+            case.app,
+            "GET",
+            "EIO=3",
+            client=(peer, 5),
+            headers={"host": "testserver", "x-forwarded-for": "203.0.113.9"},
+        )
+    assert [line["client_address"] for line in lines(events, "handshake.rejected")] == ["203.0.113.9", "198.51.100.1"]
+
+
+# Wrong paths
+
+
+async def _not_found(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 404, "headers": []})
+        await send({"type": "http.response.body", "body": b"Not ", "more_body": True})
+        await send({"type": "http.response.body", "body": b"found"})
+    else:
+        await send({"type": "websocket.close"})
+
+
+@pytest.mark.parametrize("inner", ["alone", "starlette", "own"])
+async def test_a_socket_io_client_on_a_wrong_path_is_told_so(inner: str, events: Events) -> None:
+    from starlette.applications import Starlette
+
+    other = {"alone": None, "starlette": Starlette(), "own": _not_found}[inner]
+    server = socketio.AsyncServer(async_mode="asgi", monitor_clients=False)
+    app = SocketGuard(socketio.ASGIApp(server, other_asgi_app=other), auth=make_auth(), logger=False)
+    answer = await http(app, "GET", OPEN, path="/ws/")
+    assert (answer.status, answer.json["code"]) == (404, "wrong_path")
+    with pytest.raises(Refused) as refused:
+        wire = Socket(app, path="/ws/")
+        await wire.open()
+    assert refused.value.status == 404
+    await wire.close()
+    for line in lines(events, "handshake.rejected"):
+        assert "'/ws/'" in line["hint"]
+        assert "'/socket.io/'" in line["hint"]
+
+
+async def test_other_requests_are_not_touched() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        status = int(scope["path"].strip("/"))
+        await send({"type": "http.response.start", "status": status, "headers": [(b"x", b"1")]})
+        await send({"type": "http.response.body", "body": b"mine"})
+
+    server = socketio.AsyncServer(async_mode="asgi", monitor_clients=False)
+    guard = SocketGuard(app, server=server, auth=make_auth(), logger=False)
+    for path, query in (("/200/", ""), ("/404/", ""), ("/200/", OPEN), ("/500/", OPEN), ("/403/", OPEN)):
+        answer = await http(guard, "GET", query, path=path)
+        assert (answer.status, answer.body) == (int(path.strip("/")), b"mine")
+    assert (await http(guard, "GET", OPEN, path="/404/")).json["code"] == "wrong_path"
+
+
+async def test_a_websocket_that_is_somebody_elses_keeps_its_close_code(events: Events) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": "hello"})
+        await send({"type": "websocket.close", "code": 4000})
+
+    server = socketio.AsyncServer(async_mode="asgi", monitor_clients=False)
+    guard = SocketGuard(app, server=server, auth=make_auth(), logger=False)
+    wire = Socket(guard, path="/other")
+    await wire.open()
+    assert await wire.frame() == "hello"
+    with pytest.raises(ConnectionError):
+        await wire.frame()
+    assert wire.close_code == 4000
+    await wire.close()
+    assert lines(events, "handshake.rejected") == []
+
+
+async def test_two_guards_in_one_application_keep_out_of_each_others_way(events: Events) -> None:
+    first = guarded("/messages")
+    server = socketio.AsyncServer(async_mode="asgi", monitor_clients=False)
+    inner = socketio.ASGIApp(server, other_asgi_app=first.app, socketio_path="second")
+    outer = SocketGuard(inner, server=server, auth=make_auth(), logger=False)
+    wire, _ = await joined_wire(outer)
+    await wire.send("hello")
+    with pytest.raises(ConnectionError):
+        await wire.frame()
+    assert wire.close_code == 1003
+    await wire.close()
+    wire = Socket(outer, headers={"origin": "https://evil.example"})
+    with pytest.raises(Refused) as refused:
+        await wire.open()
+    assert refused.value.data["code"] == "origin_not_allowed"
+    await wire.close()
+    assert (await http(outer, "GET", f"{OPEN}&sid=x")).json["code"] == "session_unknown"
+    assert (await http(outer, "GET", OPEN, path="/nowhere/")).json["code"] == "wrong_path"
+    assert [line["reason"] for line in lines(events, "handshake.rejected")] == [
+        "origin_not_allowed",
+        "session_unknown",
+        "wrong_path",
+    ]
+
+
+async def test_a_path_that_is_not_known_is_said_to_be_unknown(events: Events) -> None:
+    server = socketio.AsyncServer(async_mode="asgi", monitor_clients=False)
+    guard = SocketGuard(_not_found, server=server, auth=make_auth(), logger=False)
+    await http(guard, "GET", OPEN, path="/x/")
+    assert "unknown to the guard" in lines(events, "handshake.rejected")[0]["hint"]
+
+
+async def test_a_protected_server_needs_no_wrapper() -> None:
+    server = socketio.AsyncServer(async_mode="asgi", monitor_clients=False)
+    server.on("echo", lambda sid, value: value, namespace="/messages")
+    guard = SocketGuard.protect(server, auth=make_auth(), logger=False)
+    app = socketio.ASGIApp(server)
+    async with join(app, "/messages", token=mint()) as client:
+        assert await client.call("echo", 3) == 3
+    with pytest.raises(Refused, match="Authentication required"):
+        async with join(app, "/messages"):
+            pass
+    with pytest.raises(RuntimeError, match="protect"):
+        await guard({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
+
+
+async def test_a_refused_websocket_whose_client_has_gone_is_not_answered(events: Events) -> None:
+    case = guarded()
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.disconnect", "code": 1006}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "websocket", "path": "/socket.io/", "headers": [], "query_string": b"EIO=3"}
+    await case.app(scope, receive, send)
+    assert sent == []
+    assert [event for event in events if event["event"] == "socketguard.handshake.rejected"] == []
+
+
+async def test_an_endpoint_whose_path_is_not_known_is_not_taken_for_a_wrong_one() -> None:
+    server = socketio.AsyncServer(async_mode="asgi", monitor_clients=False, namespaces=["/messages"])
+    inner = socketio.ASGIApp(server)
+
+    async def opaque(scope: Any, receive: Any, send: Any) -> None:
+        await inner({**scope, "path": "/socket.io/"}, receive, send)
+
+    guard = SocketGuard(opaque, server=server, auth=make_auth(), logger=False)
+    assert Guarded(server, guard, guard).guard.describe()["paths"] == []
+    assert (await http(guard, "GET", f"{OPEN}&sid=x", path="/x/")).json["code"] == "session_unknown"
+    wire, _ = await joined_wire(guard, path="/x/")
+    await wire.send("hello")
+    assert (await wire.closed())[1] == 1003
+    await wire.close()
+
+
+# What is handed on to python-engineio
+
+
+@pytest.mark.parametrize(
+    ("headers", "scheme", "expected"),
+    [
+        ([("x-forwarded-proto", "WSS, http")], "http", "https"),
+        ([("x-forwarded-proto", "wss"), ("x-forwarded-proto", "http")], "http", "https"),
+        ([("x-forwarded-proto", "ws")], "https", "http"),
+        ([("x-forwarded-proto", "gopher")], "http", "gopher"),
+        ([], "https", "https"),
+        ([], "wss", "https"),
+        ([], "http", None),
+        ([], "ws", None),
+    ],
+)
+async def test_the_scheme_is_handed_on_as_the_browser_sees_it(
+    headers: list[tuple[str, str]], scheme: str, expected: str | None
+) -> None:
+    case = guarded()
+    wire = Socket(case.app, scheme=scheme)
+    wire.scope["headers"] += [(name.encode(), value.encode()) for name, value in headers]
+    await wire.open()
+    assert case.server.environ[case.eio_sid].get("HTTP_X_FORWARDED_PROTO") == expected
+    await wire.close()
+
+
+async def test_a_websocket_over_http2_needs_no_upgrade_header() -> None:
+    case = guarded()
+    wire = Socket(case.app)
+    wire.scope["headers"] = [(b"host", b"testserver")]
+    await wire.open()
+    assert case.server.environ[case.eio_sid]["HTTP_UPGRADE"] == "websocket"
+    await wire.close()
+
+
+async def test_a_request_without_anything_that_may_be_missing(events: Events) -> None:
+    request = Request([b""], more="end")
+    await guarded().app(
+        {"type": "http", "method": "POST", "path": "/socket.io/", "headers": []}, request.receive, request.send
+    )
+    assert request.answer.json["code"] == "protocol_version"
+    (line,) = lines(events, "handshake.rejected")
+    assert line.get("client_address") is None

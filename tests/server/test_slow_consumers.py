@@ -1,0 +1,446 @@
+"""Clients that don't read what is sent to them are dropped; those that read, however much it is, are not."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from socketguard import Limits
+from tests.scripted import (
+    UNLIMITED,
+    Client,
+    Clock,
+    Events,
+    Guarded,
+    Socket,
+    connect_packet,
+    guarded,
+    joined_wire,
+    lines,
+    open_wire,
+    rest,
+    until,
+)
+
+LIMIT = 1000
+GRACE = 5
+"""Seconds that a client has to take something when more than the limit waits for it."""
+BURST = 4
+"""So many times the limit are too much at once."""
+SEND_TIMEOUT, ROUNDS = 30, 3
+"""Seconds within which something must be taken, and how often that is looked at."""
+
+
+class Line:
+    """An application behind a line that can be cut: what is sent then waits, and nothing is lost."""
+
+    def __init__(self, app: Any, *, all_of_it: bool = False) -> None:
+        self.app = app
+        self.open = asyncio.Event()
+        self.open.set()
+        self.waiting = 0
+        self._kinds = ("websocket.send", "http.response.body", *["websocket.close"] * all_of_it)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def slowly(message: dict[str, Any]) -> None:
+            if message["type"] in self._kinds:
+                self.waiting += 1
+                await self.open.wait()
+                self.waiting -= 1
+            await send(message)
+
+        await self.app(scope, receive, slowly)
+
+
+def limited(**limits: Any) -> Guarded:
+    values = {"queue_bytes": LIMIT, "send_timeout": float(SEND_TIMEOUT), **limits}
+    return guarded("/messages", "/other", limits=Limits(**values))
+
+
+async def emit(case: Guarded, *sizes: int) -> None:
+    """Emit packets of exactly so many characters."""
+    for size in sizes:
+        await case.server.emit("x", "y" * (size - len('2/messages,["x",""]')), namespace="/messages")
+
+
+async def burst(case: Guarded, *sizes: int) -> None:
+    """Hand packets to python-engineio within one turn of the loop; `emit` takes several."""
+    for size in sizes:
+        text = '2/messages,["x","' + "y" * (size - len('2/messages,["x",""]')) + '"]'
+        await case.server.eio.send(case.eio_sid, text)
+
+
+async def kept(case: Guarded, clock: Clock, *, seconds: float = 0) -> bool:
+    """Whether the session is still served after a while."""
+    if seconds:
+        clock.passes(seconds)
+    await rest()
+    status = case.guard.status()
+    return bool(status["sessions"]["open"]) and not status["timers"]["ending"]
+
+
+async def dropped(case: Guarded, clock: Clock, wire: Socket | None = None) -> None:
+    """The session is ended; some clients never read the close frame either."""
+    await rest()
+    clock.passes(GRACE)
+    if wire is not None:
+        await wire.close()
+    await until(lambda: not case.guard.status()["sessions"]["open"])
+
+
+# WebSocket
+
+
+async def test_a_websocket_that_takes_nothing_is_dropped(clock: Clock, events: Events) -> None:
+    case = limited()
+    line = Line(case.app)
+    wire, _ = await joined_wire(line)
+    await wire.send(connect_packet("/other"))
+    assert str(await wire.frame()).startswith("40/other,")
+    line.open.clear()
+    await emit(case, 600, 600, 600)
+    assert await kept(case, clock, seconds=GRACE - 0.5)
+    assert not lines(events, "connection.closed")
+    clock.passes(0.5)
+    assert await wire.closed() == ([], 4413)
+    await dropped(case, clock, wire)
+    closed = lines(events, "connection.closed")
+    assert {line["namespace"] for line in closed} == {"/messages", "/other"}
+    assert {line["reason"] for line in closed} == {"slow_consumer"}
+    assert not lines(events, "session.ended"), "the canonical lines say it"
+
+
+async def test_nothing_is_kept_for_a_client_that_is_being_dropped(clock: Clock, events: Events) -> None:
+    case = limited()
+    line = Line(case.app, all_of_it=True)
+    wire, _ = await joined_wire(line)
+    line.open.clear()
+    socket = case.server.eio.sockets[case.eio_sid]
+    await burst(case, *[LIMIT] * (BURST + 1))
+    assert case.guard.status()["timers"]["ending"] == 0
+    await burst(case, LIMIT)
+    assert case.guard.status()["timers"]["ending"] == 1
+    # Whoever goes on emitting in the same turn fills no memory.
+    before = socket.queue.qsize()
+    assert before <= BURST + 1
+    await burst(case, *[LIMIT] * 20)
+    assert socket.queue.qsize() == before
+    await dropped(case, clock, wire)
+    assert lines(events, "connection.closed")[0]["reason"] == "slow_consumer"
+
+
+@pytest.mark.parametrize("all_of_it", [True, False])
+async def test_a_client_that_stalls_for_send_timeout_is_dropped(all_of_it: bool, clock: Clock, events: Events) -> None:
+    case = limited()
+    line = Line(case.app, all_of_it=all_of_it)
+    wire, _ = await joined_wire(line)
+    line.open.clear()
+    await emit(case, 100)
+    await until(lambda: line.waiting == 1)
+    for _ in range(ROUNDS):
+        assert await kept(case, clock, seconds=SEND_TIMEOUT / ROUNDS)
+    clock.passes(SEND_TIMEOUT / ROUNDS)
+    await dropped(case, clock, wire)
+    (closed,) = lines(events, "connection.closed")
+    assert closed["reason"] == "slow_consumer"
+
+
+async def test_a_stalled_client_that_has_joined_nothing_has_a_line_too(clock: Clock, events: Events) -> None:
+    case = guarded(limits=Limits(queue_bytes=LIMIT), connect_timeout=None)
+    line = Line(case.app)
+    wire = await open_wire(line)
+    line.open.clear()
+    await wire.send(connect_packet(token=None))
+    await until(lambda: line.waiting == 1)
+    for _ in range(ROUNDS + 1):
+        clock.passes(SEND_TIMEOUT / ROUNDS)
+        await rest()
+    assert (await wire.closed())[1] == 4413
+    await wire.close()
+    (ended,) = lines(events, "session.ended")
+    assert ended["reason"] == "slow_consumer"
+    assert "does not read" in ended["hint"]
+
+
+@pytest.mark.parametrize("stalls", [False, True])
+async def test_a_line_that_is_slow_but_moves_is_borne(stalls: bool, clock: Clock) -> None:
+    case = limited()
+    line = Line(case.app)
+    wire, _ = await joined_wire(line)
+    line.open.clear()
+    await emit(case, *[600] * 6)
+    for _ in range(2):
+        await rest()
+        line.open.set()
+        assert str(await wire.frame()).startswith('42/messages,["x"')
+        line.open.clear()
+        assert await kept(case, clock, seconds=GRACE)
+    if stalls:
+        clock.passes(GRACE)
+        await dropped(case, clock, wire)
+        return
+    line.open.set()
+    while len(await wire.frames()):
+        pass
+    assert await kept(case, clock, seconds=3 * GRACE)
+    await wire.close()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "at_once", "later"),
+    [
+        ([100, LIMIT], True, True),
+        ([LIMIT] * (BURST + 1), True, False),
+        ([LIMIT] * (BURST + 1) + [100], False, False),
+        # One packet alone may be as large as it likes, and python-socketio sends a small one before an attachment.
+        ([20 * LIMIT], True, True),
+        ([400, 20 * LIMIT], True, True),
+        ([20 * LIMIT] + [LIMIT] * BURST, True, False),
+        ([20 * LIMIT] + [LIMIT] * BURST + [100], False, False),
+        # Small ones that pile up behind a large one.
+        ([20 * LIMIT, 600, 600], True, False),
+    ],
+)
+async def test_how_much_may_wait(sizes: list[int], at_once: bool, later: bool, clock: Clock) -> None:
+    case = limited(send_timeout=None)
+    line = Line(case.app)
+    wire, _ = await joined_wire(line)
+    line.open.clear()
+    await burst(case, *sizes)
+    assert bool(case.guard.status()["timers"]["ending"]) is not at_once
+    if at_once:
+        assert await kept(case, clock, seconds=GRACE) is later
+    if at_once and later:
+        line.open.set()
+        for size in sizes:
+            assert len(str(await wire.frame())) == size + 1
+        # All has been read: what was large counts no more.
+        assert await kept(case, clock, seconds=GRACE)
+        await burst(case, *[LIMIT] * (BURST + 1))
+        assert case.guard.status()["timers"]["ending"] == 0
+        await burst(case, 100)
+        assert case.guard.status()["timers"]["ending"] == 1
+    await dropped(case, clock, wire)
+
+
+async def test_a_burst_that_a_healthy_client_takes(clock: Clock) -> None:
+    case = limited()
+    wire, _ = await joined_wire(case.app)
+    for _ in range(2):
+        await burst(case, *[LIMIT] * (BURST + 1))
+        for _ in range(BURST + 1):
+            assert len(str(await wire.frame())) == LIMIT + 1
+        assert await kept(case, clock, seconds=GRACE)
+    for _ in range(2 * ROUNDS):
+        assert await kept(case, clock, seconds=SEND_TIMEOUT / ROUNDS)
+    await wire.close()
+
+
+async def test_a_binary_event_may_be_larger_than_the_queue(clock: Clock) -> None:
+    case = limited()
+    wire, _ = await joined_wire(case.app)
+    await case.server.emit("x", b"\0" * 20 * LIMIT, namespace="/messages")
+    assert str(await wire.frame()).startswith("451-/messages,")
+    assert len(await wire.frame()) == 20 * LIMIT
+    await emit(case, 100)
+    assert len(str(await wire.frame())) == 101
+    assert await kept(case, clock, seconds=GRACE)
+    await wire.close()
+
+
+@pytest.mark.parametrize("what", ["nothing", "heartbeats", "some of it"])
+async def test_a_client_that_reads_is_left_alone(what: str, clock: Clock) -> None:
+    interval = {"ping_interval": 1, "ping_timeout": 10_000} if what == "heartbeats" else {}
+    case = guarded(limits=Limits(queue_bytes=LIMIT), server_options=interval)
+    line = Line(case.app)
+    wire, _ = await joined_wire(line)
+    await wire.send('42/messages,1["echo",1]')
+    assert await wire.frame() == "43/messages,1[1]"
+    await rest()
+    line.open.clear()
+    if what == "some of it":
+        await emit(case, *[10] * 2 * ROUNDS)
+    for _ in range(2 * ROUNDS):
+        # That a client answers no ping is python-engineio's to find.
+        assert await kept(case, clock, seconds=SEND_TIMEOUT / ROUNDS)
+        if what == "some of it":
+            line.open.set()
+            await wire.frame()
+            line.open.clear()
+    line.open.set()
+    await wire.close()
+
+
+async def test_a_healthy_client_is_not_made_to_pay_for_another_one(clock: Clock) -> None:
+    case = limited()
+    line = Line(case.app)
+    slow, _ = await joined_wire(line)
+    healthy, _ = await joined_wire(case.app)
+    line.open.clear()
+    for _ in range(3):
+        await emit(case, 600)
+        assert len(str(await healthy.frame())) == 601
+    clock.passes(GRACE)
+    assert (await slow.closed())[1] == 4413
+    await emit(case, 100)
+    assert len(str(await healthy.frame())) == 101
+    for wire in (slow, healthy):
+        await wire.close()
+
+
+async def test_without_limits_nobody_is_dropped(clock: Clock) -> None:
+    case = guarded(limits=UNLIMITED)
+    line = Line(case.app)
+    wire, _ = await joined_wire(line)
+    line.open.clear()
+    await emit(case, *[100_000] * 50)
+    for _ in range(3 * ROUNDS):
+        assert await kept(case, clock, seconds=SEND_TIMEOUT / ROUNDS)
+    line.open.set()
+    for _ in range(50):
+        assert len(str(await wire.frame())) == 100_001
+    await wire.close()
+
+
+@pytest.mark.parametrize("limits", [{"queue_bytes": None}, {"send_timeout": None}])
+async def test_each_limit_can_be_turned_off_alone(limits: dict[str, Any], clock: Clock) -> None:
+    case = limited(**limits)
+    line = Line(case.app)
+    wire, _ = await joined_wire(line)
+    line.open.clear()
+    if "queue_bytes" in limits:
+        await emit(case, *[100_000] * 50)
+        for _ in range(ROUNDS):
+            assert await kept(case, clock, seconds=SEND_TIMEOUT / ROUNDS)
+        clock.passes(SEND_TIMEOUT / ROUNDS)
+    else:
+        await emit(case, 600)
+        for _ in range(2 * ROUNDS):
+            assert await kept(case, clock, seconds=SEND_TIMEOUT / ROUNDS)
+        await emit(case, 600, 600, 600)
+        clock.passes(GRACE)
+    await dropped(case, clock, wire)
+
+
+# Polling
+
+
+async def test_a_client_that_never_polls_is_dropped(clock: Clock, events: Events) -> None:
+    case = limited()
+    client = await Client(case, "polling").open()
+    await client.join()
+    await emit(case, 600, 600, 600)
+    clock.passes(GRACE)
+    await until(lambda: not case.server.eio.sockets)
+    (closed,) = lines(events, "connection.closed")
+    assert (closed["reason"], closed["transport"]) == ("slow_consumer", "polling")
+    assert (await client.http("GET")).json["code"] == "session_unknown"
+
+
+async def test_a_client_that_polls_too_seldom_is_dropped_after_send_timeout(clock: Clock) -> None:
+    case = limited()
+    client = await Client(case, "polling").open()
+    await client.join()
+    await emit(case, 100)
+    for _ in range(ROUNDS + 1):
+        clock.passes(SEND_TIMEOUT / ROUNDS)
+        await rest()
+    await until(lambda: not case.server.eio.sockets)
+
+
+async def test_a_poll_takes_all_that_waits(clock: Clock) -> None:
+    case = limited()
+    client = await Client(case, "polling").open()
+    await client.join()
+    for _ in range(3):
+        await emit(case, *[600] * 4)
+        assert len(await client.poll()) == 4
+        assert await kept(case, clock, seconds=GRACE)
+    for _ in range(2 * ROUNDS):
+        assert await kept(case, clock, seconds=SEND_TIMEOUT / ROUNDS)
+    await client.close()
+
+
+@pytest.mark.parametrize("read", [True, False])
+async def test_an_answer_that_is_not_read_is_not_done(read: bool, clock: Clock) -> None:
+    case = limited()
+    client = await Client(case, "polling").open()
+    await client.join()
+    line = Line(case.app)
+    line.open.clear()
+    stalled = Client(line, "polling")
+    stalled.sid = client.sid
+    await emit(case, 600)
+    poll = asyncio.ensure_future(stalled.poll())
+    await until(lambda: line.waiting)
+    await emit(case, 600, 600, 600)
+    if read:
+        line.open.set()
+        assert len(await poll) == 1
+    assert await kept(case, clock, seconds=GRACE) is read
+    line.open.set()
+    if read:
+        assert len(await client.poll()) == 3
+        await client.close()
+    else:
+        assert len(await poll) == 1
+
+
+async def test_what_was_taken_over_polling_counts_after_the_upgrade(clock: Clock) -> None:
+    case = limited()
+    line = Line(case.app)
+    client = await Client(line, "polling").open()
+    await client.join()
+    await emit(case, 600)
+    assert len(await client.poll()) == 1
+    wire = await client.upgrade()
+    await emit(case, 600)
+    assert str(await client.frame()).startswith("42")
+    assert await kept(case, clock, seconds=GRACE)
+    # And it is dropped like any other WebSocket.
+    line.open.clear()
+    await emit(case, *[600] * 4)
+    clock.passes(GRACE)
+    await dropped(case, clock, wire)
+
+
+async def test_the_application_hears_of_it_once(clock: Clock) -> None:
+    heard: list[str] = []
+
+    async def disconnect(sid: str, reason: str) -> None:
+        heard.append(reason)
+
+    case = guarded(
+        prepare=lambda server: server.on("disconnect", disconnect, namespace="/messages"),
+        limits=Limits(queue_bytes=LIMIT),
+    )
+    line = Line(case.app)
+    wire, _ = await joined_wire(line)
+    line.open.clear()
+    await emit(case, *[600] * 50)
+    await until(lambda: heard)
+    await dropped(case, clock, wire)
+    assert len(heard) == 1
+
+
+@pytest.mark.parametrize("way", ["goes", "draining"])
+async def test_a_client_that_goes_while_it_is_watched_is_not_ended_twice(
+    way: str, clock: Clock, events: Events
+) -> None:
+    case = limited()
+    line = Line(case.app)
+    wire, _ = await joined_wire(line)
+    line.open.clear()
+    await emit(case, 600, 600, 600)
+    line.open.set()
+    if way == "goes":
+        await wire.close()
+    else:
+        assert await case.guard.drain(0) == 1
+        await wire.close()
+    clock.passes(GRACE)
+    await rest()
+    (closed,) = lines(events, "connection.closed")
+    assert closed["reason"] == {"goes": "transport close"}.get(way, way)
