@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -194,9 +195,20 @@ class Clock(FakeClock):
         self.passed = 0.0
 
     def passes(self, seconds: float) -> None:
-        """Let time pass for tokens and for timers; for the latter at least the second in which all is looked at once."""
+        """Let time pass for tokens and for timers; for the latter at least the second after which all is looked at."""
         self.now += seconds
         self.passed += min(max(seconds, 1.0), 3600.0)
+
+
+@contextlib.contextmanager
+def moving(clock: Clock) -> Iterator[None]:
+    """Let the loop, and all who ask for the monotonic time, go by this clock."""
+    monotonic = time.monotonic
+    time.monotonic = lambda: monotonic() + clock.passed
+    try:
+        yield
+    finally:
+        time.monotonic = monotonic
 
 
 def token_at(clock: FakeClock, lifetime: float = 60, subject: str | None = "user-1", **claims: Any) -> str:
@@ -352,9 +364,7 @@ async def http(
         bare: no guard lowers the names of headers.
         **more: for the scope.
     """
-    request = Request(
-        body if isinstance(body, list) else [body], more="http.disconnect" if gone else "end", bare=bare
-    )
+    request = Request(body if isinstance(body, list) else [body], more="http.disconnect" if gone else "end", bare=bare)
     raw = list(headers) if isinstance(headers, list) else raw_headers({"host": "testserver", **(headers or {})})
     if not isinstance(body, list) and method == "POST" and all(name != b"content-length" for name, _ in raw):
         raw.append((b"content-length", str(len(body)).encode()))
@@ -637,8 +647,8 @@ class Client:
             return found
         while not self._frames:
             answer = await self.http("GET")
-            if answer.status == 400:
-                assert answer.json["code"] == "session_unknown", answer
+            if answer.status in (400, 503):
+                assert answer.json["code"] in ("session_unknown", "draining"), answer
                 raise Closed(None)
             assert answer.status == 200, answer
             for frame in answer.body.decode().split("\x1e"):

@@ -25,7 +25,13 @@ from socketguard.config import (
 )
 from socketguard.testing import FakeClock, capture_events, make_auth, mint
 from socketguard.tokens.issuers import Issuers
-from tests.core.driver import connect_packet, guarded, nothing_left, open_wire, until
+from tests.scripted import (
+    connect_packet,
+    guarded,
+    left,
+    open_wire,
+    until,
+)
 
 ISSUERS = ("https://a.example.com/", "https://b.example.com/")
 
@@ -529,7 +535,7 @@ async def test_several_issuers_on_a_server() -> None:
     assert case.guard.connections()[0].identity.issuer == ISSUERS[1]
     await wire.close()
     await until(lambda: not case.guard.connections())
-    nothing_left(case)
+    assert left(case) == {}
 
 
 def test_the_verifier_is_at_hand_for_http_routes() -> None:

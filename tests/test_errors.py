@@ -5,11 +5,11 @@ import json
 import pytest
 
 from socketguard import ConfigurationError, RejectCode, SocketGuardError, TokenError
-from socketguard.errors import REPLIES, Refusal, Retry
+from socketguard.errors import REPLIES, HandshakeCode, Refusal, Retry
 
 
 def test_every_code_has_a_reply() -> None:
-    assert set(REPLIES) == set(RejectCode)
+    assert set(REPLIES) == {*RejectCode, *HandshakeCode}
     for code, reply in REPLIES.items():
         assert reply.message
         assert 400 <= reply.http_status < 600

@@ -17,8 +17,8 @@ from typing import Any
 
 from socketguard import NamespacePolicy
 from socketguard.connection import Connection, Identity, Session
-from socketguard.testing import FakeClock, Wire, capture_events, make_auth, mint
-from tests.core.driver import Guarded, Polling, connect_packet, guarded, held, http, until
+from socketguard.testing import capture_events, make_auth, mint
+from tests.scripted import Client, Clock, Closed, Guarded, connect_packet, guarded, http, left, made, moving, until
 
 from .table import Row
 
@@ -56,58 +56,6 @@ _LEFT = frozenset({"client disconnect", "transport close"})
 _STAYED = _LEFT | {"draining"}
 
 
-class _Ended(Exception):
-    """The server ended the session."""
-
-
-class _Socket:
-    """A session over WebSocket."""
-
-    def __init__(self, wire: Wire) -> None:
-        self.wire = wire
-
-    async def say(self, frame: str) -> None:
-        await self.wire.send(frame)
-
-    async def frame(self) -> str:
-        try:
-            return str(await self.wire.frame())
-        except ConnectionError:
-            raise _Ended from None
-
-    async def close(self) -> None:
-        await self.wire.close()
-
-
-class _Polled:
-    """A session over polling."""
-
-    def __init__(self, polling: Polling) -> None:
-        self.polling = polling
-        self._frames: list[str] = []
-
-    async def say(self, frame: str) -> None:
-        await self.polling.post(frame)  # refused once the session has ended, of which the next poll tells
-
-    async def frame(self) -> str:
-        while True:
-            while self._frames:
-                frame = self._frames.pop(0)
-                if frame == "1":
-                    raise _Ended
-                if frame == "2":
-                    await self.polling.post("3")
-                elif frame != "6":
-                    return frame
-            answer = await http(self.polling.app, "GET", self.polling.query, **self.polling.options)
-            if answer.status != 200:
-                raise _Ended
-            self._frames = answer.body.decode().split("\x1e")
-
-    async def close(self) -> None:
-        await self.polling.close()
-
-
 @dataclass(eq=False)
 class _Guest:
     """One client and what is to become of it."""
@@ -123,7 +71,7 @@ class _Guest:
     answered: set[str] = field(default_factory=set)
     """In which namespaces its refresh was answered."""
     gone: bool = False
-    _channel: Any = None
+    _client: Any = None
     _reading: asyncio.Task[None] | None = None
 
     @property
@@ -144,25 +92,27 @@ class _Guest:
         soak = self.soak
         lifetime = soak.random.randrange(2 * NOTICE, 10 * NOTICE) if self.fate in SHORT else LONG
         token = mint(self.subject, now=soak.clock.now, lifetime=lifetime, jti=self.token_id)
-        self._channel = await self._open()
+        self._client = await Client(soak.case, self.transport, **self.options).open()
         if self.fate == "vanishes while it joins":
-            await self._channel.say(connect_packet("/a", token))
+            await self._say(connect_packet("/a", token))
             for _ in range(soak.random.randrange(4)):
                 await asyncio.sleep(0)
             await self._leave()
             return
         if self.fate == "is refused":
-            await self._channel.say(connect_packet("/a", f"{token[:-4]}AAAA"))
-            assert (await self._channel.frame()).startswith("44/a,")
+            await self._say(connect_packet("/a", f"{token[:-4]}AAAA"))
+            assert (await self._client.frame()).startswith("44/a,")
             await self._leave()
             return
         for namespace in self.namespaces:
-            await self._channel.say(connect_packet(namespace, token))
-            answer = await self._channel.frame()
+            await self._say(connect_packet(namespace, token))
+            answer = await self._client.frame()
             assert answer.startswith(f"40{namespace},"), answer
             self.sids[namespace] = json.loads(answer.partition(",")[2])["sid"]
-        if self.transport == "upgrade":
-            await self._upgrade()
+        if self.transport == "upgraded":
+            wire = await self._client.probe()
+            await wire.send("5")
+            self._client.wire = wire
         if self.fate in SHORT:
             self.ends = int(soak.clock.now) + lifetime + LEEWAY
             self._expect("token_expired")
@@ -170,23 +120,11 @@ class _Guest:
             self._expect(*_STAYED)
         self._reading = asyncio.get_running_loop().create_task(self._read())
 
-    async def _open(self) -> _Socket | _Polled:
-        app = self.soak.case.app
-        if self.transport != "websocket":
-            return _Polled(await Polling(app, **self.options).open())
-        wire = Wire(app, **self.options)
-        await wire.open()
-        await wire.frame()
-        return _Socket(wire)
-
-    async def _upgrade(self) -> None:
-        query = f"&sid={self._channel.polling.sid}"
-        wire = Wire(self.soak.case.app, query=query, **self.options)
-        await wire.open()
-        await wire.send("2probe")
-        assert await wire.frame() == "3probe"
-        await wire.send("5")
-        self._channel = _Socket(wire)
+    async def _say(self, frame: str) -> None:
+        if self._client.wire is None:
+            await self._client.post(frame)  # refused once the session has ended, of which the next poll tells
+        else:
+            await self._client.send(frame)
 
     def _expect(self, *reasons: str, namespace: str | None = None) -> None:
         for name in self.namespaces if namespace is None else (namespace,):
@@ -195,9 +133,9 @@ class _Guest:
     async def _read(self) -> None:
         """Do as the server says, until it ends the session or the last namespace."""
         inside = set(self.namespaces)
-        with contextlib.suppress(_Ended):
+        with contextlib.suppress(Closed):
             while inside:
-                frame = await self._channel.frame()
+                frame = await self._client.frame()
                 namespace = frame[2:].partition(",")[0]
                 if '["socketguard:expiring"' in frame:
                     await self._refresh(namespace)
@@ -206,7 +144,7 @@ class _Guest:
                 elif frame.startswith("41"):
                     inside.discard(namespace)
         self.gone = True
-        await self._channel.close()
+        await self._client.close()
 
     async def _refresh(self, namespace: str) -> None:
         now = self.soak.clock.now
@@ -220,7 +158,7 @@ class _Guest:
             return
         if self.fate == "offers a revoked token":
             self._expect("token_revoked", namespace=namespace)
-        await self._channel.say(f'42{namespace},7["socketguard:refresh",{{"token":"{token}"}}]')
+        await self._say(f'42{namespace},7["socketguard:refresh",{{"token":"{token}"}}]')
 
     def _refreshed(self, namespace: str, answer: str) -> None:
         assert ('"ok":true' in answer) is (self.fate == "refreshes"), answer
@@ -260,16 +198,16 @@ class _Guest:
             return
         if self.soak.random.random() < 0.5:
             for namespace in self.namespaces:
-                await self._channel.say(f"41{namespace},")
+                await self._say(f"41{namespace},")
         await self._leave()
 
     async def _leave(self) -> None:
         self.gone = True
-        if isinstance(self._channel, _Socket) and self.soak.random.random() < 0.3:
-            await self._channel.say("1")
-        if self._reading is not None and isinstance(self._channel, _Socket):
+        if self._client.wire is not None and self.soak.random.random() < 0.3:
+            await self._say("1")
+        if self._reading is not None and self._client.wire is not None:
             self._reading.cancel()
-        await self._channel.close()
+        await self._client.close()
         await self.finished()
 
     async def finished(self) -> None:
@@ -300,7 +238,7 @@ class Soaked:
 class _Soak:
     def __init__(self, clients: int, seed: int, *, ping_interval: int) -> None:
         self.random = random.Random(seed)
-        self.clock = FakeClock()
+        self.clock = Clock()
         self.expected: dict[str, frozenset[str]] = {}
         self._short: list[_Guest] = []  # whose token will end
         self.case: Guarded = guarded(
@@ -318,7 +256,7 @@ class _Soak:
                 self,
                 number,
                 fate,
-                self.random.choices(("websocket", "polling", "upgrade"), (70, 15, 15))[0],
+                self.random.choices(("websocket", "polling", "upgraded"), (70, 15, 15))[0],
                 self.random.choices((("/a",), ("/b",), ("/a", "/b")), (60, 20, 20))[0],
             )
             for number, fate in enumerate(fates)
@@ -354,10 +292,8 @@ class _Soak:
 
     async def _step(self) -> None:
         """Move the clock, and wait until everybody is where they should be."""
-        self.clock.move(STEP)
-        lifetime = self.case.seam.lifetime
-        assert lifetime is not None
-        lifetime.wake()
+        self.clock.move(STEP - 1)
+        self.clock.passes(1)
         self._short = [guest for guest in self.guests if guest.ends < float("inf") and not guest.gone]
         await until(lambda: not any(guest.outlived() for guest in self._short), timeout=PATIENCE)
 
@@ -408,8 +344,9 @@ async def soak(clients: int, *, seed: int, together: int, over: float, ping_inte
         before = asyncio.all_tasks()
         running = _Soak(clients, seed, ping_interval=ping_interval)
         case, expected = running.case, running.expected
-        await running.run(together=together, over=over)
-        tasks = await _more_tasks(before)
+        with moving(running.clock):
+            await running.run(together=together, over=over)
+            tasks = await _more_tasks(before)
     accepted = Counter(event["sid"] for event in events if event["event"] == "socketguard.connection.accepted")
     closed = Counter(event["sid"] for event in events if event["event"] == "socketguard.connection.closed")
     # Who vanishes while it joins may never have been accepted.
@@ -422,18 +359,15 @@ async def soak(clients: int, *, seed: int, together: int, over: float, ping_inte
             reasons[event["reason"]] += 1
             allowed = expected.get(event["sid"], _LEFT)
             assert event["reason"] in allowed, (event, allowed)
-    status = case.guard.status()
-    left = held(case)
-    left |= {f"sessions {name}": number for name, number in status["sessions"].items() if number}
-    left |= {f"connections {name}": number for name, number in status["connections"].items() if number}
-    left |= {f"timers {name}": number for name, number in status["timers"].items() if number}
+    remains = left(case)
     case.guard.detach()
     events.clear()
     running.guests.clear()
+    made.remove(case)
     del running, case
     known = {id(record) for record in earlier}
     records = sum(id(record) not in known for record in _records())
-    return Soaked(reasons, left, tasks, records, time.monotonic() - began)
+    return Soaked(reasons, remains, tasks, records, time.monotonic() - began)
 
 
 def _records() -> list[Any]:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -55,8 +54,8 @@ def events() -> Iterator[list[dict[str, Any]]]:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> scripted.Clock:
+def clock() -> Iterator[scripted.Clock]:
     """A clock for tokens that moves the loop as well. To be asked for before a guard is made."""
-    found, monotonic = scripted.Clock(), time.monotonic
-    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + found.passed)
-    return found
+    found = scripted.Clock()
+    with scripted.moving(found):
+        yield found

@@ -1,4 +1,4 @@
-"""What a hostile client may try against a guarded server: nobody joins without a token, and nothing is left of anybody."""
+"""What a hostile client may try: nobody joins without a token, and nothing is left of anybody."""
 
 from __future__ import annotations
 

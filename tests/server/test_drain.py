@@ -255,8 +255,7 @@ async def test_a_server_that_cancels_a_half_sent_body_is_not_held_up(draining: b
     task, request = await client.begin("POST", b"4")
     if draining:  # Cancelled by both at once: the server's word counts.
         ending = asyncio.ensure_future(case.guard.drain(0))
-        while not task.cancelling():  # type: ignore[attr-defined]
-            await asyncio.sleep(0)
+        await until(task.cancelling)  # type: ignore[attr-defined]
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -128,7 +128,7 @@ async def test_it_ends_at_the_moment_and_not_before(style: str, clock: Clock) ->
 
 
 async def test_while_another_namespace_lives_on_only_the_one_is_disconnected(clock: Clock, events: Events) -> None:
-    case, peer, sids = await both_joined(clock, 60, 120)
+    _, peer, sids = await both_joined(clock, 60, 120)
     clock.passes(60 + LEEWAY)
     assert await peer.told("/a", "token_expired") == "refresh"
     await peer.disconnected("/a")
@@ -418,7 +418,7 @@ class TestDisconnectHandlers:
         async def disconnect(sid: str, *_: Any) -> None:
             raise RuntimeError("broken")
 
-        case, peer, _ = await both_joined(
+        _, peer, _ = await both_joined(
             clock, 60, 120, prepare=lambda server: server.on("disconnect", disconnect, namespace="/a")
         )
         clock.passes(60 + LEEWAY)

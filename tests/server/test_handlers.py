@@ -12,7 +12,7 @@ import pytest
 import socketio
 
 from socketguard import JWTAuth, NamespacePolicy, current_connection
-from socketguard.limits.deadline import GRACE
+from socketguard.deadline import GRACE
 from socketguard.testing import TEST_SECRET, capture_events, join, mint
 from tests.scripted import (
     Client,

@@ -18,7 +18,7 @@ import socketio
 
 from socketguard import NamespacePolicy, SocketGuard
 from socketguard.testing import join, make_auth, mint
-from tests.core.driver import Guarded, Polling, nothing_left, open_wire
+from tests.scripted import Client, Guarded, left, open_wire
 
 mode, order, policy = sys.argv[1:]
 server = socketio.AsyncServer(
@@ -62,7 +62,7 @@ async def main():
     assert await code("/messages") == "token_missing"
     async with join(guard, "/messages", token=mint()) as client:
         assert await client.call("echo", 5) == 5
-    client = await Polling(guard).open()
+    client = await Client(guard, "polling").open()
     await client.join()
     await client.post('42/messages,1["echo",6]')
     assert await client.frame() == "43/messages,1[6]"
@@ -78,7 +78,7 @@ async def main():
         assert await code("/admin", login) == "token_missing"
     await admin.shutdown()
     case = Guarded(server, guard, guard)
-    nothing_left(case)
+    assert left(case) == {}
 
 
 asyncio.run(main())

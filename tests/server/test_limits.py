@@ -48,8 +48,7 @@ async def may_fail(case: Guarded, address: str, rate: int) -> int:
     for number in range(rate + 1):
         try:
             wire = await open_wire(case.app, client=(address, 1))
-        except Refused as refused:
-            assert refused.status == 429
+        except Refused:
             return number
         await ask(wire, token="nonsense")
         await wire.close()

@@ -12,8 +12,16 @@ from socketguard.connection import Session
 from socketguard.diagnosis.traffic import Patterns, Told
 from socketguard.logs.floods import Floods
 from socketguard.server.engine import Engine
-from socketguard.testing import Wire, capture_events
-from tests.core.driver import Polling, a_session, guarded, http, joined_wire, nothing_left, open_wire, until
+from tests.scripted import (
+    Client,
+    Events,
+    Socket,
+    guarded,
+    http,
+    joined_wire,
+    open_wire,
+    until,
+)
 
 
 class Recorder(Patterns):
@@ -57,7 +65,7 @@ async def test_sessions_are_told_as_they_come_and_go(recorder: Recorder) -> None
     case = guarded()
     wire, _ = await joined_wire(case.app)
     await wire.close()
-    client = await Polling(case.app).open()
+    client = await Client(case.app, "polling").open()
     await client.close()
     assert recorder.seen == [
         ("opened", "127.0.0.1"),
@@ -65,16 +73,15 @@ async def test_sessions_are_told_as_they_come_and_go(recorder: Recorder) -> None
         ("opened", "127.0.0.1"),
         ("closed", "transport close", "polling", False, False, "127.0.0.1"),
     ]
-    nothing_left(case)
 
 
 async def test_upgrades_are_told(recorder: Recorder) -> None:
     case = guarded()
-    client = await Polling(case.app).open()
-    cut = Wire(case.app, query=f"&sid={client.sid}")
+    client = await Client(case.app, "polling").open()
+    cut = Socket(case.app, query=f"&sid={client.sid}")
     await cut.open()
     await cut.close()
-    wire = Wire(case.app, query=f"&sid={client.sid}")
+    wire = Socket(case.app, query=f"&sid={client.sid}")
     await wire.open()
     await wire.send("2probe")
     assert await wire.frame() == "3probe"
@@ -83,19 +90,17 @@ async def test_upgrades_are_told(recorder: Recorder) -> None:
     await until(lambda: ("upgraded",) in recorder.seen)
     await wire.close()
     assert [entry[0] for entry in recorder.seen] == ["opened", "upgrade_failed", "upgraded", "closed"]
-    nothing_left(case)
 
 
-async def test_a_session_that_nobody_knows_counts_once(recorder: Recorder) -> None:
+async def test_a_session_that_nobody_knows_counts_once(recorder: Recorder, events: Events) -> None:
     case = guarded()
-    client = await Polling(case.app).open()
+    client = await Client(case.app, "polling").open()
     await client.close()
-    elsewhere = Engine(socketio.AsyncServer(async_mode="asgi"), None).new_id()
-    with capture_events() as events:
-        for sid in (client.sid, elsewhere, "made-up"):
-            for method in ("GET", "POST"):
-                answer = await http(case.app, method, f"EIO=4&transport=polling&sid={sid}", b"3")
-                assert answer.json["code"] == "session_unknown"
+    elsewhere = Engine(socketio.AsyncServer(async_mode="asgi")).new_id()
+    for sid in (client.sid, elsewhere, "made-up"):
+        for method in ("GET", "POST"):
+            answer = await http(case.app, method, f"EIO=4&transport=polling&sid={sid}", b"3")
+            assert answer.json["code"] == "session_unknown"
     unknown = [entry for entry in recorder.seen if entry[0] == "unknown_session"]
     assert unknown == [("unknown_session", True), ("unknown_session", False), ("unknown_session", False)]
     details = [event["detail"] for event in events if event["event"] == "socketguard.handshake.rejected"]
@@ -105,10 +110,7 @@ async def test_a_session_that_nobody_knows_counts_once(recorder: Recorder) -> No
 
 
 def test_ids_are_known_again_by_whoever_made_them() -> None:
-    ids, others = (
-        Engine(socketio.AsyncServer(async_mode="asgi"), None),
-        Engine(socketio.AsyncServer(async_mode="asgi"), None),
-    )
+    ids, others = Engine(socketio.AsyncServer(async_mode="asgi")), Engine(socketio.AsyncServer(async_mode="asgi"))
     made = {ids.new_id() for _ in range(100)}
     assert len(made) == 100
     assert {len(sid) for sid in made} == {20}
@@ -119,14 +121,13 @@ def test_ids_are_known_again_by_whoever_made_them() -> None:
 
 
 async def test_patterns_are_asked_again_and_again_and_told_with_their_evidence(
-    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch, events: Events
 ) -> None:
     monkeypatch.setattr("socketguard.server.endings.TICK", 0.001)
     case = guarded()
-    with capture_events() as events:
-        wire, _ = await joined_wire(case.app)
-        await until(lambda: recorder.asked >= 3)
-        await wire.close()
+    wire, _ = await joined_wire(case.app)
+    await until(lambda: recorder.asked >= 3)
+    await wire.close()
     case.guard.detach()
     asked = recorder.asked
     await asyncio.sleep(0.01)
@@ -136,62 +137,57 @@ async def test_patterns_are_asked_again_and_again_and_told_with_their_evidence(
     assert (line["text"], line["fix"], line["cuts"]) == ("cut after 60 s", "raise it", 9)
 
 
-async def test_what_was_held_back_is_told_when_its_time_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_was_held_back_is_told_when_its_time_comes(monkeypatch: pytest.MonkeyPatch, events: Events) -> None:
     monkeypatch.setattr("socketguard.server.endings.TICK", 0.001)
     monkeypatch.setattr("socketguard.guard.Floods", lambda log: Floods(log, burst=1, window=0.05))
     case = guarded()
-    with capture_events() as events:
-        for _ in range(3):
-            await http(case.app, "GET", "EIO=3&transport=polling")
-        await until(lambda: any("summary" in event for event in events))
+    for _ in range(3):
+        await http(case.app, "GET", "EIO=3&transport=polling")
+    await until(lambda: any("summary" in event for event in events))
     case.guard.detach()
     refused = [event for event in events if event["event"] == "socketguard.handshake.rejected"]
     # A summary stands for those before it; on a slow machine each line may have a window of its own.
     assert sum(event.get("suppressed", 0) + ("summary" not in event) for event in refused) == 3
 
 
-async def test_emits_of_a_guarded_server_are_looked_at() -> None:
+async def test_emits_of_a_guarded_server_are_looked_at(events: Events) -> None:
     case = guarded()
     wire, _ = await joined_wire(case.app)
-    with capture_events() as events:
-        case.guard.watch_delivery()
-        await case.server.emit("new", {}, namespace="/message")
-        await wire.send('42/messages,["ecco"]')
-        await until(lambda: len(events) == 2)
-        case.guard.watch_delivery(False)
+    case.guard.watch_delivery()
+    await case.server.emit("new", {}, namespace="/message")
+    await wire.send('42/messages,["ecco"]')
+    await until(lambda: len(events) == 2)
+    case.guard.watch_delivery(False)
     assert [(event["event"], event["suggestion"]) for event in events] == [
         ("socketguard.emit.undelivered", "/messages"),
         ("socketguard.event.unhandled", "echo"),
     ]
     await wire.close()
-    nothing_left(case)
 
 
-async def test_a_refused_handshake_names_the_proxies_that_it_came_through() -> None:
+async def test_a_refused_handshake_names_the_proxies_that_it_came_through(events: Events) -> None:
     case = guarded()
-    with capture_events() as events:
-        headers = {"cf-ray": "8a1b2c3d4e5f-GRU", "x-forwarded-for": "203.0.113.7"}
-        answer = await http(case.app, "GET", "EIO=3&transport=polling", headers=headers)
+    headers = {"cf-ray": "8a1b2c3d4e5f-GRU", "x-forwarded-for": "203.0.113.7"}
+    answer = await http(case.app, "GET", "EIO=3&transport=polling", headers=headers)
     assert answer.status == 400
     (line,) = [event for event in events if event["event"] == "socketguard.handshake.rejected"]
     assert (line["detail"], line["proxies"]) == ("engineio_3", ["cloudflare"])
 
 
-async def test_a_session_that_the_guard_ends_is_told_with_its_origin() -> None:
+async def test_a_session_that_the_guard_ends_is_told_with_its_origin(events: Events) -> None:
     case = guarded(connect_timeout=0.01)
-    with capture_events() as events:
-        wire = await open_wire(case.app, headers={"origin": "http://testserver"})
-        with pytest.raises(ConnectionError):
-            while True:
-                await wire.frame()
+    wire = await open_wire(case.app, headers={"origin": "http://testserver"})
+    with pytest.raises(ConnectionError):
+        while True:
+            await wire.frame()
     (line,) = [event for event in events if event["event"] == "socketguard.session.ended"]
     assert (line["reason"], line["origin"]) == ("connect_timeout", "http://testserver")
-    case.guard._parts.report.session_ended(a_session(), "made-up")  # a reason without a hint
     await wire.close()
-    nothing_left(case)
 
 
-async def test_handlers_that_answer_nothing_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_handlers_that_answer_nothing_are_remembered_within_bounds(
+    monkeypatch: pytest.MonkeyPatch, events: Events
+) -> None:
     def prepare(server: Any) -> None:
         async def quiet(sid: str) -> None: ...
 
@@ -201,12 +197,9 @@ async def test_handlers_that_answer_nothing_are_remembered_within_bounds(monkeyp
     monkeypatch.setattr("socketguard.server.dispatch._REMEMBERED", 1)
     case = guarded(prepare=prepare)
     wire, _ = await joined_wire(case.app)
-    with capture_events() as events:
-        for number in range(2):
-            for name in ("one", "two"):
-                await wire.send(f'42/messages,{number}["{name}"]')
-                assert await wire.frame() == f"43/messages,{number}[]"
-    assert case.seam._handled == {("/messages", "one")}
+    for number in range(2):
+        for name in ("one", "two"):
+            await wire.send(f'42/messages,{number}["{name}"]')
+            assert await wire.frame() == f"43/messages,{number}[]"
     assert events == []
     await wire.close()
-    nothing_left(case)
