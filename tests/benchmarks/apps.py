@@ -50,12 +50,7 @@ class Algorithm:
         self.key = verifying_key
 
     def token(self, subject: str = "user-1042", *, lifetime: int = 3600) -> str:
-        """A token as an identity provider would issue it.
-
-        Args:
-            subject: whose.
-            lifetime: seconds until ``exp``.
-        """
+        """A token as an identity provider would issue it."""
         now = int(time.time())
         claims = {
             "iss": ISSUER,
@@ -220,15 +215,7 @@ def guarded(
     options: Mapping[str, Any] | None = None,
     **server_options: Any,
 ) -> SocketGuard:
-    """The same application behind a guard, which writes two JSON lines by structlog: joined and left.
-
-    Args:
-        algorithm: of the tokens.
-        lines: where log lines go.
-        auth: instead of a verifier for the key of ``algorithm``.
-        options: further ones for `SocketGuard`.
-        **server_options: for ``socketio.AsyncServer``.
-    """
+    """The same application behind a guard, which writes two JSON lines by structlog: joined and left."""
     configure_structlog(lines)
     server = _server(**server_options)
 

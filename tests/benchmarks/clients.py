@@ -11,6 +11,8 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
+from tests.scripted import OPEN, scope
+
 __all__ = ["App", "Attempt", "Message", "Polling", "Stall", "Turns", "WebSocket", "address", "websocket_scope"]
 
 Message = MutableMapping[str, Any]
@@ -41,47 +43,20 @@ def address(number: int) -> str:
 
 
 def _scope(client: str, kind: str, query: str, headers: list[tuple[bytes, bytes]], **more: Any) -> dict[str, Any]:
-    return {
-        "type": kind,
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
-        "http_version": "1.1",
-        "scheme": "ws" if kind == "websocket" else "http",
-        "path": "/socket.io/",
-        "raw_path": b"/socket.io/",
-        "root_path": "",
-        "query_string": query.encode(),
-        # Made anew, as a server does that reads them from the wire.
-        "headers": [(bytes(bytearray(name)), bytes(bytearray(value))) for name, value in headers],
-        "client": (client, 50000),
-        "server": ("127.0.0.1", 8000),
-        "state": {},
-        **more,
-    }
+    # Made anew, as a server does that reads them from the wire.
+    fresh = [(bytes(bytearray(name)), bytes(bytearray(value))) for name, value in headers]
+    return scope(kind, query, fresh, client=(client, 50000), server=("127.0.0.1", 8000), **more)
 
 
 def websocket_scope(client: str) -> dict[str, Any]:
     """The scope of the WebSocket handshake of a client at this address."""
-    return _scope(
-        client,
-        "websocket",
-        "EIO=4&transport=websocket",
-        _BROWSER + _UPGRADE,
-        subprotocols=[],
-        extensions={"websocket.http.response": {}},
-    )
+    return _scope(client, "websocket", "EIO=4&transport=websocket", _BROWSER + _UPGRADE)
 
 
 class WebSocket:
     """A client that sends its frames in lockstep: each as soon as the one before was answered.
 
     The first frame follows the Engine.IO OPEN packet. After the last answer it disconnects, unless ``stay`` is set.
-
-    Args:
-        frames: what it sends.
-        client: its address.
-        timed_from: the frame with which `seconds` begins to count.
-        stay: keep the connection open; `leave` ends it.
-        hold: waited for before the first frame.
     """
 
     def __init__(
@@ -154,20 +129,11 @@ class WebSocket:
 
 
 class Attempt:
-    """A handshake that is refused.
-
-    Attributes:
-        answers: the types of the ASGI messages that came back.
-        status: of the answer; 0 when a WebSocket was just closed.
-
-    Args:
-        client: the address.
-        polling: over polling rather than WebSocket.
-    """
+    """A handshake that is refused."""
 
     def __init__(self, client: str, *, polling: bool) -> None:
         if polling:
-            self._scope = _scope(client, "http", "EIO=4&transport=polling", _BROWSER, method="GET")
+            self._scope = _scope(client, "http", OPEN, _BROWSER, method="GET")
             self._first: Message = {"type": "http.request", "body": b"", "more_body": False}
         else:
             self._scope = websocket_scope(client)
@@ -229,10 +195,6 @@ class Stall:
     """A stranger with one frame over a WebSocket; `seconds` is the CPU time until nothing is left to do.
 
     `longest` is that of the longest turn of the loop.
-
-    Args:
-        frame: what it sends after the OPEN packet.
-        client: its address.
     """
 
     def __init__(self, frame: str | bytes, client: str) -> None:
@@ -272,12 +234,7 @@ class Stall:
 
 
 class Polling:
-    """A stranger with one POST; `seconds` and `longest` as for `Stall`.
-
-    Args:
-        body: what it posts after the handshake.
-        client: its address.
-    """
+    """A stranger with one POST; `seconds` and `longest` as for `Stall`."""
 
     def __init__(self, body: bytes, client: str) -> None:
         self._body = body
@@ -285,8 +242,8 @@ class Polling:
         self.seconds = self.longest = 0.0
 
     async def run(self, app: App) -> None:
-        opened = await self._request(app, "GET", "EIO=4&transport=polling", b"", [])
-        query = f"EIO=4&transport=polling&sid={json.loads(opened[1:])['sid']}"
+        opened = await self._request(app, "GET", OPEN, b"", [])
+        query = f"{OPEN}&sid={json.loads(opened[1:])['sid']}"
         headers = [
             (b"content-type", b"text/plain;charset=UTF-8"),
             (b"content-length", str(len(self._body)).encode()),

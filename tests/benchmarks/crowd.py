@@ -21,11 +21,7 @@ _CLOSED = {"type": "websocket.disconnect", "code": 1005}
 
 
 class Crowd:
-    """Clients of one application.
-
-    Attributes:
-        seen: how many clients were ``joined``, ``refused``, ``refreshed``, ``closed`` (by the server).
-    """
+    """Clients of one application."""
 
     def __init__(self, app: App) -> None:
         self.app = app
@@ -36,13 +32,7 @@ class Crowd:
         self._reached = asyncio.Event()
 
     def arrive(self, connects: Iterable[str], address: str, refreshes: Iterable[str | None] | None = None) -> None:
-        """Let clients come, all at once.
-
-        Args:
-            connects: the first frame of each.
-            address: of all of them.
-            refreshes: the frame of each with which it answers the notice that its token expires.
-        """
+        """Let clients come, all at once."""
         loop = asyncio.get_running_loop()
         answers = iter(refreshes or ())
         for connect in connects:

@@ -7,9 +7,9 @@ import dataclasses
 import time
 from typing import Any
 
-from socketguard import Limits, MemoryStore
+from socketguard import MemoryStore
 from socketguard.limits.revocation import Revocation
-from socketguard.server.attach import Seam
+from tests.scripted import UNLIMITED
 
 from . import apps
 from .clients import Attempt, WebSocket, address
@@ -17,9 +17,8 @@ from .measure import Batch, compare, no_collector
 from .ratios import WARM_UP, connects, ratio_row
 from .table import Row
 
-__all__ = ["UNLIMITED", "measure_floods", "measure_limits"]
+__all__ = ["measure_floods", "measure_limits"]
 
-UNLIMITED = Limits(**dict.fromkeys(field.name for field in dataclasses.fields(Limits)))  # type: ignore[arg-type]
 FLOODER = address(0)
 # More than the 30 failures a minute that are borne, and than the lines that are written of a refusal.
 FAILURES = 48
@@ -38,22 +37,14 @@ def _limited(lines: apps.Lines) -> Any:
 def _unlimited(lines: apps.Lines) -> Any:
     """Without limits, and without anybody who asks a store."""
     guard = apps.guarded(apps.HS256, lines, options={"limits": UNLIMITED})
-    seam = Seam.of(guard.server)
-    assert seam is not None
-    admission: Any = seam.owner.admission
+    admission: Any = guard._parts.admission
     assert admission.revocations is not None
     admission.revocations = None
     return guard
 
 
 def measure_limits(runner: asyncio.Runner, *, rounds: int, count: int) -> list[Row]:
-    """One row: a CONNECT with all limits and a look at the revocations, against one without.
-
-    Args:
-        runner: where the applications run.
-        rounds: how often each variant runs.
-        count: connections in one batch.
-    """
+    """One row: a CONNECT with all limits and a look at the revocations, against one without."""
     lines = apps.Lines()
     frame, joined = apps.HS256.connect(), f'40{apps.NAMESPACE},{{"sid"'
     variants = {
@@ -127,13 +118,7 @@ def _within_sessions(lines: apps.Lines, count: int) -> Batch:
 
 
 def measure_floods(runner: asyncio.Runner, *, rounds: int, count: int) -> list[Row]:
-    """Rows for a flood of bad tokens from one address that is over its budget.
-
-    Args:
-        runner: where the applications run.
-        rounds: how often each variant runs.
-        count: attempts in one batch.
-    """
+    """Rows for a flood of bad tokens from one address that is over its budget."""
     lines = apps.Lines()
     frame, joined = apps.HS256.connect(), f'40{apps.NAMESPACE},{{"sid"'
     found = compare(

@@ -9,9 +9,10 @@ import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
+from tests.scripted import UNLIMITED
+
 from . import apps
 from .clients import WebSocket, address
-from .limits import UNLIMITED
 from .measure import forget_tasks
 from .table import Row
 
@@ -66,13 +67,7 @@ def _endless(lines: apps.Lines) -> Any:
 
 
 def measure_memory(runner: asyncio.Runner, *, rounds: int, count: int) -> list[Row]:
-    """Rows: the guarded connection against the unguarded one, and against one that nothing ends or limits.
-
-    Args:
-        runner: where the applications run.
-        rounds: how often both are measured.
-        count: how many connections are open.
-    """
+    """Rows: the guarded connection against the unguarded one, and against one that nothing ends or limits."""
     lines = apps.Lines()
     builders: dict[str, Callable[[], Any]] = {
         "bare": apps.bare,

@@ -68,13 +68,7 @@ def ratio_row(what: str, against: str, limit: float, found: Comparison, name: st
 
 
 def measure_connects(runner: asyncio.Runner, *, rounds: int, count: int) -> list[Row]:
-    """Rows for CONNECT, accepted and refused.
-
-    Args:
-        runner: where the applications run.
-        rounds: how often each variant runs.
-        count: connections in one batch.
-    """
+    """Rows for CONNECT, accepted and refused."""
     lines = apps.Lines()
     hs256, rs256 = apps.HS256, apps.RS256
     joined, refused = f'40{apps.NAMESPACE},{{"sid"', f'44{apps.NAMESPACE},{{"message":"Invalid token"'
@@ -114,13 +108,7 @@ def measure_connects(runner: asyncio.Runner, *, rounds: int, count: int) -> list
 
 
 def measure_events(runner: asyncio.Runner, *, rounds: int, count: int) -> list[Row]:
-    """Rows for an event with acknowledgement.
-
-    Args:
-        runner: where the applications run.
-        rounds: how often each variant runs.
-        count: events in one batch.
-    """
+    """Rows for an event with acknowledgement."""
     lines = apps.Lines()
 
     def bare() -> Any:

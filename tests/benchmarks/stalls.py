@@ -197,12 +197,7 @@ async def _costs(repeats: int) -> dict[str, list[Cost]]:
 
 
 def measure_stalls(runner: asyncio.Runner, *, repeats: int) -> tuple[list[Row], list[Cost]]:
-    """Rows for what one frame costs at most, and every case, the dearest first.
-
-    Args:
-        runner: where the application runs.
-        repeats: sessions per case.
-    """
+    """Rows for what one frame costs at most, and every case, the dearest first."""
     costs = runner.run(_costs(repeats))
     rows = []
 

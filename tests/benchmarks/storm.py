@@ -166,13 +166,7 @@ def _row(what: str, found: Comparison, note: str) -> Row:
 
 
 def measure_storms(runner: asyncio.Runner, *, rounds: int, count: int) -> list[Row]:
-    """Rows for clients that come at once, all with valid tokens: all are accepted, with default limits.
-
-    Args:
-        runner: where the applications and the clients run.
-        rounds: how often each variant runs.
-        count: how many clients.
-    """
+    """Rows for clients that come at once, all with valid tokens: all are accepted, with default limits."""
     lines = apps.Lines()
     frames = [apps.HS256.connect(f"user-{number}") for number in range(count)]
     variants = {

@@ -25,16 +25,7 @@ _PACKAGES = (
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table.
-
-    Attributes:
-        what: what was measured.
-        against: what it is compared with.
-        figure: a ratio, or a number of ``unit``.
-        limit: what it may be at most, in the same unit.
-        unit: empty for a ratio.
-        note: absolute figures and how they were taken.
-    """
+    """One line of the table."""
 
     what: str
     against: str

@@ -11,8 +11,6 @@ from typing import Any
 import jwt
 
 from socketguard import JWTAuth
-from socketguard.limits.expiry import Lifetime
-from socketguard.server.attach import Seam
 from socketguard.testing import FakeClock
 
 from . import apps
@@ -68,13 +66,6 @@ def _refreshes(count: int) -> list[str]:
     return [f'42{apps.NAMESPACE},7["socketguard:refresh",{{"token":"{token}"}}]' for token in tokens]
 
 
-def _lifetime(guard: Any) -> Lifetime:
-    seam = Seam.of(guard.server)
-    assert seam is not None
-    assert seam.lifetime is not None
-    return seam.lifetime
-
-
 async def _expiries(refreshed: _Case, expired: _Case, count: int, lines: apps.Lines) -> None:
     """All tokens end at the same moment: everybody is told, and refreshes. Then those tokens end, too."""
     clock = FakeClock()
@@ -85,12 +76,10 @@ async def _expiries(refreshed: _Case, expired: _Case, count: int, lines: apps.Li
 
     async def refresh() -> None:
         clock.move(LIFETIME - NOTICE / 2)
-        _lifetime(guard).wake()
         await crowd.until("refreshed", count)
 
     async def expire() -> None:
         clock.move(2 * LIFETIME)
-        _lifetime(guard).wake()
         await crowd.until("closed", count)
 
     await refreshed.watch(refresh)
@@ -165,16 +154,7 @@ async def _slow_keys(fetched: _Case, count: int, seconds: float, lines: apps.Lin
 def measure_turns(
     runner: asyncio.Runner, *, repeats: int, count: int, waiting: int, over: float, fetch: float
 ) -> list[Row]:
-    """Rows for the longest turn of the loop.
-
-    Args:
-        runner: where the applications run.
-        repeats: how often each happens.
-        count: connections to which it happens.
-        waiting: clients that wait for keys.
-        over: seconds of the drain.
-        fetch: seconds for which the key server does not answer.
-    """
+    """Rows for the longest turn of the loop."""
     lines = apps.Lines()
     refreshed = _Case(f"{count:,} tokens refreshed at once")
     expired = _Case(f"{count:,} timers fire at once")
