@@ -27,7 +27,7 @@ Events = list[dict[str, Any]]
 """Log lines."""
 
 OPEN = "EIO=4&transport=polling"
-PATIENCE = 3.0
+PATIENCE = 60.0
 """Seconds of real time after which something has not happened."""
 
 UNLIMITED = Limits(**dict.fromkeys(each.name for each in dataclasses.fields(Limits)))  # type: ignore[arg-type]

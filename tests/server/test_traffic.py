@@ -201,5 +201,5 @@ async def test_handlers_that_answer_nothing_are_remembered_within_bounds(
         for name in ("one", "two"):
             await wire.send(f'42/messages,{number}["{name}"]')
             assert await wire.frame() == f"43/messages,{number}[]"
-    assert events == []
+    assert not lines(events, "event.unhandled")
     await wire.close()
