@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from socketguard import ConfigurationError, JWTAuth, Limits, MemoryStore, NamespacePolicy
+from socketguard import ConfigurationError, JWTAuth, MemoryStore, NamespacePolicy
 from socketguard.connection import Connection, Identity
 from socketguard.limits.revocation import Revocation, StoreFull, StoreUnavailable
 from socketguard.testing import TEST_SECRET, Refused, make_auth
 from tests.scripted import (
     KINDS,
+    UNLIMITED,
     Client,
     Clock,
     Events,
@@ -123,13 +126,33 @@ class TestOneToken:
         assert await three.alive("/a")
         await close(case, one, two, three)
 
-    async def test_very_many_connections(self, clock: Clock, events: Events) -> None:
-        names = [f"/n{number}" for number in range(60)]
-        case = a_guard(clock, *names, limits=Limits(namespaces_per_session=None))
+    @pytest.mark.parametrize(("seconds", "grows"), [(0, True), (0.01, False)])
+    async def test_very_many_connections_leave_the_loop_its_turns(
+        self, seconds: float, grows: bool, clock: Clock, events: Events, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """More and more are ended in one turn as long as it stays short."""
+
+        async def disconnect(*args: Any) -> None:
+            clock.passed += seconds
+
+        def prepare(server: Any) -> None:
+            for name in names:
+                server.on("disconnect", disconnect, namespace=name)
+
+        names = [f"/n{number}" for number in range(150)]
+        case = a_guard(clock, *names, prepare=prepare, limits=UNLIMITED)
         peer = await joined(case, token_at(clock, jti="a"), *names)
-        assert await case.guard.revoke(token_id="a") == 60
+        monkeypatch.setattr(time, "monotonic", lambda: 1000.0 + clock.passed)
+        revoking = asyncio.ensure_future(case.guard.revoke(token_id="a"))
+        found = [len(names)]
+        while found[-1]:
+            await asyncio.sleep(0)
+            found.append(len(case.guard.connections()))
+        at_once = max(before - after for before, after in pairwise(found))
+        assert 1 < at_once <= 25 if grows else at_once == 1
+        assert await revoking == len(names)
         await sent_away(peer, *names)
-        assert len(lines(events, "connection.closed", reason="token_revoked")) == 60
+        assert len(lines(events, "connection.closed", reason="token_revoked")) == len(names)
         await close(case, peer)
 
     async def test_the_transport_is_left_to_the_client(self, clock: Clock) -> None:
