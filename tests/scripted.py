@@ -27,7 +27,7 @@ Events = list[dict[str, Any]]
 """Log lines."""
 
 OPEN = "EIO=4&transport=polling"
-PATIENCE = 3.0
+PATIENCE = 60.0
 """Seconds of real time after which something has not happened."""
 
 UNLIMITED = Limits(**dict.fromkeys(each.name for each in dataclasses.fields(Limits)))  # type: ignore[arg-type]
@@ -75,14 +75,7 @@ def guarded(
     server_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Guarded:
-    """A guarded server with an echo in each of the namespaces.
-
-    Args:
-        *namespaces: where the echo is registered; ``/messages`` by default.
-        prepare: registers further handlers before the guard is attached.
-        server_options: for ``socketio.AsyncServer``.
-        **options: for `SocketGuard`.
-    """
+    """A guarded server with an echo in each of the namespaces."""
     # The task that looks for silent clients would outlive the test; a moved clock is no reason for a ping.
     defaults = {"monitor_clients": False, "ping_interval": 10**6}
     server = socketio.AsyncServer(async_mode="asgi", **{**defaults, **(server_options or {})})
@@ -104,14 +97,7 @@ def serializer(kind: str) -> dict[str, Any]:
 
 
 def styled(style: str, seen: Callable[..., None], *, kind: str = "websocket", **options: Any) -> Guarded:
-    """A server with handlers for ``/messages`` in one of python-socketio's ways.
-
-    Args:
-        style: one of `STYLES`; ``pattern`` is a declared pattern with a catch-all handler.
-        seen: called with the name of each event that reaches the application and its arguments.
-        kind: of the client, for the serializer.
-        **options: for `SocketGuard`.
-    """
+    """A server with handlers for ``/messages`` in one of python-socketio's ways."""
 
     async def any_event(event: str, sid: str, *args: Any) -> Any:
         seen(event, *args)
@@ -302,13 +288,7 @@ class Answer:
 
 
 class Request:
-    """An HTTP request of which only so much has arrived as a test says.
-
-    Args:
-        pieces: of the body.
-        more: what comes after them: nothing for ever, ``http.disconnect``, or the end of the body.
-        bare: no guard lowers the names of headers.
-    """
+    """An HTTP request of which only so much has arrived as a test says."""
 
     def __init__(self, pieces: list[bytes], *, more: str = "", bare: bool = False) -> None:
         self.answer = Answer()
@@ -356,14 +336,7 @@ async def http(
     bare: bool = False,
     **more: Any,
 ) -> Answer:
-    """One HTTP request.
-
-    Args:
-        body: several pieces are sent as a chunked body, without a length.
-        gone: the client disconnects after the pieces, before the body is complete.
-        bare: no guard lowers the names of headers.
-        **more: for the scope.
-    """
+    """One HTTP request."""
     request = Request(body if isinstance(body, list) else [body], more="http.disconnect" if gone else "end", bare=bare)
     raw = list(headers) if isinstance(headers, list) else raw_headers({"host": "testserver", **(headers or {})})
     if not isinstance(body, list) and method == "POST" and all(name != b"content-length" for name, _ in raw):
@@ -374,15 +347,7 @@ async def http(
 
 
 class Socket:
-    """A WebSocket: raw Engine.IO frames.
-
-    Args:
-        app: the ASGI application.
-        headers: of the handshake.
-        query: of the handshake, beside ``EIO`` and ``transport``.
-        timeout: seconds that a frame may take.
-        **more: for the scope.
-    """
+    """A WebSocket: raw Engine.IO frames."""
 
     def __init__(
         self,
@@ -410,11 +375,7 @@ class Socket:
         self.task = asyncio.ensure_future(self.app(self.scope, self.inbox.get, self.outbox.put))
 
     async def open(self) -> Socket:
-        """Shake hands.
-
-        Raises:
-            Refused: with the status of the answer.
-        """
+        """Shake hands."""
         self.put("websocket.connect")
         if self.task is None:
             self.start()
@@ -441,11 +402,7 @@ class Socket:
         return found
 
     async def frame(self) -> str | bytes:
-        """The next frame of the server; its pings are answered on the way.
-
-        Raises:
-            ConnectionError: the server closed; ``close_code`` has the code.
-        """
+        """The next frame of the server; its pings are answered on the way."""
         while True:
             message = await self.message()
             if message["type"] == "websocket.close":
@@ -547,13 +504,7 @@ class Packet:
 
 
 class Client:
-    """A Socket.IO client.
-
-    Args:
-        case: the server; over ``polling`` any ASGI application.
-        kind: one of `KINDS`; for ``msgpack`` the server must have that serializer.
-        **options: of each request, or for the `Socket`.
-    """
+    """A Socket.IO client."""
 
     def __init__(self, case: Guarded | ASGI, kind: str = "websocket", **options: Any) -> None:
         self.case = case
@@ -632,11 +583,7 @@ class Client:
                 await self.wire.send(frame)
 
     async def frame(self) -> str | bytes:
-        """The next packet of Engine.IO; pings are answered on the way.
-
-        Raises:
-            Closed: the transport was closed.
-        """
+        """The next packet of Engine.IO; pings are answered on the way."""
         if self.wire is not None:
             try:
                 # What was to release the poll before the upgrade may come after it.

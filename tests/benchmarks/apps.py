@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from socketguard import JWTAuth, SocketGuard, current_connection
-from socketguard.logs import add_connection
+from socketguard.logs.host import add_connection
 
 __all__ = [
     "AUDIENCE",

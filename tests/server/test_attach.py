@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any
 
 import engineio
@@ -304,6 +305,8 @@ CHANGES = {
     "no disconnect": (_without("disconnect"), "disconnect"),
     "other parameters": (_other_parameters, r"_handle_connect\('eio_sid', 'request'\)"),
     "not a coroutine": (_not_async, "_trigger_event"),
+    "no send_packet": (lambda server: setattr(server.eio, "send_packet", None), "eio.send_packet"),
+    "another environ": (lambda server: setattr(server, "environ", MappingProxyType({})), "environ"),
     "no message handler": (_no_message, r"eio.handlers\['message'\]"),
 }
 

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -168,20 +169,41 @@ async def test_sessions_are_spread_over_the_period_in_random_order(
 async def test_many_sessions_at_once_leave_the_loop_its_turns() -> None:
     case = guarded()
     wires = [await open_wire(case.app) for _ in range(60)]
-    turns = 0
+    found = [60]
 
     async def count() -> None:
-        nonlocal turns
-        while case.guard.status()["sessions"]["open"]:
-            turns += 1
+        while found[-1]:
             await asyncio.sleep(0)
+            found.append(case.guard.status()["sessions"]["open"])
 
     counting = asyncio.ensure_future(count())
     assert await case.guard.drain(0) == 60
     await counting
-    assert turns > 2
+    assert max(before - after for before, after in pairwise(found)) <= 25, "ended within one turn"
     for wire in wires:
         await wire.close()
+
+
+async def test_what_fails_while_sessions_are_ended_holds_nothing_up() -> None:
+    reported: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context["exception"]))
+    case = guarded()
+    wires = [(await joined_wire(case.app))[0] for _ in range(3)]
+    send, failing = case.server.eio.send, [ValueError("no")]
+
+    async def broken(*args: Any) -> None:
+        if failing:
+            raise failing.pop()
+        await send(*args)
+
+    case.server.eio.send = broken
+    assert await case.guard.drain(0) == 3
+    for wire in wires:
+        await wire.frames()
+    assert [wire.close_code for wire in wires].count(1012) == 2
+    for wire in wires:
+        await wire.close()
+    assert [type(error) for error in reported] == [ValueError]
 
 
 async def test_a_second_call_waits_for_the_first(clock: Clock, events: Events) -> None:

@@ -29,6 +29,7 @@ from tests.scripted import (
     outside,
     refusal_in,
     rest,
+    sid_in,
     until,
 )
 
@@ -371,76 +372,50 @@ def as_it_is(handler: Handler, style: str, event: str = "connect", **options: An
     return guarded("/other", prepare=prepare, namespaces=["/messages"], **options)
 
 
+LATER = {
+    "False": "returned_false",
+    "no": "returned_unknown",
+    "raises": "connect_handler",
+    "cancelled": "cancelled",
+    "hangs": "connect_handler",
+    "yes": None,
+}
+
+
 @UNCLEAR
 @pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize(
-    ("answer", "detail"),
-    [(False, "returned_false"), ("no", "returned_unknown"), (PermissionError("secret"), "connect_handler")],
-    ids=str,
-)
+@pytest.mark.parametrize(("answer", "detail"), LATER.items(), ids=LATER)
 async def test_what_a_connect_handler_says_later_counts(
-    answer: Any, detail: str, style: str, shape: Callable[[Handler], Handler], events: Events
-) -> None:
-    async def connect(*args: Any) -> Any:
-        await asyncio.sleep(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    case = as_it_is(shape(connect), style)
-    wire, said = await answer_to(case)
-    refusal_in(said)
-    await still_outside(case, wire)
-    (line,) = [event for event in events if event["event"] == "socketguard.connection.rejected"]
-    assert line["detail"] == detail
-
-
-@UNCLEAR
-@pytest.mark.parametrize("style", STYLES)
-async def test_a_connect_handler_that_says_yes_later_has_run_before_the_client_is_in(
-    style: str, shape: Callable[[Handler], Handler]
+    answer: str, detail: str | None, style: str, shape: Callable[[Handler], Handler], events: Events
 ) -> None:
     ran: list[str | None] = []
 
-    async def connect(*args: Any) -> None:
+    async def connect(*args: Any) -> Any:
         await asyncio.sleep(0)
         ran.append(current_connection().identity.subject)
+        if answer == "raises":
+            raise PermissionError("secret")
+        if answer == "cancelled":
+            raise asyncio.CancelledError
+        if answer == "hangs":
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ran.append("cut off")
+        return {"False": False, "no": "no"}.get(answer)
 
-    case = as_it_is(shape(connect), style)
-    async with join(case.app, "/messages", token=mint("ann")):
-        assert ran == ["ann"]
-
-
-@UNCLEAR
-@pytest.mark.parametrize("style", STYLES)
-async def test_the_deadline_is_for_what_a_connect_handler_does_later_too(
-    style: str, shape: Callable[[Handler], Handler]
-) -> None:
-    cancelled: list[bool] = []
-
-    async def connect(*args: Any) -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            cancelled.append(True)
-
-    case = as_it_is(shape(connect), style, admission_timeout=0.02)
+    case = as_it_is(shape(connect), style, **({"admission_timeout": 0.02} if answer == "hangs" else {}))
     wire, said = await answer_to(case)
-    assert refusal_in(said)["data"]["code"] == "admission_timeout"
-    assert cancelled == [True]
+    assert ran == ["user-1", *["cut off"] * (answer == "hangs")]
+    if detail is None:
+        sid_in(said)
+        await wire.close()
+        return
+    codes = {"hangs": "admission_timeout", "raises": "internal_error", "cancelled": "internal_error"}
+    assert refusal_in(said).get("data", {}).get("code") == codes.get(answer)
     await still_outside(case, wire)
-
-
-@UNCLEAR
-@pytest.mark.parametrize("style", STYLES)
-async def test_a_cancellation_later_is_no_acceptance(style: str, shape: Callable[[Handler], Handler]) -> None:
-    async def connect(*args: Any) -> None:
-        raise asyncio.CancelledError
-
-    case = as_it_is(shape(connect), style)
-    wire, said = await answer_to(case)
-    assert refusal_in(said)["data"]["code"] == "internal_error"
-    await still_outside(case, wire)
+    (line,) = lines(events, "connection.rejected")
+    assert line["detail"] == detail
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -28,8 +28,8 @@ server.on("echo", lambda sid, value: value, namespace="/messages")
 options = {"auth": make_auth(), "logger": False}
 if policy == "own":
     options["namespaces"] = ["/messages", NamespacePolicy("/admin", token="none")]
-left = []
-server.on("disconnect", lambda sid, reason: left.append(reason), namespace="/messages")
+ends = []
+server.on("disconnect", lambda sid, reason: ends.append(reason), namespace="/messages")
 
 
 def instrument():
@@ -67,7 +67,7 @@ async def main():
     await client.post('42/messages,1["echo",6]')
     assert await client.frame() == "43/messages,1[6]"
     await client.close()
-    assert left == ["transport close", "client disconnect"], left
+    assert ends == ["transport close", "client disconnect"], ends
 
     # The admin namespace has its own login where it has a policy, and asks for a token where it has none.
     if policy == "own":

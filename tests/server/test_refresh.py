@@ -408,18 +408,20 @@ class TestThePolicyOfTheNamespace:
         assert case.guard.identity(sid).token_id == "old"
         await ends_after(case, clock, peer, 70)
 
-    async def test_authorize_that_is_cancelled_with_all_the_rest(self, clock: Clock) -> None:
+    @pytest.mark.parametrize("where", ["authorize", "on_refresh"])
+    async def test_who_is_cancelled_with_all_the_rest(self, where: str, clock: Clock) -> None:
         entered, calls = asyncio.Event(), 0
 
-        async def authorize(identity: Identity, connection: Connection) -> bool:
+        async def hang(*args: Any) -> bool:
             nonlocal calls
             calls += 1
-            if calls == 2:
+            if calls == (2 if where == "authorize" else 1):
                 entered.set()
                 await asyncio.Event().wait()
             return True
 
-        case = a_guard(clock, namespaces=[NamespacePolicy("/messages", authorize=authorize)])
+        authorize, on_refresh = (hang, None) if where == "authorize" else (None, hang)
+        case = a_guard(clock, namespaces=[NamespacePolicy("/messages", authorize=authorize)], on_refresh=on_refresh)
         peer, sid = await joined(case, clock, jti="old")
         fresh = {"token": token_at(clock, 600, jti="new")}
         await peer.emit("/messages", REFRESH, fresh, number=1)
@@ -835,14 +837,22 @@ class TestWhoHasLeftMeanwhile:
         assert not lines(events, "token.refreshed")
         await peer.close()
 
-    async def test_it_comes_in_the_same_turn_as_the_end(self, clock: Clock, events: Events) -> None:
-        case = a_guard(clock)
-        peer, sid = await joined(case, clock, jti="old")
-        await peer.emit("/messages", REFRESH, {"token": token_at(clock, 600, jti="new")}, number=1)
-        assert await case.guard.disconnect(sid=sid) == 1
-        await peer.disconnected("/messages")
+    async def test_it_comes_when_the_end_has_been_decided(self, clock: Clock, events: Events) -> None:
+        """Many are ended one after the other, so that nothing has been sent to the last one yet."""
+        names = [f"/n{number}" for number in range(50)]
+        limits = Limits(namespaces_per_session=None, connections_per_subject=None)
+        case = guarded(*names, auth=make_auth(clock=clock), limits=limits)
+        peer = await Client(case).open()
+        for name in names:
+            await peer.join(name, token_at(clock))
+        kicking = asyncio.ensure_future(case.guard.disconnect(subject="user-1"))
+        await peer.emit(names[-1], REFRESH, {"token": token_at(clock, 600, jti="new")}, number=1)
+        assert await kicking == len(names)
+        for name in names:
+            await peer.disconnected(name)
         await peer.close()
         assert not lines(events, "token.refreshed")
+        assert not lines(events, "token.refresh_rejected")
 
 
 async def test_expiry_ignore(clock: Clock) -> None:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from socketguard import ConfigurationError, JWTAuth, Limits, MemoryStore, NamespacePolicy
+from socketguard import ConfigurationError, JWTAuth, MemoryStore, NamespacePolicy
 from socketguard.connection import Connection, Identity
 from socketguard.limits.revocation import Revocation, StoreFull, StoreUnavailable
-from socketguard.server import endings
 from socketguard.testing import TEST_SECRET, Refused, make_auth
 from tests.scripted import (
     KINDS,
+    UNLIMITED,
     Client,
     Clock,
     Events,
     Guarded,
     guarded,
     lines,
+    rest,
     token_at,
     until,
 )
@@ -123,13 +126,33 @@ class TestOneToken:
         assert await three.alive("/a")
         await close(case, one, two, three)
 
-    async def test_very_many_connections(self, clock: Clock, events: Events) -> None:
-        names = [f"/n{number}" for number in range(60)]
-        case = a_guard(clock, *names, limits=Limits(namespaces_per_session=None))
+    @pytest.mark.parametrize(("seconds", "grows"), [(0, True), (0.01, False)])
+    async def test_very_many_connections_leave_the_loop_its_turns(
+        self, seconds: float, grows: bool, clock: Clock, events: Events, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """More and more are ended in one turn as long as it stays short."""
+
+        async def disconnect(*args: Any) -> None:
+            clock.passed += seconds
+
+        def prepare(server: Any) -> None:
+            for name in names:
+                server.on("disconnect", disconnect, namespace=name)
+
+        names = [f"/n{number}" for number in range(150)]
+        case = a_guard(clock, *names, prepare=prepare, limits=UNLIMITED)
         peer = await joined(case, token_at(clock, jti="a"), *names)
-        assert await case.guard.revoke(token_id="a") == 60
+        monkeypatch.setattr(time, "monotonic", lambda: 1000.0 + clock.passed)
+        revoking = asyncio.ensure_future(case.guard.revoke(token_id="a"))
+        found = [len(names)]
+        while found[-1]:
+            await asyncio.sleep(0)
+            found.append(len(case.guard.connections()))
+        at_once = max(before - after for before, after in pairwise(found))
+        assert 1 < at_once <= 25 if grows else at_once == 1
+        assert await revoking == len(names)
         await sent_away(peer, *names)
-        assert len(lines(events, "connection.closed", reason="token_revoked")) == 60
+        assert len(lines(events, "connection.closed", reason="token_revoked")) == len(names)
         await close(case, peer)
 
     async def test_the_transport_is_left_to_the_client(self, clock: Clock) -> None:
@@ -404,14 +427,12 @@ class TestWhileItIsAdmitted:
     async def test_a_connect_that_is_cancelled_leaves_nothing(self, place: str, clock: Clock) -> None:
         held = Held()
         case = held.in_(place, clock)
-        peer = await Client(case).open()
-        [eio_sid] = case.server.environ
-        data = {"token": token_at(clock)}
-        handling = asyncio.ensure_future(case.server._handle_connect(eio_sid, "/messages", data))
+        peer = await Client(case, "polling").open()
+        posting = asyncio.ensure_future(peer.connect("/messages", token_at(clock)))
         await held.entered.wait()
-        handling.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await handling
+        posting.cancel()
+        await asyncio.wait((posting,))
+        assert posting.cancelled()
         assert case.guard.status()["connections"] == {
             "open": 0,
             "being_admitted": 0,
@@ -706,10 +727,7 @@ class TestDisconnect:
         await close(case, peer)
 
     @pytest.mark.parametrize("call", ["disconnect", "revoke"])
-    async def test_a_disconnect_handler_that_hangs_is_not_waited_for(
-        self, call: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(endings, "PATIENCE", 0.05)
+    async def test_a_disconnect_handler_that_hangs_is_not_waited_for(self, call: str, clock: Clock) -> None:
         entered, release = asyncio.Event(), asyncio.Event()
 
         async def disconnect(sid: str, *_: Any) -> None:
@@ -721,10 +739,14 @@ class TestDisconnect:
         )
         peer = await joined(case, token_at(clock, 600), "/messages", "/b")
         if call == "disconnect":
-            assert await case.guard.disconnect(subject="user-1", namespace="/messages") == 1
+            calling = asyncio.ensure_future(case.guard.disconnect(subject="user-1", namespace="/messages"))
         else:
-            assert await case.guard.revoke(subject="user-1") == 2
-        assert entered.is_set()
+            calling = asyncio.ensure_future(case.guard.revoke(subject="user-1"))
+        await entered.wait()
+        await rest()
+        assert not calling.done()
+        clock.passes(5)
+        assert await calling == (1 if call == "disconnect" else 2)
         # What its client sends meanwhile is for nobody.
         await peer.emit("/messages", "echo", "too late", number=1)
         # And a second call does not count it once more.

@@ -18,6 +18,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from socketguard import Limits, NamespacePolicy
 from socketguard.testing import mint
 from tests.scripted import (
+    PATIENCE,
     Client,
     guarded,
     left,
@@ -69,7 +70,7 @@ class Visits(RuleBasedStateMachine):
         self.run(self.start())
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return self.loop.run_until_complete(asyncio.wait_for(coroutine, 3))
+        return self.loop.run_until_complete(asyncio.wait_for(coroutine, PATIENCE))
 
     async def start(self) -> None:
         async def authorize(identity: Any, connection: Any) -> bool:
@@ -264,7 +265,7 @@ class Visits(RuleBasedStateMachine):
     @invariant()
     def only_who_is_joined_is_held(self) -> None:
         with contextlib.suppress(TimeoutError):
-            self.run(until(lambda: self.difference() is None, timeout=1))
+            self.run(until(lambda: self.difference() is None, timeout=10))
         assert self.difference() is None
 
     def difference(self) -> Any:

@@ -19,6 +19,7 @@ from tests.scripted import (
     guarded,
     http,
     joined_wire,
+    lines,
     open_wire,
     until,
 )
@@ -159,12 +160,10 @@ async def test_emits_of_a_guarded_server_are_looked_at(events: Events) -> None:
     case.guard.watch_delivery()
     await case.server.emit("new", {}, namespace="/message")
     await wire.send('42/messages,["ecco"]')
-    await until(lambda: len(events) == 2)
+    await until(lambda: lines(events, "event.unhandled"))
     case.guard.watch_delivery(False)
-    assert [(event["event"], event["suggestion"]) for event in events] == [
-        ("socketguard.emit.undelivered", "/messages"),
-        ("socketguard.event.unhandled", "echo"),
-    ]
+    assert [line["suggestion"] for line in lines(events, "emit.undelivered")] == ["/messages"]
+    assert [line["suggestion"] for line in lines(events, "event.unhandled")] == ["echo"]
     await wire.close()
 
 
@@ -204,5 +203,5 @@ async def test_handlers_that_answer_nothing_are_remembered_within_bounds(
         for name in ("one", "two"):
             await wire.send(f'42/messages,{number}["{name}"]')
             assert await wire.frame() == f"43/messages,{number}[]"
-    assert events == []
+    assert not lines(events, "event.unhandled")
     await wire.close()
