@@ -154,8 +154,6 @@ def _left_at_guard(guard: SocketGuard) -> dict[str, Any]:
     everything: dict[str, Any] = {"connections": guard.connections()}
     for what in ("sessions", "connections", "timers"):
         everything |= {f"{what} {name}": number for name, number in status[what].items()}
-    # A client that goes while its connect handler runs is taken off twice.
-    everything["sessions without_namespace"] = max(0, status["sessions"]["without_namespace"])
     return everything
 
 

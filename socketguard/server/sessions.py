@@ -90,8 +90,8 @@ class Sessions:
             self._swept = {}
 
     def joined(self, session: Session) -> None:
-        """A session has joined a namespace."""
-        if not session.joined:
+        """A session has joined a namespace; it may have ended while the connect handler ran."""
+        if not session.joined and session in self.open:
             self._settle(session)
         session.joined += 1
 
