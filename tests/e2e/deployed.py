@@ -102,6 +102,5 @@ if SETTINGS.guarded:
         auth=make_auth(),
         namespaces=["/", "/messages", "/scheduler", "/hangs"],
         heartbeat=Heartbeat(SETTINGS.interval, SETTINGS.timeout),
-        trusted_proxies=["127.0.0.1"],
-        **SETTINGS.options,
+        **{"trusted_proxies": ["127.0.0.1"], **SETTINGS.options},
     )
