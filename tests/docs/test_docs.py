@@ -52,7 +52,7 @@ def test_python_blocks_run(page: Path, tmp_path: Path) -> None:
     script.write_text("\n\n".join(blocks(page, "python")))
     environ = {**os.environ, "JWT_SECRET": "a-secret-that-is-long-enough-for-hs256-and-more"}
     done = subprocess.run(
-        [sys.executable, "-W", "error", script], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60
+        [sys.executable, "-W", "error", script], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
 
@@ -62,14 +62,14 @@ def test_javascript_blocks_are_javascript(page: Path, tmp_path: Path) -> None:
     for number, code in enumerate(blocks(page, "js", "javascript")):
         module = tmp_path / f"{number}.mjs"
         module.write_text(code)
-        done = subprocess.run(["node", "--check", module], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(["node", "--check", module], capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
 def log_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("log")
-    done = subprocess.run([sys.executable, "-c", SAMPLE], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", SAMPLE], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     (folder / "app.log").write_text(done.stderr)
     return folder

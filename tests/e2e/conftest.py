@@ -17,49 +17,34 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def js() -> Iterator[JavaScript]:
-    driver = Driver("client.mjs")
-    yield JavaScript(driver)
-    driver.close()
+    with contextlib.closing(Driver("client.mjs")) as driver:
+        yield JavaScript(driver)
 
 
 @pytest.fixture(scope="session")
-def _browser() -> Iterator[Driver]:
-    driver = Driver("browser.mjs")
-    yield driver
-    driver.close()
+def browser() -> Iterator[Driver]:
+    with contextlib.closing(Driver("browser.mjs")) as driver:
+        yield driver
 
 
 @pytest.fixture(scope="session")
-def _crm(folder: Path) -> Iterator[Server]:
-    with Server(folder, {}) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def _packed_crm(folder: Path) -> Iterator[Server]:
-    with Server(folder, {"serializer": "msgpack"}) as server:
-        yield server
+def _servers(folder: Path) -> Iterator[dict[str, Server]]:
+    with Server(folder, {}) as plain, Server(folder, {"serializer": "msgpack"}) as packed:
+        yield {"default": plain, "msgpack": packed}
 
 
 @pytest.fixture
-def crm(_crm: Server) -> Iterator[Server]:
+def crm(_servers: dict[str, Server]) -> Iterator[Server]:
     """The application with the default serializer; after each test, nothing may be left of its clients."""
-    yield _crm
-    _crm.wait_until_empty()
-
-
-@pytest.fixture
-def packed_crm(_packed_crm: Server) -> Iterator[Server]:
-    """The same with the msgpack serializer."""
-    yield _packed_crm
-    _packed_crm.wait_until_empty()
+    yield _servers["default"]
+    _servers["default"].wait_until_empty()
 
 
 @pytest.fixture(params=["default", "msgpack"])
-def either(request: pytest.FixtureRequest) -> Any:
-    """Both of them, one after the other, and whether it is the one with msgpack."""
-    name = "crm" if request.param == "default" else "packed_crm"
-    return request.getfixturevalue(name), request.param == "msgpack"
+def either(request: pytest.FixtureRequest, _servers: dict[str, Server]) -> Iterator[Server]:
+    """The same with each of the serializers."""
+    yield _servers[request.param]
+    _servers[request.param].wait_until_empty()
 
 
 @pytest.fixture
@@ -67,7 +52,7 @@ def serve(folder: Path) -> Iterator[Callable[..., Server]]:
     """Start a server of one's own."""
     with contextlib.ExitStack() as servers:
 
-        def start(*arguments: str, app: str = "tests.e2e.apps:app", **settings: Any) -> Server:
-            return servers.enter_context(Server(folder, settings, arguments=arguments, app=app))
+        def start(*arguments: str, port: int = 0, **settings: Any) -> Server:
+            return servers.enter_context(Server(folder, settings, arguments=arguments, port=port))
 
         yield start

@@ -102,8 +102,7 @@ if SETTINGS.guarded:
         auth=make_auth(),
         namespaces=["/", "/messages", "/scheduler", "/hangs"],
         heartbeat=Heartbeat(SETTINGS.interval, SETTINGS.timeout),
-        trusted_proxies=["127.0.0.1"],
         # All that the tests break comes from one address.
         limits=Limits(failures_per_address=None),
-        **SETTINGS.options,
+        **{"trusted_proxies": ["127.0.0.1"], **SETTINGS.options},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
@@ -16,23 +17,27 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 
 from socketguard.testing import mint
+from tests.e2e.support import free_port, wait_until
 
-__all__ = ["Issuer", "KeyIssuer"]
 
-
-class _Listener:
+class Listener:
     """An HTTP server on a port of this machine that can go away and come back."""
 
     def __init__(self, answer: Callable[[str], tuple[str, str]]) -> None:
-        self._answer = answer
+        self._handler = functools.partial(_Handler, answer)
         self._server: ThreadingHTTPServer | None = None
-        self.port = 0
+        self.port = free_port()
         self.open()
 
     def open(self) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), functools.partial(_Handler, self._answer))
-        self.port = self._server.server_port
+        """Answer again."""
+        self._server = wait_until(self._bound, f"port {self.port} is taken")
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def _bound(self) -> ThreadingHTTPServer | None:
+        with contextlib.suppress(OSError):
+            return ThreadingHTTPServer(("127.0.0.1", self.port), self._handler)
+        return None
 
     def close(self) -> None:
         """From now on connections are refused."""
@@ -61,28 +66,22 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class Issuer:
-    """Hands out tokens that `make_auth` takes, over HTTP.
+    """Hands out tokens that `make_auth` takes, over HTTP; they live for up to a second less than ``lifetime``."""
 
-    Args:
-        lifetime: seconds that they live; up to one less, since ``exp`` counts in whole seconds.
-    """
-
-    def __init__(self, lifetime: int = 3) -> None:
+    def __init__(self, lifetime: int = 4) -> None:
         self.lifetime = lifetime
         self.asked: list[str] = []
         """Whose tokens were asked for, each time."""
         self._numbers = itertools.count(1)
         self._kept: dict[str, tuple[float, str]] = {}
         self._lock = threading.Lock()
-        self._listener = _Listener(self._hand_out)
+        self._listener = Listener(self._hand_out)
 
     def url(self, subject: str, *, shared: bool = False) -> str:
         """Where a client gets its tokens.
 
-        Args:
-            subject: who it is.
-            shared: whether it gets the same token again as long as that lives for more than a second, as pages do
-                that keep one for all their namespaces.
+        A shared one is handed out again as long as it lives for more than a second, as pages do that keep one for all
+        their namespaces.
         """
         return f"http://127.0.0.1:{self._listener.port}/{subject}" + ("?shared=1" if shared else "")
 
@@ -108,12 +107,6 @@ class Issuer:
         """Stop."""
         self._listener.close()
 
-    def __enter__(self) -> Issuer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 class KeyIssuer(Issuer):
     """The same with RS256, a key that rotates, and a key server of its own that may be down."""
@@ -121,12 +114,12 @@ class KeyIssuer(Issuer):
     NAME = "https://login.example.com/"
     AUDIENCE = "crm"
 
-    def __init__(self, lifetime: int = 3) -> None:
+    def __init__(self, lifetime: int = 4) -> None:
         self._key_numbers = itertools.count(1)
         self.fetches = 0
         """How often the keys were fetched."""
         self.rotate()
-        self._keys = _Listener(self._publish)
+        self._keys = Listener(self._publish)
         super().__init__(lifetime)
 
     @property
@@ -143,6 +136,7 @@ class KeyIssuer(Issuer):
             "algorithms": ["RS256"],
             "allow_http": True,
             "leeway": 0,
+            "jwks_timeout": 60,
         }
         return {**options, **changes}
 

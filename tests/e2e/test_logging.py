@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from socketguard.testing import TEST_SECRET, mint
-from tests.e2e.support import TRANSPORTS, JavaScript, Server, new_address, seen
+from tests.e2e.support import ACCEPTED, REJECTED, TRANSPORTS, JavaScript, Server, new_address, seen
 
 LOG_CONFIG: dict[str, Any] = {
     "version": 1,
@@ -38,21 +38,16 @@ LOG_CONFIG: dict[str, Any] = {
 COOKIE = "c00kie-of-a-session"
 
 
-@pytest.fixture
-def log_config(tmp_path: Path) -> str:
-    path = tmp_path / "log.json"
-    path.write_text(json.dumps(LOG_CONFIG))
-    return str(path)
-
-
 @pytest.mark.parametrize("packets_logged", [False, True])
 @pytest.mark.parametrize("msgpack", [False, True])
 def test_secrets_are_in_no_line(
-    js: JavaScript, serve: Callable[..., Server], log_config: str, packets_logged: bool, msgpack: bool
+    js: JavaScript, serve: Callable[..., Server], tmp_path: Path, packets_logged: bool, msgpack: bool
 ) -> None:
+    config = tmp_path / "log.json"
+    config.write_text(json.dumps(LOG_CONFIG))
     server = serve(
         "--log-config",
-        log_config,
+        str(config),
         sources=["payload", "header", "query:token"],
         packets_logged=packets_logged,
         serializer="msgpack" if msgpack else "default",
@@ -71,15 +66,9 @@ def test_secrets_are_in_no_line(
             {"token": tokens[4], "namespace": "/raises"},
         ]
         for way in ways:
-            namespace = way.pop("namespace", "/messages")
-            steps = [{"wait": ["connect", "connect_error"]}]
-            result = js.play(
-                server.url, namespace, transports=transports, address=new_address(), msgpack=msgpack, steps=steps, **way
-            )
-            engines |= {note["engine"] for note in seen(result, "open") + seen(result, "connect")}
-    error = js.outcome(
-        server.url, path="/socket.io", query={"sid": "made-up", "token": tokens[0]}, transports="polling"
-    )
+            result = js.play(server, transports=transports, address=new_address(), **way)
+            engines |= {note["engine"] for note in seen(result, "open", "connect")}
+    error = js.outcome(server, path="/socket.io", query={"sid": "made-up", "token": tokens[0]}, transports="polling")
     assert error["kind"] == "connect_error"
     server.wait_until_empty()
     server.terminate()
@@ -93,16 +82,16 @@ def test_secrets_are_in_no_line(
     # The lines themselves are there.
     assert output.count("/socket.io/?EIO=4") > 21
     assert "sid=[redacted]" in output
-    assert len(server.events("socketguard.connection.accepted")) == 12
+    assert len(server.events(ACCEPTED)) == 12
     assert ("Received packet" in output) == packets_logged
 
 
 def test_what_a_client_sends_breaks_no_line(js: JavaScript, crm: Server) -> None:
     address = new_address()
     evil = '/x\n{"event": "socketguard.connection.accepted"}\x1b[31m\u202e'
-    js.outcome(crm.url, evil, auth={"token": mint("u-1")}, address=address)
-    line = crm.wait_for_event("socketguard.connection.rejected", client_address=address)
+    js.outcome(crm, evil, auth={"token": mint("u-1")}, address=address)
+    line = crm.wait_for_event(REJECTED, client_address=address)
     assert "\n" not in line["requested"]
     assert "\x1b" not in line["requested"]
     assert "\u202e" not in line["requested"]
-    assert not crm.events("socketguard.connection.accepted", client_address=address)
+    assert not crm.events(ACCEPTED, client_address=address)

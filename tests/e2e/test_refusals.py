@@ -1,192 +1,157 @@
-"""Every refusal that a client can cause: what stock clients are told, and what the one log line says."""
+"""What stock clients are told when they are refused, over each transport, and what the one log line says of it."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import time
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
-import socketio
-import websockets
+import websockets.exceptions
 
 from socketguard.errors import REPLIES, RejectCode
 from socketguard.testing import mint
-from tests.e2e.support import PATIENCE, TRANSPORTS, JavaScript, Server, leave, new_address
+from tests.e2e.support import (
+    HANDSHAKE_REJECTED,
+    REJECTED,
+    TRANSPORTS,
+    JavaScript,
+    Server,
+    new_address,
+    python_client,
+    wire,
+)
 
-REJECTED = "socketguard.connection.rejected"
+TOKEN = mint("u-1", tenant_id="acme")
+MEMBER = {"token": TOKEN}
+EVIL = {"Origin": "https://evil.example"}
 
 
-def member(**claims: Any) -> str:
-    return mint("u-1", tenant_id="acme", **claims)
-
-
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """One way to be refused."""
 
     name: str
     namespace: str
     auth: Any
     code: RejectCode
-    detail: str | None
-    fields: dict[str, Any] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return self.name
+    detail: str | None = None
+    told: dict[str, Any] | None = None
+    """What the client reads, where that is no data of the guard."""
 
 
-def cases() -> list[Case]:
-    good = member()
-    header, _, signature = good.split(".")
-    return [
-        Case("no token", "/messages", None, RejectCode.TOKEN_MISSING, "no_token"),
-        Case("a list for auth", "/messages", [1, 2], RejectCode.CONNECT_MALFORMED, "auth_not_an_object"),
-        Case("garbage", "/messages", {"token": "garbage"}, RejectCode.TOKEN_MALFORMED, "not_three_parts"),
-        Case("a number", "/messages", {"token": 12}, RejectCode.TOKEN_MALFORMED, "not_a_string"),
-        Case("broken", "/messages", {"token": f"{header}.e30.{signature}"}, RejectCode.TOKEN_INVALID, None),
-        Case("expired", "/messages", {"token": member(lifetime=-60)}, RejectCode.TOKEN_EXPIRED, None),
-        Case(
-            "not yet valid",
-            "/messages",
-            {"token": member(nbf=int(time.time()) + 3600)},
-            RejectCode.TOKEN_NOT_YET_VALID,
-            None,
-        ),
-        Case(
-            "another key",
-            "/messages",
-            {"token": member(key="somebody-else-made-this-token-with-it")},
-            RejectCode.TOKEN_INVALID,
-            "signature_mismatch",
-        ),
-        Case(
-            "another algorithm",
-            "/messages",
-            {"token": member(algorithm="HS384", key="x" * 48)},
-            RejectCode.TOKEN_INVALID,
-            "algorithm_not_allowed",
-        ),
-        Case("no exp", "/messages", {"token": member(exp=None)}, RejectCode.TOKEN_INVALID, "claim_missing"),
-        Case("a class-based namespace", "/attendances", {}, RejectCode.TOKEN_MISSING, "no_token"),
-        Case("scopes", "/scheduler", {"token": good}, RejectCode.INSUFFICIENT_SCOPE, None),
-        Case("another tenant", "/tenant-globex", {"token": good}, RejectCode.INSUFFICIENT_SCOPE, None),
-        Case("authorize says no", "/approved", {"token": good}, RejectCode.INSUFFICIENT_SCOPE, "authorize_refused"),
-        Case("authorize raises", "/crash", {"token": good}, RejectCode.INTERNAL_ERROR, "admission"),
-        Case("optional, but wrong", "/lobby", {"token": "garbage"}, RejectCode.TOKEN_MALFORMED, "not_three_parts"),
-        Case("the handler raises", "/raises", {"token": good}, RejectCode.INTERNAL_ERROR, "connect_handler"),
-        Case("the handler is cancelled", "/cancelled", {"token": good}, RejectCode.INTERNAL_ERROR, "cancelled"),
-    ]
+REJECTED_BY_SERVER = {"message": "Connection rejected by server"}
+CASES = [
+    Case("no token", "/messages", None, RejectCode.TOKEN_MISSING, "no_token"),
+    Case("no token, class-based", "/attendances", {}, RejectCode.TOKEN_MISSING, "no_token"),
+    Case("a list for auth", "/messages", [1, 2], RejectCode.CONNECT_MALFORMED, "auth_not_an_object"),
+    Case("garbage", "/messages", {"token": "garbage"}, RejectCode.TOKEN_MALFORMED, "not_three_parts"),
+    Case("expired", "/messages", {"token": mint(lifetime=-60)}, RejectCode.TOKEN_EXPIRED),
+    Case("another key", "/messages", {"token": mint(key="k" * 32)}, RejectCode.TOKEN_INVALID, "signature_mismatch"),
+    Case("scopes", "/scheduler", MEMBER, RejectCode.INSUFFICIENT_SCOPE),
+    Case("the handler raises", "/raises", MEMBER, RejectCode.INTERNAL_ERROR, "connect_handler"),
+    Case("unknown", "/schedulr", MEMBER, RejectCode.INVALID_NAMESPACE, "typo", {"message": "Invalid namespace"}),
+    Case("hidden", "/secret", MEMBER, RejectCode.INVALID_NAMESPACE, None, {"message": "Invalid namespace"}),
+    Case("returns False", "/returns-false", MEMBER, RejectCode.REFUSED_BY_APP, "returned_false", REJECTED_BY_SERVER),
+    Case(
+        "refuses",
+        "/refuses",
+        MEMBER,
+        RejectCode.REFUSED_BY_APP,
+        "raised",
+        {"message": "The trial is over", "data": {"plan": "free", "days": 0}},
+    ),
+    Case("disconnects", "/kicks", MEMBER, RejectCode.REFUSED_BY_APP, "disconnect_called", REJECTED_BY_SERVER),
+]
+over_each_transport = pytest.mark.parametrize("transports", TRANSPORTS)
+in_each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
-CASES = cases()
-
-
-def the_line(server: Server, address: str) -> dict[str, Any]:
-    """The log line about a refusal, which must be the only line about this client."""
+def check(server: Server, address: str, case: Case, error: dict[str, Any]) -> None:
+    """What the client read, and that exactly one line tells of it."""
     line = server.wait_for_event(REJECTED, client_address=address)
-    decisions = [event for event in server.events(client_address=address) if "transport." not in event["event"]]
-    assert decisions == [line]
-    return line
-
-
-def check_line(line: dict[str, Any], case: Case, data: dict[str, Any]) -> None:
-    reply = REPLIES[case.code]
-    assert data == {"code": case.code.value, "retry": reply.retry, "ref": line["ref"]}
-    assert line["level"] == "warning"
-    assert line["reason"] == case.code.value
-    assert line["message"] == reply.message
-    assert line["namespace"] == case.namespace
+    assert [each for each in server.events(client_address=address) if "transport." not in each["event"]] == [line]
+    if case.told is None:
+        reply = REPLIES[case.code]
+        data = {"code": case.code.value, "retry": reply.retry, "ref": line["ref"]}
+        assert error == {"message": reply.message, "data": data}
+    else:
+        assert error == case.told
+    assert (line["level"], line["reason"], line["namespace"]) == ("warning", case.code.value, case.namespace)
     if case.detail is not None:
         assert line["detail"] == case.detail
-    assert ("exception" in line) == (case.code is RejectCode.INTERNAL_ERROR)
+    if case.code is RejectCode.INTERNAL_ERROR:
+        assert line["error"] == "RuntimeError"
+        assert "hunter2" in line["exception"]
+    else:
+        assert "exception" not in line
 
 
-@pytest.mark.parametrize("transports", TRANSPORTS)
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_javascript_client_is_told_why(
-    js: JavaScript, either: tuple[Server, bool], case: Case, transports: str
-) -> None:
-    server, msgpack = either
+@over_each_transport
+@in_each_case
+def test_a_javascript_client_is_told_why(js: JavaScript, either: Server, case: Case, transports: str) -> None:
     address = new_address()
-    result = js.play(
-        server.url, case.namespace, transports=transports, auth=case.auth, address=address, msgpack=msgpack
-    )
-    [answer] = result["steps"]
-    assert answer["kind"] == "connect_error"
-    assert answer["message"] == REPLIES[case.code].message
+    error = js.outcome(either, case.namespace, transports=transports, auth=case.auth, address=address)
     # Stock clients don't come back after it by themselves.
-    assert answer["active"] is False
-    check_line(the_line(server, address), case, answer["data"])
+    assert (error["kind"], error["active"]) == ("connect_error", False)
+    check(either, address, case, {name: error[name] for name in ("message", "data") if name in error})
 
 
-@pytest.mark.parametrize("transports", TRANSPORTS)
-def test_a_foreign_origin_is_refused_at_the_handshake(
-    js: JavaScript, either: tuple[Server, bool], transports: str
-) -> None:
-    server, msgpack = either
+@over_each_transport
+@in_each_case
+async def test_a_python_client_is_told_why(either: Server, case: Case, transports: str) -> None:
     address = new_address()
-    headers = {"Origin": "https://evil.example"}
-    error = js.outcome(
-        server.url, transports=transports, token=member(), headers=headers, address=address, msgpack=msgpack
-    )
-    assert error["kind"] == "connect_error"
-    line = server.wait_for_event("socketguard.handshake.rejected", client_address=address)
+    headers = {"X-Forwarded-For": address}
+    async with python_client(either, case.namespace, transports=transports, auth=case.auth, headers=headers) as client:
+        pass
+    [error] = client.of("connect_error")
+    check(either, address, case, error)
+
+
+def check_handshake(server: Server, address: str, body: str) -> None:
+    """The JSON of a refused handshake, and that exactly one line tells of it."""
+    line = server.wait_for_event(HANDSHAKE_REJECTED, client_address=address)
     assert [line] == server.events(client_address=address)
     assert (line["reason"], line["status"], line["level"]) == ("origin_not_allowed", 403, "warning")
-    assert (line["origin"], line["host"]) == ("https://evil.example", f"127.0.0.1:{server.port}")
-    if transports == "websocket":
-        # This client hides the body, but it is there; see the test below.
-        assert (error["message"], error["description"]) == ("websocket error", "Unexpected server response: 403")
-    else:
-        assert (error["message"], error["description"]) == ("xhr poll error", 403)
-        assert json.loads(error["body"]) == handshake_refusal(line)
+    assert (line["origin"], line["host"]) == (EVIL["Origin"], f"127.0.0.1:{server.port}")
+    told = {"code": "origin_not_allowed", "message": "Origin not allowed", "retry": "never", "ref": line["ref"]}
+    assert json.loads(body) == told
 
 
-def handshake_refusal(line: dict[str, Any]) -> dict[str, Any]:
-    reply = REPLIES[RejectCode(line["reason"])]
-    return {"code": line["reason"], "message": reply.message, "retry": reply.retry, "ref": line["ref"]}
-
-
-async def test_a_refused_websocket_has_a_status_and_a_body(crm: Server) -> None:
+@pytest.mark.parametrize("transports", ["polling", "upgrade"])
+def test_a_foreign_origin_is_refused_at_the_handshake(js: JavaScript, either: Server, transports: str) -> None:
     address = new_address()
-    headers = {"X-Forwarded-For": address, "Origin": "https://evil.example"}
-    url = crm.url.replace("http", "ws") + "/socket.io/?EIO=4&transport=websocket"
+    error = js.outcome(either, transports=transports, token=TOKEN, headers=EVIL, address=address)
+    assert (error["kind"], error["message"], error["description"]) == ("connect_error", "xhr poll error", 403)
+    check_handshake(either, address, error["body"])
+
+
+async def test_a_websocket_of_a_foreign_origin_has_a_status_and_a_body(js: JavaScript, crm: Server) -> None:
+    # The JavaScript client hides the body, but it is there.
+    error = await asyncio.to_thread(js.outcome, crm, headers=EVIL, token=TOKEN, address=new_address())
+    assert (error["message"], error["description"]) == ("websocket error", "Unexpected server response: 403")
+    address = new_address()
     with pytest.raises(websockets.exceptions.InvalidStatus) as refused:
-        await websockets.connect(url, additional_headers=headers, proxy=None)
+        async with wire(crm.url, additional_headers={"X-Forwarded-For": address, **EVIL}):
+            pass
     answer = refused.value.response
     assert (answer.status_code, answer.headers["content-type"]) == (403, "application/json")
-    line = crm.wait_for_event("socketguard.handshake.rejected", client_address=address)
-    assert json.loads(answer.body) == handshake_refusal(line)
+    check_handshake(crm, address, answer.body.decode())
 
 
-def python_client(namespace: str, *, msgpack: bool) -> tuple[Any, asyncio.Queue[Any]]:
-    """python-socketio's own client, and what its connect_error handler gets."""
-    client = socketio.AsyncClient(serializer="msgpack" if msgpack else "default", reconnection=False)
-    errors: asyncio.Queue[Any] = asyncio.Queue()
-    client.on("connect_error", errors.put_nowait, namespace=namespace)
-    return client, errors
-
-
-@pytest.mark.filterwarnings("ignore:Unclosed connection:ResourceWarning")  # of python-engineio's client
-@pytest.mark.parametrize("transports", TRANSPORTS)
-@pytest.mark.parametrize("case", CASES, ids=str)
-async def test_a_python_client_is_told_why(either: tuple[Server, bool], case: Case, transports: str) -> None:
-    server, msgpack = either
+@over_each_transport
+def test_joining_twice_is_refused(js: JavaScript, crm: Server, transports: str) -> None:
     address = new_address()
-    client, errors = python_client(case.namespace, msgpack=msgpack)
-    await client.connect(
-        server.url,
-        headers={"X-Forwarded-For": address},
-        auth=case.auth,
-        transports=TRANSPORTS[transports],
-        namespaces=[case.namespace],
-        wait=False,  # it would wait for the whole of wait_timeout, refused or not
-    )
-    error = await asyncio.wait_for(errors.get(), PATIENCE)
-    await leave(client)
-    assert errors.empty()
-    assert error["message"] == REPLIES[case.code].message
-    check_line(the_line(server, address), case, error["data"])
+    again = {"packet": {"type": 0, "nsp": "/messages", "data": MEMBER}}
+    steps = [{"wait": "connect"}, again, {"wait": "connect_error"}]
+    error = js.play(crm, transports=transports, token=TOKEN, address=address, steps=steps)["steps"][2]
+    line = crm.wait_for_event(REJECTED, client_address=address)
+    assert error["message"] == "Already connected to this namespace"
+    assert error["data"] == {"code": "already_connected", "retry": "never", "ref": line["ref"]}
+
+
+def test_a_refused_client_connects_again_with_a_fresh_token(js: JavaScript, crm: Server) -> None:
+    steps = [{"wait": "connect_error"}, {"connect": True}, {"wait": "connect"}, {"call": ["whoami"]}]
+    tokens = [mint("u-1", lifetime=-60), mint("u-1")]
+    result = js.play(crm, tokens=tokens, address=new_address(), steps=steps)["steps"]
+    assert (result[0]["data"]["code"], result[0]["data"]["retry"]) == ("token_expired", "refresh")
+    assert result[3]["subject"] == "u-1"

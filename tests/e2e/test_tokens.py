@@ -1,4 +1,4 @@
-"""Where clients put their token, and how they come back with a fresh one."""
+"""Where clients put their token, and how they come back with another one."""
 
 from __future__ import annotations
 
@@ -8,86 +8,39 @@ from typing import Any
 import pytest
 
 from socketguard.testing import mint
-from tests.e2e.support import TRANSPORTS, JavaScript, Server, new_address, seen
+from tests.e2e.support import ACCEPTED, CLOSED, TRANSPORTS, JavaScript, Server, joining, new_address, seen
 
 ASK = [{"wait": ["connect", "connect_error"]}, {"call": ["whoami"]}]
+HEADER = {"Authorization": f"Bearer {mint('header')}"}
+over_each_transport = pytest.mark.parametrize("transports", TRANSPORTS)
 
 
 def subject(result: dict[str, Any]) -> Any:
     return result["steps"][1]["subject"]
 
 
-@pytest.mark.parametrize("transports", TRANSPORTS)
-def test_the_header_of_the_handshake(js: JavaScript, crm: Server, transports: str) -> None:
-    headers = {"Authorization": f"Bearer {mint('header')}"}
-    assert subject(js.play(crm.url, transports=transports, headers=headers, steps=ASK)) == "header"
-
-
-@pytest.mark.parametrize("transports", TRANSPORTS)
-def test_the_header_of_the_handshake_with_msgpack(js: JavaScript, packed_crm: Server, transports: str) -> None:
-    headers = {"Authorization": f"Bearer {mint('header')}"}
-    result = js.play(
-        packed_crm.url, transports=transports, headers=headers, msgpack=True, address=new_address(), steps=ASK
-    )
-    assert subject(result) == "header"
-
-
-@pytest.mark.parametrize("transports", TRANSPORTS)
-def test_the_payload_goes_before_the_header(js: JavaScript, either: tuple[Server, bool], transports: str) -> None:
-    server, msgpack = either
-    headers = {"Authorization": f"Bearer {mint('header', lifetime=-60)}"}
-    result = js.play(
-        server.url, transports=transports, headers=headers, token=mint("payload"), msgpack=msgpack, steps=ASK
-    )
-    assert subject(result) == "payload"
-
-
-def test_a_bad_payload_does_not_fall_back_to_the_header(js: JavaScript, crm: Server) -> None:
-    headers = {"Authorization": f"Bearer {mint('header')}"}
-    error = js.outcome(crm.url, headers=headers, auth={"token": "garbage"}, address=new_address())
+@over_each_transport
+def test_the_header_and_the_payload(js: JavaScript, either: Server, transports: str) -> None:
+    assert subject(js.play(either, transports=transports, headers=HEADER, steps=ASK)) == "header"
+    assert subject(js.play(either, transports=transports, headers=HEADER, auth={"token": ""}, steps=ASK)) == "header"
+    # The payload goes before the header, even when it is no good.
+    stale = {"Authorization": f"Bearer {mint('header', lifetime=-60)}"}
+    assert subject(js.play(either, transports=transports, headers=stale, token=mint("payload"), steps=ASK)) == "payload"
+    error = js.outcome(either, transports=transports, headers=HEADER, token="garbage", address=new_address())
     assert error["data"]["code"] == "token_malformed"
 
 
-@pytest.mark.parametrize("nothing", [None, ""])
-def test_an_empty_token_in_the_payload_counts_as_none(js: JavaScript, crm: Server, nothing: str | None) -> None:
-    headers = {"Authorization": f"Bearer {mint('header')}"}
-    assert subject(js.play(crm.url, headers=headers, auth={"token": nothing}, steps=ASK)) == "header"
-
-
-@pytest.mark.parametrize(
-    "auth", [{"token": mint("u-1")}, {"access_token": mint("u-1")}, {"authorization": f"Bearer {mint('u-1')}"}]
-)
-def test_the_keys_of_the_payload(js: JavaScript, crm: Server, auth: dict[str, str]) -> None:
-    assert subject(js.play(crm.url, auth=auth, steps=ASK)) == "u-1"
-
-
-@pytest.mark.parametrize("transports", TRANSPORTS)
+@over_each_transport
 def test_auth_as_a_function(js: JavaScript, crm: Server, transports: str) -> None:
-    assert subject(js.play(crm.url, transports=transports, tokens=[mint("function")], steps=ASK)) == "function"
-
-
-def test_a_refused_client_connects_again_with_a_fresh_token(js: JavaScript, crm: Server) -> None:
-    address = new_address()
-    result = js.play(
-        crm.url,
-        tokens=[mint("u-1", lifetime=-60), mint("u-1")],
-        address=address,
-        steps=[{"wait": "connect_error"}, {"connect": True}, {"wait": "connect"}, {"call": ["whoami"]}],
-    )
-    assert result["steps"][0]["data"]["code"] == "token_expired"
-    assert result["steps"][0]["data"]["retry"] == "refresh"
-    assert result["steps"][3]["subject"] == "u-1"
+    assert subject(js.play(crm, transports=transports, tokens=[mint("function")], steps=ASK)) == "function"
 
 
 @pytest.mark.parametrize("transports", ["websocket", "upgrade"])
 def test_coming_back_after_the_transport_was_lost(js: JavaScript, crm: Server, transports: str) -> None:
-    steps: list[dict[str, Any]] = [{"wait": "connect"}]
-    if transports == "upgrade":
-        steps.append({"wait": "upgrade"})
-    steps += [{"cut": True}, {"wait": "disconnect"}, {"wait": "connect"}, {"call": ["whoami"]}]
+    steps = [*joining(transports), {"cut": True}, {"wait": "disconnect"}, {"wait": "connect"}, {"call": ["whoami"]}]
     address = new_address()
     result = js.play(
-        crm.url,
+        crm,
         transports=transports,
         tokens=[mint("first"), mint("second")],
         address=address,
@@ -99,26 +52,20 @@ def test_coming_back_after_the_transport_was_lost(js: JavaScript, crm: Server, t
     assert result["steps"][-1]["subject"] == "second"
     first, second = seen(result, "connect")
     assert first["sid"] != second["sid"]
-    closed = crm.wait_for_event("socketguard.connection.closed", client_address=address, sid=first["sid"])
+    closed = crm.wait_for_event(CLOSED, client_address=address, sid=first["sid"])
     assert (closed["reason"], closed["subject"]) == ("transport close", "first")
-    crm.wait_for_event("socketguard.connection.accepted", client_address=address, subject="second")
+    crm.wait_for_event(ACCEPTED, client_address=address, subject="second")
 
 
-def test_a_token_in_the_query_where_it_is_named(js: JavaScript, serve: Callable[..., Server]) -> None:
-    server = serve(sources=["payload", "query:token"])
-    assert subject(js.play(server.url, query={"token": mint("query")}, steps=ASK)) == "query"
-    error = js.outcome(server.url, headers={"Authorization": f"Bearer {mint('header')}"})
-    assert error["data"]["code"] == "token_missing"
-
-
-def test_a_token_in_a_cookie_where_it_is_named(js: JavaScript, serve: Callable[..., Server]) -> None:
-    server = serve(
-        sources=["payload", "cookie:session"],
-        allowed_origins=["https://crm.example.com"],
-    )
-    headers = {"Cookie": f"theme=dark; session={mint('cookie')}", "Origin": "https://crm.example.com"}
+def test_a_query_and_a_cookie_where_they_are_named(js: JavaScript, serve: Callable[..., Server]) -> None:
+    origin = "https://crm.example.com"
+    server = serve(sources=["payload", "query:token", "cookie:session"], allowed_origins=[origin])
+    cookie = {"Cookie": f"theme=dark; session={mint('cookie')}"}
     for transports in TRANSPORTS:
-        assert subject(js.play(server.url, transports=transports, headers=headers, steps=ASK)) == "cookie"
-    # Without an Origin nobody knows which page rides on the cookie.
-    del headers["Origin"]
-    assert js.outcome(server.url, headers=headers)["data"]["code"] == "token_missing"
+        found = js.play(server, transports=transports, query={"token": mint("query")}, steps=ASK)
+        assert subject(found) == "query"
+        found = js.play(server, transports=transports, headers={**cookie, "Origin": origin}, steps=ASK)
+        assert subject(found) == "cookie"
+    # Without an Origin nobody knows which page rides on the cookie; and the header is not named.
+    assert js.outcome(server, headers=cookie, address=new_address())["data"]["code"] == "token_missing"
+    assert js.outcome(server, headers=HEADER, address=new_address())["data"]["code"] == "token_missing"

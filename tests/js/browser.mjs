@@ -1,5 +1,6 @@
-// Runs functions in pages of headless Chromium. A task: {page, script, argument}: `page` is opened in a fresh context,
-// then `script`, the text of an async function, is called there with `argument`.
+// Runs functions in pages of headless Chromium. A task: {page, script, argument}: `page` is opened, then `script`, the
+// text of an async function, is called there with `argument`. Or {drive, argument}: `drive` is the text of an async
+// function that gets the browser itself, for what a person does.
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -7,9 +8,11 @@ import { chromium } from "playwright-core";
 import { serve } from "./lines.mjs";
 
 const profile = await mkdtemp(join(tmpdir(), "chromium-"));
+const PATIENCE = 240_000;
 const browser = await chromium.launchPersistentContext(profile, {
   executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
   headless: true,
+  timeout: PATIENCE,
   args: [
     "--no-sandbox",
     "--disable-gpu",
@@ -22,7 +25,11 @@ const browser = await chromium.launchPersistentContext(profile, {
   ],
 });
 
-async function run({ page: url, script, argument }) {
+browser.setDefaultTimeout(PATIENCE);
+browser.setDefaultNavigationTimeout(PATIENCE);
+
+async function run({ page: url, script, drive, argument }) {
+  if (drive) return (0, eval)(`(${drive})`)(browser, argument);
   const page = await browser.newPage();
   const console = [];
   page.on("console", (message) => console.push(message.text()));

@@ -11,8 +11,8 @@ import { io } from "socket.io-client";
 import msgpack from "socket.io-msgpack-parser";
 import { serve } from "./lines.mjs";
 
-const PATIENCE = 20_000;
-const LONG_PATIENCE = 60_000;
+// Only so that a run ends at all.
+const PATIENCE = 240_000;
 
 // Whoever still waits when the tests have ended gives up.
 const over = new Promise((_, reject) => process.stdin.once("end", () => reject(new Error("the tests have ended"))));
@@ -47,12 +47,10 @@ class Notes {
   }
 
   // What `find` finds, as soon as it finds something.
-  #until(find, what, patience) {
+  #until(find, what) {
     const found = new Promise((resolve, reject) => {
-      const timer = setTimeout(
-        () => reject(new Error(`waited for ${what}, saw ${JSON.stringify(this.seen)}`)),
-        patience,
-      );
+      const giveUp = () => reject(new Error(`waited for ${what}, saw ${JSON.stringify(this.seen)}`));
+      const timer = setTimeout(giveUp, PATIENCE);
       const check = () => {
         const found = find();
         if (found === undefined) return false;
@@ -73,7 +71,7 @@ class Notes {
       this.#taken.add(place);
       return this.seen[place];
     };
-    return this.#until(find, kinds.join(" or "), PATIENCE);
+    return this.#until(find, kinds.join(" or "));
   }
 
   // So many things of this kind in each of the namespaces, since the last time this was asked or `forget` was called.
@@ -85,7 +83,7 @@ class Notes {
       this.forget();
       return found.length;
     };
-    return this.#until(find, `${times} more of ${kind}`, LONG_PATIENCE);
+    return this.#until(find, `${times} more of ${kind}`);
   }
 
   forget() {
