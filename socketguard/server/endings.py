@@ -102,6 +102,8 @@ class Endings:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._handle: asyncio.Handle | None = None
         self._at = math.inf
+        self._tell_at = 0.0
+        self._closed = False
 
     def __len__(self) -> int:
         """How many endings are under way."""
@@ -111,13 +113,15 @@ class Endings:
 
     def arm(self) -> None:
         """Have what is due looked at in time; to be called when something due may have come."""
+        if self._closed and not self._queue.waiting:
+            return
         loop = asyncio.get_running_loop()
         wait = self._wait()
         at = -math.inf if wait <= 0 else loop.time() + max(wait, _SHORTEST)
         if self._handle is not None:
             if loop is self._loop and self._at <= at:
                 return
-            self.stop()
+            self._disarm()
         self._loop, self._at = loop, at
         # An empty context: that of a handler would make its connection the current one, and keep it in memory.
         context = contextvars.Context()
@@ -135,29 +139,45 @@ class Endings:
 
     def _turn(self) -> None:
         self._handle = None
-        try:
-            for connection, left in self._expiry.due(_AT_ONCE):
-                if left is None:
-                    self._expire(connection)
-                else:
-                    self._notify(connection, left)
-            for session, reason in self._sessions.due(_AT_ONCE):
-                self.session(session, reason)
-            self._service.tell()
-            now = time.monotonic()
-            self._report.floods.due(now)
-            for pattern, stands, fields in self._patterns.due(now):
-                self._report.pattern(pattern, stands, fields)
-            self._report.undelivered(self._delivery.due(now))
-            self._queue.turn()
-        except Exception as exc:
-            context = {"message": "socketguard could not look at what is due", "exception": exc}
-            asyncio.get_running_loop().call_exception_handler(context)
-        finally:
+        # What one of them stumbles over costs the others nothing.
+        for look in (self._end_connections, self._end_sessions, self._queue.turn, self._tell):
+            try:
+                look()
+            except Exception as exc:
+                context = {"message": "socketguard could not look at what is due", "exception": exc}
+                asyncio.get_running_loop().call_exception_handler(context)
+        self.arm()
+
+    def _end_connections(self) -> None:
+        for connection, left in self._expiry.due(_AT_ONCE):
+            if left is None:
+                self._expire(connection)
+            else:
+                self._notify(connection, left)
+
+    def _end_sessions(self) -> None:
+        for session, reason in self._sessions.due(_AT_ONCE):
+            self.session(session, reason)
+
+    def _tell(self) -> None:
+        self._service.tell()
+        now = time.monotonic()
+        if now < self._tell_at:
+            return  # While many endings wait, every turn of the loop comes here.
+        self._tell_at = now + TICK
+        self._report.floods.due(now)
+        for pattern, stands, fields in self._patterns.due(now):
+            self._report.pattern(pattern, stands, fields)
+        self._report.undelivered(self._delivery.due(now))
+
+    def close(self) -> None:
+        """Look at nothing more; what has begun to end goes on."""
+        self._closed = True
+        self._disarm()
+        if self._queue.waiting:
             self.arm()
 
-    def stop(self) -> None:
-        """Look at nothing more, until `arm` is called."""
+    def _disarm(self) -> None:
         # A closed loop has dropped its handles already.
         if self._handle is not None and self._loop is not None and not self._loop.is_closed():
             self._handle.cancel()
