@@ -355,7 +355,9 @@ async def two_replicas(deployments: Deployments) -> None:
         await asyncio.wait(told, timeout=0.05)
     for task in told:
         line = task.result()
-        assert line["workers"] >= 2
+        # How many there are is said only where chance has let enough requests come back to the right one.
+        assert ("workers" in line) == (line["count"] / line["of"] < 0.9)
+        assert line.get("workers", 2) >= 2
         assert "sticky sessions" in line["fix"]
 
 
