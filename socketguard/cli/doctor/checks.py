@@ -8,9 +8,9 @@ from types import MappingProxyType
 
 from . import probes
 from .network import Network
-from .observations import Crash, Failure, Meaning, Observations, meaning
+from .observations import Crash, Failure, Observations, opens
 from .probes import Examination, Line
-from .render import Silent, Terminal
+from .render import Terminal
 from .target import Target
 
 __all__ = ["CHECKS", "Check", "Options", "examine"]
@@ -81,7 +81,7 @@ class Options:
     checks: frozenset[str]
 
 
-async def examine(options: Options, reporter: Terminal | Silent, secrets: set[str]) -> Observations:
+async def examine(options: Options, reporter: Terminal | None, secrets: set[str]) -> Observations:
     """Run the chosen checks in their order; ``secrets`` gets what no output may show.
 
     A check that fails by itself is among the observations, and the others still run.
@@ -99,13 +99,15 @@ async def examine(options: Options, reporter: Terminal | Silent, secrets: set[st
             continue
         if _hopeless(name, examination):
             break
-        reporter.begin(check.title)
+        if reporter is not None:
+            reporter.begin(check.title)
         try:
             line = await check.ask(examination)
         except Exception as problem:
             seen.crashes.append(Crash(name, f"{type(problem).__name__}: {problem}"))
             line = Line("bad", f"the check failed: {type(problem).__name__}")
-        reporter.end(line)
+        if reporter is not None:
+            reporter.end(line)
     try:
         await examination.leave()
     except Exception as problem:
@@ -118,4 +120,4 @@ def _hopeless(name: str, examination: Examination) -> bool:
     seen = examination.seen
     if seen.network is not None or isinstance(seen.tls, Failure):
         return True
-    return name in _IN_A_SESSION and not examination.opened and meaning(seen.polling) is not Meaning.OPEN
+    return name in _IN_A_SESSION and not examination.opened and not opens(seen.polling)

@@ -12,7 +12,7 @@ import click
 from socketguard.errors import ConfigurationError
 
 from .checks import CHECKS, Options, examine
-from .render import Redactor, Silent, Terminal, as_json
+from .render import Redactor, Terminal, as_json
 from .rules import judge, reached
 from .symptoms import SYMPTOMS, UNSEEN
 from .target import parse_target, web_origin
@@ -119,7 +119,7 @@ async def _examine(options: Options, *, as_object: bool, verbose: bool) -> int:
     redactor = Redactor(secrets)
     shown = options.target.shown
     if as_object:
-        seen = await examine(options, Silent(), secrets)
+        seen = await examine(options, None, secrets)
         findings = judge(seen)
         click.echo(as_json(shown, findings, redactor))
     else:
@@ -160,16 +160,12 @@ def _read(
             raise ConfigurationError("--token-file can't be read as text", option="--token-file") from None
     if token is not None and not token:
         raise ConfigurationError("the token is empty; leave the option out to go without", option="--token")
-    if page is not None and _scheme(page) not in ("http", "https"):
+    if page is not None and not page.lower().startswith(("http://", "https://")):
         raise ConfigurationError("--page is the address of a page, such as https://crm.example.com", option="--page")
     of_page = None if page is None else web_origin(page, option="--page")
     shown_origin = of_page if origin is None else web_origin(origin, option="--origin")
     wanted = namespaces or ((target.namespace,) if target.namespace != "/" else ())
     return Options(target, wanted, token, shown_origin, idle, page, timeout, _chosen(only))
-
-
-def _scheme(url: str) -> str:
-    return url.partition("://")[0].lower() if "://" in url else ""
 
 
 def _chosen(only: tuple[str, ...]) -> frozenset[str]:

@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed
 
 from socketguard.cli.token import look
 
-from .network import Channel, Network, PollingChannel, hold, join
+from .network import Channel, Joined, Network, PollingChannel, hold, join
 from .observations import (
     Answer,
     Failure,
@@ -28,6 +28,7 @@ from .observations import (
     describe,
     meaning,
     open_packet,
+    opens,
     server_of,
 )
 from .page import endpoint, read_page
@@ -88,7 +89,7 @@ class Examination:
     def remember(self, reply: Reply) -> str | None:
         """Note the secrets of a reply, and give the session id."""
         self.secrets.update(value for value in self.network.cookies.values() if len(value) >= 8)
-        data = open_packet(reply.body) if isinstance(reply, Answer) else None
+        data = open_packet(reply)
         if data is None:
             return None
         sid: str = data["sid"]
@@ -107,13 +108,13 @@ class Examination:
 
     def accepted_origin(self) -> str | None:
         """The origin for requests that are not about origins: as a browser, unless it is refused."""
-        return self.seen.origin if meaning(self.seen.polling_origin) is Meaning.OPEN else None
+        return self.seen.origin if opens(self.seen.polling_origin) else None
 
     @contextlib.asynccontextmanager
     async def session(self) -> AsyncIterator[Channel | PollingChannel | None]:
         """A session over whichever transport opens; None when none does."""
         for reply, origin in ((self.seen.websocket_origin, self.seen.origin), (self.seen.websocket, None)):
-            if meaning(reply) is Meaning.OPEN:
+            if opens(reply):
                 async with self.network.open(origin=origin) as found:
                     self.remember(found.answer if isinstance(found, Channel) else found)
                     yield found if isinstance(found, Channel) else None
@@ -126,9 +127,7 @@ class Examination:
         yield polling
         await polling.transmit("1")
 
-    async def join(
-        self, channel: Channel | PollingChannel, namespace: str
-    ) -> tuple[Literal["joined", "refused", "silent", "closed"], str, Any]:
+    async def join(self, channel: Channel | PollingChannel, namespace: str) -> Joined:
         """Ask for a namespace, with the token where nobody else can read it."""
         return await join(channel, namespace, self.sent_token, self.network.timeout)
 
@@ -140,15 +139,12 @@ class Examination:
     @property
     def opened(self) -> bool:
         """Whether a WebSocket opens, with or without Origin."""
-        return Meaning.OPEN in (meaning(self.seen.websocket), meaning(self.seen.websocket_origin))
+        return opens(self.seen.websocket) or opens(self.seen.websocket_origin)
 
     def announced(self) -> dict[str, Any]:
         """The data of the first OPEN packet; empty when there was none."""
-        for reply in (self.seen.polling, self.seen.websocket, self.seen.websocket_origin):
-            data = open_packet(reply.body) if isinstance(reply, Answer) else None
-            if data is not None:
-                return data
-        return {}
+        replies = (self.seen.polling, self.seen.websocket, self.seen.websocket_origin)
+        return next((data for reply in replies if (data := open_packet(reply)) is not None), {})
 
     def interval(self) -> float | None:
         """Seconds between two pings, as announced; None when there was no announcement."""
@@ -255,9 +251,9 @@ async def websocket(examination: Examination) -> Line:
     seen = examination.seen
     seen.websocket = await examination.open(None)
     seen.websocket_origin = await examination.open(seen.origin)
-    bare_opens = meaning(seen.websocket) is Meaning.OPEN
+    bare_opens = opens(seen.websocket)
     failed = seen.websocket_origin if bare_opens else seen.websocket
-    if isinstance(failed, Answer) and meaning(failed) is not Meaning.OPEN:
+    if isinstance(failed, Answer) and not opens(failed):
         # ASGI servers send a bare 403 for whatever reason; over plain HTTP the reason is in the body.
         url = examination.network.target.url("websocket")
         seen.resent = await examination.get(url, seen.origin if bare_opens else None)
@@ -266,7 +262,7 @@ async def websocket(examination: Examination) -> Line:
 
 def _pair(origin: str, bare: Reply, with_origin: Reply) -> Line:
     details = (f"without Origin: {describe(bare)}", f"with Origin {origin}: {describe(with_origin)}")
-    opened = [meaning(reply) is Meaning.OPEN for reply in (bare, with_origin)]
+    opened = [opens(reply) for reply in (bare, with_origin)]
     if all(opened):
         return Line("good", f"opens with and without Origin ({with_origin.seconds * 1000:.0f} ms)", details)
     if meaning(bare) is Meaning.TRANSPORT_OFF:
@@ -280,7 +276,7 @@ def _pair(origin: str, bare: Reply, with_origin: Reply) -> Line:
 async def sticky(examination: Examination) -> Line:
     """Whether the requests of a polling session meet the process that knows it."""
     seen = examination.seen
-    if meaning(seen.polling) is not Meaning.OPEN:
+    if not opens(seen.polling):
         return Line("skipped", "polling doesn't open")
     found = await _stickiness(examination, cookies=False)
     seen.sticky.append(found)
@@ -373,7 +369,7 @@ def _of_join(join: Join) -> str:
 
 async def upgrade(examination: Examination) -> Line:
     """From polling to WebSocket, as a client does by default."""
-    if meaning(examination.seen.polling) is not Meaning.OPEN or not examination.opened:
+    if not opens(examination.seen.polling) or not examination.opened:
         return Line("skipped", "needs polling and WebSocket")
     examination.seen.upgrade = found = await _upgrade(examination)
     if found.outcome == "upgraded":
@@ -387,7 +383,7 @@ async def _upgrade(examination: Examination) -> Upgrade:
     if sid is None:
         return Upgrade("failed")
     seen = examination.seen
-    origin = seen.origin if meaning(seen.websocket_origin) is Meaning.OPEN else None
+    origin = seen.origin if opens(seen.websocket_origin) else None
     async with examination.network.open(sid=sid, origin=origin, cookies=True) as channel:
         if not isinstance(channel, Channel):
             return Upgrade("refused", channel)
@@ -453,7 +449,7 @@ async def _hold(examination: Examination, kind: Literal["idle", "busy"], seconds
 
 async def _hold_poll(examination: Examination, seconds: float) -> Hold:
     namespace = examination.joined()
-    if namespace is None or meaning(examination.seen.polling) is not Meaning.OPEN:
+    if namespace is None or not opens(examination.seen.polling):
         return Hold("poll", "failed")
     sid = await examination.begin()
     if sid is None:
