@@ -107,9 +107,7 @@ def command(
         # A guard that was put on the server itself has not seen where the server is mounted.
         configuration["paths"] = configuration["paths"] or found.paths
     if as_json:
-        print_json(
-            {"target": app, "guards": configurations, "findings": [_as_json(one) for one in listed]},
-        )
+        print_json({"target": app, "guards": configurations, "findings": [_as_json(one) for one in listed]})
     else:
         _print(app, configurations, listed, errors)
     return 1 if errors or (strict and listed) else 0

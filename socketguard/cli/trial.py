@@ -118,12 +118,7 @@ async def try_token(
     )
     payload, headers, query, place = _request(guard.auth, token)
     session = Session(
-        client_address=None,
-        origin=None,
-        user_agent=None,
-        transport="websocket",
-        headers=headers,
-        query_string=query,
+        client_address=None, origin=None, user_agent=None, transport="websocket", headers=headers, query_string=query
     )
     connection = session.connections[namespace] = Connection(session, namespace)
     size = len(json.dumps(payload)) + len(namespace) + 4

@@ -169,8 +169,7 @@ def test_a_guard_made_by_protect() -> None:
 def test_a_guard_as_middleware_is_built() -> None:
     sio = server("/messages")
     app = Starlette(
-        routes=[Mount("/socket.io", socketio.ASGIApp(sio))],
-        middleware=[Middleware(SocketGuard, server=sio, auth=None)],
+        routes=[Mount("/socket.io", socketio.ASGIApp(sio))], middleware=[Middleware(SocketGuard, server=sio, auth=None)]
     )
     found = examine(app)
     assert (len(found.guards), found.unguarded, found.findings) == (1, [], [])

@@ -98,10 +98,7 @@ GOOD: Mapping[str, Observations] = {
         upgrade=None,
     ),
     "WebSocket switched off": seen(
-        websocket=REFUSED,
-        websocket_origin=REFUSED,
-        resent=Answer(400, UVICORN, '"Invalid transport"'),
-        upgrade=None,
+        websocket=REFUSED, websocket_origin=REFUSED, resent=Answer(400, UVICORN, '"Invalid transport"'), upgrade=None
     ),
     "every origin, echoed": seen(
         origin="https://other.example",
@@ -276,16 +273,8 @@ CASES: list[tuple[str, Observations, str]] = [
     ("S-34", seen(joins=[Join("/m", "refused", True, True, "", [1])]), "refused without a message"),
     ("S-34", seen(token="expired", token_problem="it expired"), "expired"),
     # CORS
-    (
-        "S-22",
-        seen(polling_origin=Answer(200, (("access-control-allow-origin", "a"),) * 2, PYTHON_OPEN)),
-        "a, a",
-    ),
-    (
-        "S-22",
-        seen(polling_origin=Answer(200, (("access-control-allow-origin", "a, b"),), PYTHON_OPEN)),
-        "a, b",
-    ),
+    ("S-22", seen(polling_origin=Answer(200, (("access-control-allow-origin", "a"),) * 2, PYTHON_OPEN)), "a, a"),
+    ("S-22", seen(polling_origin=Answer(200, (("access-control-allow-origin", "a, b"),), PYTHON_OPEN)), "a, b"),
     (
         "S-22",
         seen(

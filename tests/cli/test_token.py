@@ -392,12 +392,7 @@ def test_a_key_that_can_not_verify(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "key_id", "detail"),
-    [
-        (RSA, "one", None),
-        (P256, "two", None),
-        (RSA_NEXT, "one", "signature_mismatch"),
-        (RSA, "three", "key_unknown"),
-    ],
+    [(RSA, "one", None), (P256, "two", None), (RSA_NEXT, "one", "signature_mismatch"), (RSA, "three", "key_unknown")],
 )
 def test_published_keys_from_a_file(key: Any, key_id: str, detail: str | None, run: Run, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(json.dumps({"keys": [jwk(RSA, "one"), jwk(P256, "two")]}))

@@ -49,10 +49,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         ),
         "preflight": Check("Preflight of CORS", probes.preflight, ("S-22",), _OPENING),
         "websocket": Check(
-            "Handshake over WebSocket",
-            probes.websocket,
-            ("S-05", "S-06", "S-07", "S-08", "S-09", "S-28"),
-            _OPENING,
+            "Handshake over WebSocket", probes.websocket, ("S-05", "S-06", "S-07", "S-08", "S-09", "S-28"), _OPENING
         ),
         "sticky": Check("Requests of one session", probes.sticky, ("S-12", "S-13", "S-21"), _OPENING),
         "namespace": Check("Namespaces", probes.namespaces, ("S-25", "S-26", "S-34"), _OPEN),

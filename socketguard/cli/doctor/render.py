@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -54,7 +54,7 @@ class Redactor:
 
     def finding(self, finding: Finding) -> Finding:
         """A finding that may be shown."""
-        return replace(finding, **{name: self.clean(getattr(finding, name)) for name in _TEXTS[:-1]})
+        return Finding(**asdict(finding) | {name: self.clean(getattr(finding, name)) for name in _TEXTS[:-1]})
 
 
 class Terminal:
