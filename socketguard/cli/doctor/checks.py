@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from . import probes
 from .network import Network
@@ -30,35 +29,33 @@ class Check:
 _OPENING = ("dns", "tcp", "tls", "polling")
 _OPEN = (*_OPENING, "websocket")
 
-CHECKS: Mapping[str, Check] = MappingProxyType(
-    {
-        "url": Check("URL", probes.url, ("S-19", "S-36")),
-        "token": Check("Token", probes.token, ("S-34",)),
-        "dns": Check("Name", probes.dns, ("S-02",)),
-        "tcp": Check("Port", probes.tcp, ("S-01", "S-02"), ("dns",)),
-        "tls": Check("TLS", probes.tls, ("S-02", "S-30", "S-35"), ("dns", "tcp")),
-        "page": Check("Page", probes.page, ("S-19", "S-33"), ("dns", "tcp", "tls")),
-        "polling": Check(
-            "Handshake over polling",
-            probes.polling,
-            (
-                *("S-01", "S-03", "S-04", "S-08", "S-09", "S-10", "S-11", "S-16", "S-17", "S-18"),
-                *("S-22", "S-23", "S-27", "S-28", "S-30", "S-37", "S-38"),
-            ),
-            ("dns", "tcp", "tls"),
+CHECKS: Mapping[str, Check] = {
+    "url": Check("URL", probes.url, ("S-19", "S-36")),
+    "token": Check("Token", probes.token, ("S-34",)),
+    "dns": Check("Name", probes.dns, ("S-02",)),
+    "tcp": Check("Port", probes.tcp, ("S-01", "S-02"), ("dns",)),
+    "tls": Check("TLS", probes.tls, ("S-02", "S-30", "S-35"), ("dns", "tcp")),
+    "page": Check("Page", probes.page, ("S-19", "S-33"), ("dns", "tcp", "tls")),
+    "polling": Check(
+        "Handshake over polling",
+        probes.polling,
+        (
+            *("S-01", "S-03", "S-04", "S-08", "S-09", "S-10", "S-11", "S-16", "S-17", "S-18"),
+            *("S-22", "S-23", "S-27", "S-28", "S-30", "S-37", "S-38"),
         ),
-        "preflight": Check("Preflight of CORS", probes.preflight, ("S-22",), _OPENING),
-        "websocket": Check(
-            "Handshake over WebSocket", probes.websocket, ("S-05", "S-06", "S-07", "S-08", "S-09", "S-28"), _OPENING
-        ),
-        "sticky": Check("Requests of one session", probes.sticky, ("S-12", "S-13", "S-21"), _OPENING),
-        "namespace": Check("Namespaces", probes.namespaces, ("S-25", "S-26", "S-34"), _OPEN),
-        "upgrade": Check("Upgrade from polling", probes.upgrade, ("S-05", "S-12"), _OPEN),
-        "heartbeat": Check("Heartbeat", probes.heartbeat, ("S-14",), _OPEN),
-        "idle": Check("Quiet connections", probes.held, ("S-14", "S-15", "S-24"), (*_OPEN, "namespace")),
-        "body": Check("Large request", probes.body, ("S-20",), _OPENING, on_request=True),
-    }
-)
+        ("dns", "tcp", "tls"),
+    ),
+    "preflight": Check("Preflight of CORS", probes.preflight, ("S-22",), _OPENING),
+    "websocket": Check(
+        "Handshake over WebSocket", probes.websocket, ("S-05", "S-06", "S-07", "S-08", "S-09", "S-28"), _OPENING
+    ),
+    "sticky": Check("Requests of one session", probes.sticky, ("S-12", "S-13", "S-21"), _OPENING),
+    "namespace": Check("Namespaces", probes.namespaces, ("S-25", "S-26", "S-34"), _OPEN),
+    "upgrade": Check("Upgrade from polling", probes.upgrade, ("S-05", "S-12"), _OPEN),
+    "heartbeat": Check("Heartbeat", probes.heartbeat, ("S-14",), _OPEN),
+    "idle": Check("Quiet connections", probes.held, ("S-14", "S-15", "S-24"), (*_OPEN, "namespace")),
+    "body": Check("Large request", probes.body, ("S-20",), _OPENING, on_request=True),
+}
 """By id, in the order in which they run."""
 
 _IN_A_SESSION = ("sticky", "namespace", "upgrade", "heartbeat", "idle", "body")

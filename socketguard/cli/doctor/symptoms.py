@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 __all__ = ["FORWARDING", "PAGE", "SYMPTOMS", "UNSEEN", "Symptom"]
 
@@ -25,7 +24,7 @@ class Symptom:
 def _read(table: str) -> Mapping[str, Symptom]:
     """The rows of a table: an id with its title, and below them, indented, cause and fix."""
     rows = [re.split(" (?:cause|fix): ", " ".join(row.split())) for row in re.split(r"\n(?=S-)", table.strip())]
-    return MappingProxyType({head[:4]: Symptom(head[5:], cause, fix) for head, cause, fix in rows})
+    return {head[:4]: Symptom(head[5:], cause, fix) for head, cause, fix in rows}
 
 
 SYMPTOMS: Mapping[str, Symptom] = _read("""
@@ -154,24 +153,20 @@ S-38 The application refuses the session itself
 """)
 """By id; the numbers up to S-32 are those of the documentation."""
 
-UNSEEN: Mapping[str, str] = MappingProxyType(
-    {
-        "S-29": "WebSocket over HTTP/2 is offered but fails: the doctor speaks HTTP/1.1; if only browsers fail, offer "
-        "http/1.1 alone by ALPN",
-        "S-31": "all connections end at once at a reload or deploy: only the server's log shows it",
-        "S-32": "messages appear only after a reload of the page: only the server's log shows it",
-    }
-)
+UNSEEN: Mapping[str, str] = {
+    "S-29": "WebSocket over HTTP/2 is offered but fails: the doctor speaks HTTP/1.1; if only browsers fail, offer "
+    "http/1.1 alone by ALPN",
+    "S-31": "all connections end at once at a reload or deploy: only the server's log shows it",
+    "S-32": "messages appear only after a reload of the page: only the server's log shows it",
+}
 """What can't be seen from outside, and where to look."""
 
-FORWARDING: Mapping[str, str] = MappingProxyType(
-    {
-        "nginx": "nginx: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "
-        "$connection_upgrade (with map $http_upgrade $connection_upgrade { default upgrade; '' close; })",
-        "apache": "Apache 2.4.47 or newer: ProxyPass /socket.io/ http://app:8000/socket.io/ upgrade=websocket",
-        "envoy": "Envoy: upgrade_configs: [{upgrade_type: websocket}]",
-        "azure-front-door": "Azure Front Door: switch caching off on the route",
-        "azure-app-service": "Azure App Service: switch Web sockets on in its settings",
-    }
-)
+FORWARDING: Mapping[str, str] = {
+    "nginx": "nginx: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "
+    "$connection_upgrade (with map $http_upgrade $connection_upgrade { default upgrade; '' close; })",
+    "apache": "Apache 2.4.47 or newer: ProxyPass /socket.io/ http://app:8000/socket.io/ upgrade=websocket",
+    "envoy": "Envoy: upgrade_configs: [{upgrade_type: websocket}]",
+    "azure-front-door": "Azure Front Door: switch caching off on the route",
+    "azure-app-service": "Azure App Service: switch Web sockets on in its settings",
+}
 """How each proxy is told to forward an upgrade."""
