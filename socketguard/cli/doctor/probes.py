@@ -160,20 +160,17 @@ class Examination:
 
 
 async def url(examination: Examination) -> Line:
-    """The URL, as a client reads it."""
     target = examination.seen.target
     return Line("note", target.notes[0], target.notes[1:]) if target.notes else Line("good", target.shown)
 
 
 async def token(examination: Examination) -> Line:
-    """The token by itself."""
     seen = examination.seen
     seen.token, seen.token_problem = look(examination.token or "", time.time())
     return Line("bad" if seen.token_problem else "good", seen.token)
 
 
 async def dns(examination: Examination) -> Line:
-    """The name."""
     found = await examination.network.addresses()
     if isinstance(found, Failure):
         examination.seen.network = found
@@ -182,7 +179,6 @@ async def dns(examination: Examination) -> Line:
 
 
 async def tcp(examination: Examination) -> Line:
-    """The port."""
     found = await examination.network.connects()
     if isinstance(found, Failure):
         examination.seen.network = found
@@ -191,7 +187,6 @@ async def tcp(examination: Examination) -> Line:
 
 
 async def tls(examination: Examination) -> Line:
-    """The certificate."""
     if not examination.network.target.tls:
         return Line("skipped", "the URL is not https")
     found = examination.seen.tls = await examination.network.tls()
@@ -210,10 +205,8 @@ async def page(examination: Examination) -> Line:
     if not isinstance(found.reply, Answer) or found.reply.status != 200:
         return Line("bad", describe(found.reply))
     own = [item for item in found.baked if same_origin_url(item.url, target.origin)]
-    if not examination.namespaces:
-        examination.namespaces = [
-            item.namespace for item in own if item.namespace != "/" and endpoint(item).path == target.path
-        ]
+    named = [item.namespace for item in own if item.namespace != "/" and endpoint(item).path == target.path]
+    examination.namespaces = examination.namespaces or named
     details = tuple(f"{item.source}: {item.url}" for item in found.baked)
     text = f"{found.scripts} scripts read, {found.left_out} left out; {len(found.baked)} addresses found"
     return Line("good" if len(own) == len(found.baked) else "bad", text, details)
@@ -238,10 +231,9 @@ async def polling(examination: Examination) -> Line:
 async def preflight(examination: Examination) -> Line:
     """OPTIONS, as browsers send it before a POST with a header of its own."""
     asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
-    url = examination.network.target.url("polling")
-    examination.seen.preflight = found = await examination.network.request(
-        url, method="OPTIONS", origin=examination.seen.origin, headers=asked
-    )
+    network, seen = examination.network, examination.seen
+    url = network.target.url("polling")
+    seen.preflight = found = await network.request(url, method="OPTIONS", origin=seen.origin, headers=asked)
     fine = isinstance(found, Answer) and found.status < 300
     return Line("good" if fine else "note", describe(found))
 
@@ -283,20 +275,17 @@ async def sticky(examination: Examination) -> Line:
     if found.unknown and found.cookie_names:
         seen.sticky.append(await _stickiness(examination, cookies=True))
     last = seen.sticky[-1]
-    details = tuple(
-        f"{'with' if each.cookies else 'without'} cookies: {each.unknown} of {each.asked} requests met a process that "
-        "doesn't know the session"
-        for each in seen.sticky
-    )
+    met = "requests met a process that doesn't know the session"
+    tries = ((f"{each.unknown} of {each.asked} {met}", each.cookies) for each in seen.sticky)
+    details = tuple(f"{'with' if cookies else 'without'} cookies: {text}" for text, cookies in tries)
     if found.refused is not None:
         return Line("bad", f"POST: {describe(found.refused)}", details)
     if not found.unknown:
         return Line("good", f"{found.asked} requests over fresh connections found their session", details)
     if last is found or last.unknown:
         return Line("bad", details[0], details)
-    return Line(
-        "note", "sessions hold for clients that send cookies: pages of other sites and native ones do not", details
-    )
+    text = "sessions hold for clients that send cookies: pages of other sites and native ones do not"
+    return Line("note", text, details)
 
 
 async def _stickiness(examination: Examination, *, cookies: bool) -> Stickiness:
@@ -331,17 +320,17 @@ async def namespaces(examination: Examination) -> Line:
     for namespace in wanted or ["/"]:
         joins.append(await _join(examination, namespace, wanted=bool(wanted)))
     details = tuple(_of_join(join) for join in joins)
-    bad = [
-        join
-        for join in joins
-        if join.outcome in ("silent", "closed") or (join.outcome == "refused" and (join.with_token or join.wanted))
-    ]
-    text = "; ".join(details)
     if any(join.outcome == "failed" for join in joins):
         return Line("skipped", "no transport opens", details)
-    if not bad:
-        return Line("good" if all(join.outcome == "joined" for join in joins) else "note", text, details)
-    return Line("note" if all(join.code == "token_missing" for join in bad) else "bad", text, details)
+    marks = {_mark(join) for join in joins}
+    return Line("bad" if "bad" in marks else "note" if "note" in marks else "good", "; ".join(details), details)
+
+
+def _mark(join: Join) -> Mark:
+    if join.outcome == "joined":
+        return "good"
+    expected = join.outcome == "refused" and (join.code == "token_missing" or not (join.with_token or join.wanted))
+    return "note" if expected else "bad"
 
 
 async def _join(examination: Examination, namespace: str, *, wanted: bool) -> Join:
@@ -410,14 +399,11 @@ async def heartbeat(examination: Examination) -> Line:
     if interval is None:
         return Line("skipped", "no session")
     proxies = examination.seen.proxies()
-    server = next((found for answer in examination.seen.answers() if (found := server_of(answer))), None)
+    server = next(filter(None, map(server_of, examination.seen.answers())), None)
     names = ", ".join(f"{name} (by {evidence})" for name, evidence in proxies.items()) or "no proxy left a trace"
     risks = at_risk(interval, 20, proxies)
-    return Line(
-        "bad" if risks else "good",
-        f"a ping every {interval:g} s; {names}",
-        (f"the server is {server.value if server else 'unknown'}", *risks),
-    )
+    details = (f"the server is {server.value if server else 'unknown'}", *risks)
+    return Line("bad" if risks else "good", f"a ping every {interval:g} s; {names}", details)
 
 
 async def held(examination: Examination) -> Line:
@@ -440,19 +426,15 @@ async def held(examination: Examination) -> Line:
 async def _hold(examination: Examination, kind: Literal["idle", "busy"], seconds: float) -> Hold:
     namespace = examination.joined()
     async with examination.session() as channel:
-        if namespace is None or not isinstance(channel, Channel):
-            return Hold(kind, "failed")
-        if (await examination.join(channel, namespace))[0] != "joined":
-            return Hold(kind, "failed")
-        return await hold(channel, kind, seconds)
+        if namespace and isinstance(channel, Channel) and (await examination.join(channel, namespace))[0] == "joined":
+            return await hold(channel, kind, seconds)
+    return Hold(kind, "failed")
 
 
 async def _hold_poll(examination: Examination, seconds: float) -> Hold:
     namespace = examination.joined()
-    if namespace is None or not opens(examination.seen.polling):
-        return Hold("poll", "failed")
-    sid = await examination.begin()
-    if sid is None:
+    sid = await examination.begin() if namespace and opens(examination.seen.polling) else None
+    if namespace is None or sid is None:
         return Hold("poll", "failed")
     channel = examination.polling(sid)
     try:
