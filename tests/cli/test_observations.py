@@ -148,6 +148,7 @@ def guard(code: str, status: int = 400) -> Answer:
         ),
         (Answer(400, (), '"something else"'), Meaning.OTHER, None),
         (Answer(400, (), "[1]"), Meaning.OTHER, None),
+        (Answer(400, (), "[" * 100_000), Meaning.OTHER, None),
         (Answer(400, (), '{"error":"no"}'), Meaning.OTHER, None),
         (guard("origin_not_allowed", 403), Meaning.ORIGIN, Server.SOCKETGUARD),
         (guard("wrong_path", 404), Meaning.WRONG_PATH, Server.SOCKETGUARD),
@@ -162,17 +163,10 @@ def test_what_an_answer_means(reply: Reply | None, expected: Meaning, server: Se
     assert server_of(reply) is server
 
 
-def test_deep_json_is_no_answer() -> None:
-    assert meaning(Answer(400, (), "[" * 100_000)) is Meaning.OTHER
-
-
-def test_packets() -> None:
+def test_packets_and_readable_bodies() -> None:
     assert packets("2\x1e40") == ["2", "40"]
     assert packets("") == []
-    assert open_packet(PYTHON_OPEN + "\x1e40") == json.loads(PYTHON_OPEN[1:])
-
-
-def test_readable_bodies() -> None:
+    assert open_packet(Answer(200, (), PYTHON_OPEN + "\x1e40")) == json.loads(PYTHON_OPEN[1:])
     assert readable("<html>\n<h1 class=x>502  Bad</h1><!-- x --></html>") == "502 Bad"
     assert len(readable("x" * 5000)) == 200
 
