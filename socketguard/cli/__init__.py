@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from socketguard import __version__
@@ -55,52 +54,38 @@ class Command:
         return [package for package in self.needs if importlib.util.find_spec(package) is None]
 
 
-COMMANDS: Mapping[str, Command] = MappingProxyType(
-    {
-        "demo": Command(
-            "socketguard.cli.demo",
-            "start a guarded server here and play clients against it, good and bad",
-            "",
-            "demo",
-            ("click", "uvicorn", "websockets", "aiohttp"),
-        ),
-        "doctor": Command(
-            "socketguard.cli.doctor.command",
-            "examine a deployed endpoint from outside, through its proxy",
-            "[OPTIONS] URL",
-            needs=("click", "rich", "httpx2", "websockets"),
-        ),
-        "check": Command(
-            "socketguard.cli.check",
-            "look at an application's configuration, without serving it",
-            "[OPTIONS] module:app",
-        ),
-        "token": Command("socketguard.cli.token", "make a token for development, or explain one", "mint|inspect …"),
-    }
-)
-_TEXT = "\n".join(
-    (
-        "Usage: socketguard [--help] [--version] COMMAND [ARGUMENT …]",
+COMMANDS: Mapping[str, Command] = {
+    "demo": Command(
+        "socketguard.cli.demo",
+        "start a guarded server here and play clients against it, good and bad",
         "",
-        "  JWT, namespaces, heartbeats and readable logs for Socket.IO apps built on python-socketio.",
-        "",
-        "Commands:",
-        *(f"  {name:<8}  {command.summary}" for name, command in COMMANDS.items()),
-        "",
-        "Each says more with --help.",
-    )
-)
+        "demo",
+        ("click", "uvicorn", "websockets", "aiohttp"),
+    ),
+    "doctor": Command(
+        "socketguard.cli.doctor.command",
+        "examine a deployed endpoint from outside, through its proxy",
+        "[OPTIONS] URL",
+        needs=("click", "rich", "httpx2", "websockets"),
+    ),
+    "check": Command(
+        "socketguard.cli.check",
+        "look at an application's configuration, without serving it",
+        "[OPTIONS] module:app",
+    ),
+    "token": Command("socketguard.cli.token", "make a token for development, or explain one", "mint|inspect …"),
+}
+_TEXT = f"""Usage: socketguard [--help] [--version] COMMAND [ARGUMENT …]
+
+  JWT, namespaces, heartbeats and readable logs for Socket.IO apps built on python-socketio.
+
+Commands:
+{"".join(f"  {name:<8}  {command.summary}" + chr(10) for name, command in COMMANDS.items())}
+Each says more with --help."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        argv: the arguments without the program's name; those of the process by default.
-
-    Returns:
-        The exit status: 0 when all went well.
-    """
+    """Run the command line, with the arguments of the process by default, and give the exit status."""
     name, *arguments = (sys.argv[1:] if argv is None else argv) or [""]
     if name in _HELP:
         print(_TEXT)
@@ -128,16 +113,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _say_what_to_install(name: str, command: Command, arguments: list[str]) -> int:
-    wants_help = any(argument in _HELP for argument in arguments)
-    stream = sys.stdout if wants_help else sys.stderr
-    if wants_help:
-        print(f"Usage: socketguard {name} {command.usage}".rstrip(), f"\n  {command.summary}\n", sep="\n")
-    print(
-        f"socketguard {name} needs {', '.join(command.missing())}, not installed here. Install with:\n\n"
-        f"  pip install 'socketguard[{command.extra}]'\n",
-        file=stream,
-    )
-    return 0 if wants_help else USAGE
+    text = f"socketguard {name} needs {', '.join(command.missing())}, not installed here. Install with:\n\n"
+    text += f"  pip install 'socketguard[{command.extra}]'\n"
+    if not any(argument in _HELP for argument in arguments):
+        print(text, file=sys.stderr)
+        return USAGE
+    print(f"Usage: socketguard {name} {command.usage}".rstrip(), f"\n  {command.summary}\n", text, sep="\n")
+    return 0
 
 
 def _run(program: str, command: click.Command, arguments: list[str]) -> int:

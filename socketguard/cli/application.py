@@ -93,10 +93,8 @@ def examine(app: object, module: ModuleType | None = None) -> Application:
     # Where nothing is found in the application, the module may still name what it serves.
     servers = served or _unique([guard.server for guard in guards] + [value for value in named if _is_server(value)])
     if not servers:
-        raise CommandError(
-            f"no Socket.IO server is found in {type(app).__name__}: name the application that is served, or the server "
-            "itself, module:sio"
-        )
+        what = "name the application that is served, or the server itself, module:sio"
+        raise CommandError(f"no Socket.IO server is found in {type(app).__name__}: {what}")
     for server in servers:
         try:
             found.guards.append(SocketGuard.of(server))
@@ -170,10 +168,12 @@ def _failed(what: str, exc: BaseException) -> CommandError:
 
 def _place(found: TracebackType | None) -> str:
     """The last line of the application's own code that ran."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(found)
-        if not frame.filename.startswith("<") and not Path(frame.filename).is_relative_to(_PACKAGE)
+    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(found)]
+    own = [
+        f" at {Path(name).name}:{line}"
+        for name, line in frames
+        if not (
+            name.startswith("<") or "site-packages" in name or "/lib/python" in name or _PACKAGE in Path(name).parents
+        )
     ]
-    own = [frame for frame in frames if "site-packages" not in frame.filename and "/lib/python" not in frame.filename]
-    return f" at {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
+    return own[-1] if own else ""

@@ -10,7 +10,7 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -28,7 +28,7 @@ from socketguard.tokens.auth import JWTAuth
 
 from . import CommandError
 from .application import Application, examine, load, parts_of
-from .output import Printer, print_json, words
+from .output import Printer, counted, print_json, words
 from .trial import Trial, try_token
 from .verifier import read_jwks, read_token, verifiers
 
@@ -37,6 +37,7 @@ __all__ = ["command", "findings", "workers_of"]
 _WORKERS = re.compile(r"(?:^|\s)(?:-w\s*|--workers[=\s]\s*)(\d{1,4})(?=\s|$)")
 # They speak of what a guard would do.
 _OF_A_GUARD = frozenset({"SG013", "SG015", "SG016"})
+_IF_SIGNED = "if the signature holds, which was NOT checked: give --jwks-file."
 # Details of a refusal before the claims are looked at: that key did not sign it, or was never asked.
 _BEFORE_CLAIMS = frozenset({"signature_mismatch", "algorithm_not_allowed", "type_not_allowed"})
 
@@ -70,15 +71,7 @@ _BEFORE_CLAIMS = frozenset({"signature_mismatch", "algorithm_not_allowed", "type
     "--with-authorize", is_flag=True, help="With --as: call authorize of the namespace; it may use a network."
 )
 def command(
-    app: str | None,
-    proxy: tuple[str, ...],
-    workers: int | None,
-    strict: bool,
-    as_json: bool,
-    explain: str | None,
-    joining: tuple[str, str] | None,
-    jwks_file: str | None,
-    with_authorize: bool,
+    app: str | None, explain: str | None, joining: tuple[str, str] | None, as_json: bool, strict: bool, **given: Any
 ) -> int:
     """Load an application and say what its guard does and what is wrong with it. Nothing is served.
 
@@ -88,28 +81,27 @@ def command(
         return _explain(explain, as_json)
     if app is None:
         raise click.UsageError("name the application: module:app (or ask with --explain SG012)")
-    proxies = tuple(canonical_name(name) for name in proxy)
+    proxies = tuple(map(canonical_name, given["proxy"]))
     token = None if joining is None else read_token(joining[0])
-    keys = None if jwks_file is None else read_jwks(jwks_file)
+    keys = None if given["jwks_file"] is None else read_jwks(given["jwks_file"])
     found = examine(*load(app))
     if joining is not None and token is not None:
         if not found.guards:
             raise CommandError("nobody guards this application, so that there is no admission to play")
-        namespace = joining[1]
-        trial = asyncio.run(try_token(found.guards[0], token, namespace, keys=keys, with_authorize=with_authorize))
-        _print_trial(trial, app, namespace, as_json)
+        trial = asyncio.run(
+            try_token(found.guards[0], token, joining[1], keys=keys, with_authorize=given["with_authorize"])
+        )
+        _print_trial(trial, app, joining[1], as_json)
         # Whatever hangs on a signature that nobody has checked is not good yet.
         return 0 if trial.admitted else 1
-    listed = findings(found, proxies=proxies, workers=workers_of(os.environ) if workers is None else workers)
+    listed = findings(found, proxies=proxies, workers=given["workers"] or workers_of(os.environ))
     errors = sum(one.kind.severity == ERROR for one in listed)
     configurations = [guard.describe() for guard in found.guards]
     for configuration in configurations:
         # A guard that was put on the server itself has not seen where the server is mounted.
         configuration["paths"] = configuration["paths"] or found.paths
     if as_json:
-        print_json(
-            {"target": app, "guards": configurations, "findings": [_as_json(one) for one in listed]},
-        )
+        print_json({"target": app, "guards": configurations, "findings": [_as_json(one) for one in listed]})
     else:
         _print(app, configurations, listed, errors)
     return 1 if errors or (strict and listed) else 0
@@ -125,7 +117,8 @@ def findings(found: Application, *, proxies: Sequence[str] = (), workers: int = 
         parts = parts_of(guard)
         known = facts(guard.server, parts.served)
         listed += guard.check()
-        listed += _of_tokens(verifiers(guard.auth))
+        if any(map(_takes_test_tokens, verifiers(guard.auth))):
+            listed.append(finding("SG037"))
         if parts.settings.debug:
             listed.append(finding("SG031"))
         given = parts.settings.heartbeat
@@ -143,18 +136,15 @@ def findings(found: Application, *, proxies: Sequence[str] = (), workers: int = 
     return sorted(dict.fromkeys(listed), key=lambda one: (one.kind.severity != ERROR, one.id))
 
 
-def _of_tokens(auths: Iterable[JWTAuth]) -> list[Finding]:
-    for auth in auths:
-        for algorithm in auth.describe()["algorithms"]:
-            if not algorithm.startswith("HS"):
+def _takes_test_tokens(auth: JWTAuth) -> bool:
+    for algorithm in (name for name in auth.describe()["algorithms"] if name.startswith("HS")):
+        try:
+            auth.verify(mint(algorithm=algorithm))
+        except TokenError as exc:
+            if exc.detail in _BEFORE_CLAIMS:
                 continue
-            try:
-                auth.verify(mint(algorithm=algorithm))
-            except TokenError as exc:
-                if exc.detail in _BEFORE_CLAIMS:
-                    continue
-            return [finding("SG037")]
-    return []
+        return True
+    return False
 
 
 def _of_heartbeat(known: ServerFacts, proxies: Sequence[str], idle_timeout: float | None) -> list[Finding]:
@@ -213,13 +203,13 @@ def _print_trial(trial: Trial, app: str, namespace: str, as_json: bool) -> None:
             printer.heading(title, good=step.state == "passed")
         printer.item("", step.text)
     printer.gap()
-    if answer is None:
-        condition = "." if trial.admitted else " if the signature holds, which was NOT checked: give --jwks-file."
-        printer.text(f"{words(namespace)} would be joined{condition}")
-    else:
-        data = answer.get("data", {})
+    data = (answer or {}).get("data")
+    if answer is not None:
         code = f", code {data['code']}, retry {data['retry']}" if data else ""
-        printer.text(f"{words(namespace)} would be refused. The client is told: {answer['message']}{code}.")
+        end = f"refused. The client is told: {answer['message']}{code}."
+    else:
+        end = "joined" + ("." if trial.admitted else f" {_IF_SIGNED}")
+    printer.text(f"{words(namespace)} would be {end}")
 
 
 def _explain(id_: str, as_json: bool) -> int:
@@ -232,23 +222,15 @@ def _explain(id_: str, as_json: bool) -> int:
         return 0
     printer = Printer(sys.stdout)
     printer.text(f"{kind.id}, {kind.severity}: {kind.title}")
-    printer.item("why", kind.why)
-    printer.item("fix", kind.advice)
-    printer.item("docs", kind.docs)
+    for label, text in (("why", kind.why), ("fix", kind.advice), ("docs", kind.docs)):
+        printer.item(label, text)
     return 0
 
 
 def _as_json(found: Finding) -> dict[str, Any]:
     kind = found.kind
-    return {
-        "id": found.id,
-        "severity": kind.severity,
-        "title": kind.title,
-        "evidence": found.text,
-        "cause": kind.why,
-        "fix": found.fix,
-        "docs": kind.docs,
-    }
+    head = {"id": found.id, "severity": kind.severity, "title": kind.title}
+    return {**head, "evidence": found.text, "cause": kind.why, "fix": found.fix, "docs": kind.docs}
 
 
 def _print(app: str, configurations: Sequence[Mapping[str, Any]], listed: Sequence[Finding], errors: int) -> None:
@@ -261,17 +243,11 @@ def _print(app: str, configurations: Sequence[Mapping[str, Any]], listed: Sequen
     for found in listed:
         kind = found.kind
         printer.heading(f"{found.id}, {kind.severity}: {kind.title}", good=False)
-        printer.item("found", found.text)
-        printer.item("why", kind.why)
-        printer.item("fix", found.fix)
-        printer.item("docs", kind.docs)
+        for label, text in (("found", found.text), ("why", kind.why), ("fix", found.fix), ("docs", kind.docs)):
+            printer.item(label, text)
         printer.gap()
     if listed:
         warnings = len(listed) - errors
-        printer.text(f"{_count(errors, ERROR)}, {_count(warnings, WARNING)}.")
+        printer.text(f"{counted(errors, ERROR)}, {counted(warnings, WARNING)}.")
     else:
         printer.heading("Nothing to change.", good=True)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -6,12 +6,11 @@ import json
 import os
 import textwrap
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, TextIO
 
 from socketguard.text import neutralise
 
-__all__ = ["RULES", "SCHEMA_VERSION", "Printer", "duration", "explain", "print_json", "words"]
+__all__ = ["RULES", "SCHEMA_VERSION", "Printer", "counted", "duration", "explain", "print_json", "words"]
 
 WIDTH = 80
 SCHEMA_VERSION = 1
@@ -75,68 +74,67 @@ def print_json(shown: Mapping[str, Any]) -> None:
     print(json.dumps({"schema_version": SCHEMA_VERSION, **shown}, indent=2, default=str))
 
 
-RULES: Mapping[str, str] = MappingProxyType(
-    {
-        # where the token is
-        "no_token": "there is no token where the guard looks for one",
-        "bearer_prefix": "the token has 'Bearer ' before it, which belongs into a header only",
-        "not_a_string": "the token is no string",
-        "query_malformed": "the query string can't be read",
-        "cookie_without_origin": "a token in a cookie counts only together with an Origin header",
-        # its shape (RFC 7515 section 7.1)
-        "too_long": "the token is too long",
-        "not_base64url": "the token has characters that base64url doesn't know, or was cut",
-        "not_three_parts": "a signed token has three parts with dots between them; this one doesn't",
-        "not_utf8": "a part of the token is no UTF-8",
-        "not_json": "a part of the token is no JSON",
-        "nested_too_deeply": "the JSON in the token is nested too deeply",
-        "not_an_object": "a part of the token is JSON, but no object",
-        # its header (RFC 7515 section 4.1)
-        "algorithm_not_allowed": "its alg is not among the allowed algorithms",
-        "crit_not_supported": "its header has crit or b64, which nobody here understands",
-        "type_not_allowed": "its typ is not among the allowed types",
-        "key_id_malformed": "its kid is no short string",
-        # keys and signature
-        "signature_mismatch": "the signature is of no configured key: another key signed it, or it was changed since",
-        "key_unknown": "no key with its kid is published",
-        "key_id_missing": "it has no kid, and too many published keys could be the one",
-        # its claims (RFC 7519 section 4.1)
-        "claim_missing": "a claim that is required is missing",
-        "claim_type": "a claim has the wrong type",
-        "claim_mismatch": "a claim is not what is asked for",
-        "issuer_mismatch": "its iss is not the expected issuer",
-        "audience_mismatch": "its aud doesn't name this service",
-        "not_before": "its nbf lies in the future",
-        "issued_in_future": "its iat lies in the future: do the clocks agree?",
-        "expired": "it has expired",
-        "lifetime_too_long": "it lives longer than max_lifetime allows",
-        "unexpected_error": "verifying it failed with an exception, which counts as a refusal",
-        # the namespace
-        "packet_too_large": "the packet is larger than limits.connect_packet_bytes",
-        "anonymous": "the namespace asks for scopes or claims, which anonymous clients don't have",
-        "scope_missing": "the token doesn't grant every scope that the namespace asks for",
-        "authorize_refused": "authorize of the namespace did not return True",
-        "authorize": "authorize of the namespace took too long",
-        "admission": "a function of the application raised",
-        "revoked": "the token was revoked",
-    }
-)
+RULES: Mapping[str, str] = {
+    # where the token is
+    "no_token": "there is no token where the guard looks for one",
+    "bearer_prefix": "the token has 'Bearer ' before it, which belongs into a header only",
+    "not_a_string": "the token is no string",
+    "query_malformed": "the query string can't be read",
+    "cookie_without_origin": "a token in a cookie counts only together with an Origin header",
+    # its shape (RFC 7515 section 7.1)
+    "too_long": "the token is too long",
+    "not_base64url": "the token has characters that base64url doesn't know, or was cut",
+    "not_three_parts": "a signed token has three parts with dots between them; this one doesn't",
+    "not_utf8": "a part of the token is no UTF-8",
+    "not_json": "a part of the token is no JSON",
+    "nested_too_deeply": "the JSON in the token is nested too deeply",
+    "not_an_object": "a part of the token is JSON, but no object",
+    # its header (RFC 7515 section 4.1)
+    "algorithm_not_allowed": "its alg is not among the allowed algorithms",
+    "crit_not_supported": "its header has crit or b64, which nobody here understands",
+    "type_not_allowed": "its typ is not among the allowed types",
+    "key_id_malformed": "its kid is no short string",
+    # keys and signature
+    "signature_mismatch": "the signature is of no configured key: another key signed it, or it was changed since",
+    "key_unknown": "no key with its kid is published",
+    "key_id_missing": "it has no kid, and too many published keys could be the one",
+    # its claims (RFC 7519 section 4.1)
+    "claim_missing": "a claim that is required is missing",
+    "claim_type": "a claim has the wrong type",
+    "claim_mismatch": "a claim is not what is asked for",
+    "issuer_mismatch": "its iss is not the expected issuer",
+    "audience_mismatch": "its aud doesn't name this service",
+    "not_before": "its nbf lies in the future",
+    "issued_in_future": "its iat lies in the future: do the clocks agree?",
+    "expired": "it has expired",
+    "lifetime_too_long": "it lives longer than max_lifetime allows",
+    "unexpected_error": "verifying it failed with an exception, which counts as a refusal",
+    # the namespace
+    "packet_too_large": "the packet is larger than limits.connect_packet_bytes",
+    "anonymous": "the namespace asks for scopes or claims, which anonymous clients don't have",
+    "scope_missing": "the token doesn't grant every scope that the namespace asks for",
+    "authorize_refused": "authorize of the namespace did not return True",
+    "authorize": "authorize of the namespace took too long",
+    "admission": "a function of the application raised",
+    "revoked": "the token was revoked",
+}
 """What a detail of a refusal means."""
 
-_FACTS = ("claim", "part", "source", "key", "key_id", "required", "missing", "expected", "received", "limit", "error")
+_FACTS = (
+    *("claim", "part", "source", "key", "key_id", "required", "missing", "expected", "received", "limit", "error"),
+    "registered",
+)
 
 
 def explain(detail: str, fields: Mapping[str, Any], *, rule: str | None = None) -> str:
     """Why something is refused: the rule (``rule`` where `RULES` has none), the detail, the facts, and the hint."""
     rule = RULES.get(detail, rule)
     text = detail if rule is None else f"{rule} ({detail})"
-    if "expired_s" in fields:
-        text += f", {duration(fields['expired_s'])} ago"
-    if "valid_in_s" in fields:
-        text += f", by {duration(fields['valid_in_s'])}"
+    text += f", {duration(fields['expired_s'])} ago" if "expired_s" in fields else ""
+    text += f", by {duration(fields['valid_in_s'])}" if "valid_in_s" in fields else ""
     if "lifetime_s" in fields:
         text += f": {duration(fields['lifetime_s'])} instead of at most {duration(fields['limit_s'])}"
-    facts = [f"{name} {words(fields[name])}" for name in (*_FACTS, "registered") if fields.get(name) is not None]
+    facts = [f"{name} {words(fields[name])}" for name in _FACTS if fields.get(name) is not None]
     if facts:
         text += ": " + ", ".join(facts)
     if fields.get("hint") is not None:
@@ -168,9 +166,11 @@ def _inner(value: Any) -> str:
 def duration(seconds: float) -> str:
     """A time in words, in the largest unit that fits; the sign plays no part."""
     left = abs(seconds)
-    for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
-        if left >= length:
-            count = int(left // length)
-            return f"{count} {unit}{'' if count == 1 else 's'}"
-    count = round(left)
-    return f"{count} second{'' if count == 1 else 's'}"
+    units = (("day", 86_400), ("hour", 3_600), ("minute", 60))
+    unit, count = next(((unit, int(left // size)) for unit, size in units if left >= size), ("second", round(left)))
+    return counted(count, unit)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and its noun."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

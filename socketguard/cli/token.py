@@ -1,12 +1,13 @@
 """``socketguard token``: mints development tokens, and explains given ones. Nothing is ever sent anywhere.
 
-The exit status is 0 when all is good, 1 for a token that is malformed or refused or whose
-signature could not be checked, and 2 for wrong usage.
+The exit status is 0 when all is good, 1 for a token that is malformed or refused or whose signature could not be
+checked, and 2 for wrong usage.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime
 import json
 import os
@@ -73,13 +74,10 @@ def command() -> None:
     """Mint a development token, or explain a given one. Nothing is ever sent anywhere."""
 
 
-def _read_key(
-    secret: str | None, secret_env: str | None, key_file: str | None, *, app: str | None = None
-) -> bytes | None:
+def _read_key(secret: str | None, secret_env: str | None, key_file: str | None, app: str | None = None) -> bytes | None:
     """The secret or the PEM; None when none is given, or an application has it."""
-    names = {"--key-file": key_file, "--secret-env": secret_env, "--secret": secret, "--app": app}
-    given = [name for name, value in names.items() if value is not None]
-    if len(given) > 1:
+    named = {"--key-file": key_file, "--secret-env": secret_env, "--secret": secret, "--app": app}
+    if len(given := [name for name, value in named.items() if value is not None]) > 1:
         raise click.UsageError(f"{' and '.join(given)} are ways to say the same; give one")
     if secret is not None:
         return secret.encode("utf-8", "surrogateescape")
@@ -98,14 +96,12 @@ def _read_key(
 
 def _key_options(function: Any) -> Any:
     """The options for `_read_key`."""
-    for option in (
-        click.option(
-            "--secret", metavar="S", help="The secret itself (others on this machine can read the command line)."
-        ),
-        click.option("--secret-env", metavar="NAME", help="The environment variable that holds the secret."),
-        click.option("--key-file", metavar="FILE", help="A file with the secret, or with a key as PEM."),
+    for name, metavar, text in (
+        ("--secret", "S", "The secret itself (others on this machine can read the command line)."),
+        ("--secret-env", "NAME", "The environment variable that holds the secret."),
+        ("--key-file", "FILE", "A file with the secret, or with a key as PEM."),
     ):
-        function = option(function)
+        function = click.option(name, metavar=metavar, help=text)(function)
     return function
 
 
@@ -142,11 +138,8 @@ def _mint(
     claims |= dict(map(_claim, extra))
     issuers = claims.get("iss")
     if isinstance(issuers, str) and issuers.lower().startswith("https:") and not yes:
-        raise ConfigurationError(
-            "the issuer looks like a real one, and so would the token; write --yes if that is what you want, or "
-            "--issuer dev",
-            option="issuer",
-        )
+        text = "the issuer looks like a real one, and so would the token; write --yes if that is what you want, or "
+        raise ConfigurationError(f"{text}--issuer dev", option="issuer")
     key = _read_key(**given)
     if key is None:
         print(_NOTICE, file=sys.stderr)
@@ -162,14 +155,11 @@ def _lifetime(text: str) -> int:
         raise ConfigurationError("lifetime is no time; write --lifetime 15m, 1h or 3600", option="lifetime")
     seconds = int(match[1]) * _UNITS[match[2]]
     if not seconds:
-        raise ConfigurationError(
-            "lifetime is 0; write --lifetime 15m, or --lifetime=-1m for an expired token", option="lifetime"
-        )
+        text = "lifetime is 0; write --lifetime 15m, or --lifetime=-1m for an expired token"
+        raise ConfigurationError(text, option="lifetime")
     if abs(seconds) > LONGEST:
-        raise ConfigurationError(
-            "lifetime is more than a day, too long for a development token; write --lifetime 1d or less",
-            option="lifetime",
-        )
+        text = "lifetime is more than a day, too long for a development token; write --lifetime 1d or less"
+        raise ConfigurationError(text, option="lifetime")
     return seconds
 
 
@@ -178,11 +168,8 @@ def _claim(text: str) -> tuple[str, Any]:
     if not equals or not name:
         raise ConfigurationError("a claim has no value; write --claim tenant_id=acme", option="claim")
     if name in _OWN:
-        raise ConfigurationError(
-            f"the claim {name} is this command's own: a development token says that it is one, and ends soon; see "
-            "--lifetime",
-            option="claim",
-        )
+        why = "a development token says that it is one, and ends soon; see --lifetime"
+        raise ConfigurationError(f"the claim {name} is this command's own: {why}", option="claim")
     try:
         return name, json.loads(value)
     except (ValueError, RecursionError):
@@ -192,10 +179,9 @@ def _claim(text: str) -> tuple[str, Any]:
 def _signing_key(key: bytes, wanted: str | None) -> tuple[str, Any]:
     """The algorithm and the key to sign with."""
     if b"-----BEGIN" not in key:
-        algorithm = wanted or "HS256"
         # It is as strict as the guard, that the token is of use.
-        StaticKeys(key, (algorithm,))
-        return algorithm, key
+        StaticKeys(key, (wanted or "HS256",))
+        return wanted or "HS256", key
     for name in _SIGNING:
         try:
             private: Any = get_default_algorithms()[name].prepare_key(key)
@@ -259,25 +245,19 @@ def _inspect(
     if found is not None:
         try:
             found.auth.verify(text)
-        except TokenError as exc:
-            shown["verdict"] = {**_verdict(exc), "signature_checked": not found.unchecked}
-        else:
             # Whatever hangs on a signature that nobody has checked is not accepted yet.
-            accepted = None if found.unchecked else True
-            shown["verdict"] = {"accepted": accepted, "signature_checked": not found.unchecked}
+            verdict: dict[str, Any] = {"accepted": None if found.unchecked else True}
+        except TokenError as exc:
+            verdict = _verdict(exc)
+        shown["verdict"] = {**verdict, "signature_checked": not found.unchecked}
     missing = [] if app else [f"--{n}" for n, value in (("issuer", issuer), ("audience", audience)) if value is None]
     _print(shown, _remarks(header, claims, found, missing), as_json)
     return 0 if found is None or shown["verdict"]["accepted"] else 1
 
 
 def _verdict(exc: TokenError) -> dict[str, Any]:
-    return {
-        "accepted": False,
-        "code": exc.code.value,
-        "detail": exc.detail,
-        "text": explain(exc.detail, exc.fields),
-        "fields": dict(exc.fields),
-    }
+    verdict = {"accepted": False, "code": exc.code.value, "detail": exc.detail}
+    return {**verdict, "text": explain(exc.detail, exc.fields), "fields": dict(exc.fields)}
 
 
 def _verifier(app: str | None, jwks_file: str | None, key: bytes | None, **claims: Any) -> Offline | None:
@@ -303,16 +283,13 @@ async def _never(url: str) -> bytes:
 
 def _fitting(key: bytes) -> list[str]:
     """The algorithms that a key can be used with."""
-    found, refusal = [], None
-    for name in PUBLIC if b"-----BEGIN" in key else _SECRETS:
-        try:
+    found, names = [], PUBLIC if b"-----BEGIN" in key else _SECRETS
+    for name in names:
+        with contextlib.suppress(ConfigurationError):
             StaticKeys(key, (name,))
-        except ConfigurationError as exc:
-            refusal = refusal or exc
-        else:
             found.append(name)
-    if not found and refusal is not None:
-        raise refusal
+    if not found:
+        StaticKeys(key, names[:1])  # says why
     return found
 
 
@@ -352,11 +329,8 @@ def _date(name: str, value: Any, now: float) -> str:
         return "no date before the year 10000; is it in milliseconds?"
     moment = datetime.datetime.fromtimestamp(value, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     future, past = _DATES[name]
-    return (
-        f"{past} {duration(now - value)} ago, {moment}"
-        if value <= now
-        else (f"{future} in {duration(value - now)}, {moment}")
-    )
+    when = f"{past} {duration(now - value)} ago" if value <= now else f"{future} in {duration(value - now)}"
+    return f"{when}, {moment}"
 
 
 def _print(shown: dict[str, Any], remarks: list[str], as_json: bool) -> None:
@@ -373,8 +347,7 @@ def _print(shown: dict[str, Any], remarks: list[str], as_json: bool) -> None:
             meaning = f"  ({_MEANINGS[name]})" if name in _MEANINGS else ""
             printer.item("", f"{neutralise(name, 64)}: {text}{meaning}")
         printer.gap()
-    verdict = shown["verdict"]
-    if verdict is not None:
+    if (verdict := shown["verdict"]) is not None:
         if verdict["accepted"]:
             printer.heading("Accepted", good=True)
         elif verdict["accepted"] is None:
@@ -404,12 +377,13 @@ def look(token: str, now: float) -> tuple[str, str]:
     words += [f"{name} {_short(claims[name])}" for name in ("iss", "aud") if name in claims]
     problem = ""
     expires, begins = claims.get("exp"), claims.get("nbf")
-    if _is_time(expires):
-        words.append(_when("expires", "expired", expires - now))
-        if expires <= now:
-            problem = f"it {_when('expires', 'expired', expires - now)}"
-    else:
+    if not _is_time(expires):
         words.append("no exp")
+    elif expires > now:
+        words.append(f"expires in {_span(expires - now)}")
+    else:
+        words.append(f"expired {_span(now - expires)} ago")
+        problem = f"it {words[-1]}"
     if _is_time(begins) and begins > now:
         problem = f"it is not valid before {_span(begins - now)} from now (nbf)"
     return ", ".join(words), problem
@@ -429,10 +403,6 @@ def _short(value: object) -> str:
 
 def _is_time(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e12
-
-
-def _when(future: str, past: str, seconds: float) -> str:
-    return f"{future} in {_span(seconds)}" if seconds > 0 else f"{past} {_span(abs(seconds))} ago"
 
 
 def _span(seconds: float) -> str:

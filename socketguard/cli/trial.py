@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 from urllib.parse import quote_plus
 
@@ -87,12 +87,7 @@ class Trial:
 
 
 async def try_token(
-    guard: SocketGuard,
-    token: str,
-    namespace: str,
-    *,
-    keys: Mapping[str, Any] | None = None,
-    with_authorize: bool = False,
+    guard: SocketGuard, token: str, namespace: str, keys: Mapping[str, Any] | None = None, with_authorize: bool = False
 ) -> Trial:
     """Try the admission of one client to one namespace.
 
@@ -118,12 +113,7 @@ async def try_token(
     )
     payload, headers, query, place = _request(guard.auth, token)
     session = Session(
-        client_address=None,
-        origin=None,
-        user_agent=None,
-        transport="websocket",
-        headers=headers,
-        query_string=query,
+        client_address=None, origin=None, user_agent=None, transport="websocket", headers=headers, query_string=query
     )
     connection = session.connections[namespace] = Connection(session, namespace)
     size = len(json.dumps(payload)) + len(namespace) + 4
@@ -161,12 +151,7 @@ class _MadeUp:
 
 def _without_authorize(policies: tuple[NamespacePolicy, ...] | None) -> list[NamespacePolicy] | None:
     """The same policies, but no function of the application among them."""
-    if policies is None:
-        return None
-    return [
-        NamespacePolicy(each.name, token=each.token, scopes=each.scopes, claims=each.claims, hidden=each.hidden)
-        for each in policies
-    ]
+    return None if policies is None else [replace(policy, authorize=None) for policy in policies]
 
 
 def _reason_of(refusal: Refusal) -> tuple[RejectCode, str, dict[str, Any]]:

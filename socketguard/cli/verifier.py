@@ -116,12 +116,13 @@ def verifiers(auth: Verifier | None) -> tuple[JWTAuth, ...]:
 def offline(auth: Verifier, keys: Mapping[str, Any] | None = None) -> Offline:
     """A copy of a verifier that takes its published keys from a JWK Set, or without one takes every signature."""
     found = Offline(auth)
-    twins = [_without_network(one, keys, found.stand_in) for one in verifiers(auth)]
+
+    def twin(one: JWTAuth) -> JWTAuth:
+        if not one.fetches_keys:
+            return one
+        given = None if keys is None else _GivenKeys(read_keys(keys, one.describe()["algorithms"]))
+        return one.with_keys(given or found.stand_in)
+
+    twins = [twin(one) for one in verifiers(auth)]
     found.auth = Issuers(*twins) if isinstance(auth, Issuers) else twins[0]
     return found
-
-
-def _without_network(auth: JWTAuth, keys: Mapping[str, Any] | None, stand_in: _AnyKey) -> JWTAuth:
-    if not auth.fetches_keys:
-        return auth
-    return auth.with_keys(stand_in if keys is None else _GivenKeys(read_keys(keys, auth.describe()["algorithms"])))

@@ -77,25 +77,19 @@ def answer(status: int, body: str = "", *headers: str) -> bytes:
 
 @dataclass
 class Engine:
-    """A small Engine.IO server.
+    """A small Engine.IO server, and what it was asked.
 
-    Attributes:
-        overrides: instead of the usual answer to ``"GET polling"``, ``"POST"``, ``"GET sid"``, ``"OPTIONS"``,
-            ``"websocket"``, ``"websocket sid"``, each with ``" origin"`` behind it when only those with an Origin are
-            meant: bytes to be sent, what a WebSocket does, or None to close the connection.
-        connect: the answer to a CONNECT; None for silence, empty to close.
-        said: what a WebSocket says after it has opened; the usual when None.
-        asked: the requests so far.
-        bodies: of the POSTs.
-        heard: on WebSockets, as long as they say the usual.
+    The ``overrides`` come instead of the usual answer to ``"GET polling"``, ``"POST"``, ``"GET sid"``, ``"OPTIONS"``,
+    ``"websocket"``, ``"websocket sid"``, each with ``" origin"`` behind it when only those with an Origin are meant:
+    bytes to be sent, what a WebSocket does, or None to close the connection.
     """
 
     overrides: dict[str, bytes | Script | None] = field(default_factory=dict)
-    connect: str | None = "40{}"
-    said: Script | None = None
+    connect: str | None = "40{}"  # the answer to a CONNECT; None for silence, empty to close
+    said: Script | None = None  # what a WebSocket says after it has opened; the usual when None
     asked: list[Asked] = field(default_factory=list)
-    bodies: list[str] = field(default_factory=list)
-    heard: list[str] = field(default_factory=list)
+    bodies: list[str] = field(default_factory=list)  # of the POSTs
+    heard: list[str] = field(default_factory=list)  # on WebSockets, as long as they say the usual
 
     async def handle(self, asked: Asked) -> bytes | Script | None:
         self.asked.append(asked)
@@ -154,18 +148,8 @@ async def _serve(engine: Engine, reader: asyncio.StreamReader, writer: asyncio.S
         elif found is not None:
             digest = hashlib.sha1((headers["sec-websocket-key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode())  # noqa: S324
             accepted = base64.b64encode(digest.digest()).decode()
-            writer.write(
-                "\r\n".join(
-                    [
-                        "HTTP/1.1 101 Switching Protocols",
-                        "Upgrade: websocket",
-                        "Connection: Upgrade",
-                        f"Sec-WebSocket-Accept: {accepted}",
-                        "",
-                        "",
-                    ]
-                ).encode()
-            )
+            lines = ["HTTP/1.1 101 X", "Upgrade: websocket", "Connection: Upgrade", f"Sec-WebSocket-Accept: {accepted}"]
+            writer.write("\r\n".join([*lines, "", ""]).encode())
             await found(Talk(reader, writer))
         await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,12 @@ def ids(app: object, module: ModuleType | None = None, **options: Any) -> list[s
     return [finding.id for finding in check.findings(examine(app, module), **options)]
 
 
+def module_with(**named: Any) -> ModuleType:
+    module = ModuleType("module")
+    vars(module).update(named)
+    return module
+
+
 def refused_to_load(spec: str) -> str:
     with pytest.raises(CommandError) as caught:
         load(spec)
@@ -100,8 +107,7 @@ def test_what_names_no_application(spec: str) -> None:
 
 @given(st.text(max_size=40))
 def test_no_text_is_an_application_by_accident(text: str) -> None:
-    with pytest.raises(CommandError):
-        load(text + "\n:")
+    refused_to_load(text + "\n:")
 
 
 @pytest.mark.parametrize(
@@ -110,11 +116,7 @@ def test_no_text_is_an_application_by_accident(text: str) -> None:
         # What is missing is something else than what was asked for.
         ("import no_such_module_here\n", "app", "{0} can't be loaded at {0}.py:1: ModuleNotFoundError"),
         ("app = 1", "ap", "{0} has no ap;"),
-        (
-            "def create_app(): ...",
-            "create_app",
-            "a function without parameters, so no application; write {0}:create_app()",
-        ),
+        ("def create_app(): ...", "create_app", "without parameters, so no application; write {0}:create_app()"),
         ("raise ValueError('broken')", "app", ".py:1: ValueError: broken"),
         ("import sys\nsys.exit('set DATABASE_URL')", "app", ".py:2: SystemExit: set DATABASE_URL"),
         ("def", "app", "SyntaxError: "),
@@ -131,33 +133,25 @@ def test_an_application_that_can_not_be_loaded(write: Write, source: str, name: 
     assert expected.format(module) in refused_to_load(f"{module}:{name}")
 
 
-def test_a_module_that_is_not_there() -> None:
+def test_what_a_failing_application_prints_and_its_secrets_are_not_told(
+    write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert refused_to_load("no_such_module_here:app").startswith("there is no module no_such_module_here in ")
-
-
-def test_no_secret_of_a_failing_application_is_told(write: Write) -> None:
     token = mint()
-    name = write(f"raise ValueError({{'jwt_secret': 'hush-hush', 'seen': {token!r}}})")
+    name = write(f"print(1)\nraise ValueError({{'jwt_secret': 'hush-hush', 'seen': {token!r}}})")
     text = refused_to_load(f"{name}:app")
     assert "hush-hush" not in text
     assert token not in text
-
-
-def test_what_an_application_prints_is_not_in_the_output(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
-    load(f"{write('print(1)')}:__name__")
     assert capsys.readouterr() == ("", "1\n")
 
 
 # --- finding the guard
 
 
-def test_a_guard_around_the_application() -> None:
-    app = guard(server("/messages"))
-    found = examine(app)
-    assert (found.guards, found.unguarded, found.paths, found.findings) == ([app], [], ["/socket.io/"], [])
-
-
-def test_a_guard_made_by_protect() -> None:
+def test_a_guard_around_the_application_or_made_by_protect() -> None:
+    guarded = guard(server("/messages"))
+    found = examine(guarded)
+    assert (found.guards, found.unguarded, found.paths, found.findings) == ([guarded], [], ["/socket.io/"], [])
     sio = server("/messages")
     protected = SocketGuard.protect(sio, auth=None)
     inner = socketio.ASGIApp(sio)
@@ -169,12 +163,14 @@ def test_a_guard_made_by_protect() -> None:
 def test_a_guard_as_middleware_is_built() -> None:
     sio = server("/messages")
     app = Starlette(
-        routes=[Mount("/socket.io", socketio.ASGIApp(sio))],
-        middleware=[Middleware(SocketGuard, server=sio, auth=None)],
+        routes=[Mount("/socket.io", socketio.ASGIApp(sio))], middleware=[Middleware(SocketGuard, server=sio, auth=None)]
     )
     found = examine(app)
     assert (len(found.guards), found.unguarded, found.findings) == (1, [], [])
     assert examine(app).guards == found.guards
+    app = Starlette(middleware=[Middleware(SocketGuard, server=server(), auth="secret")])
+    with pytest.raises(CommandError, match=r"the guard refuses its configuration \(option auth\)"):
+        examine(app)
 
 
 def test_middleware_that_is_no_guard_is_not_built() -> None:
@@ -196,71 +192,43 @@ def test_a_guard_within_the_inner_application_comes_too_late() -> None:
     assert len(found.guards) == 1
 
 
-def test_a_guard_as_middleware_that_refuses_its_configuration() -> None:
-    sio = server()
-    app = Starlette(middleware=[Middleware(SocketGuard, server=sio, auth="secret")])
-    with pytest.raises(CommandError, match=r"the guard refuses its configuration \(option auth\)"):
-        examine(app)
-
-
 def test_a_guard_of_another_server() -> None:
     other, served = server("/messages"), server("/messages")
     app = SocketGuard(socketio.ASGIApp(served), server=other, auth=None)
     assert ids(app) == ["SG025", "SG036", "SG030"]
-    module = ModuleType("module")
-    module.guard = SocketGuard.protect(server(), auth=None)  # type: ignore[attr-defined]
+    module = module_with(guard=SocketGuard.protect(server(), auth=None))
     assert ids(socketio.ASGIApp(served), module) == ["SG025", "SG036"]
 
 
-def test_two_applications_of_one_module_are_none_of_each_others_business() -> None:
-    module = ModuleType("module")
-    module.one = guard(server("/messages"))  # type: ignore[attr-defined]
-    module.other = guard(server("/messages"))  # type: ignore[attr-defined]
-    found = examine(module.one, module)
-    assert (found.guards, found.findings) == ([module.one], [])
-
-
-def test_one_server_guarded_and_another_not() -> None:
-    module = ModuleType("module")
+def test_several_applications_of_one_module() -> None:
+    one, other = guard(server("/messages")), guard(server("/messages"))
+    found = examine(one, module_with(one=one, other=other))
+    assert (found.guards, found.findings) == ([one], [])
     sio, bare = server("/messages"), server("/messages")
-    module.guard = SocketGuard.protect(sio, auth=JWTAuth(SECRET, algorithms=["HS256"]))  # type: ignore[attr-defined]
+    protected = SocketGuard.protect(sio, auth=JWTAuth(SECRET, algorithms=["HS256"]))
     app = Starlette(
         routes=[Mount("/a", socketio.ASGIApp(sio, socketio_path=None)), Mount("/b", socketio.ASGIApp(bare))]
     )
-    found = examine(app, module)
-    assert (found.guards, found.unguarded) == ([module.guard], [bare])
+    found = examine(app, module_with(guard=protected))
+    assert (found.guards, found.unguarded) == ([protected], [bare])
     assert [finding.id for finding in check.findings(found)] == ["SG021", "SG036"]
 
 
 def test_an_application_that_can_not_be_looked_through() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None: ...
 
-    module = ModuleType("module")
-    with pytest.raises(CommandError, match=r"no Socket\.IO server is found in function"):
-        examine(app, module)
-    with pytest.raises(CommandError):
-        examine(app)
-    module.sio = sio = server("/messages")  # type: ignore[attr-defined]
-    assert ids(app, module) == ["SG036", "SG026"]
-    module.guard = protected = SocketGuard.protect(sio, auth=None)  # type: ignore[attr-defined]
-    assert examine(app, module).guards == [protected]
+    for module in (None, module_with()):
+        with pytest.raises(CommandError, match=r"no Socket\.IO server is found in function"):
+            examine(app, module)
+    sio = server("/messages")
+    assert ids(app, module_with(sio=sio)) == ["SG036", "SG026"]
+    protected = SocketGuard.protect(sio, auth=None)
+    assert examine(app, module_with(sio=sio, guard=protected)).guards == [protected]
     outer = SocketGuard(app, server=sio, auth=None)
     assert [finding.id for finding in examine(outer).findings] == ["SG026"]
 
 
-def test_a_server_that_can_not_be_guarded() -> None:
-    sio = socketio.AsyncServer(async_mode="asgi", always_connect=True)
-    (finding,) = check.findings(examine(sio))
-    assert finding.id == "SG036"
-    assert "leave always_connect out" in finding.fix
-
-
 # --- what is wrong
-
-
-def test_a_good_application_has_nothing_to_say() -> None:
-    assert ids(guard(server("/messages"))) == []
-    assert ids(guard(server("/messages")), proxies=["traefik", "nginx"]) == []
 
 
 @pytest.mark.parametrize(
@@ -274,15 +242,7 @@ def test_a_good_application_has_nothing_to_say() -> None:
         ({"auth": JWTAuth(TEST_SECRET, algorithms=["HS256"])}, ["SG037"]),
         ({"auth": JWTAuth(TEST_SECRET, algorithms=["HS256"], audience="crm")}, ["SG037"]),
         ({"auth": JWTAuth([SECRET, TEST_SECRET], algorithms=["HS512"])}, ["SG037"]),
-        (
-            {
-                "auth": [
-                    JWTAuth(SECRET, algorithms=["HS256"], issuer="one"),
-                    JWTAuth(TEST_SECRET, algorithms=["HS256"], issuer="other"),
-                ]
-            },
-            ["SG037"],
-        ),
+        ({"auth": [JWTAuth(key, algorithms=["HS256"], issuer=key[:4]) for key in (SECRET, TEST_SECRET)]}, ["SG037"]),
     ],
 )
 def test_what_the_guard_says_and_what_only_shows_here(options: dict[str, Any], expected: list[str]) -> None:
@@ -296,6 +256,7 @@ def test_errors_come_first_and_each_finding_once() -> None:
 
 
 def test_the_heartbeat_against_proxies() -> None:
+    assert ids(guard(server("/messages")), proxies=["traefik", "nginx"]) == []
     assert "SG001" in ids(guard(server("/messages", ping_interval=75)), proxies=["nginx"])
     assert ids(guard(server("/messages", ping_interval=75))) == []
     # What is no number of seconds can't be compared.
@@ -332,6 +293,9 @@ def test_how_many_workers(environ: dict[str, str], workers: int) -> None:
 
 
 def test_an_unguarded_server_has_findings_of_its_own() -> None:
+    (finding,) = check.findings(examine(server(always_connect=True)))
+    assert finding.id == "SG036"
+    assert "leave always_connect out" in finding.fix
     assert ids(server(cors_allowed_origins=[], ping_interval=0.5)) == ["SG022", "SG036", "SG004"]
     # What a guard would make of it is not said where there is none.
     assert ids(server(namespaces="/chat")) == ["SG036"]
@@ -358,9 +322,6 @@ def test_findings_are_told_with_why_and_fix(write: Write, run: Run) -> None:
     assert "  found   '/scheduler' is declared to the guard" in printed
     assert "  docs    docs/namespaces.md#which-exist\n" in printed
     assert printed.rstrip().endswith("1 error, 1 warning.")
-
-
-def test_warnings_count_when_they_are_to(write: Write, run: Run) -> None:
     name = write(GOOD.replace(AUTH, "None"))
     assert run("check", f"{name}:app").out.rstrip().endswith("0 errors, 1 warning.")
     run("check", f"{name}:app", "--strict", status=1)
@@ -378,14 +339,14 @@ def test_json(write: Write, run: Run) -> None:
     assert SECRET not in printed
 
 
-def test_the_workers_of_the_environment_count(write: Write, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_workers_of_the_environment_and_where_a_server_is_mounted(
+    write: Write, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = write(GOOD)
     monkeypatch.setenv("WEB_CONCURRENCY", "2")
     assert "SG042" in run("check", f"{name}:app", status=1).out
     run("check", f"{name}:app", "--workers", "1")
-
-
-def test_where_a_protected_server_is_mounted(write: Write, run: Run) -> None:
+    monkeypatch.delenv("WEB_CONCURRENCY")
     source = f"{HERE}sio = socketio.AsyncServer(async_mode='asgi')\nSocketGuard.protect(sio, auth={AUTH})\n"
     name = write(f"{source}app = socketio.ASGIApp(sio, socketio_path='/realtime')")
     assert json.loads(run("check", f"{name}:app", "--json").out)["guards"][0]["paths"] == ["/realtime/"]
@@ -441,13 +402,9 @@ def test_a_token_in_the_wrong_place_is_not_repeated(arguments: list[str], run: R
     assert token.split(".")[1] not in err
 
 
-def test_nothing_that_is_not_understood_is_repeated(run: Run) -> None:
-    assert run("check", "a:b", "hush-hush", status=2).err.endswith(
-        "there are arguments that this command doesn't know\n"
-    )
-
-
 def test_explain(run: Run) -> None:
+    said = run("check", "a:b", "hush-hush", status=2).err
+    assert said.endswith("there are arguments that this command doesn't know\n")
     printed = run("check", "--explain", "sg012").out
     assert printed.startswith("SG012, error: A namespace has no leading slash\n")
     assert "  why     Clients always send names with a slash" in printed
@@ -466,23 +423,14 @@ def test_a_token_from_anywhere(text: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert read_token("@token") == "a.b.c"
 
 
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        (b"", "the JWK Set can't be read: it is no text in UTF-8, or no JSON"),
-        (b"{", "the JWK Set can't be read: it is no text in UTF-8, or no JSON"),
-        (b"\xff\xfe", "the JWK Set can't be read: it is no text in UTF-8, or no JSON"),
-        (b"[" * 100_000, "the JWK Set can't be read: it is no text in UTF-8, or no JSON"),
-        (b"[]", "a JWK Set is a JSON object"),
-    ],
-)
-def test_a_file_that_holds_no_keys(content: bytes, expected: str, tmp_path: Path) -> None:
-    (tmp_path / "keys").write_bytes(content)
-    with pytest.raises(CommandError, match=expected):
-        read_jwks("keys")
-    if content == b"\xff\xfe":
-        with pytest.raises(CommandError, match="it is no text in UTF-8"):
-            read_token("@keys")
+def test_a_file_that_holds_no_keys(tmp_path: Path) -> None:
+    for content in (b"[]", b"", b"{", b"[" * 100_000, b"\xff\xfe"):
+        (tmp_path / "keys").write_bytes(content)
+        expected = "the JWK Set can't be read: it is no text in UTF-8, or no JSON"
+        with pytest.raises(CommandError, match=expected if content != b"[]" else "a JWK Set is a JSON object"):
+            read_jwks("keys")
+    with pytest.raises(CommandError, match="it is no text in UTF-8"):
+        read_token("@keys")
 
 
 # --- playing an admission
@@ -572,34 +520,43 @@ async def test_the_token_is_where_the_guard_looks(options: dict[str, Any], origi
     assert played.steps[4].text == text
 
 
-async def test_a_token_that_is_malformed_where_it_is_found() -> None:
-    played = await try_token(guard(server("/messages")), "Bearer a.b.c", "/messages")
-    assert states(played) == "++++-"
-    assert played.steps[-1].text.endswith("into a header only (bearer_prefix): source payload, key token")
+class Remote:
+    """A store that must not be asked."""
+
+    def revoke(self, revocation: Any) -> None: ...
+
+    def is_revoked(self, identity: Any) -> bool:
+        raise AssertionError("it was asked")
 
 
-async def test_without_authentication_no_token_is_looked_for() -> None:
-    played = await try_token(guard(server("/messages"), auth=None), mint(), "/messages")
-    assert states(played) == "++++...+.+++.."
+LENIENT = JWTAuth(SECRET, algorithms=["HS256"], issuer="dev", leeway=60)
+ENDLESS = JWTAuth(SECRET, algorithms=["HS256"], require=("sub",))
 
 
-async def test_without_namespaces_the_server_says_which_there_are() -> None:
-    tried = await try_token(guard(server("/messages"), namespaces=None), mint(), "/messages")
-    assert (states(tried), tried.steps[1].text) == ("++++++++++++..", "'/messages', token required")
-
-
-async def test_the_leeway_counts_and_an_issuer_is_told() -> None:
-    auth = JWTAuth(SECRET, algorithms=["HS256"], issuer="dev", leeway=60)
-    token = mint(lifetime=-5, iss="dev")
-    played = await try_token(guard(server("/messages"), auth=auth), token, "/messages")
-    assert "issuer 'dev', expired " in played.steps[6].text
-    assert played.steps[6].text.endswith(" ago, within the leeway")
-
-
-async def test_a_token_without_an_end() -> None:
-    auth = JWTAuth(SECRET, algorithms=["HS256"], require=("sub",))
-    played = await try_token(guard(server("/messages"), auth=auth), mint(exp=None), "/messages")
-    assert played.steps[13].text == "no end of its own"
+@pytest.mark.parametrize(
+    ("options", "token", "expected", "step", "pattern"),
+    [
+        ({}, "Bearer a.b.c", "++++-", 5, r".*into a header only \(bearer_prefix\): source payload, key token"),
+        ({"auth": None}, {}, "++++...+.+++..", 5, "no token is looked for here"),
+        ({"namespaces": None}, {}, "++++++++++++..", 2, "'/messages', token required"),
+        (
+            {"auth": LENIENT},
+            {"lifetime": -5, "iss": "dev"},
+            "++++++++++++..",
+            7,
+            r".*, issuer 'dev', expired .* ago, within the leeway",
+        ),
+        ({"auth": ENDLESS}, {"exp": None}, "++++++++++++..", 14, "no end of its own"),
+        ({"store": Remote()}, {}, "++++++++.+++..", 9, "Remote is not asked without a network"),
+    ],
+)
+async def test_what_the_options_of_the_guard_do(
+    options: dict[str, Any], token: Any, expected: str, step: int, pattern: str
+) -> None:
+    given_token = token if isinstance(token, str) else mint(**token)
+    played = await try_token(guard(server("/messages"), **options), given_token, "/messages")
+    assert states(played) == expected
+    assert re.fullmatch(pattern, played.steps[step - 1].text)
 
 
 async def test_authorize_is_asked_only_when_that_is_wanted() -> None:
@@ -612,8 +569,17 @@ async def test_authorize_is_asked_only_when_that_is_wanted() -> None:
     def broken(identity: Any, connection: Any) -> bool:
         raise RuntimeError("a secret")
 
-    for function, text in ((never, "(authorize_refused)"), (broken, "(admission): error RuntimeError")):
-        app = guard(server("/asked"), namespaces=[NamespacePolicy("/asked", authorize=function)])
+    async def slow(identity: Any, connection: Any) -> bool:
+        await asyncio.Event().wait()
+        return True
+
+    for function, timeout, text in (
+        (never, 8, "(authorize_refused)"),
+        (broken, 8, "(admission): error RuntimeError"),
+        (slow, 0.01, "(authorize)"),
+    ):
+        policies = [NamespacePolicy("/asked", authorize=function)]
+        app = guard(server("/asked"), namespaces=policies, admission_timeout=timeout)
         played = await try_token(app, mint(), "/asked")
         assert (states(played), asked) == ("++++++++++++..", [])
         assert "authorize is not asked" in played.steps[9].text
@@ -622,28 +588,6 @@ async def test_authorize_is_asked_only_when_that_is_wanted() -> None:
         assert text in played.steps[9].text
         assert "secret" not in played.steps[9].text
         asked.clear()
-
-
-async def test_an_authorize_that_takes_too_long() -> None:
-    async def slow(identity: Any, connection: Any) -> bool:
-        await asyncio.Event().wait()
-        return True
-
-    policies = [NamespacePolicy("/asked", authorize=slow)]
-    app = guard(server("/asked"), namespaces=policies, admission_timeout=0.01)
-    played = await try_token(app, mint(), "/asked", with_authorize=True)
-    assert (states(played), played.steps[9].text[-11:]) == ("+++++++++-", "(authorize)")
-
-
-async def test_a_store_on_the_network_is_not_asked() -> None:
-    class Remote:
-        def revoke(self, revocation: Any) -> None: ...
-
-        def is_revoked(self, identity: Any) -> bool:
-            raise AssertionError("it was asked")
-
-    played = await try_token(guard(server("/messages"), store=Remote()), mint(), "/messages")
-    assert (states(played), played.steps[8].text) == ("++++++++.+++..", "Remote is not asked without a network")
 
 
 async def test_what_was_revoked_in_this_process_is_refused() -> None:
@@ -726,10 +670,7 @@ def test_a_trial_from_the_command_line(write: Write, run: Run, tmp_path: Path) -
     )
     printed = run("check", app, "--as", "", "/message", status=1).out
     assert printed.rstrip().endswith("The client is told: Invalid namespace.")
-
-
-def test_a_trial_as_json(write: Write, run: Run) -> None:
-    shown = json.loads(run("check", f"{write(GOOD)}:app", "--as", "", "/messages", "--json", status=1).out)
+    shown = json.loads(run("check", app, "--as", "", "/messages", "--json", status=1).out)
     assert (shown["schema_version"], shown["admitted"], shown["namespace"]) == (1, False, "/messages")
     assert shown["steps"][-1]["state"] == "refused"
     assert shown["answer"]["data"]["code"] == "token_missing"
@@ -749,8 +690,5 @@ def test_a_trial_without_the_keys_is_not_good_yet(write: Write, run: Run, tmp_pa
     (tmp_path / "keys").write_text('{"keys": []}')
     said = run("check", app, "--as", signed(), "/messages", *keys, status=2).err
     assert "the JWK Set can't be used: no key of the set can be used" in said
-
-
-def test_a_trial_against_no_guard(write: Write, run: Run) -> None:
     name = write(f"{HERE}app = socketio.ASGIApp(socketio.AsyncServer(async_mode='asgi'))")
     assert "nobody guards this application" in run("check", f"{name}:app", "--as", "x", "/", status=2).err

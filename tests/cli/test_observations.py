@@ -36,6 +36,8 @@ PYTHON_OPEN = '0{"sid":"s1","upgrades":["websocket"],"pingTimeout":20000,"pingIn
 NODE_OPEN = '0{"sid":"s1","upgrades":["websocket"],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}'
 
 
+UNSUPPORTED = "unsupported version of the Socket.IO or Engine.IO protocols"
+
 # --- the address -----------------------------------------------------------------------------------------------------
 
 
@@ -59,6 +61,8 @@ def test_the_url_is_read_as_a_client_reads_it(url: str, shown: str, namespace: s
 
 
 def test_the_path_that_is_given_counts() -> None:
+    with pytest.raises(ConfigurationError, match="--path"):
+        parse_target("https://h", path="/x?y")
     target = parse_target("https://h/socket.io/", path="ws/socket.io/")
     assert (target.path, target.namespace) == ("/ws/socket.io", "/")
     assert 'path: "ws/socket.io/"' in target.notes[0]
@@ -74,12 +78,6 @@ def test_urls_of_requests() -> None:
     assert parse_target("http://h", slash=False).url("polling") == "http://h/socket.io?EIO=4&transport=polling"
 
 
-def test_loopback() -> None:
-    local = ("http://localhost", "http://127.0.0.9", "http://[::1]", "http://a.localhost")
-    assert all(parse_target(url).loopback for url in local)
-    assert not parse_target("http://10.0.0.1").loopback
-
-
 @pytest.mark.parametrize(
     "url",
     ["ftp://h", "https://", "https://u:p@h", "https://h:99999", "https://h:0", "http://h /x", "http://[::1", "[::1"],
@@ -91,16 +89,14 @@ def test_no_such_url(url: str) -> None:
     assert "u:p" not in str(caught.value)
 
 
-def test_no_such_path() -> None:
-    with pytest.raises(ConfigurationError, match="--path"):
-        parse_target("https://h", path="/x?y")
-
-
-def test_origins() -> None:
+def test_origins_and_loopback() -> None:
     assert web_origin("wss://H.example:443/x", option="--origin") == "https://h.example"
     assert same_origin_url("ws://h:80/x", "http://h")
     assert not same_origin_url("ws://other", "http://h")
     assert not same_origin_url("mailto:x", "http://h")
+    local = ("http://localhost", "http://127.0.0.9", "http://[::1]", "http://a.localhost")
+    assert all(parse_target(url).loopback for url in local)
+    assert not parse_target("http://10.0.0.1").loopback
 
 
 @given(st.text())
@@ -141,13 +137,10 @@ def guard(code: str, status: int = 400) -> Answer:
         (Answer(400, (), '"Invalid websocket upgrade"'), Meaning.UPGRADE_LOST, Server.PYTHON),
         (Answer(400, (), '"https://x is not an accepted origin."'), Meaning.ORIGIN, Server.PYTHON),
         (Answer(400, (), '"Bad Request"'), Meaning.BAD_REQUEST, Server.PYTHON),
-        (
-            Answer(400, (), '"The client is using an unsupported version of the Socket.IO or Engine.IO protocols"'),
-            Meaning.VERSION,
-            Server.PYTHON,
-        ),
+        (Answer(400, (), f'"The client is using an {UNSUPPORTED}"'), Meaning.VERSION, Server.PYTHON),
         (Answer(400, (), '"something else"'), Meaning.OTHER, None),
         (Answer(400, (), "[1]"), Meaning.OTHER, None),
+        (Answer(400, (), "[" * 100_000), Meaning.OTHER, None),
         (Answer(400, (), '{"error":"no"}'), Meaning.OTHER, None),
         (guard("origin_not_allowed", 403), Meaning.ORIGIN, Server.SOCKETGUARD),
         (guard("wrong_path", 404), Meaning.WRONG_PATH, Server.SOCKETGUARD),
@@ -162,17 +155,10 @@ def test_what_an_answer_means(reply: Reply | None, expected: Meaning, server: Se
     assert server_of(reply) is server
 
 
-def test_deep_json_is_no_answer() -> None:
-    assert meaning(Answer(400, (), "[" * 100_000)) is Meaning.OTHER
-
-
-def test_packets() -> None:
+def test_packets_and_readable_bodies() -> None:
     assert packets("2\x1e40") == ["2", "40"]
     assert packets("") == []
-    assert open_packet(PYTHON_OPEN + "\x1e40") == json.loads(PYTHON_OPEN[1:])
-
-
-def test_readable_bodies() -> None:
+    assert open_packet(Answer(200, (), PYTHON_OPEN + "\x1e40")) == json.loads(PYTHON_OPEN[1:])
     assert readable("<html>\n<h1 class=x>502  Bad</h1><!-- x --></html>") == "502 Bad"
     assert len(readable("x" * 5000)) == 200
 
@@ -197,13 +183,10 @@ def test_the_proxies_of_all_answers_each_once() -> None:
 
 
 def test_the_heartbeat_against_the_proxies() -> None:
-    assert at_risk(25, 20, ["nginx"]) == []
-    assert at_risk(50, 20, ["nginx"]) == []
+    for interval, proxy in ((25, "nginx"), (50, "nginx"), (75, "traefik"), (75, "istio"), (75_000, "nginx")):
+        assert at_risk(interval, 20, [proxy]) == []
     (text,) = at_risk(75, 20, ["nginx"])
     assert "proxy_read_timeout of nginx (60 s)" in text
-    assert at_risk(75, 20, ["traefik"]) == []
-    assert at_risk(75, 20, ["istio"]) == []
-    assert at_risk(75_000, 20, ["nginx"]) == []
 
 
 # --- tokens ----------------------------------------------------------------------------------------------------------
@@ -283,9 +266,6 @@ def test_no_addresses_where_there_are_none() -> None:
     assert find_baked(script, "app.js", PAGE) == []
     many = "".join(f'io("https://h{number}.example");' for number in range(100))
     assert len(find_baked(many, "app.js", PAGE)) == MAX_BAKED
-
-
-def test_the_endpoint_of_an_address() -> None:
     assert endpoint(Baked("wss://a.example/x", "/x", "/ws", "s")).shown == "https://a.example/ws/"
 
 
@@ -310,19 +290,10 @@ async def read(sites: dict[str, Any], url: str = PAGE) -> tuple[PageSeen, list[s
 
 
 async def test_a_page_is_read_with_its_scripts() -> None:
-    page, asked = await read(
-        {
-            PAGE: Answer(
-                200, (), '<script src="/a.js"></script><script src="/b.js"></script><script src="//cdn/x.js">'
-            ),
-            "https://crm.example.com/a.js": Answer(
-                200,
-                (),
-                'io("https://crm.example.com/m");io("https://old.example");io("https://b.example");'
-                'io("https://c.example");io("https://d.example")',
-            ),
-        }
-    )
+    html = '<script src="/a.js"></script><script src="/b.js"></script><script src="//cdn/x.js">'
+    hosts = ("crm.example.com/m", "old.example", "b.example", "c.example", "d.example")
+    script = ";".join(f'io("https://{host}")' for host in hosts)
+    page, asked = await read({PAGE: Answer(200, (), html), "https://crm.example.com/a.js": Answer(200, (), script)})
     assert (page.scripts, page.left_out) == (1, 2)
     replies = [(item.url, item.source, item.reply) for item in page.baked]
     assert replies[0] == ("https://crm.example.com/m", "a.js", None)
@@ -331,12 +302,9 @@ async def test_a_page_is_read_with_its_scripts() -> None:
     assert not [url for url in asked if url.startswith("https://cdn")]
 
 
-async def test_a_page_that_takes_too_long() -> None:
+async def test_a_page_that_takes_too_long_or_is_not_there() -> None:
     script = "https://crm.example.com/a.js"
     page, _ = await read({PAGE: Answer(200, (), '<script src="/a.js"></script>'), script: TimeoutError()})
     assert (page.scripts, page.left_out, page.baked) == (0, 1, ())
-
-
-async def test_a_page_that_is_not_there() -> None:
     page, _ = await read({f"{PAGE}?secret=1": Answer(404)}, f"{PAGE}?secret=1")
     assert (page.url, page.reply) == (PAGE, Answer(404))

@@ -38,10 +38,6 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
-def mint(run: Run, *arguments: str) -> str:
-    return str(run("token", "mint", *arguments).out.strip())
-
-
 def inspect(run: Run, text: str, *arguments: str, status: int = 0) -> str:
     return str(run("token", "inspect", text, *arguments, status=status).out)
 
@@ -54,7 +50,7 @@ def refusal(run: Run, *arguments: str) -> str:
 
 
 def minted(run: Run, *arguments: str) -> dict[str, Any]:
-    return jwt.decode(mint(run, *arguments), options={"verify_signature": False})
+    return jwt.decode(run("token", "mint", *arguments).out.strip(), options={"verify_signature": False})
 
 
 def private_pem(key: Any, password: bytes | None = None) -> bytes:
@@ -68,9 +64,7 @@ def inspected(run: Run, text: str, *arguments: str, status: int = 0) -> dict[str
     return shown
 
 
-def _small_rsa() -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(65537, 1024)  # noqa: S505 - it must be refused
-
+GIVEN = (["--secret", SECRET], ["--secret-env", "SECRET_OF_A_TEST"], ["--key-file", "secret"])
 
 # --- mint
 
@@ -93,17 +87,9 @@ def test_the_claims_that_are_asked_for(run: Run) -> None:
     )
     assert claims["exp"] - claims.pop("iat") == 900
     claims.pop("exp")
-    assert claims == {
-        "sub": "ana",
-        "iss": "dev",
-        "aud": "crm",
-        "scope": "a b",
-        "tenant_id": "acme",
-        "roles": [1, 2],
-        "empty": "",
-        "deep": "[" * 9999,
-        "dev": True,
-    }
+    named = {"sub": "ana", "iss": "dev", "aud": "crm", "scope": "a b"}
+    assert claims == {**named, "tenant_id": "acme", "roles": [1, 2], "empty": "", "deep": "[" * 9999, "dev": True}
+    assert minted(run, "--issuer", "https://login.example.com/", "--yes")["dev"] is True
 
 
 @pytest.mark.parametrize(
@@ -140,14 +126,10 @@ def test_what_is_not_minted(arguments: list[str], expected: str, run: Run) -> No
     assert expected in refusal(run, "mint", *arguments)
 
 
-def test_a_real_issuer_needs_a_word(run: Run) -> None:
-    assert minted(run, "--issuer", "https://login.example.com/", "--yes")["dev"] is True
-
-
 @pytest.mark.parametrize("algorithm", ["HS256", "HS512"])
 def test_a_secret_of_ones_own(algorithm: str, run: Run, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text(f"{SECRET}\n")
-    for given_key in (["--secret", SECRET], ["--secret-env", "SECRET_OF_A_TEST"], ["--key-file", "secret"]):
+    for given_key in GIVEN:
         _, out, err = run("token", "mint", *given_key, "--algorithm", algorithm, "--kid", "k1")
         text = out.strip()
         assert jwt.decode(text, SECRET, [algorithm])["dev"] is True
@@ -170,7 +152,7 @@ def test_a_secret_of_ones_own(algorithm: str, run: Run, tmp_path: Path) -> None:
 def test_a_private_key(key: Any, wanted: str | None, algorithm: str, run: Run, tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_bytes(private_pem(key))
     arguments = [] if wanted is None else ["--algorithm", wanted]
-    text = mint(run, "--key-file", "key.pem", *arguments)
+    text = run("token", "mint", "--key-file", "key.pem", *arguments).out.strip()
     assert jwt.decode(text, key.public_key(), [algorithm])["dev"] is True
 
 
@@ -181,7 +163,7 @@ def test_a_private_key(key: Any, wanted: str | None, algorithm: str, run: Run, t
         (private_pem(RSA, b"password"), [], "no private key that can be used without a password"),
         (b"-----BEGIN PRIVATE KEY-----\nhush\n-----END PRIVATE KEY-----", [], "no private key"),
         (private_pem(x25519.X25519PrivateKey.generate()), [], "no private key"),
-        (private_pem(_small_rsa()), [], "key is an RSA key of 1024 bits"),
+        (private_pem(rsa.generate_private_key(65537, 1024)), [], "key is an RSA key of 1024 bits"),  # noqa: S505
         (private_pem(P256), ["--algorithm", "RS256"], "the key fits ES256; leave --algorithm out"),
         (private_pem(ec.generate_private_key(ec.SECP256K1())), [], "no private key"),
     ],
@@ -196,47 +178,28 @@ def test_a_key_that_can_not_sign(pem: bytes, arguments: list[str], expected: str
 
 def test_a_token_in_words(run: Run) -> None:
     now = int(time.time())
-    text = mint_test(
-        now=now,
-        lifetime=-180,
-        nbf=now + 7260,
-        auth_time=now - 90_000,
-        iss="dev\x1b[31m",
-        roles=["a", "b"],
-        **{"na\nme": 1},
-    )
+    more = {"nbf": now + 7260, "auth_time": now - 90_000, "iss": "dev\x1b[31m", "roles": ["a", "b"], "na\nme": 1}
+    text = mint_test(now=now, lifetime=-180, **more)
     printed = inspect(run, text)
     lines = [line.strip() for line in printed.splitlines()]
     assert "alg: HS256  (how it is signed)" in lines
     assert "iss: dev\\u001b[31m  (who issued it)" in lines
-    assert "roles: a, b" in lines
-    assert "na\\u000ame: 1" in lines
-    assert any(line.startswith("exp: expired 3 minutes ago, 2") for line in lines)
-    assert any(line.startswith("nbf: begins in 2 hours, 2") for line in lines)
-    assert any(line.startswith("auth_time: signed in 1 day ago, 2") for line in lines)
+    assert {"roles: a, b", "na\\u000ame: 1"} <= set(lines)
+    for begin in ("exp: expired 3 minutes ago, 2", "nbf: begins in 2 hours, 2", "auth_time: signed in 1 day ago, 2"):
+        assert any(line.startswith(begin) for line in lines)
     assert "Nothing was verified" in printed
     assert "\x1b" not in printed
     assert all(part not in printed for part in text.split("."))
 
 
-@pytest.mark.parametrize("place", ["argument", "bearer", "stdin", "file", "at"])
-def test_a_token_from_anywhere(place: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_from_anywhere(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = mint_test("somebody")
     (tmp_path / "token").write_text(f"{text}\n")
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{text}\n"))
-    arguments = {
-        "argument": [text],
-        "bearer": [f"Bearer {text}"],
-        "stdin": ["-"],
-        "file": ["--token-file", "token"],
-        "at": ["@token"],
-    }[place]
-    assert "sub: somebody" in run("token", "inspect", *arguments).out
-
-
-@pytest.mark.parametrize("arguments", [[], ["a.b.c", "--token-file", "x"]])
-def test_exactly_one_token(arguments: list[str], run: Run) -> None:
-    assert "give a token, '-' for stdin, or --token-file FILE" in refusal(run, "inspect", *arguments)
+    for arguments in ([text], [f"Bearer {text}"], ["-"], ["--token-file", "token"], ["@token"]):
+        assert "sub: somebody" in run("token", "inspect", *arguments).out
+    for arguments in ([], ["a.b.c", "--token-file", "x"]):
+        assert "give a token, '-' for stdin, or --token-file FILE" in refusal(run, "inspect", *arguments)
 
 
 @pytest.mark.parametrize(
@@ -273,9 +236,8 @@ def test_remarks(header: dict[str, Any], claims: dict[str, Any], expected: str, 
 
 def test_secrets_within_a_token_are_not_shown(run: Run) -> None:
     inner = mint_test()
-    text = mint_test(
-        upstream_token="hush-hush", note=f"see {inner}", nested={"password": "hush-hush"}, token_use="access"
-    )
+    hidden = {"upstream_token": "hush-hush", "note": f"see {inner}", "nested": {"password": "hush-hush"}}
+    text = mint_test(**hidden, token_use="access")
     shown = inspected(run, text)["claims"]
     assert shown["upstream_token"] == shown["note"] == shown["nested"] == "[redacted]"
     assert shown["token_use"] == "access"
@@ -372,19 +334,13 @@ def test_the_rule_that_refuses(changes: dict[str, Any], detail: str | None, text
     assert text in shown["verdict"].get("text", "")
 
 
-def test_an_algorithm_that_the_key_does_not_fit(run: Run) -> None:
+def test_keys_that_fit_and_keys_that_do_not(run: Run, tmp_path: Path) -> None:
     shown = inspected(run, mint_test(key=SECRET, algorithm="HS512"), "--secret", SECRET[:40], status=1)
     assert shown["verdict"]["text"].endswith("(algorithm_not_allowed): expected HS256, received HS512")
-
-
-def test_a_public_key(run: Run, tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_text(RSA_PEM)
     good, bad = (mint_test(key=key, algorithm="RS256") for key in (RSA, RSA_NEXT))
     assert inspected(run, good, "--key-file", "key.pem")["verdict"]["accepted"] is True
     assert inspected(run, bad, "--key-file", "key.pem", status=1)["verdict"]["detail"] == "signature_mismatch"
-
-
-def test_a_key_that_can_not_verify(run: Run, tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_bytes(private_pem(RSA))
     assert "key is a private key" in refusal(run, "inspect", mint_test(), "--key-file", "key.pem")
     assert "key has 5 bytes" in refusal(run, "inspect", mint_test(), "--secret", "short")
@@ -392,12 +348,7 @@ def test_a_key_that_can_not_verify(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "key_id", "detail"),
-    [
-        (RSA, "one", None),
-        (P256, "two", None),
-        (RSA_NEXT, "one", "signature_mismatch"),
-        (RSA, "three", "key_unknown"),
-    ],
+    [(RSA, "one", None), (P256, "two", None), (RSA_NEXT, "one", "signature_mismatch"), (RSA, "three", "key_unknown")],
 )
 def test_published_keys_from_a_file(key: Any, key_id: str, detail: str | None, run: Run, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(json.dumps({"keys": [jwk(RSA, "one"), jwk(P256, "two")]}))
@@ -405,9 +356,6 @@ def test_published_keys_from_a_file(key: Any, key_id: str, detail: str | None, r
     text = mint_test(key=key, algorithm=algorithm, headers={"kid": key_id})
     shown = inspected(run, text, "--jwks-file", "keys", status=0 if detail is None else 1)
     assert shown["verdict"].get("detail") == detail
-
-
-def test_a_set_that_can_not_be_used(run: Run, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text('{"keys": [{"kty": "oct", "k": "aHVzaA"}]}')
     text = refusal(run, "inspect", mint_test(), "--jwks-file", "keys")
     assert "a shared secret is no secret when it is published" in text
@@ -447,9 +395,8 @@ def test_against_an_application_whose_keys_are_published(run: Run, write: Callab
     printed = inspect(run, bad, *app, status=1)
     assert "Nothing but the signature is left to check." in printed
     assert "Accepted" not in printed
-    assert shown["remarks"] == [
-        "The signature was NOT checked: its keys are on the network. Give them with --jwks-file."
-    ]
+    (remark,) = shown["remarks"]
+    assert remark == "The signature was NOT checked: its keys are on the network. Give them with --jwks-file."
     (tmp_path / "keys").write_text(json.dumps({"keys": [jwk(RSA, "one")]}))
     assert inspected(run, good, *app, "--jwks-file", "keys")["verdict"]["signature_checked"] is True
     shown = inspected(run, bad, *app, "--jwks-file", "keys", status=1)
@@ -481,7 +428,7 @@ def test_wrong_arguments(arguments: list[str], run: Run) -> None:
 def test_secrets_are_in_no_output(run: Run, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text(SECRET)
     text = mint_test(key=SECRET)
-    for arguments in (["--secret", SECRET], ["--secret-env", "SECRET_OF_A_TEST"], ["--key-file", "secret"]):
+    for arguments in GIVEN:
         for options in ([], ["--json"]):
             printed = inspect(run, text, *arguments, *options)
             assert SECRET not in printed

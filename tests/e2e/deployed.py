@@ -25,19 +25,12 @@ from socketguard.testing import make_auth
 
 @dataclass
 class Settings:
-    """How the application is set up.
-
-    Attributes:
-        guarded: whether the guard is there at all.
-        interval: of the heartbeat, in seconds.
-        timeout: of the heartbeat, in seconds.
-        options: further options of `SocketGuard`.
-    """
+    """How the application is set up; the heartbeat is in seconds."""
 
     guarded: bool = False
     interval: int = 25
     timeout: int = 20
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)  # further ones of `SocketGuard`
 
 
 def end_with_the_tests() -> None:
@@ -89,12 +82,7 @@ async def drain(request: Request) -> PlainTextResponse:
     return PlainTextResponse("drained")
 
 
-web = Starlette(
-    routes=[
-        Route("/control/emit", emit, methods=["POST"]),
-        Route("/control/drain", drain, methods=["POST"]),
-    ]
-)
+web = Starlette(routes=[Route(f"/control/{route.__name__}", route, methods=["POST"]) for route in (emit, drain)])
 app: Any = socketio.ASGIApp(sio)
 if SETTINGS.guarded:
     app = SocketGuard(

@@ -33,17 +33,11 @@ __all__ = ["SITES", "Deployments", "Site"]
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What a proxy does on one of its ports.
-
-    Attributes:
-        proxy: which one.
-        text: its configuration.
-        scheme: ``https`` where it ends TLS.
-    """
+    """What a proxy does on one of its ports."""
 
     proxy: str
-    text: str
-    scheme: str = "http"
+    text: str  # its configuration
+    scheme: str = "http"  # https where it ends TLS
 
 
 # nginx
@@ -75,9 +69,7 @@ PAGE = "<!doctype html><script src=/app.js></script>"
 _NGINX = {
     "nginx": nginx(location(*GOOD)),
     "nginx: TLS": nginx(location(*GOOD), certificate="good"),
-    "nginx: sticky by address": nginx(
-        location(*GOOD, target="http://sticky_<port>"),
-    ),
+    "nginx: sticky by address": nginx(location(*GOOD, target="http://sticky_<port>")),
     "nginx: as Traefik": nginx(location(UPGRADE, HOST, TRAEFIK_PROTO, TRAEFIK_MORE)),
     "nginx: as Traefik with TLS": nginx(location(UPGRADE, HOST, TRAEFIK_PROTO, TRAEFIK_MORE), certificate="good"),
     "nginx: no Upgrade": nginx(location(HOST, PROTO)),
@@ -99,12 +91,8 @@ _NGINX = {
     "nginx: small bodies": nginx(location(UPGRADE, HOST, PROTO, "client_max_body_size 1k;")),
     "nginx: GET only": nginx(location(*GOOD, "limit_except GET { deny all; }")),
     "nginx: CORS doubled": nginx(location(*GOOD, "add_header Access-Control-Allow-Origin $http_origin always;")),
-    "nginx: as Engine.IO 3": nginx(
-        location(*GOOD, "set $args EIO=3&transport=$arg_transport;"),
-    ),
-    "nginx: basic auth": nginx(
-        location(*GOOD, 'auth_basic "staff only"; auth_basic_user_file <folder>/htpasswd;'),
-    ),
+    "nginx: as Engine.IO 3": nginx(location(*GOOD, "set $args EIO=3&transport=$arg_transport;")),
+    "nginx: basic auth": nginx(location(*GOOD, 'auth_basic "staff"; auth_basic_user_file <folder>/htpasswd;')),
     "nginx: login page": nginx("location / { return 302 /login?next=$request_uri; }"),
     "nginx: self-signed": nginx(location(*GOOD), certificate="self-signed"),
     "nginx: expired": nginx(location(*GOOD), certificate="expired"),
@@ -117,26 +105,18 @@ _NGINX = {
     ),
     "nginx: two replicas": nginx(location(*GOOD, target="http://spread_<port>")),
 }
-NGINX_STICKY = """
-  upstream sticky_<port> { hash $remote_addr consistent; server <upstream>; server <second>; }
-"""
-NGINX_SPREAD = """
-  upstream spread_<port> { server <upstream>; server <second>; }
-"""
+_UPSTREAMS = {
+    "sticky_<port>": "upstream sticky_<port> { hash $remote_addr consistent; server <upstream>; server <second>; }\n",
+    "spread_<port>": "upstream spread_<port> { server <upstream>; server <second>; }\n",
+}
 _NGINX_FRAME = """
-daemon off;
-error_log stderr;
-pid <folder>/nginx.pid;
-worker_processes 1;
+daemon off; error_log stderr; pid <folder>/nginx.pid; worker_processes 1;
 <user>
 events { worker_connections 512; }
 http {
   access_log off;
-  client_body_temp_path <folder>/body;
-  proxy_temp_path <folder>/proxy;
-  fastcgi_temp_path <folder>/fastcgi;
-  uwsgi_temp_path <folder>/uwsgi;
-  scgi_temp_path <folder>/scgi;
+  client_body_temp_path <folder>/body; proxy_temp_path <folder>/proxy;
+  fastcgi_temp_path <folder>/fastcgi; uwsgi_temp_path <folder>/uwsgi; scgi_temp_path <folder>/scgi;
   map $http_upgrade $connection_upgrade { default upgrade; '' close; }
   map $scheme:$http_upgrade $traefik_proto { default wss; 'https:' https; 'http:' http; ~^http: ws; }
 <sites>
@@ -214,24 +194,20 @@ def caddy(*lines: str) -> Site:
     return Site("caddy", "\n  ".join(("http://:<port> {", "bind 127.0.0.1", *lines)) + "\n}")
 
 
+TO = "reverse_proxy /socket.io/* <upstream>"
+
 _CADDY = {
-    "caddy": caddy("reverse_proxy /socket.io/* <upstream>"),
-    "caddy: no Upgrade": caddy("reverse_proxy /socket.io/* <upstream> {", "header_up -Upgrade", "}"),
-    "caddy: Host rewritten": caddy(
-        "reverse_proxy /socket.io/* <upstream> {", "header_up Host <upstream>", "header_up -X-Forwarded-Host", "}"
-    ),
+    "caddy": caddy(TO),
+    "caddy: no Upgrade": caddy(f"{TO} {{", "header_up -Upgrade", "}"),
+    "caddy: Host rewritten": caddy(f"{TO} {{", "header_up Host <upstream>", "header_up -X-Forwarded-Host", "}"),
     "caddy: no route": caddy("reverse_proxy /other/* <upstream>"),
     "caddy: prefix stripped": caddy("handle_path /socket.io/* {", "reverse_proxy <upstream>", "}"),
     "caddy: catch-all": caddy("header Content-Type text/html", "respond `<!doctype html><title>CRM</title>`"),
     "caddy: down": caddy("reverse_proxy /socket.io/* <closed>"),
-    "caddy: small bodies": caddy("request_body {", "max_size 1KB", "}", "reverse_proxy /socket.io/* <upstream>"),
-    "caddy: first byte in 3 s": caddy(
-        "reverse_proxy /socket.io/* <upstream> {", "transport http {", "response_header_timeout 3s", "}", "}"
-    ),
-    "caddy: sticky by cookie": caddy(
-        "reverse_proxy /socket.io/* <upstream> <second> {", "lb_policy cookie sio_lb", "}"
-    ),
-    "caddy: two replicas": caddy("reverse_proxy /socket.io/* <upstream> <second> {", "lb_policy round_robin", "}"),
+    "caddy: small bodies": caddy("request_body {", "max_size 1KB", "}", TO),
+    "caddy: first byte in 3 s": caddy(f"{TO} {{", "transport http {", "response_header_timeout 3s", "}", "}"),
+    "caddy: sticky by cookie": caddy(f"{TO} <second> {{", "lb_policy cookie sio_lb", "}"),
+    "caddy: two replicas": caddy(f"{TO} <second> {{", "lb_policy round_robin", "}"),
 }
 _CADDY_FRAME = """
 {
@@ -308,24 +284,21 @@ _COMMANDS = {
 
 # The servers behind them
 
+_QUICK = {"interval": 5, "timeout": 10}
+_REPLICA = {"guarded": True, "interval": 2, "timeout": 8, "options": {"admission_timeout": 3}}
 _UVICORN: Mapping[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "plain": ({}, ()),
-    "replica": ({}, ()),
-    "quick": ({"interval": 5, "timeout": 10}, ()),
+    **{name: ({}, ()) for name in ("plain", "replica")},
+    "quick": (_QUICK, ()),
     "without WebSocket": ({}, ("--ws", "none")),
-    "guarded": ({"guarded": True}, ()),
     "guarded, TLS": ({"guarded": True}, ("--ssl-certfile", "<folder>/good.pem", "--ssl-keyfile", "<folder>/good.key")),
     "guarded, no proxy trusted": ({"guarded": True, "options": {"trusted_proxies": []}}, ()),
     "guarded, proxy headers": ({"guarded": True, "options": {"trusted_proxies": []}}, ("--proxy-headers",)),
-    "draining": ({"guarded": True}, ()),
     "TLS": ({}, ("--ssl-certfile", "<folder>/good.pem", "--ssl-keyfile", "<folder>/good.key")),
-    "guarded, quick": ({"guarded": True, "interval": 5, "timeout": 10, "options": {"admission_timeout": 4}}, ()),
+    **{name: ({"guarded": True}, ()) for name in ("guarded", "draining", "guarded, cut", "guarded, crowded")},
+    "guarded, quick": ({"guarded": True, **_QUICK, "options": {"admission_timeout": 4}}, ()),
     "guarded, impatient": ({"guarded": True, "options": {"connect_timeout": 4}}, ()),
-    "guarded, cut": ({"guarded": True}, ()),
-    "guarded, crowded": ({"guarded": True}, ()),
     "guarded, without WebSocket": ({"guarded": True}, ("--ws", "none")),
-    "guarded replica 1": ({"guarded": True, "interval": 2, "timeout": 8, "options": {"admission_timeout": 3}}, ()),
-    "guarded replica 2": ({"guarded": True, "interval": 2, "timeout": 8, "options": {"admission_timeout": 3}}, ()),
+    **{f"guarded replica {number}": (_REPLICA, ()) for number in (1, 2)},
 }
 _NODE: Mapping[str, dict[str, Any]] = {
     "node": {},
@@ -344,12 +317,7 @@ _SECOND = {
 
 
 class Deployments:
-    """Servers behind proxies, until the block ends.
-
-    Args:
-        folder: for logs, configurations and certificates.
-        wanted: pairs of a site, or ``direct``, and a server.
-    """
+    """Servers behind proxies, until the block ends; ``wanted`` are pairs of a site, or ``direct``, and a server."""
 
     def __init__(self, folder: Path, wanted: Iterable[tuple[str, str]]) -> None:
         self.folder = folder
@@ -401,14 +369,11 @@ class Deployments:
             wanted_node = {name: _NODE[name] for name in names if name in _NODE}
             if wanted_node:
                 self._start_node(wanted_node)
-            silent = self._stack.enter_context(socket.socket())
-            silent.bind(("127.0.0.1", 0))
-            silent.listen(64)
-            self._silent = silent.getsockname()[1]
-            # Bound and not listening: nobody else gets it.
-            closed = self._stack.enter_context(socket.socket())
-            closed.bind(("127.0.0.1", 0))
-            self._closed = closed.getsockname()[1]
+            silent, closed = (self._stack.enter_context(socket.socket()) for _ in range(2))
+            for taken in (silent, closed):
+                taken.bind(("127.0.0.1", 0))
+            silent.listen(64)  # the other is only bound: nobody else gets it
+            self._silent, self._closed = silent.getsockname()[1], closed.getsockname()[1]
             for proxy in _FRAMES:
                 self._start_proxy(proxy)
             self._stack = self._stack.pop_all()
@@ -433,17 +398,13 @@ class Deployments:
         return name, server
 
     def _start_node(self, wanted: Mapping[str, Any]) -> None:
-        process = subprocess.Popen(
-            ["node", "server.mjs", json.dumps(dict(wanted))],
-            cwd=JS,
-            stdin=subprocess.PIPE,  # when it is closed, the process ends
-            stdout=subprocess.PIPE,
-        )
+        command = ["node", "server.mjs", json.dumps(dict(wanted))]
+        process = subprocess.Popen(command, cwd=JS, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert process.stdin is not None
         assert process.stdout is not None
         self._stack.callback(process.stdout.close)
         self._stack.callback(process.wait, PATIENCE)
-        self._stack.callback(process.stdin.close)
+        self._stack.callback(process.stdin.close)  # then the process ends
         self._node = json.loads(process.stdout.readline())
 
     def _port(self, server: str) -> int:
@@ -476,44 +437,30 @@ class Deployments:
     def _site(self, site: str, server: str) -> str:
         port = self._ports[site, server] = free_port()
         text = SITES[site].text
-        for name, upstream in (("sticky", NGINX_STICKY), ("spread", NGINX_SPREAD)):
-            if f"{name}_<port>" in text:
-                text = upstream + text
-        second = self._port(_SECOND.get(server, server))
-        for place, value in (
-            ("port", port),
-            ("upstream", f"127.0.0.1:{self._port(server)}"),
-            ("second", f"127.0.0.1:{second}"),
-            ("closed", f"127.0.0.1:{self._closed}"),
-            ("silent", f"127.0.0.1:{self._silent}"),
-            ("folder", self.folder),
-        ):
-            text = text.replace(f"<{place}>", str(value))
+        text = "".join(upstream for name, upstream in _UPSTREAMS.items() if name in text) + text
+        ports = {"upstream": self._port(server), "second": self._port(_SECOND.get(server, server))}
+        ports |= {"closed": self._closed, "silent": self._silent}
+        places = {name: f"127.0.0.1:{value}" for name, value in ports.items()}
+        for place, value in {**places, "port": str(port), "folder": str(self.folder)}.items():
+            text = text.replace(f"<{place}>", value)
         return text
 
 
 def make_certificates(folder: Path) -> None:
     """Make an authority and the certificates of the sites, and a file of passwords."""
     (folder / "htpasswd").write_text("somebody:{PLAIN}else\n")
-    authority = ec.generate_private_key(ec.SECP256R1())
-    _certificate(folder, "authority", authority, None, days=90)
-    _certificate(folder, "good", None, authority, days=90)
-    _certificate(folder, "soon", None, authority, days=3)
-    _certificate(folder, "expired", None, authority, days=-1)
-    _certificate(folder, "other", None, authority, days=90, address="127.0.0.2")
-    _certificate(folder, "self-signed", ec.generate_private_key(ec.SECP256R1()), None, days=90)
+    authority = _certificate(folder, "authority")
+    _certificate(folder, "good", authority)
+    _certificate(folder, "soon", authority, days=3)
+    _certificate(folder, "expired", authority, days=-1)
+    _certificate(folder, "other", authority, address="127.0.0.2")
+    _certificate(folder, "self-signed")
 
 
 def _certificate(
-    folder: Path,
-    name: str,
-    key: ec.EllipticCurvePrivateKey | None,
-    authority: ec.EllipticCurvePrivateKey | None,
-    *,
-    days: int,
-    address: str = "127.0.0.1",
-) -> None:
-    key = key or ec.generate_private_key(ec.SECP256R1())
+    folder: Path, name: str, authority: Any = None, days: int = 90, address: str = "127.0.0.1"
+) -> ec.EllipticCurvePrivateKey:
+    key = ec.generate_private_key(ec.SECP256R1())
     now = datetime.datetime.now(datetime.UTC)
     subject, issuer = (x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)]) for text in (name, "authority"))
     built = (
@@ -529,7 +476,6 @@ def _certificate(
         .sign(authority or key, hashes.SHA256())
     )
     (folder / f"{name}.pem").write_bytes(built.public_bytes(serialization.Encoding.PEM))
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    (folder / f"{name}.key").write_bytes(private)
+    private = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (folder / f"{name}.key").write_bytes(key.private_bytes(serialization.Encoding.PEM, *private))
+    return key

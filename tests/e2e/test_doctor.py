@@ -21,6 +21,8 @@ from tests.e2e.deployments import Deployments
 from tests.e2e.support import PATIENCE, ROOT
 
 TOKEN = mint("u-1")
+PROXIES = ("nginx", "haproxy", "caddy", "apache")
+PYTHON = ("plain", "guarded")
 MESSAGES = ("--namespace", "/messages")
 AS_USER = (*MESSAGES, "--token", TOKEN)
 ELSEWHERE = ("--origin", "https://crm.example.com")
@@ -33,25 +35,15 @@ HELD = (*MESSAGES, "--idle", "1")
 
 @dataclass(frozen=True)
 class Case:
-    """What the doctor is asked about.
+    """What the doctor is asked about."""
 
-    Attributes:
-        symptom: which finding comes first; None for none at all.
-        site: of `tests.e2e.deployments`.
-        server: behind it.
-        arguments: of the command line.
-        url: put behind the address, or before it where it ends with ``://``.
-        says: words of the first finding, in whichever of its texts.
-        answers: whether anything answers by HTTP.
-    """
-
-    symptom: str | None
-    site: str
-    server: str
+    symptom: str | None  # which finding comes first; None for none at all
+    site: str  # of `tests.e2e.deployments`
+    server: str  # behind it
     arguments: tuple[str, ...] = ()
-    url: str = ""
-    says: str = ""
-    answers: bool = True
+    url: str = ""  # put behind the address, or before it where it ends with ``://``
+    says: str = ""  # words of the first finding, in whichever of its texts
+    answers: bool = True  # whether anything answers by HTTP
 
     @property
     def name(self) -> str:
@@ -87,10 +79,8 @@ ALSO_GOOD = [
     Case(None, "haproxy: no OPTIONS", "plain"),
     Case(None, "apache: wstunnel", "node", MESSAGES),
     # Apache sends X-Forwarded-Host by itself.
-    Case(None, "apache: Host rewritten", "plain"),
-    Case(None, "apache: Host rewritten", "guarded"),
-    Case(None, "nginx", "plain", ("--only", "body")),
-    Case(None, "nginx", "node", ("--only", "body")),
+    *(Case(None, "apache: Host rewritten", server) for server in PYTHON),
+    *(Case(None, "nginx", server, ("--only", "body")) for server in ("plain", "node")),
     Case(None, "direct", "node, polling only", MESSAGES),
     Case(None, "direct", "plain", MESSAGES, "ws://"),
     Case(None, "nginx", "node", (), "/messages"),
@@ -99,44 +89,31 @@ ALSO_GOOD = [
 
 BROKEN = [
     Case("S-01", "direct", "silence", ("--only", "S-01", *SOON), answers=False),
-    Case("S-01", "nginx: hangs", "nothing", says="nginx"),
-    Case("S-01", "haproxy: hangs", "nothing", says="haproxy"),
+    *(Case("S-01", f"{proxy}: hangs", "nothing", says=proxy) for proxy in ("nginx", "haproxy")),
     Case("S-02", "direct", "nothing", says="No connection", answers=False),
     Case("S-02", "nginx: self-signed", "plain", says="self-signed"),
     Case("S-02", "nginx: expired", "guarded", says="expired"),
     Case("S-02", "nginx: other name", "plain", says="mismatch"),
-    Case("S-03", "nginx: catch-all", "nothing", says="nginx"),
-    Case("S-03", "caddy: catch-all", "nothing", says="caddy"),
+    *(Case("S-03", f"{proxy}: catch-all", "nothing", says=proxy) for proxy in ("nginx", "caddy")),
     Case("S-04", "caddy: no route", "nothing", says="reverse_proxy"),
-    *(
-        Case("S-05", f"{proxy}: no Upgrade", server)
-        for proxy in ("nginx", "haproxy", "caddy", "apache")
-        for server in ("plain", "guarded")
-    ),
+    *(Case("S-05", f"{proxy}: no Upgrade", server) for proxy in PROXIES for server in PYTHON),
     Case("S-05", "nginx: no Upgrade", "node", says="proxy_set_header Upgrade $http_upgrade"),
     Case("S-05", "apache: no Upgrade", "node", says="upgrade=websocket"),
     Case("S-05", "nginx: HTTP/1.0", "plain", says="proxy_http_version 1.1"),
-    Case("S-05", "nginx: no Connection", "guarded", says="Connection"),
-    Case("S-05", "nginx: no Connection", "node", says="Connection"),
+    *(Case("S-05", "nginx: no Connection", server, says="Connection") for server in ("guarded", "node")),
     Case("S-06", "direct", "without WebSocket", says="uvicorn[standard]"),
     Case("S-05", "direct", "guarded, without WebSocket", says="uvicorn[standard]"),
     Case("S-06", "nginx: no Connection", "plain", says="$connection_upgrade"),
     Case("S-07", "nginx: as Traefik", "plain", says="X-Forwarded-Proto"),
     Case("S-07", "nginx: as Traefik with TLS", "plain", says="SocketGuard"),
-    *(
-        Case("S-08", f"{proxy}: Host rewritten", server, says="Host")
-        for proxy in ("nginx", "haproxy", "caddy")
-        for server in ("plain", "guarded")
-    ),
+    *(Case("S-08", f"{proxy}: Host rewritten", server, says="Host") for proxy in PROXIES[:3] for server in PYTHON),
     Case("S-08", "apache: Host rewritten, nothing forwarded", "plain", says="Host"),
     Case("S-08", "nginx: port lost", "plain", says="Host"),
-    Case("S-08", "nginx: scheme lost", "plain", says="X-Forwarded-Proto"),
-    Case("S-08", "nginx: scheme lost", "guarded", says="X-Forwarded-Proto"),
+    *(Case("S-08", "nginx: scheme lost", server, says="X-Forwarded-Proto") for server in PYTHON),
     Case("S-08", "nginx", "plain", ELSEWHERE, says="https://crm.example.com"),
     Case("S-09", "nginx: prefix stripped", "plain"),
     Case("S-09", "nginx: prefix stripped", "guarded", says="wrong_path"),
-    Case("S-09", "nginx: prefix added", "plain"),
-    Case("S-09", "nginx: prefix added", "node"),
+    *(Case("S-09", "nginx: prefix added", server) for server in ("plain", "node")),
     Case("S-09", "nginx: other path", "plain", says="--path"),
     Case("S-09", "haproxy: prefix stripped", "node"),
     Case("S-09", "caddy: prefix stripped", "plain"),
@@ -147,25 +124,18 @@ BROKEN = [
     Case("S-09", "direct", "plain", ("--path", "/api/socket.io")),
     Case("S-09", "direct", "guarded", ("--path", "/ws")),
     Case("S-10", "traefik: no router", "nothing", says="labels"),
-    Case("S-11", "nginx: down", "nothing", says="nginx"),
-    Case("S-11", "haproxy: down", "nothing", says="haproxy"),
-    Case("S-11", "caddy: down", "nothing", says="caddy"),
-    Case("S-11", "apache: down", "nothing", says="apache"),
-    Case("S-11", "traefik: no server", "nothing", says="traefik"),
-    Case("S-11", "traefik: bad gateway", "nothing", says="traefik"),
+    *(Case("S-11", f"{proxy}: down", "nothing", says=proxy) for proxy in PROXIES),
+    *(Case("S-11", f"traefik: {problem}", "nothing", says="traefik") for problem in ("no server", "bad gateway")),
     Case("S-11", "alb: no target", "nothing", says="aws-alb"),
-    Case("S-12", "nginx: two replicas", "plain"),
-    Case("S-12", "haproxy: two replicas", "plain"),
+    *(Case("S-12", f"{proxy}: two replicas", "plain") for proxy in ("nginx", "haproxy")),
     Case("S-12", "caddy: two replicas", "guarded replica 1"),
     Case("S-13", "haproxy: sticky by cookie", "node, other origin", ELSEWHERE, says="SRV"),
     Case("S-13", "caddy: sticky by cookie", "node, other origin", ELSEWHERE, says="sio_lb"),
-    Case("S-14", "nginx: idle limit", "quick", HELD, says="cut without a close frame"),
-    Case("S-14", "haproxy: idle limit", "quick", HELD, says="cut without a close frame"),
+    *(Case("S-14", f"{name}: idle limit", "quick", HELD, says="cut without a close frame") for name in PROXIES[:2]),
     Case("S-14", "apache: idle limit", "quick", HELD),
     Case("S-14", "nginx: idle limit", "guarded, quick", (*AS_USER, "--idle", "1"), says="Heartbeat.for_idle_timeout"),
     Case("S-14", "nginx", "node, slow", says="75"),
-    Case("S-15", "haproxy: first byte in 3 s", "quick", HELD, says="504"),
-    Case("S-15", "caddy: first byte in 3 s", "quick", HELD, says="504"),
+    *(Case("S-15", f"{proxy}: first byte in 3 s", "quick", HELD, says="504") for proxy in PROXIES[1:3]),
     Case("S-16", "nginx: to https", "nothing", says="https://127.0.0.1"),
     Case("S-17", "nginx: slash dropped", "nothing", says="addTrailingSlash"),
     Case("S-18", "nginx", "plain", ("--no-trailing-slash",), says="addTrailingSlash"),
@@ -183,9 +153,7 @@ BROKEN = [
     Case("S-22", "apache: CORS doubled", "plain", says="doubled"),
     Case("S-22", "direct", "node, any origin", says="Credentials"),
     Case("S-22", "direct", "node", ELSEWHERE, says="no CORS header"),
-    Case("S-23", "nginx: as Engine.IO 3", "plain"),
-    Case("S-23", "nginx: as Engine.IO 3", "guarded"),
-    Case("S-23", "nginx: as Engine.IO 3", "node"),
+    *(Case("S-23", "nginx: as Engine.IO 3", server) for server in (*PYTHON, "node")),
     Case("S-23", "server of Socket.IO 2", "nothing", says="the server does not speak Engine.IO 4"),
     Case("S-25", "nginx", "plain", (), "/api/", says="/api/"),
     Case("S-25", "haproxy", "node", ("--namespace", "/schedulr"), says="misspelt"),
@@ -213,14 +181,11 @@ EXAMINED = dict(sorted(EXAMINED.items(), key=lambda item: not {"--timeout", "--i
 
 def command(case: Case, deployments: Deployments) -> list[str]:
     """The arguments of the doctor."""
-    address = deployments.url(case.site, case.server)
-    url = address
+    url = address = deployments.url(case.site, case.server)
     if case.url.endswith("://"):
         url = case.url + address.partition("://")[2]
-    elif case.url.startswith("/"):
-        url += case.url
     elif case.url:
-        url = url.replace("127.0.0.1", case.url)
+        url = address + case.url if case.url.startswith("/") else address.replace("127.0.0.1", case.url)
     patience = () if "--timeout" in case.arguments else PATIENT
     return [url, "--json", *patience, *(argument.replace("<url>", address) for argument in case.arguments)]
 
@@ -240,8 +205,7 @@ def examine_here(arguments: list[str]) -> tuple[int, str]:
 
 @pytest.fixture(scope="module")
 def deployments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployments]:
-    cases = [*GOOD, *EXAMINED.values()]
-    wanted = [(case.site, case.server) for case in cases]
+    wanted = [(case.site, case.server) for case in (*GOOD, *EXAMINED.values())]
     with Deployments.stand(lambda: tmp_path_factory.mktemp("deployments"), wanted) as found:
         yield found
 
@@ -256,7 +220,7 @@ def results(deployments: Deployments) -> dict[str, tuple[int, str]]:
         return dict(zip(EXAMINED, found.get(20 * PATIENCE), strict=True))
 
 
-def findings(output: str, deployments: Deployments, case: Case) -> list[dict[str, Any]]:
+def findings(output: str) -> list[dict[str, Any]]:
     said = json.loads(output)
     assert set(said) == {"schema_version", "target", "findings"}
     for finding in said["findings"]:
@@ -266,35 +230,26 @@ def findings(output: str, deployments: Deployments, case: Case) -> list[dict[str
 
 
 @pytest.mark.parametrize("name", EXAMINED)
-def test_what_the_doctor_names_first(name: str, results: dict[str, tuple[int, str]], deployments: Deployments) -> None:
+def test_what_the_doctor_names_first(name: str, results: dict[str, tuple[int, str]]) -> None:
     case, (status, output) = EXAMINED[name], results[name]
-    found = findings(output, deployments, case)
+    found = findings(output)
     assert [finding["id"] for finding in found][:1] == ([case.symptom] if case.symptom else []), found
-    if case.symptom is None:
-        assert status == 0
-        return
-    assert status == (1 if case.answers else 3)
-    assert case.says in " ".join(found[0].values())
-
-
-def run(case: Case, deployments: Deployments) -> tuple[int, str]:
-    """Run the command in a process of its own: status and output."""
-    code = "import sys; from socketguard.cli import main; sys.exit(main())"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, "doctor", *command(case, deployments)],
-        cwd=ROOT,
-        env={**os.environ, "SSL_CERT_FILE": str(deployments.authority)},
-        capture_output=True,
-        text=True,
-        timeout=20 * PATIENCE,
-    )
-    assert not done.stderr, done.stderr
-    return done.returncode, done.stdout
+    assert status == (0 if case.symptom is None else 1 if case.answers else 3)
+    assert case.says in " ".join(found[0].values() if found else "")
 
 
 def test_nothing_is_found_at_good_deployments(deployments: Deployments) -> None:
+    code = "import sys; from socketguard.cli import main; sys.exit(main())"
+    environment = {**os.environ, "SSL_CERT_FILE": str(deployments.authority)}
+
+    def run(case: Case) -> subprocess.CompletedProcess[str]:
+        arguments = [sys.executable, "-W", "error", "-c", code, "doctor", *command(case, deployments)]
+        return subprocess.run(
+            arguments, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=20 * PATIENCE
+        )
+
     with ThreadPoolExecutor(len(GOOD)) as pool:
-        results = pool.map(lambda case: run(case, deployments), GOOD)
-        for case, (status, output) in zip(GOOD, results, strict=True):
-            assert findings(output, deployments, case) == [], case.name
-            assert status == 0
+        for case, done in zip(GOOD, pool.map(run, GOOD), strict=True):
+            assert not done.stderr, done.stderr
+            assert findings(done.stdout) == [], case.name
+            assert done.returncode == 0

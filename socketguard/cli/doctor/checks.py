@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from . import probes
 from .network import Network
-from .observations import Crash, Failure, Meaning, Observations, meaning
+from .observations import Crash, Failure, Observations, opens
 from .probes import Examination, Line
-from .render import Silent, Terminal
+from .render import Terminal
 from .target import Target
 
 __all__ = ["CHECKS", "Check", "Options", "examine"]
@@ -30,38 +29,33 @@ class Check:
 _OPENING = ("dns", "tcp", "tls", "polling")
 _OPEN = (*_OPENING, "websocket")
 
-CHECKS: Mapping[str, Check] = MappingProxyType(
-    {
-        "url": Check("URL", probes.url, ("S-19", "S-36")),
-        "token": Check("Token", probes.token, ("S-34",)),
-        "dns": Check("Name", probes.dns, ("S-02",)),
-        "tcp": Check("Port", probes.tcp, ("S-01", "S-02"), ("dns",)),
-        "tls": Check("TLS", probes.tls, ("S-02", "S-30", "S-35"), ("dns", "tcp")),
-        "page": Check("Page", probes.page, ("S-19", "S-33"), ("dns", "tcp", "tls")),
-        "polling": Check(
-            "Handshake over polling",
-            probes.polling,
-            (
-                *("S-01", "S-03", "S-04", "S-08", "S-09", "S-10", "S-11", "S-16", "S-17", "S-18"),
-                *("S-22", "S-23", "S-27", "S-28", "S-30", "S-37", "S-38"),
-            ),
-            ("dns", "tcp", "tls"),
+CHECKS: Mapping[str, Check] = {
+    "url": Check("URL", probes.url, ("S-19", "S-36")),
+    "token": Check("Token", probes.token, ("S-34",)),
+    "dns": Check("Name", probes.dns, ("S-02",)),
+    "tcp": Check("Port", probes.tcp, ("S-01", "S-02"), ("dns",)),
+    "tls": Check("TLS", probes.tls, ("S-02", "S-30", "S-35"), ("dns", "tcp")),
+    "page": Check("Page", probes.page, ("S-19", "S-33"), ("dns", "tcp", "tls")),
+    "polling": Check(
+        "Handshake over polling",
+        probes.polling,
+        (
+            *("S-01", "S-03", "S-04", "S-08", "S-09", "S-10", "S-11", "S-16", "S-17", "S-18"),
+            *("S-22", "S-23", "S-27", "S-28", "S-30", "S-37", "S-38"),
         ),
-        "preflight": Check("Preflight of CORS", probes.preflight, ("S-22",), _OPENING),
-        "websocket": Check(
-            "Handshake over WebSocket",
-            probes.websocket,
-            ("S-05", "S-06", "S-07", "S-08", "S-09", "S-28"),
-            _OPENING,
-        ),
-        "sticky": Check("Requests of one session", probes.sticky, ("S-12", "S-13", "S-21"), _OPENING),
-        "namespace": Check("Namespaces", probes.namespaces, ("S-25", "S-26", "S-34"), _OPEN),
-        "upgrade": Check("Upgrade from polling", probes.upgrade, ("S-05", "S-12"), _OPEN),
-        "heartbeat": Check("Heartbeat", probes.heartbeat, ("S-14",), _OPEN),
-        "idle": Check("Quiet connections", probes.held, ("S-14", "S-15", "S-24"), (*_OPEN, "namespace")),
-        "body": Check("Large request", probes.body, ("S-20",), _OPENING, on_request=True),
-    }
-)
+        ("dns", "tcp", "tls"),
+    ),
+    "preflight": Check("Preflight of CORS", probes.preflight, ("S-22",), _OPENING),
+    "websocket": Check(
+        "Handshake over WebSocket", probes.websocket, ("S-05", "S-06", "S-07", "S-08", "S-09", "S-28"), _OPENING
+    ),
+    "sticky": Check("Requests of one session", probes.sticky, ("S-12", "S-13", "S-21"), _OPENING),
+    "namespace": Check("Namespaces", probes.namespaces, ("S-25", "S-26", "S-34"), _OPEN),
+    "upgrade": Check("Upgrade from polling", probes.upgrade, ("S-05", "S-12"), _OPEN),
+    "heartbeat": Check("Heartbeat", probes.heartbeat, ("S-14",), _OPEN),
+    "idle": Check("Quiet connections", probes.held, ("S-14", "S-15", "S-24"), (*_OPEN, "namespace")),
+    "body": Check("Large request", probes.body, ("S-20",), _OPENING, on_request=True),
+}
 """By id, in the order in which they run."""
 
 _IN_A_SESSION = ("sticky", "namespace", "upgrade", "heartbeat", "idle", "body")
@@ -81,7 +75,7 @@ class Options:
     checks: frozenset[str]
 
 
-async def examine(options: Options, reporter: Terminal | Silent, secrets: set[str]) -> Observations:
+async def examine(options: Options, reporter: Terminal | None, secrets: set[str]) -> Observations:
     """Run the chosen checks in their order; ``secrets`` gets what no output may show.
 
     A check that fails by itself is among the observations, and the others still run.
@@ -99,13 +93,15 @@ async def examine(options: Options, reporter: Terminal | Silent, secrets: set[st
             continue
         if _hopeless(name, examination):
             break
-        reporter.begin(check.title)
+        if reporter is not None:
+            reporter.begin(check.title)
         try:
             line = await check.ask(examination)
         except Exception as problem:
             seen.crashes.append(Crash(name, f"{type(problem).__name__}: {problem}"))
             line = Line("bad", f"the check failed: {type(problem).__name__}")
-        reporter.end(line)
+        if reporter is not None:
+            reporter.end(line)
     try:
         await examination.leave()
     except Exception as problem:
@@ -118,4 +114,4 @@ def _hopeless(name: str, examination: Examination) -> bool:
     seen = examination.seen
     if seen.network is not None or isinstance(seen.tls, Failure):
         return True
-    return name in _IN_A_SESSION and not examination.opened and meaning(seen.polling) is not Meaning.OPEN
+    return name in _IN_A_SESSION and not examination.opened and not opens(seen.polling)

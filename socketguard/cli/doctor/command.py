@@ -12,7 +12,7 @@ import click
 from socketguard.errors import ConfigurationError
 
 from .checks import CHECKS, Options, examine
-from .render import Redactor, Silent, Terminal, as_json
+from .render import Redactor, Terminal, as_json
 from .rules import judge, reached
 from .symptoms import SYMPTOMS, UNSEEN
 from .target import parse_target, web_origin
@@ -30,10 +30,9 @@ def _list_checks(context: click.Context, _: click.Parameter, value: bool) -> Non
         request = " (only with --only)" if check.on_request else " (only with --idle)" if name == "idle" else ""
         click.echo(f"{name:<10} {check.title}{request}: {', '.join(check.symptoms)}")
     click.echo("")
-    for name, symptom in SYMPTOMS.items():
-        click.echo(f"{name}  {symptom.title}")
-    for name, text in UNSEEN.items():
-        click.echo(f"{name}  not seen from outside: {text}")
+    titles = {name: symptom.title for name, symptom in SYMPTOMS.items()}
+    for name, text in (titles | {name: f"not seen from outside: {text}" for name, text in UNSEEN.items()}).items():
+        click.echo(f"{name}  {text}")
     context.exit(0)
 
 
@@ -119,57 +118,38 @@ async def _examine(options: Options, *, as_object: bool, verbose: bool) -> int:
     redactor = Redactor(secrets)
     shown = options.target.shown
     if as_object:
-        seen = await examine(options, Silent(), secrets)
-        findings = judge(seen)
+        findings = judge(seen := await examine(options, None, secrets))
         click.echo(as_json(shown, findings, redactor))
     else:
         with Terminal(sys.stdout, shown, redactor, verbose=verbose) as terminal:
-            seen = await examine(options, terminal, secrets)
-        findings = judge(seen)
+            findings = judge(seen := await examine(options, terminal, secrets))
         terminal.findings(findings)
-    if not findings:
-        return 0
-    return FINDINGS if reached(seen) else UNREACHABLE
+    return 0 if not findings else FINDINGS if reached(seen) else UNREACHABLE
 
 
 def _read(
-    url: str,
-    *,
-    namespaces: tuple[str, ...],
-    token: str | None,
-    token_file: Path | None,
-    origin: str | None,
-    path: str | None,
-    bare_path: bool,
-    idle: float | None,
-    page: str | None,
-    timeout: float,
-    only: tuple[str, ...],
+    url: str, *, namespaces: tuple[str, ...], token: str | None, origin: str | None, page: str | None, **given: Any
 ) -> Options:
-    target = parse_target(url, path=path, slash=not bare_path)
+    target = parse_target(url, path=given["path"], slash=not given["bare_path"])
     for namespace in namespaces:
         if not namespace.startswith("/") or "," in namespace:
             raise ConfigurationError("--namespace begins with a slash, such as /messages", option="--namespace")
-    if token is not None and token_file is not None:
+    if token is not None and given["token_file"] is not None:
         raise ConfigurationError("--token and --token-file are two ways to say the same; give one", option="--token")
-    if token_file is not None:
+    if given["token_file"] is not None:
         try:
-            with click.open_file(str(token_file), encoding="utf-8") as file:
+            with click.open_file(str(given["token_file"]), encoding="utf-8") as file:
                 token = file.read(65_536).strip()
         except (OSError, UnicodeError):
             raise ConfigurationError("--token-file can't be read as text", option="--token-file") from None
     if token is not None and not token:
         raise ConfigurationError("the token is empty; leave the option out to go without", option="--token")
-    if page is not None and _scheme(page) not in ("http", "https"):
+    if page is not None and not page.lower().startswith(("http://", "https://")):
         raise ConfigurationError("--page is the address of a page, such as https://crm.example.com", option="--page")
     of_page = None if page is None else web_origin(page, option="--page")
     shown_origin = of_page if origin is None else web_origin(origin, option="--origin")
     wanted = namespaces or ((target.namespace,) if target.namespace != "/" else ())
-    return Options(target, wanted, token, shown_origin, idle, page, timeout, _chosen(only))
-
-
-def _scheme(url: str) -> str:
-    return url.partition("://")[0].lower() if "://" in url else ""
+    return Options(target, wanted, token, shown_origin, given["idle"], page, given["timeout"], _chosen(given["only"]))
 
 
 def _chosen(only: tuple[str, ...]) -> frozenset[str]:

@@ -21,7 +21,7 @@ from typing import Any, Literal, cast
 
 import httpx2
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
 from websockets.typing import Origin
 
 from socketguard import __version__
@@ -195,12 +195,7 @@ class Network:
                         break
         except (OSError, TimeoutError, httpx2.HTTPError, httpx2.InvalidURL) as problem:
             return failure(problem, time.monotonic() - begin)
-        answer = Answer(
-            response.status_code,
-            tuple((name.lower(), value) for name, value in response.headers.multi_items()),
-            b"".join(chunks)[:limit].decode("utf-8", "replace"),
-            time.monotonic() - begin,
-        )
+        answer = _answer(response.status_code, response.headers.multi_items(), b"".join(chunks)[:limit], begin)
         if url.startswith(f"{self.target.origin}/"):
             self._keep_cookies(answer)
         return answer
@@ -239,7 +234,7 @@ class Network:
                 first = await _text(opened) if sid is None else ""
         except InvalidStatus as refused:
             response = refused.response
-            result = _answer(response.status_code, response.headers.raw_items(), response.body, begin)
+            result = _answer(response.status_code, response.headers.raw_items(), response.body[:BODY_LIMIT], begin)
             self._keep_cookies(result)
         except TimeoutError as problem:
             # An open WebSocket on which nothing came is an answer, too.
@@ -248,7 +243,7 @@ class Network:
             result = failure(problem, time.monotonic() - begin)
         else:
             headers = () if opened.response is None else opened.response.headers.raw_items()
-            answer = _answer(101, headers, first.encode(), begin)
+            answer = _answer(101, headers, first.encode()[:BODY_LIMIT], begin)
             self._keep_cookies(answer)
             result = Channel(opened, answer)
         try:
@@ -287,12 +282,8 @@ async def _text(socket: ClientConnection) -> str:
 
 
 def _answer(status: int, headers: Any, body: bytes | bytearray, begin: float) -> Answer:
-    return Answer(
-        status,
-        tuple((name.lower(), value) for name, value in headers),
-        bytes(body[:BODY_LIMIT]).decode("utf-8", "replace"),
-        time.monotonic() - begin,
-    )
+    lower = tuple((name.lower(), value) for name, value in headers)
+    return Answer(status, lower, body.decode("utf-8", "replace"), time.monotonic() - begin)
 
 
 class PollingChannel:
@@ -322,16 +313,16 @@ class PollingChannel:
         return self._waiting.pop(0)
 
 
-async def join(
-    channel: Channel | PollingChannel, namespace: str, token: str | None, timeout: float
-) -> tuple[Literal["joined", "refused", "silent", "closed"], str, Any]:
+Joined = tuple[Literal["joined", "refused", "silent", "closed"], str, Any]
+
+
+async def join(channel: Channel | PollingChannel, namespace: str, token: str | None, timeout: float) -> Joined:
     """Ask for a namespace and answer pings meanwhile: the outcome, and the message and data of a refusal."""
     prefix = "" if namespace == "/" else namespace
-    auth = "" if token is None else json.dumps({"token": token})
-    between = "," if prefix else ""
+    auth = ("," if prefix else "") + ("" if token is None else json.dumps({"token": token}))
     try:
         async with asyncio.timeout(timeout):
-            await channel.transmit(f"40{prefix}{between}{auth}")
+            await channel.transmit(f"40{prefix}{auth}")
             while True:
                 packet = await channel.receive()
                 if packet == "2":
@@ -386,22 +377,24 @@ async def hold(channel: Channel, kind: Literal["idle", "busy"], seconds: float) 
 
 # --- which layer failed
 
+_KINDS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], FailureKind], ...] = (
+    (ssl.SSLCertVerificationError, "certificate"),
+    (ssl.SSLError, "tls"),
+    (socket.gaierror, "dns"),
+    (ConnectionRefusedError, "refused"),
+    ((TimeoutError, httpx2.TimeoutException), "timeout"),
+    ((ConnectionError, httpx2.ReadError), "reset"),
+)
 _SAYS_REFUSED = re.compile(r"refused|Connect call failed|WinError 1225", re.IGNORECASE)
 
 
 def failure(problem: BaseException, seconds: float) -> Failure:
     """Tell which layer an exception comes from, by the exceptions behind it."""
-    kind: FailureKind = "protocol"
-    text = str(problem) or type(problem).__name__
-    for cause in _chain(problem):
-        known = _kind(cause)
-        if known is not None:
-            kind = known
-            text = str(cause) or text
-            break
     if isinstance(problem, InvalidHandshake) and isinstance(problem.__cause__, EOFError):
-        kind, text = "reset", "the connection was closed without an answer"
-    return Failure(kind, text, seconds)
+        return Failure("reset", "the connection was closed without an answer", seconds)
+    text = str(problem) or type(problem).__name__
+    known = ((kind, str(cause) or text) for cause in _chain(problem) if (kind := _kind(cause)))
+    return Failure(*next(known, ("protocol", text)), seconds)
 
 
 def _chain(problem: BaseException) -> Iterator[BaseException]:
@@ -416,22 +409,11 @@ def _chain(problem: BaseException) -> Iterator[BaseException]:
 
 
 def _kind(problem: BaseException) -> FailureKind | None:
-    if isinstance(problem, ssl.SSLCertVerificationError):
-        return "certificate"
-    if isinstance(problem, ssl.SSLError):
-        return "tls"
-    if isinstance(problem, socket.gaierror):
-        return "dns"
-    if isinstance(problem, ConnectionRefusedError):
-        return "refused"
-    if isinstance(problem, (TimeoutError, httpx2.TimeoutException)):
-        return "timeout"
-    if isinstance(problem, (ConnectionError, httpx2.ReadError)):
-        return "reset"
+    for types, kind in _KINDS:
+        if isinstance(problem, types):
+            return kind
     if isinstance(problem, httpx2.RemoteProtocolError) and "without sending" in str(problem):
         return "reset"
-    if isinstance(problem, InvalidMessage):
-        return None  # its cause says more
     if isinstance(problem, OSError):  # for several addresses asyncio joins the texts into one, without a number
         return "refused" if _SAYS_REFUSED.search(str(problem)) else "unreachable"
     return None

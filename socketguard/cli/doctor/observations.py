@@ -185,15 +185,10 @@ class Observations:
     def answers(self) -> Iterator[Answer]:
         """Every HTTP answer, in the order of asking."""
         asked = (
-            self.polling,
-            self.polling_origin,
-            self.polling_plain,
-            self.preflight,
-            self.websocket,
-            self.websocket_origin,
-            self.resent,
+            *(self.polling, self.polling_origin, self.polling_plain, self.preflight),
+            *(self.websocket, self.websocket_origin, self.resent),
             *(seen.refused for seen in self.sticky),
-            self.upgrade.reply if self.upgrade else None,
+            self.upgrade and self.upgrade.reply,
             *(hold.reply for hold in self.holds),
             self.oversized,
         )
@@ -277,11 +272,11 @@ _TAG = re.compile(r"<[a-zA-Z/!][^<>]*>")
 _OLD = re.compile(r"^\d+:0\{")
 
 
-def open_packet(body: str) -> dict[str, Any] | None:
+def open_packet(reply: Reply | None) -> dict[str, Any] | None:
     """The handshake data of an OPEN packet, also when more packets follow it; None for anything else."""
-    if not body.startswith("0{"):
+    if not isinstance(reply, Answer) or not reply.body.startswith("0{"):
         return None
-    data = _json(body.partition("\x1e")[0][1:])
+    data = _json(reply.body.partition("\x1e")[0][1:])
     return data if isinstance(data, dict) and isinstance(data.get("sid"), str) else None
 
 
@@ -294,40 +289,33 @@ def meaning(reply: Reply | None) -> Meaning:
     """Say what a reply means in the words of Engine.IO."""
     if not isinstance(reply, Answer):
         return Meaning.OTHER
-    if reply.status in (101, 200) and open_packet(reply.body) is not None:
+    if reply.status in (101, 200) and open_packet(reply) is not None:
         return Meaning.OPEN
     if reply.status == 200:
         return Meaning.OLD_SERVER if _OLD.match(reply.body) else Meaning.OTHER
     data = _json(reply.body)
     if isinstance(data, dict):
-        return _of_object(data)
+        code = data.get("code")
+        if isinstance(code, int) and isinstance(data.get("message"), str):
+            return _NODE.get(code, Meaning.OTHER)
+        return _GUARD.get(code, Meaning.BAD_REQUEST) if isinstance(code, str) and "ref" in data else Meaning.OTHER
     if isinstance(data, str):
         return next((found for pattern, found in _PYTHON if pattern.search(data)), Meaning.OTHER)
     return _NODE_TEXTS.get(reply.body.strip(), Meaning.OTHER) if reply.status in (400, 403) else Meaning.OTHER
 
 
-def _of_object(data: dict[str, Any]) -> Meaning:
-    code = data.get("code")
-    if isinstance(code, int) and isinstance(data.get("message"), str):
-        return _NODE.get(code, Meaning.OTHER)
-    if isinstance(code, str) and "ref" in data:
-        return _GUARD.get(code, Meaning.BAD_REQUEST)
-    return Meaning.OTHER
+def opens(reply: Reply | None) -> bool:
+    """Whether a session opened."""
+    return meaning(reply) is Meaning.OPEN
 
 
 def server_of(reply: Reply | None) -> Server | None:
     """Tell the implementation by an answer: by the shape of its errors, or the order of keys in its OPEN packet."""
-    if not isinstance(reply, Answer):
-        return None
-    data: Any = open_packet(reply.body)
+    data: Any = open_packet(reply)
     if data is not None:
-        keys = list(data)
-        if {"pingInterval", "pingTimeout"} <= set(keys):
-            node = keys.index("pingInterval") < keys.index("pingTimeout")
-            return Server.NODE if node else Server.PYTHON
-        return None
-    found = meaning(reply)
-    if found in (Meaning.OTHER, Meaning.OLD_SERVER):
+        order = tuple(key for key in data if key in ("pingInterval", "pingTimeout"))
+        return {("pingInterval", "pingTimeout"): Server.NODE, ("pingTimeout", "pingInterval"): Server.PYTHON}.get(order)
+    if not isinstance(reply, Answer) or meaning(reply) in (Meaning.OTHER, Meaning.OLD_SERVER):
         return None
     data = _json(reply.body)
     if isinstance(data, str):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import html.parser
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
@@ -63,13 +65,11 @@ def scripts_of(page: str, url: str) -> list[str]:
     parser = _Scripts()
     parser.feed(page)
     base = urljoin(url, parser.base) if parser.base else url
-    found = []
+    found: dict[str, None] = {}
     for source in parser.sources:
-        try:
-            found.append(urljoin(base, source).partition("#")[0])
-        except ValueError:
-            continue
-    return list(dict.fromkeys(found))
+        with contextlib.suppress(ValueError):
+            found[urljoin(base, source).partition("#")[0]] = None
+    return list(found)
 
 
 def find_baked(text: str, source: str, page: str) -> list[Baked]:
@@ -110,7 +110,7 @@ async def read_page(url: str, target: Target, network: Network) -> PageSeen:
     own = [script for script in scripts if same_origin_url(script, origin)][:MAX_SCRIPTS]
     baked = {(item.url, item.path): item for item in find_baked(reply.body, "the page", url)}
     read = 0
-    try:
+    with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(MAX_SECONDS):
             for script in own:
                 answer = await network.request(script, limit=MAX_BYTES)
@@ -119,16 +119,10 @@ async def read_page(url: str, target: Target, network: Network) -> PageSeen:
                     name = urlsplit(script).path.rpartition("/")[2] or script
                     for item in find_baked(answer.body, name, url):
                         baked.setdefault((item.url, item.path), item)
-    except TimeoutError:
-        pass
-    kept = []
-    asked = 0
-    for item in list(baked.values())[:MAX_BAKED]:
-        if same_origin_url(item.url, target.origin) or asked >= MAX_ASKED:
-            kept.append(item)
-            continue
-        asked += 1
-        there = await network.request(endpoint(item).url("polling"), limit=4096)
-        kept.append(Baked(item.url, item.namespace, item.path, item.source, there))
-    short = Answer(reply.status, reply.headers, reply.body[:200], reply.seconds)
+    kept = list(baked.values())[:MAX_BAKED]
+    elsewhere = [number for number, item in enumerate(kept) if not same_origin_url(item.url, target.origin)]
+    for number in elsewhere[:MAX_ASKED]:
+        there = await network.request(endpoint(kept[number]).url("polling"), limit=4096)
+        kept[number] = replace(kept[number], reply=there)
+    short = replace(reply, body=reply.body[:200])
     return PageSeen(url.partition("?")[0], short, read, len(scripts) - read, tuple(kept))

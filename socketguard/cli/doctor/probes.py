@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed
 
 from socketguard.cli.token import look
 
-from .network import Channel, Network, PollingChannel, hold, join
+from .network import Channel, Joined, Network, PollingChannel, hold, join
 from .observations import (
     Answer,
     Failure,
@@ -28,6 +28,7 @@ from .observations import (
     describe,
     meaning,
     open_packet,
+    opens,
     server_of,
 )
 from .page import endpoint, read_page
@@ -88,7 +89,7 @@ class Examination:
     def remember(self, reply: Reply) -> str | None:
         """Note the secrets of a reply, and give the session id."""
         self.secrets.update(value for value in self.network.cookies.values() if len(value) >= 8)
-        data = open_packet(reply.body) if isinstance(reply, Answer) else None
+        data = open_packet(reply)
         if data is None:
             return None
         sid: str = data["sid"]
@@ -107,13 +108,13 @@ class Examination:
 
     def accepted_origin(self) -> str | None:
         """The origin for requests that are not about origins: as a browser, unless it is refused."""
-        return self.seen.origin if meaning(self.seen.polling_origin) is Meaning.OPEN else None
+        return self.seen.origin if opens(self.seen.polling_origin) else None
 
     @contextlib.asynccontextmanager
     async def session(self) -> AsyncIterator[Channel | PollingChannel | None]:
         """A session over whichever transport opens; None when none does."""
         for reply, origin in ((self.seen.websocket_origin, self.seen.origin), (self.seen.websocket, None)):
-            if meaning(reply) is Meaning.OPEN:
+            if opens(reply):
                 async with self.network.open(origin=origin) as found:
                     self.remember(found.answer if isinstance(found, Channel) else found)
                     yield found if isinstance(found, Channel) else None
@@ -126,9 +127,7 @@ class Examination:
         yield polling
         await polling.transmit("1")
 
-    async def join(
-        self, channel: Channel | PollingChannel, namespace: str
-    ) -> tuple[Literal["joined", "refused", "silent", "closed"], str, Any]:
+    async def join(self, channel: Channel | PollingChannel, namespace: str) -> Joined:
         """Ask for a namespace, with the token where nobody else can read it."""
         return await join(channel, namespace, self.sent_token, self.network.timeout)
 
@@ -140,15 +139,12 @@ class Examination:
     @property
     def opened(self) -> bool:
         """Whether a WebSocket opens, with or without Origin."""
-        return Meaning.OPEN in (meaning(self.seen.websocket), meaning(self.seen.websocket_origin))
+        return opens(self.seen.websocket) or opens(self.seen.websocket_origin)
 
     def announced(self) -> dict[str, Any]:
         """The data of the first OPEN packet; empty when there was none."""
-        for reply in (self.seen.polling, self.seen.websocket, self.seen.websocket_origin):
-            data = open_packet(reply.body) if isinstance(reply, Answer) else None
-            if data is not None:
-                return data
-        return {}
+        replies = (self.seen.polling, self.seen.websocket, self.seen.websocket_origin)
+        return next((data for reply in replies if (data := open_packet(reply)) is not None), {})
 
     def interval(self) -> float | None:
         """Seconds between two pings, as announced; None when there was no announcement."""
@@ -164,20 +160,17 @@ class Examination:
 
 
 async def url(examination: Examination) -> Line:
-    """The URL, as a client reads it."""
     target = examination.seen.target
     return Line("note", target.notes[0], target.notes[1:]) if target.notes else Line("good", target.shown)
 
 
 async def token(examination: Examination) -> Line:
-    """The token by itself."""
     seen = examination.seen
     seen.token, seen.token_problem = look(examination.token or "", time.time())
     return Line("bad" if seen.token_problem else "good", seen.token)
 
 
 async def dns(examination: Examination) -> Line:
-    """The name."""
     found = await examination.network.addresses()
     if isinstance(found, Failure):
         examination.seen.network = found
@@ -186,7 +179,6 @@ async def dns(examination: Examination) -> Line:
 
 
 async def tcp(examination: Examination) -> Line:
-    """The port."""
     found = await examination.network.connects()
     if isinstance(found, Failure):
         examination.seen.network = found
@@ -195,7 +187,6 @@ async def tcp(examination: Examination) -> Line:
 
 
 async def tls(examination: Examination) -> Line:
-    """The certificate."""
     if not examination.network.target.tls:
         return Line("skipped", "the URL is not https")
     found = examination.seen.tls = await examination.network.tls()
@@ -214,10 +205,8 @@ async def page(examination: Examination) -> Line:
     if not isinstance(found.reply, Answer) or found.reply.status != 200:
         return Line("bad", describe(found.reply))
     own = [item for item in found.baked if same_origin_url(item.url, target.origin)]
-    if not examination.namespaces:
-        examination.namespaces = [
-            item.namespace for item in own if item.namespace != "/" and endpoint(item).path == target.path
-        ]
+    named = [item.namespace for item in own if item.namespace != "/" and endpoint(item).path == target.path]
+    examination.namespaces = examination.namespaces or named
     details = tuple(f"{item.source}: {item.url}" for item in found.baked)
     text = f"{found.scripts} scripts read, {found.left_out} left out; {len(found.baked)} addresses found"
     return Line("good" if len(own) == len(found.baked) else "bad", text, details)
@@ -242,10 +231,9 @@ async def polling(examination: Examination) -> Line:
 async def preflight(examination: Examination) -> Line:
     """OPTIONS, as browsers send it before a POST with a header of its own."""
     asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
-    url = examination.network.target.url("polling")
-    examination.seen.preflight = found = await examination.network.request(
-        url, method="OPTIONS", origin=examination.seen.origin, headers=asked
-    )
+    network, seen = examination.network, examination.seen
+    url = network.target.url("polling")
+    seen.preflight = found = await network.request(url, method="OPTIONS", origin=seen.origin, headers=asked)
     fine = isinstance(found, Answer) and found.status < 300
     return Line("good" if fine else "note", describe(found))
 
@@ -255,9 +243,9 @@ async def websocket(examination: Examination) -> Line:
     seen = examination.seen
     seen.websocket = await examination.open(None)
     seen.websocket_origin = await examination.open(seen.origin)
-    bare_opens = meaning(seen.websocket) is Meaning.OPEN
+    bare_opens = opens(seen.websocket)
     failed = seen.websocket_origin if bare_opens else seen.websocket
-    if isinstance(failed, Answer) and meaning(failed) is not Meaning.OPEN:
+    if isinstance(failed, Answer) and not opens(failed):
         # ASGI servers send a bare 403 for whatever reason; over plain HTTP the reason is in the body.
         url = examination.network.target.url("websocket")
         seen.resent = await examination.get(url, seen.origin if bare_opens else None)
@@ -266,7 +254,7 @@ async def websocket(examination: Examination) -> Line:
 
 def _pair(origin: str, bare: Reply, with_origin: Reply) -> Line:
     details = (f"without Origin: {describe(bare)}", f"with Origin {origin}: {describe(with_origin)}")
-    opened = [meaning(reply) is Meaning.OPEN for reply in (bare, with_origin)]
+    opened = [opens(reply) for reply in (bare, with_origin)]
     if all(opened):
         return Line("good", f"opens with and without Origin ({with_origin.seconds * 1000:.0f} ms)", details)
     if meaning(bare) is Meaning.TRANSPORT_OFF:
@@ -280,27 +268,24 @@ def _pair(origin: str, bare: Reply, with_origin: Reply) -> Line:
 async def sticky(examination: Examination) -> Line:
     """Whether the requests of a polling session meet the process that knows it."""
     seen = examination.seen
-    if meaning(seen.polling) is not Meaning.OPEN:
+    if not opens(seen.polling):
         return Line("skipped", "polling doesn't open")
     found = await _stickiness(examination, cookies=False)
     seen.sticky.append(found)
     if found.unknown and found.cookie_names:
         seen.sticky.append(await _stickiness(examination, cookies=True))
     last = seen.sticky[-1]
-    details = tuple(
-        f"{'with' if each.cookies else 'without'} cookies: {each.unknown} of {each.asked} requests met a process that "
-        "doesn't know the session"
-        for each in seen.sticky
-    )
+    met = "requests met a process that doesn't know the session"
+    tries = ((f"{each.unknown} of {each.asked} {met}", each.cookies) for each in seen.sticky)
+    details = tuple(f"{'with' if cookies else 'without'} cookies: {text}" for text, cookies in tries)
     if found.refused is not None:
         return Line("bad", f"POST: {describe(found.refused)}", details)
     if not found.unknown:
         return Line("good", f"{found.asked} requests over fresh connections found their session", details)
     if last is found or last.unknown:
         return Line("bad", details[0], details)
-    return Line(
-        "note", "sessions hold for clients that send cookies: pages of other sites and native ones do not", details
-    )
+    text = "sessions hold for clients that send cookies: pages of other sites and native ones do not"
+    return Line("note", text, details)
 
 
 async def _stickiness(examination: Examination, *, cookies: bool) -> Stickiness:
@@ -335,17 +320,17 @@ async def namespaces(examination: Examination) -> Line:
     for namespace in wanted or ["/"]:
         joins.append(await _join(examination, namespace, wanted=bool(wanted)))
     details = tuple(_of_join(join) for join in joins)
-    bad = [
-        join
-        for join in joins
-        if join.outcome in ("silent", "closed") or (join.outcome == "refused" and (join.with_token or join.wanted))
-    ]
-    text = "; ".join(details)
     if any(join.outcome == "failed" for join in joins):
         return Line("skipped", "no transport opens", details)
-    if not bad:
-        return Line("good" if all(join.outcome == "joined" for join in joins) else "note", text, details)
-    return Line("note" if all(join.code == "token_missing" for join in bad) else "bad", text, details)
+    marks = {_mark(join) for join in joins}
+    return Line("bad" if "bad" in marks else "note" if "note" in marks else "good", "; ".join(details), details)
+
+
+def _mark(join: Join) -> Mark:
+    if join.outcome == "joined":
+        return "good"
+    expected = join.outcome == "refused" and (join.code == "token_missing" or not (join.with_token or join.wanted))
+    return "note" if expected else "bad"
 
 
 async def _join(examination: Examination, namespace: str, *, wanted: bool) -> Join:
@@ -373,7 +358,7 @@ def _of_join(join: Join) -> str:
 
 async def upgrade(examination: Examination) -> Line:
     """From polling to WebSocket, as a client does by default."""
-    if meaning(examination.seen.polling) is not Meaning.OPEN or not examination.opened:
+    if not opens(examination.seen.polling) or not examination.opened:
         return Line("skipped", "needs polling and WebSocket")
     examination.seen.upgrade = found = await _upgrade(examination)
     if found.outcome == "upgraded":
@@ -387,7 +372,7 @@ async def _upgrade(examination: Examination) -> Upgrade:
     if sid is None:
         return Upgrade("failed")
     seen = examination.seen
-    origin = seen.origin if meaning(seen.websocket_origin) is Meaning.OPEN else None
+    origin = seen.origin if opens(seen.websocket_origin) else None
     async with examination.network.open(sid=sid, origin=origin, cookies=True) as channel:
         if not isinstance(channel, Channel):
             return Upgrade("refused", channel)
@@ -414,14 +399,11 @@ async def heartbeat(examination: Examination) -> Line:
     if interval is None:
         return Line("skipped", "no session")
     proxies = examination.seen.proxies()
-    server = next((found for answer in examination.seen.answers() if (found := server_of(answer))), None)
+    server = next(filter(None, map(server_of, examination.seen.answers())), None)
     names = ", ".join(f"{name} (by {evidence})" for name, evidence in proxies.items()) or "no proxy left a trace"
     risks = at_risk(interval, 20, proxies)
-    return Line(
-        "bad" if risks else "good",
-        f"a ping every {interval:g} s; {names}",
-        (f"the server is {server.value if server else 'unknown'}", *risks),
-    )
+    details = (f"the server is {server.value if server else 'unknown'}", *risks)
+    return Line("bad" if risks else "good", f"a ping every {interval:g} s; {names}", details)
 
 
 async def held(examination: Examination) -> Line:
@@ -444,19 +426,15 @@ async def held(examination: Examination) -> Line:
 async def _hold(examination: Examination, kind: Literal["idle", "busy"], seconds: float) -> Hold:
     namespace = examination.joined()
     async with examination.session() as channel:
-        if namespace is None or not isinstance(channel, Channel):
-            return Hold(kind, "failed")
-        if (await examination.join(channel, namespace))[0] != "joined":
-            return Hold(kind, "failed")
-        return await hold(channel, kind, seconds)
+        if namespace and isinstance(channel, Channel) and (await examination.join(channel, namespace))[0] == "joined":
+            return await hold(channel, kind, seconds)
+    return Hold(kind, "failed")
 
 
 async def _hold_poll(examination: Examination, seconds: float) -> Hold:
     namespace = examination.joined()
-    if namespace is None or meaning(examination.seen.polling) is not Meaning.OPEN:
-        return Hold("poll", "failed")
-    sid = await examination.begin()
-    if sid is None:
+    sid = await examination.begin() if namespace and opens(examination.seen.polling) else None
+    if namespace is None or sid is None:
         return Hold("poll", "failed")
     channel = examination.polling(sid)
     try:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -21,11 +21,12 @@ from socketguard.text import neutralise
 from .probes import Line, Mark
 from .rules import Finding
 
-__all__ = ["Redactor", "Silent", "Terminal", "as_json"]
+__all__ = ["Redactor", "Terminal", "as_json"]
 
 TEXT_LIMIT = 600
 """Characters of one text of a finding or check that are shown."""
 
+_TEXTS = ("title", "evidence", "cause", "fix", "docs")
 _MARKS: dict[Mark, tuple[str, str, str]] = {
     "good": ("✓", "ok", "green"),
     "note": ("!", "!", "yellow"),
@@ -53,23 +54,7 @@ class Redactor:
 
     def finding(self, finding: Finding) -> Finding:
         """A finding that may be shown."""
-        return replace(
-            finding,
-            title=self.clean(finding.title),
-            evidence=self.clean(finding.evidence),
-            cause=self.clean(finding.cause),
-            fix=self.clean(finding.fix),
-        )
-
-
-class Silent:
-    """Where an examination that prints nothing says what it does."""
-
-    def begin(self, title: str) -> None:
-        """A check begins."""
-
-    def end(self, line: Line) -> None:
-        """It has ended."""
+        return Finding(**asdict(finding) | {name: self.clean(getattr(finding, name)) for name in _TEXTS[:-1]})
 
 
 class Terminal:
@@ -123,11 +108,9 @@ class Terminal:
             for text in details:
                 self._console.print(Text.assemble("    ", text))
 
-    def findings(self, findings: Iterable[Finding]) -> None:
+    def findings(self, findings: Sequence[Finding]) -> None:
         """Print the findings, the likeliest cause first."""
-        empty = True
         for finding in map(self._redactor.finding, findings):
-            empty = False
             symbol, plain, style = _MARKS["bad" if finding.severity == "error" else "note"]
             self._console.print()
             self._console.print(
@@ -136,14 +119,14 @@ class Terminal:
             grid = Table.grid(padding=(0, 1), pad_edge=False)
             grid.add_column(no_wrap=True, style="dim")
             grid.add_column(overflow="fold")
-            for name in ("evidence", "cause", "fix", "docs"):
+            for name in _TEXTS[1:]:
                 if self._console.is_terminal:
                     grid.add_row(f"    {name}", Text(getattr(finding, name)))
                 else:  # whole lines, for those who search in them
                     self._console.print(Text(f"    {name:<8} {getattr(finding, name)}"))
             if self._console.is_terminal:
                 self._console.print(grid)
-        if empty:
+        if not findings:
             self._console.print()
             self._console.print(Text("Nothing is wrong here.", style="green"))
 

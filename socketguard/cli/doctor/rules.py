@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -14,9 +14,9 @@ from socketguard.proxies.profiles import PROFILES, LimitKind
 from .observations import (
     CHATTER,
     Answer,
-    Baked,
     Failure,
     Hold,
+    Join,
     Meaning,
     Observations,
     Reply,
@@ -24,6 +24,7 @@ from .observations import (
     Tls,
     meaning,
     open_packet,
+    opens,
     readable,
     server_of,
 )
@@ -33,8 +34,6 @@ from .target import parse_target, same_origin_url
 __all__ = ["Finding", "at_risk", "judge", "reached"]
 
 Severity = Literal["error", "warning"]
-Proxies = Mapping[str, str]
-"""Those that left a trace, and by what each was told."""
 
 EXPIRY_WARNING = 14
 """Days of a certificate below which it is a finding: those of Let's Encrypt are renewed 30 days before their end."""
@@ -55,19 +54,14 @@ class Finding:
     docs: str
 
 
-def finding(
-    symptom: str,
-    evidence: str,
-    *,
-    severity: Severity = "error",
-    title: str | None = None,
-    cause: str | None = None,
-    fix: str | None = None,
-) -> Finding:
-    """A finding with the texts of its symptom, but for those that are given."""
-    known = SYMPTOMS[symptom]
-    docs = f"{PAGE}#{symptom.lower()}"
-    return Finding(symptom, severity, title or known.title, evidence, cause or known.cause, fix or known.fix, docs)
+def finding(symptom: str, evidence: str, severity: Severity = "error", **texts: str | None) -> Finding:
+    """A finding with the title, cause and fix of its symptom, but for those that are given."""
+    chosen = asdict(SYMPTOMS[symptom]) | {name: text for name, text in texts.items() if text}
+    return Finding(symptom, severity, evidence=evidence, docs=f"{PAGE}#{symptom.lower()}", **chosen)
+
+
+def warning(symptom: str, evidence: str, **texts: str | None) -> Finding:
+    return finding(symptom, evidence, "warning", **texts)
 
 
 def said(name: str, reply: Reply | None) -> str:
@@ -76,15 +70,13 @@ def said(name: str, reply: Reply | None) -> str:
         return f"{name}: {reply.kind}, {reply.text}"
     if reply is None:
         return f"{name}: not asked"
-    if meaning(reply) is Meaning.OPEN:
-        return f"{name}: {reply.status}, the session opens"
-    return f"{name}: {reply.status}, {readable(reply.body) or 'empty body'}"
+    return f"{name}: {reply.status}, {'the session opens' if opens(reply) else readable(reply.body) or 'empty body'}"
 
 
 # --- what keeps an endpoint from opening at all
 
 
-def network(seen: Observations, _: Proxies) -> Iterator[Finding]:
+def network(seen: Observations) -> Iterator[Finding]:
     problem = seen.network
     if problem is None:
         return
@@ -97,7 +89,7 @@ def network(seen: Observations, _: Proxies) -> Iterator[Finding]:
         yield finding("S-02", f"TCP to {where}: {problem.text}", title=f"No connection to {where}")
 
 
-def tls(seen: Observations, _: Proxies) -> Iterator[Finding]:
+def tls(seen: Observations) -> Iterator[Finding]:
     if isinstance(seen.tls, Failure):
         if seen.tls.kind == "timeout":
             yield finding("S-01", f"TLS: no answer in {seen.tls.seconds:.0f} s", title="TLS never answers")
@@ -110,39 +102,39 @@ def tls(seen: Observations, _: Proxies) -> Iterator[Finding]:
         yield finding("S-30", evidence, title="http was asked for, but the port speaks TLS")
 
 
-def handshake(seen: Observations, proxies: Proxies) -> Iterator[Finding]:
+_BY_MEANING = {
+    Meaning.OLD_SERVER: "S-23",
+    Meaning.VERSION: "S-23",
+    Meaning.WRONG_PATH: "S-09",
+    Meaning.BUSY: "S-37",
+    Meaning.FORBIDDEN: "S-38",
+    Meaning.ORIGIN: "S-08",
+}
+
+
+def handshake(seen: Observations) -> Iterator[Finding]:
     """The handshake over polling, when it doesn't open."""
-    reply, evidence = seen.polling, said("polling", seen.polling)
-    if reply is None or meaning(reply) in (Meaning.OPEN, Meaning.TRANSPORT_OFF):
+    reply, evidence, found = seen.polling, said("polling", seen.polling), meaning(seen.polling)
+    if reply is None or found in (Meaning.OPEN, Meaning.TRANSPORT_OFF):
         return
     if isinstance(reply, Failure):
-        symptom = "S-01" if reply.kind == "timeout" else "S-11" if reply.kind == "reset" else "S-02"
+        symptom = {"timeout": "S-01", "reset": "S-11"}.get(reply.kind, "S-02")
         title = "The connection is closed without an answer" if reply.kind == "reset" else None
         yield finding(symptom, f"{evidence} after {reply.seconds:.1f} s", title=title)
-        return
-    yield _of_meaning(reply, evidence) or _of_status(seen, reply, evidence, proxies)
+    elif found in _BY_MEANING:
+        if found in (Meaning.OLD_SERVER, Meaning.VERSION):
+            who = "the server" if found is Meaning.OLD_SERVER else "something on the way, or the server,"
+            evidence += f"; {who} does not speak Engine.IO 4"
+        if found is Meaning.BUSY and (wait := reply.header("retry-after")):
+            evidence += f"; Retry-After: {wait} s"
+        yield finding(_BY_MEANING[found], evidence)
+    else:
+        yield _of_status(seen, reply, evidence)
 
 
-def _of_meaning(reply: Answer, evidence: str) -> Finding | None:
-    found = meaning(reply)
-    if found in (Meaning.OLD_SERVER, Meaning.VERSION):
-        who = "the server" if found is Meaning.OLD_SERVER else "something on the way, or the server,"
-        return finding("S-23", f"{evidence}; {who} does not speak Engine.IO 4")
-    if found is Meaning.WRONG_PATH:
-        return finding("S-09", evidence)
-    if found is Meaning.BUSY:
-        wait = reply.header("retry-after")
-        return finding("S-37", evidence + (f"; Retry-After: {wait} s" if wait else ""))
-    if found is Meaning.FORBIDDEN:
-        return finding("S-38", evidence)
-    if found is Meaning.ORIGIN:
-        return finding("S-08", evidence)
-    return None
-
-
-def _of_status(seen: Observations, reply: Answer, evidence: str, proxies: Proxies) -> Finding:
-    status, body = reply.status, reply.body
-    named = f" ({', '.join(f'{name}, by {evidence}' for name, evidence in proxies.items())})" if proxies else ""
+def _of_status(seen: Observations, reply: Answer, evidence: str) -> Finding:
+    status, body, proxies = reply.status, reply.body, seen.proxies()
+    named = f" ({', '.join(f'{name}, by {trace}' for name, trace in proxies.items())})" if proxies else ""
     if "HTTP request was sent to HTTPS port" in body or "HTTP request to an HTTPS server" in body:
         return finding("S-30", evidence, title="http was asked for, but the port speaks TLS")
     if status in _REDIRECTS:
@@ -197,55 +189,42 @@ def redirect(seen: Observations, reply: Answer) -> Finding:
 # --- an endpoint that opens in some ways and not in others: transports, origins, methods, workers
 
 
-def origins(seen: Observations, _: Proxies) -> Iterator[Finding]:
+def origins(seen: Observations) -> Iterator[Finding]:
     """The matrix of polling and WebSocket, without and with Origin."""
     polling, websocket = seen.polling_origin, seen.websocket_origin
-    refused = meaning(polling) is Meaning.ORIGIN
-    by_websocket = (
-        meaning(seen.websocket) is Meaning.OPEN and websocket is not None and meaning(websocket) is not Meaning.OPEN
-    )
-    if refused or (by_websocket and meaning(polling) is not Meaning.OPEN):
+    only_bare = opens(seen.websocket) and websocket is not None and not opens(websocket)
+    if meaning(polling) is Meaning.ORIGIN or (only_bare and not opens(polling)):
         evidence = f"Origin {seen.origin}: {said('polling', polling)}; {said('WebSocket', websocket)}"
-        if meaning(seen.polling_plain) is Meaning.OPEN:
-            yield finding(
-                "S-08",
-                f"{evidence}; with the other of http and https it opens",
-                cause="the server takes the request for the other scheme: the proxy that ends TLS doesn't send "
+        if opens(seen.polling_plain):
+            cause = (
+                "the server takes the request for the other scheme: the proxy that ends TLS doesn't send "
                 "X-Forwarded-Proto, or the next proxy drops it; without any proxy, python-engineio alone never looks "
-                "at the scheme (SocketGuard does)",
+                "at the scheme (SocketGuard does)"
             )
+            yield finding("S-08", f"{evidence}; with the other of http and https it opens", cause=cause)
         elif seen.origin_given:
             yield finding("S-08", evidence)
         else:
-            yield finding(
-                "S-08",
-                evidence,
-                severity="warning",
-                title="The Origin of the server's own address is refused",
-                fix=f"if your page lives elsewhere, examine again with --origin https://your-page; "
-                f"else {SYMPTOMS['S-08'].fix}",
-            )
-    elif by_websocket:
-        yield finding(
-            "S-07",
-            f"with Origin {seen.origin}: {said('polling', polling)}, {said('WebSocket', websocket)}; "
-            f"without: {said('WebSocket', seen.websocket)}",
-        )
-    elif isinstance(polling, Answer) and meaning(seen.polling) is Meaning.OPEN and meaning(polling) is not Meaning.OPEN:
+            fix = "if your page lives elsewhere, examine again with --origin https://your-page; else "
+            title = "The Origin of the server's own address is refused"
+            yield warning("S-08", evidence, title=title, fix=fix + SYMPTOMS["S-08"].fix)
+    elif only_bare:
+        evidence = f"with Origin {seen.origin}: {said('polling', polling)}, {said('WebSocket', websocket)}"
+        yield finding("S-07", f"{evidence}; without: {said('WebSocket', seen.websocket)}")
+    elif isinstance(polling, Answer) and opens(seen.polling) and not opens(polling):
         yield finding("S-08", said(f"polling with Origin {seen.origin}", polling))
 
 
-def upgrades(seen: Observations, proxies: Proxies) -> Iterator[Finding]:
+def upgrades(seen: Observations) -> Iterator[Finding]:
     """WebSocket, when it opens in no way."""
     reply = seen.websocket
-    if reply is None or Meaning.OPEN in (meaning(reply), meaning(seen.websocket_origin)):
+    if reply is None or opens(reply) or opens(seen.websocket_origin):
         return
-    told = [found for found in (meaning(reply), meaning(seen.resent)) if found is not Meaning.OTHER]
-    if Meaning.TRANSPORT_OFF in told:
+    if Meaning.TRANSPORT_OFF in (meaning(reply), meaning(seen.resent)):
         return  # a choice of the server
     evidence = f"{said('polling', seen.polling)}; {said('WebSocket', reply)}"
-    fixes = [FORWARDING[name] for name in proxies if name in FORWARDING]
-    forward = f"{SYMPTOMS['S-05'].fix}. {'. '.join(fixes)}" if fixes else None
+    fixes = [FORWARDING[name] for name in seen.proxies() if name in FORWARDING]
+    forward = ". ".join((SYMPTOMS["S-05"].fix, *fixes)) if fixes else None
     if isinstance(reply, Failure):
         title = "WebSockets get no answer" if reply.kind == "timeout" else "WebSockets are closed without an answer"
         yield finding("S-05", evidence, title=title, fix=forward)
@@ -253,9 +232,8 @@ def upgrades(seen: Observations, proxies: Proxies) -> Iterator[Finding]:
         yield finding("S-01", evidence, title="The WebSocket opens, and then nothing comes")
     elif meaning(reply) is Meaning.UPGRADE_LOST:
         yield finding("S-05", evidence, fix=forward)
-    elif (told_busy := meaning(reply)) in (Meaning.BUSY, Meaning.FORBIDDEN, Meaning.VERSION):
-        symptom = {Meaning.BUSY: "S-37", Meaning.FORBIDDEN: "S-38", Meaning.VERSION: "S-23"}[told_busy]
-        yield finding(symptom, evidence)
+    elif meaning(reply) in (Meaning.BUSY, Meaning.FORBIDDEN, Meaning.VERSION):
+        yield finding(_BY_MEANING[meaning(reply)], evidence)
     elif reply.status == 426:
         yield finding("S-28", evidence)
     elif reply.status in _REDIRECTS:
@@ -267,19 +245,15 @@ def upgrades(seen: Observations, proxies: Proxies) -> Iterator[Finding]:
     elif reply.status >= 500:
         yield finding("S-06", evidence)
     elif reply.status in (401, 403):
-        yield finding(
-            "S-05",
-            f"{evidence}; {said('the same URL as a plain GET', seen.resent)}",
-            title="WebSockets are refused",
-            cause="the server, or a firewall in front of it, refuses WebSockets whatever their Origin",
-            fix="look at the log of the server for a line about this request; if there is none, something in front "
-            "refuses it",
-        )
+        evidence += f"; {said('the same URL as a plain GET', seen.resent)}"
+        cause = "the server, or a firewall in front of it, refuses WebSockets whatever their Origin"
+        fix = "look at the log of the server for a line about this request; if there is none, something in front "
+        yield finding("S-05", evidence, title="WebSockets are refused", cause=cause, fix=f"{fix}refuses it")
     else:
         yield finding("S-05", evidence, fix=forward)
 
 
-def methods(seen: Observations, _: Proxies) -> Iterator[Finding]:
+def methods(seen: Observations) -> Iterator[Finding]:
     """GET passes, and POST doesn't."""
     for sticky in seen.sticky:
         if isinstance(sticky.refused, Answer):
@@ -293,7 +267,7 @@ def methods(seen: Observations, _: Proxies) -> Iterator[Finding]:
             return
 
 
-def stickiness(seen: Observations, _: Proxies) -> Iterator[Finding]:
+def stickiness(seen: Observations) -> Iterator[Finding]:
     """Requests that meet a process which doesn't know their session."""
     if not seen.sticky or not seen.sticky[0].unknown:
         return
@@ -304,14 +278,14 @@ def stickiness(seen: Observations, _: Proxies) -> Iterator[Finding]:
         # Pages of the same origin send the cookie by themselves: that is how sticky sessions are meant.
         if seen.origin != seen.target.origin:
             names = ", ".join(bare.cookie_names)
-            yield finding("S-13", f"{evidence}; none of {again.asked} with the cookies ({names})", severity="warning")
+            yield warning("S-13", f"{evidence}; none of {again.asked} with the cookies ({names})")
     else:
         yield finding("S-12", evidence + (f"; with cookies {again.unknown} of {again.asked}" if again.cookies else ""))
 
 
-def cors(seen: Observations, _: Proxies) -> Iterator[Finding]:
+def cors(seen: Observations) -> Iterator[Finding]:
     reply = seen.polling_origin
-    if not isinstance(reply, Answer) or meaning(reply) is not Meaning.OPEN:
+    if not isinstance(reply, Answer) or not opens(reply):
         return
     allowed = reply.all("access-control-allow-origin")
     credentials = reply.header("access-control-allow-credentials")
@@ -319,12 +293,8 @@ def cors(seen: Observations, _: Proxies) -> Iterator[Finding]:
     if len(allowed) > 1 or any("," in value for value in allowed):
         yield finding("S-22", evidence, title="The CORS headers are doubled")
     elif allowed == ["*"] and credentials == "true":
-        yield finding(
-            "S-22",
-            f"{evidence}, Access-Control-Allow-Credentials true",
-            severity="warning",
-            title="CORS allows every origin together with credentials, which browsers refuse",
-        )
+        title = "CORS allows every origin together with credentials, which browsers refuse"
+        yield warning("S-22", f"{evidence}, Access-Control-Allow-Credentials true", title=title)
     elif seen.origin == seen.target.origin:
         return  # a page of the same origin needs no CORS
     elif not allowed:
@@ -336,38 +306,30 @@ def cors(seen: Observations, _: Proxies) -> Iterator[Finding]:
 # --- sessions that have begun: namespaces, tokens, upgrades, heartbeats, lifetimes
 
 
-def joins(seen: Observations, _: Proxies) -> Iterator[Finding]:
+def joins(seen: Observations) -> Iterator[Finding]:
     for join in seen.joins:
         asked = f"CONNECT {join.namespace}"
         if join.outcome == "silent":
             yield finding("S-26", f"{asked}: no answer in {join.seconds:.0f} s")
         elif join.outcome == "closed":
-            yield finding(
-                "S-26",
-                f"{asked}: the connection was closed",
-                title="The connection is closed when a namespace is asked for",
-                cause="the server has another parser than the client (msgpack on one side only), or its connect "
-                "handler failed",
-                fix="give client and server the same parser; look at the server's log for the moment of this check",
-            )
-        elif join.outcome == "refused" and join.wanted and _unknown_namespace(join.message):
+            title = "The connection is closed when a namespace is asked for"
+            cause = "the server has another parser than the client (msgpack on one side only), or its connect handler "
+            fix = "give client and server the same parser; look at the server's log for the moment of this check"
+            evidence = f"{asked}: the connection was closed"
+            yield finding("S-26", evidence, title=title, cause=f"{cause}failed", fix=fix)
+        elif join.outcome == "refused" and join.message in ("Invalid namespace", "Unable to connect"):
+            if not join.wanted:
+                continue
             empty = " (a JavaScript client sees an empty message)" if join.message == "Unable to connect" else ""
-            from_url = join.namespace == seen.target.namespace
-            yield finding(
-                "S-25",
-                f"{asked}: {join.message}{empty}",
-                title=f"The server doesn't know the namespace {join.namespace}",
-                cause=None
-                if from_url
-                else "the name is misspelt, or the server has no handler for it (python-socketio "
-                "knows a namespace by its handlers); a guard answers so for namespaces that are hidden, too",
+            misspelt = (
+                "the name is misspelt, or the server has no handler for it (python-socketio knows a namespace by its "
+                "handlers); a guard answers so for namespaces that are hidden, too"
             )
-        elif join.outcome == "refused" and join.with_token and not _unknown_namespace(join.message):
-            yield _token_refused(join.namespace, join.message, join.code, seen)
-
-
-def _unknown_namespace(message: str) -> bool:
-    return message in ("Invalid namespace", "Unable to connect")
+            title = f"The server doesn't know the namespace {join.namespace}"
+            cause = SYMPTOMS["S-25"].cause if join.namespace == seen.target.namespace else misspelt
+            yield finding("S-25", f"{asked}: {join.message}{empty}", title=title, cause=cause)
+        elif join.outcome == "refused" and join.with_token:
+            yield _token_refused(join, seen)
 
 
 _CODES = {
@@ -383,23 +345,16 @@ _CODES = {
 }
 
 
-def _token_refused(namespace: str, message: str, code: str, seen: Observations) -> Finding:
-    evidence = f"CONNECT {namespace}: {message or 'refused without a message'}" + (f" ({code})" if code else "")
-    if seen.token:
-        evidence += f"; {seen.token}"
-    cause, fix = _CODES.get(
-        code,
-        (
-            seen.token_problem or "the server, or its connect handler, refuses this client",
-            "the server's log says more about the moment of this check",
-        ),
-    )
-    return finding(
-        "S-34", evidence, title=f"{namespace} is refused: {message or 'no reason given'}", cause=cause, fix=fix
-    )
+def _token_refused(join: Join, seen: Observations) -> Finding:
+    evidence = f"CONNECT {join.namespace}: {join.message or 'refused without a message'}"
+    evidence += (f" ({join.code})" if join.code else "") + (f"; {seen.token}" if seen.token else "")
+    cause = seen.token_problem or "the server, or its connect handler, refuses this client"
+    cause, fix = _CODES.get(join.code, (cause, "the server's log says more about the moment of this check"))
+    title = f"{join.namespace} is refused: {join.message or 'no reason given'}"
+    return finding("S-34", evidence, title=title, cause=cause, fix=fix)
 
 
-def upgrade_of_session(seen: Observations, _: Proxies) -> Iterator[Finding]:
+def upgrade_of_session(seen: Observations) -> Iterator[Finding]:
     found = seen.upgrade
     if found is None or found.outcome in ("upgraded", "failed") or any(sticky.unknown for sticky in seen.sticky):
         return
@@ -433,38 +388,26 @@ def at_risk(interval: float, timeout: float, proxies: Iterable[str]) -> list[str
     return [found.text for found in heartbeat.findings(transports=["websocket"]) if found.id == "SG001"]
 
 
-def heartbeat(seen: Observations, proxies: Proxies) -> Iterator[Finding]:
-    announced = next(
-        (data for answer in seen.answers() if (data := open_packet(answer.body)) and "pingInterval" in data), None
-    )
-    if announced is None:
-        return
+def heartbeat(seen: Observations) -> Iterator[Finding]:
+    packets = (open_packet(answer) or {} for answer in seen.answers())
+    announced = next((data for data in packets if "pingInterval" in data), {})
     interval, timeout = announced.get("pingInterval"), announced.get("pingTimeout")
     if not isinstance(interval, int | float) or not isinstance(timeout, int | float):
         return
     if interval < 1000:
-        yield finding(
-            "S-14",
-            f"pingInterval: {interval} ms",
-            severity="warning",
-            title="The announced heartbeat can't be right",
-            cause="python-engineio cuts fractions of a second off, and its figures are seconds where Node's are ms",
-            fix="whole seconds: ping_interval=25, ping_timeout=20",
-        )
+        cause = "python-engineio cuts fractions of a second off, and its figures are seconds where Node's are ms"
+        texts = {"cause": cause, "fix": "whole seconds: ping_interval=25, ping_timeout=20"}
+        yield warning("S-14", f"pingInterval: {interval} ms", title="The announced heartbeat can't be right", **texts)
         return
     if any(hold.kind == "idle" and hold.outcome == "held" for hold in seen.holds):
         return  # seen with one's own eyes
-    for text in at_risk(interval / 1000, timeout / 1000, proxies):
-        yield finding(
-            "S-14",
-            text,
-            severity="warning",
-            title="The heartbeat is slower than the default limit of a proxy in front",
-            fix=f"{SYMPTOMS['S-14'].fix}; to see whether the limit was raised: --idle {interval / 1000 + 10:.0f}",
-        )
+    for text in at_risk(interval / 1000, timeout / 1000, seen.proxies()):
+        title = "The heartbeat is slower than the default limit of a proxy in front"
+        fix = f"{SYMPTOMS['S-14'].fix}; to see whether the limit was raised: --idle {interval / 1000 + 10:.0f}"
+        yield warning("S-14", text, title=title, fix=fix)
 
 
-def holds(seen: Observations, _: Proxies) -> Iterator[Finding]:
+def holds(seen: Observations) -> Iterator[Finding]:
     by_kind = {hold.kind: hold for hold in seen.holds}
     idle, busy, poll = by_kind.get("idle"), by_kind.get("busy"), by_kind.get("poll")
     if idle is not None and idle.outcome in ("cut", "closed"):
@@ -474,20 +417,13 @@ def holds(seen: Observations, _: Proxies) -> Iterator[Finding]:
         if both and idle.outcome == "closed" and not idle.pings:
             yield finding("S-24", evidence)
         elif both:
-            yield finding(
-                "S-14",
-                f"{evidence}; a busy connection ended at the same age",
-                title="WebSockets are ended at a fixed age",
-                cause="a limit on the lifetime of a connection, busy or not: no heartbeat helps",
-                fix="raise the limit, and let clients take up their state again after each reconnect",
-            )
+            evidence += "; a busy connection ended at the same age"
+            cause = "a limit on the lifetime of a connection, busy or not: no heartbeat helps"
+            fix = "raise the limit, and let clients take up their state again after each reconnect"
+            yield finding("S-14", evidence, title="WebSockets are ended at a fixed age", cause=cause, fix=fix)
         else:
-            fit = max(5, int(idle.quiet))
-            yield finding(
-                "S-14",
-                evidence,
-                fix=f"raise the limit, or heartbeat=Heartbeat.for_idle_timeout({fit})",
-            )
+            fix = f"raise the limit, or heartbeat=Heartbeat.for_idle_timeout({max(5, int(idle.quiet))})"
+            yield finding("S-14", evidence, fix=fix)
     if poll is not None and poll.outcome == "cut":
         yield finding("S-15", f"{said('GET', poll.reply)} after {poll.seconds:.0f} s")
 
@@ -497,101 +433,79 @@ def _was_busy(busy: Hold, idle: Hold) -> bool:
     return busy.outcome in ("cut", "closed") and (busy.pause <= 2 * CHATTER or busy.pause < idle.quiet)
 
 
-def oversized(seen: Observations, _: Proxies) -> Iterator[Finding]:
+def oversized(seen: Observations) -> Iterator[Finding]:
     reply = seen.oversized
     if reply is None or (isinstance(reply, Answer) and reply.status == 200):
         return
     if isinstance(reply, Answer) and server_of(reply) is Server.SOCKETGUARD:
         return  # a guard takes little from a session that has joined nothing
-    yield finding("S-20", said("a POST as large as the server announces", reply), severity="warning")
+    yield warning("S-20", said("a POST as large as the server announces", reply))
 
 
 # --- what is wrong beside the connection: certificates, clear text, pages, tokens
 
 
-def certificate(seen: Observations, _: Proxies) -> Iterator[Finding]:
+def certificate(seen: Observations) -> Iterator[Finding]:
     if isinstance(seen.tls, Tls):
         if seen.tls.problem:
             yield finding("S-02", f"TLS: {seen.tls.problem}", title="The certificate is not trusted")
         elif seen.tls.days_left is not None and seen.tls.days_left < EXPIRY_WARNING:
-            yield finding("S-35", f"{seen.tls.days_left:.0f} days left", severity="warning")
+            yield warning("S-35", f"{seen.tls.days_left:.0f} days left")
 
 
-def clear_text(seen: Observations, _: Proxies) -> Iterator[Finding]:
+def clear_text(seen: Observations) -> Iterator[Finding]:
     if seen.target.tls or seen.target.loopback:
         return
     if seen.origin_given and seen.origin.startswith("https:"):
         yield finding("S-19", f"the page is {seen.origin}, the address {seen.target.origin}")
     elif seen.token or any(join.with_token for join in seen.joins):
-        yield finding("S-36", f"a token was given for {seen.target.origin}", severity="warning")
+        yield warning("S-36", f"a token was given for {seen.target.origin}")
 
 
-def token(seen: Observations, _: Proxies) -> Iterator[Finding]:
+def token(seen: Observations) -> Iterator[Finding]:
     if seen.token_problem and not any(join.with_token and join.outcome == "refused" for join in seen.joins):
-        yield finding(
-            "S-34",
-            seen.token or seen.token_problem,
-            severity="warning",
-            title="The token is not usable",
-            cause=seen.token_problem,
-            fix="give a token that is valid now, without Bearer and without quotes",
-        )
+        texts = {"title": "The token is not usable", "cause": seen.token_problem}
+        fix = "give a token that is valid now, without Bearer and without quotes"
+        yield warning("S-34", seen.token or seen.token_problem, fix=fix, **texts)
 
 
-def page(seen: Observations, _: Proxies) -> Iterator[Finding]:
+def page(seen: Observations) -> Iterator[Finding]:
     page = seen.page
     if page is None:
         return
     if not isinstance(page.reply, Answer) or page.reply.status != 200:
-        yield finding("S-33", said(page.url, page.reply), severity="warning", title="The page can't be read")
+        yield warning("S-33", said(page.url, page.reply), title="The page can't be read")
         return
     for baked in page.baked:
-        if (
-            page.url.startswith("https:")
-            and baked.url.startswith(("ws:", "http:"))
-            and not parse_target(baked.url).loopback
-        ):
-            yield finding("S-19", f"{baked.url} in {baked.source}", fix=f"write {_secure(baked.url)}")
+        where = f"{baked.url} in {baked.source}"
+        clear = page.url.startswith("https:") and baked.url.startswith(("ws:", "http:"))
+        if clear and not parse_target(baked.url).loopback:
+            secure = baked.url.replace("ws://", "wss://", 1).replace("http://", "https://", 1)
+            yield finding("S-19", where, fix=f"write {secure}")
         elif not same_origin_url(baked.url, seen.target.origin):
-            yield _other_address(seen, baked)
+            answered = f"; {said('there', baked.reply)}" if baked.reply is not None else ""
+            severity: Severity = "warning" if opens(baked.reply) else "error"
+            yield finding("S-33", f"{where}, not {seen.target.origin}{answered}", severity)
         elif baked.path is not None and baked.path.strip("/") != seen.target.path.strip("/"):
-            yield finding(
-                "S-33",
-                f"{baked.source}: path {baked.path}; examined was {seen.target.path}",
-                severity="warning",
-                title="The page was built with another path",
-            )
+            evidence = f"{baked.source}: path {baked.path}; examined was {seen.target.path}"
+            yield warning("S-33", evidence, title="The page was built with another path")
 
 
-def _other_address(seen: Observations, baked: Baked) -> Finding:
-    answered = f"; {said('there', baked.reply)}" if baked.reply is not None else ""
-    works = meaning(baked.reply) is Meaning.OPEN
-    return finding(
-        "S-33",
-        f"{baked.url} in {baked.source}, not {seen.target.origin}{answered}",
-        severity="warning" if works else "error",
-    )
-
-
-def _secure(url: str) -> str:
-    return url.replace("ws://", "wss://", 1).replace("http://", "https://", 1)
-
-
-def crashes(seen: Observations, _: Proxies) -> Iterator[Finding]:
+def crashes(seen: Observations) -> Iterator[Finding]:
     for crash in seen.crashes:
-        yield finding("S-00", f"{crash.check}: {crash.text}", severity="warning")
+        yield warning("S-00", f"{crash.check}: {crash.text}")
 
 
 # --- all of them
 
-Rule = Callable[[Observations, Proxies], Iterable[Finding]]
+Rule = Callable[[Observations], Iterable[Finding]]
 
+# A browser stops at these, though the doctor went on.
+_FIRST: tuple[Rule, ...] = (certificate, clear_text)
 # The first of these that finds something explains the rest.
 _BLOCKING: tuple[Rule, ...] = (network, tls, handshake)
 _FURTHER: tuple[Rule, ...] = (
-    *(origins, upgrades, methods, stickiness),
-    *(joins, holds, upgrade_of_session),
-    *(cors, heartbeat, oversized),
+    *(origins, upgrades, methods, stickiness, joins, holds, upgrade_of_session, cors, heartbeat, oversized),
 )
 _ALWAYS: tuple[Rule, ...] = (page, token, crashes)
 
@@ -603,18 +517,9 @@ def reached(seen: Observations) -> bool:
 
 def judge(seen: Observations) -> list[Finding]:
     """The findings, the likeliest cause first; what only follows from a finding is left out."""
-    proxies = seen.proxies()
-    # A browser stops at these, though the doctor went on.
-    found = [*certificate(seen, proxies), *clear_text(seen, proxies)]
-    for rule in _BLOCKING:
-        blocking = list(rule(seen, proxies))
-        found += blocking
-        if blocking:
-            break
-    else:
-        for rule in _FURTHER:
-            found += rule(seen, proxies)
-    for rule in _ALWAYS:
-        found += rule(seen, proxies)
+    blocking = next(filter(None, (list(rule(seen)) for rule in _BLOCKING)), [])
+    others = [*_ALWAYS] if blocking else [*_FURTHER, *_ALWAYS]
+    found = [found for rule in _FIRST for found in rule(seen)] + blocking
+    found += [found for rule in others for found in rule(seen)]
     unique = {(finding.id, finding.evidence): finding for finding in found}
     return sorted(unique.values(), key=lambda finding: finding.severity != "error")

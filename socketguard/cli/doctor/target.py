@@ -80,22 +80,16 @@ def parse_target(url: str, *, path: str | None = None, slash: bool = True) -> Ta
         if path is None:
             path = namespace
         namespace = "/"
-        notes.append(
-            "the URL names the Engine.IO endpoint; in a client write "
-            f'io("{_HTTP[parts.scheme]}://{parts.netloc}"'
-            + ("" if path.strip("/") == "socket.io" else f', {{path: "{path}"}}')
-            + ")"
-        )
+        option = "" if path.strip("/") == "socket.io" else f', {{path: "{path}"}}'
+        call = f'io("{_HTTP[parts.scheme]}://{parts.netloc}"{option})'
+        notes.append(f"the URL names the Engine.IO endpoint; in a client write {call}")
     elif namespace != "/":
-        notes.append(
-            f"the path of the URL is the namespace {namespace!r} for a Socket.IO client; where the endpoint lies is "
-            "said by --path (in JavaScript: the option path)"
-        )
+        where = "where the endpoint lies is said by --path (in JavaScript: the option path)"
+        notes.append(f"the path of the URL is the namespace {namespace!r} for a Socket.IO client; {where}")
     endpoint = "/" + (DEFAULT_PATH if path is None else path).strip("/")
     if "?" in endpoint or "#" in endpoint or any(character.isspace() for character in endpoint):
-        raise ConfigurationError(
-            "--path is only the path of the endpoint, such as /socket.io or /api/socket.io", option="--path"
-        )
+        text = "--path is only the path of the endpoint, such as /socket.io or /api/socket.io"
+        raise ConfigurationError(text, option="--path")
     query = tuple(pair for pair in parse_qsl(parts.query) if pair[0] not in ("EIO", "transport", "sid", "t"))
     scheme = _HTTP[parts.scheme]
     port = parts.port or _PORTS[scheme]
@@ -121,7 +115,7 @@ def _split(url: str, option: str) -> tuple[SplitResult, list[str]]:
     notes: list[str] = []
     wanted = "write it as a client does, such as https://crm.example.com"
     if "://" not in url:
-        local = _is_local(urlsplit(f"//{url}").hostname or "") if _splits(f"//{url}") else False
+        local = _splits(f"//{url}") and _is_local(urlsplit(f"//{url}").hostname or "")
         url = f"{'http' if local else 'https'}://{url}"
         notes.append(f"the URL has no scheme; {url.partition(':')[0]} was taken")
     if not _splits(url):
@@ -132,9 +126,8 @@ def _split(url: str, option: str) -> tuple[SplitResult, list[str]]:
     if not parts.hostname or any(character.isspace() for character in url):
         raise ConfigurationError(f"{option} has no host, or a space in it; {wanted}", option=option)
     if parts.username is not None or parts.password is not None:
-        raise ConfigurationError(
-            f"{option} holds a user name or password, which would end in logs; leave it out, {wanted}", option=option
-        )
+        text = f"{option} holds a user name or password, which would end in logs; leave it out, {wanted}"
+        raise ConfigurationError(text, option=option)
     return parts, notes
 
 
