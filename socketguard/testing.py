@@ -18,17 +18,7 @@ from .errors import SocketGuardError
 from .logs import sink
 from .tokens.auth import JWTAuth
 
-__all__ = [
-    "TEST_SECRET",
-    "Client",
-    "FakeClock",
-    "Refused",
-    "Wire",
-    "capture_events",
-    "join",
-    "make_auth",
-    "mint",
-]
+__all__ = ["TEST_SECRET", "Client", "FakeClock", "Refused", "Wire", "capture_events", "join", "make_auth", "mint"]
 
 TEST_SECRET = "only-for-tests-and-known-to-everybody-who-has-read-this-line-of-the-package"
 """The secret of `mint` and `make_auth`. Anybody can read it here: never give it to a server that others reach."""

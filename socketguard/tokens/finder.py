@@ -82,10 +82,7 @@ class TokenFinder:
         self.uses_cookie = any(kind == "cookie" for _, kind, _ in others)
 
     def find(
-        self,
-        payload: Mapping[str, Any] | None,
-        headers: Sequence[tuple[bytes, bytes]],
-        query_string: bytes,
+        self, payload: Mapping[str, Any] | None, headers: Sequence[tuple[bytes, bytes]], query_string: bytes
     ) -> Found | None:
         """Find the token, without looking into it: in the client's ``auth``, or in the request of the session."""
         if self._payload and payload is not None:

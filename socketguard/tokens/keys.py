@@ -369,6 +369,5 @@ def _load_pem(key: str | bytes, label: str) -> object:
         return serialization.load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm):
         raise ConfigurationError(
-            f"{label} is PEM text that can't be read as a public key or certificate; was it cut?",
-            option="key",
+            f"{label} is PEM text that can't be read as a public key or certificate; was it cut?", option="key"
         ) from None

@@ -103,20 +103,12 @@ class Presets:
                 option="domain",
             )
         return cls._preset(
-            options,
-            jwks_url=f"https://{domain}/.well-known/jwks.json",
-            issuer=f"https://{domain}/",
-            audience=audience,
+            options, jwks_url=f"https://{domain}/.well-known/jwks.json", issuer=f"https://{domain}/", audience=audience
         )
 
     @classmethod
     def entra(
-        cls,
-        tenant: str,
-        *,
-        audience: Names,
-        tenants: Collection[str] | Unchecked | None = None,
-        **options: Any,
+        cls, tenant: str, *, audience: Names, tenants: Collection[str] | Unchecked | None = None, **options: Any
     ) -> Self:
         """Take access tokens of Microsoft Entra ID, version 2.0, for one registered API.
 

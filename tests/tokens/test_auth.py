@@ -204,11 +204,7 @@ class TestHeader:
 
     @pytest.mark.parametrize(
         ("signature", "detail"),
-        [
-            ("", "not_three_parts"),
-            ("AAAA", "algorithm_not_allowed"),
-            (b64(b"\0" * 32), "algorithm_not_allowed"),
-        ],
+        [("", "not_three_parts"), ("AAAA", "algorithm_not_allowed"), (b64(b"\0" * 32), "algorithm_not_allowed")],
     )
     def test_unsigned_tokens(self, signature: str, detail: str) -> None:
         token = ".".join([b64(json.dumps({"alg": "none"})), b64(json.dumps(claims())), signature])

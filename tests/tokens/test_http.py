@@ -21,18 +21,7 @@ from starlette.testclient import TestClient
 from socketguard.connection import Identity
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
 from socketguard.tokens.auth import JWTAuth
-from tests.tokens.minting import (
-    DOWN,
-    NOW,
-    OTHER_SECRET,
-    RSA_NEXT,
-    KeyServer,
-    claims,
-    make,
-    mint,
-    publish,
-    signed,
-)
+from tests.tokens.minting import DOWN, NOW, OTHER_SECRET, RSA_NEXT, KeyServer, claims, make, mint, publish, signed
 
 
 def starlette_client(auth: JWTAuth) -> TestClient:
@@ -53,10 +42,7 @@ def bearer(token: str) -> dict[str, str]:
 class TestStarlette:
     def test_a_good_token(self) -> None:
         response = starlette_client(make()).get("/", headers=bearer(mint(scope="b a")))
-        assert (response.status_code, response.json()) == (
-            200,
-            {"user": "ann", "scopes": ["a", "b", "authenticated"]},
-        )
+        assert (response.status_code, response.json()) == (200, {"user": "ann", "scopes": ["a", "b", "authenticated"]})
 
     @pytest.mark.parametrize("headers", [{}, {"Authorization": "Basic dXNlcjpwYXNz"}, {"Authorization": "Bearer"}])
     def test_no_token_is_anonymous(self, headers: dict[str, str]) -> None:

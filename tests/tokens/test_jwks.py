@@ -692,12 +692,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.waiters: list[tuple[str, int, asyncio.Task[bool]]] = []
         self.successes = 0
         self.keys = RemoteKeys(
-            URL,
-            algorithms=("ES256",),
-            fetch=self.fetch,
-            timeout=60,
-            clock=lambda: self.now,
-            jitter=lambda: 0.0,
+            URL, algorithms=("ES256",), fetch=self.fetch, timeout=60, clock=lambda: self.now, jitter=lambda: 0.0
         )
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:

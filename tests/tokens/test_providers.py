@@ -134,12 +134,7 @@ ACCEPTED: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any], str]] 
     ("keycloak", {"client_id": ["spa", "app"]}, {}, {}, ""),
     (
         "keycloak",
-        {
-            "jwks_url": "https://keycloak.internal/certs",
-            "scope_claim": "scope",
-            "claims": {"acr": "1"},
-            "leeway": 0,
-        },
+        {"jwks_url": "https://keycloak.internal/certs", "scope_claim": "scope", "claims": {"acr": "1"}, "leeway": 0},
         {"acr": "1"},
         {"scopes": {"openid", "email"}},
         "https://keycloak.internal/certs",
@@ -271,12 +266,7 @@ async def test_accepted(
         ("cognito", {}, {"token_use": ...}, "claim_missing token_use"),
         ("cognito", {}, {"client_id": "other"}, "claim_mismatch client_id"),
         ("cognito", {}, {"client_id": ...}, "claim_missing client_id"),
-        (
-            "cognito",
-            {},
-            {"iss": "https://cognito-idp.us-west-2.amazonaws.com/us-west-2_other"},
-            "issuer_mismatch",
-        ),
+        ("cognito", {}, {"iss": "https://cognito-idp.us-west-2.amazonaws.com/us-west-2_other"}, "issuer_mismatch"),
         ("cognito", {"audience": "crm"}, {}, "claim_missing aud"),
         ("firebase", {}, {"iss": "https://session.firebase.google.com/crm-prod"}, "issuer_mismatch"),
         ("firebase", {}, {"iss": "https://securetoken.google.com/other"}, "issuer_mismatch"),
