@@ -11,17 +11,9 @@ from typing import Any, NoReturn
 
 from socketguard.errors import RejectCode, TokenError
 
-__all__ = ["MAX_DEPTH", "MAX_HEADER_PARTS", "MAX_TOKEN_LENGTH", "check_shape", "decode_base64url", "decode_json_object"]
-
-MAX_TOKEN_LENGTH = 8192
-"""Characters of a token. Servers take header lines of 8 KiB or less (nginx's large_client_header_buffers)."""
-
-MAX_DEPTH = 32
-"""How deeply objects and arrays of a token may be nested (the ``realm_access`` of Keycloak needs three)."""
-
-MAX_HEADER_PARTS = 64
-"""Members and elements of a token's header: it is decoded before the signature is checked."""
-
+MAX_TOKEN_LENGTH = 8192  # characters; servers take header lines of 8 KiB or less (nginx's large_client_header_buffers)
+MAX_DEPTH = 32  # of objects and arrays within each other (the ``realm_access`` of Keycloak needs three)
+MAX_HEADER_PARTS = 64  # members and elements of a token's header: it is decoded before the signature is checked
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 _PADDING = (b"", b"", b"==", b"=")

@@ -11,8 +11,6 @@ from urllib.parse import parse_qsl
 from socketguard.check import names
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
 
-__all__ = ["Found", "TokenFinder"]
-
 _COOKIE_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _MAX_PARAMETERS = 256
 
@@ -61,11 +59,11 @@ class TokenFinder:
                 'payload_keys is empty; write payload_keys=("token",), or leave "payload" out of sources',
                 option="payload_keys",
             )
-        others: list[tuple[str, str, str]] = []
+        self._others: list[tuple[str, str, str]] = []
         for source in self.sources:
             kind, _, name = source.partition(":")
             if kind in ("query", "cookie") and name:
-                others.append((source, kind, name))
+                self._others.append((source, kind, name))
             elif source not in ("payload", "header"):
                 raise ConfigurationError(
                     f'sources has the unknown entry {source!r}; it may hold "payload", "header", "query:NAME" and '
@@ -77,22 +75,17 @@ class TokenFinder:
                     f"sources names the cookie {name!r}, which no cookie can be called (RFC 6265 section 4.1.1)",
                     option="sources",
                 )
-        self._others = tuple(others)
-        self.uses_query = any(kind == "query" for _, kind, _ in others)
-        self.uses_cookie = any(kind == "cookie" for _, kind, _ in others)
+        self.uses_query = any(kind == "query" for _, kind, _ in self._others)
+        self.uses_cookie = any(kind == "cookie" for _, kind, _ in self._others)
 
     def find(
         self, payload: Mapping[str, Any] | None, headers: Sequence[tuple[bytes, bytes]], query_string: bytes
     ) -> Found | None:
         """Find the token, without looking into it: in the client's ``auth``, or in the request of the session."""
-        if self._payload and payload is not None:
-            token = self._from_payload(payload)
-            if token:
-                return Found(token, "payload")
-        if self._header:
-            token = _from_header(headers)
-            if token:
-                return Found(token, "header")
+        if self._payload and payload is not None and (token := self._from_payload(payload)):
+            return Found(token, "payload")
+        if self._header and (token := _from_header(headers)):
+            return Found(token, "header")
         return self._from_others(headers, query_string) if self._others else None
 
     def _from_payload(self, payload: Mapping[str, Any]) -> str | None:
@@ -105,8 +98,7 @@ class TokenFinder:
             if not isinstance(value, str):
                 raise _malformed("not_a_string", "payload", key=key, received=type(value).__name__)
             if key.lower() == "authorization":
-                token = _bearer(value)
-                if token:
+                if token := _bearer(value):
                     return token
             elif value[:7].lower() == "bearer ":
                 raise _malformed("bearer_prefix", "payload", key=key)

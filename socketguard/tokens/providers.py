@@ -15,8 +15,6 @@ from socketguard.errors import ConfigurationError
 
 from .claims import ANY, Names, Unchecked
 
-__all__ = ["Presets"]
-
 _PART = re.compile(r"[^\s/?#{}%]+")
 _HOST = re.compile(r"[A-Za-z0-9.-]+(:\d{1,5})?")
 _GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")

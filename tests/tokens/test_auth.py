@@ -444,7 +444,7 @@ class TestConfiguration:
 
     def test_what_it_uses_and_finds(self) -> None:
         auth = make(sources=("payload", "cookie:c"))
-        assert (auth.uses_cookie, auth.uses_query) == (True, False)
+        assert (auth.uses_cookie, auth.finder.uses_query) == (True, False)
         found = auth.find({"token": "a.b.c"}, [], b"")
         assert found is not None
         assert (found.token, found.source) == ("a.b.c", "payload")

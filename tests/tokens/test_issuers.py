@@ -187,12 +187,6 @@ class TestTimes:
         assert every.max_lifetime_of(None) == 90
         assert every.max_lifetime_of("https://c.example.com/acme/v2.0") == 90
 
-    def test_known_issuers(self) -> None:
-        auth = Issuers(make(issuer=A), publish(KeyServer(), issuer=C))
-        assert auth.accepts_issuer(A)
-        assert auth.accepts_issuer("https://c.example.com/acme/v2.0")
-        assert not auth.accepts_issuer(B)
-
 
 class TestKeys:
     async def test_out_only_when_all_are_out(self) -> None:
@@ -261,7 +255,7 @@ class TestConfiguration:
 
     def test_what_it_uses_and_finds(self) -> None:
         auth = both(sources=("payload", "cookie:c", "query:q"))
-        assert (auth.uses_cookie, auth.uses_query) == (True, True)
+        assert (auth.uses_cookie, auth.finder.uses_query) == (True, True)
         found = auth.find({"token": "a.b.c"}, [], b"")
         assert found is not None
         assert found.token == "a.b.c"
