@@ -284,10 +284,9 @@ async def join(
     await wire.open()
     try:
         await wire.frame()  # the OPEN packet
-        prefix = "" if namespace == "/" else f"{namespace},"
         payload = {**(auth or {}), **({} if token is None else {"token": token})}
-        await wire.send(f"40{prefix}{json.dumps(payload) if payload else ''}")
         client = Client(wire, namespace)
+        await wire.send(f"40{client._prefix}{json.dumps(payload) if payload else ''}")
         answer = await client._opened()
         if "sid" not in answer:
             raise Refused(answer.get("message", ""), answer.get("data"))
