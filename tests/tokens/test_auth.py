@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
+import string
 from collections.abc import Mapping
 from typing import Any
 from unittest import mock
@@ -44,6 +45,7 @@ from tests.tokens.minting import (
     publish,
     raw_claims,
     refused,
+    seal,
     sign,
     signed,
 )
@@ -239,8 +241,7 @@ class TestHeader:
 class TestKnownHeaders:
     def test_only_headers_of_verified_tokens_get_in(self) -> None:
         auth = make()
-        for number in range(300):
-            refused(auth, mint({"kid": str(number)}, OTHER_SECRET))
+        assert refused(auth, mint({"kid": "a"}, OTHER_SECRET)).detail == "signature_mismatch"
         assert not auth.known_headers
         token = mint({"kid": "a"}, exp=NOW - 100)
         assert refused(auth, token).detail == "expired"
@@ -282,6 +283,7 @@ class TestShape:
             (sign(b'["HS256"]', claims()), "not_an_object", {"part": "header"}),
             (mint().rpartition(".")[0] + ".AAB", "not_base64url", {"part": "signature"}),
             (sign({"alg": "HS256"}, b"[]"), "not_an_object", {"part": "payload"}),
+            (seal(f"{b64(json.dumps({'alg': 'HS256'}))}.e31"), "not_base64url", {"part": "payload"}),  # e30 is {}
             (sign({"alg": "HS256"}, b'{"sub":"ann","exp":NaN}'), "not_json", {"part": "payload"}),
         ],
     )
@@ -294,19 +296,9 @@ class TestShape:
             assert refused(make(), sign({"alg": "HS256"}, payload, OTHER_SECRET)).detail == "signature_mismatch"
 
     def test_one_token_has_one_spelling(self) -> None:
-        token = mint()
-        alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+        token, alphabet = mint(), f"{string.ascii_letters}{string.digits}-_"
         accepted = [last for last in alphabet if isinstance(outcome(make(), token[:-1] + last), Identity)]
         assert accepted == [token[-1]]
-
-    def test_a_payload_with_stray_bits_under_a_good_signature(self) -> None:
-        payload = b64(json.dumps(claims(pad=""))) + "A"
-        while len(payload) % 4 != 3:
-            payload += "A"
-        message = f"{b64(json.dumps({'alg': 'HS256'}))}.{payload[:-1]}B".encode()
-        token = f"{message.decode()}.{b64(ALGORITHMS['HS256'].sign(message, SECRET.encode()))}"
-        error = refused(make(), token)
-        assert (error.detail, error.fields) == ("not_base64url", {"part": "payload"})
 
 
 BAD_OPTIONS = [
@@ -670,9 +662,9 @@ class TestProfile:
         error = refused(self.auth(), mint({"typ": "at+jwt"}, **{**self.GOOD, claim: ...}))
         assert (error.detail, error.fields["claim"]) == ("claim_missing", claim)
 
-    @pytest.mark.parametrize("header", [{"typ": "JWT"}, {"typ": None}])
-    def test_other_types(self, header: dict[str, Any]) -> None:
-        assert refused(self.auth(), mint(header, **self.GOOD)).detail == "type_not_allowed"
+    @pytest.mark.parametrize("type_", ["JWT", None])
+    def test_other_types(self, type_: str | None) -> None:
+        assert refused(self.auth(), mint({"typ": type_}, **self.GOOD)).detail == "type_not_allowed"
 
     def test_more_may_be_required(self) -> None:
         auth = self.auth(require=["exp", "tenant"], types={"at+jwt"})
@@ -700,8 +692,7 @@ class TestEnd:
         now = [float(NOW)]
         auth = make(clock=lambda: now[0])
         identity = auth.verify(mint())
-        end = auth.ends_at(identity)
-        assert end is not None
+        end = auth.ends_at(identity) or 0
         now[0] = math.nextafter(end, 0)
         auth.check_time(identity)
         now[0] = end
