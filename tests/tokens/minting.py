@@ -59,6 +59,17 @@ KEYS: dict[str, Any] = {
 }
 
 
+PUBLIC = [
+    # The kind of a key, its algorithms, and how it is shown.
+    ("rsa", ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"), "RSA 2048"),
+    ("p256", ("ES256",), "P-256"),
+    ("p384", ("ES384",), "P-384"),
+    ("p521", ("ES512",), "P-521"),
+    ("ed25519", ("EdDSA", "Ed25519"), "Ed25519"),
+    ("ed448", ("EdDSA",), "Ed448"),
+]
+
+
 def signature(key: Any, algorithm: str, message: bytes = b"message") -> bytes:
     implementation = ALGORITHMS["EdDSA" if algorithm == "Ed25519" else algorithm]
     return implementation.sign(message, implementation.prepare_key(key))
