@@ -558,10 +558,18 @@ class TestPublishedKeys:
         assert auth == publish(server, **same)
         assert hash(auth) == hash(publish(server, **same))
         times = dict(zip(JWKS_TIMES, (700, 0, 20, 3), strict=True))
-        changes = {"jwks_url": f"{KEYS_URL}2", "fetch": KeyServer(), "allow_http": True, **times}
+        changes = {
+            "jwks_url": f"{KEYS_URL}2",
+            "fetch": KeyServer(),
+            "allow_http": True,
+            "algorithms": ["ES256"],
+            **times,
+        }
         for option, value in changes.items():
             assert auth != publish(server, **{**same, option: value}), option
         assert repr(auth) == "<JWTAuth RS256 (JWKS https://keys.example.com/jwks)>"
+        document = publish(server, **same, jwks_url=f"{ISSUER}.well-known/openid-configuration")
+        assert JWTAuth.discover(ISSUER, audience="crm", fetch=server, **same) != document
 
     async def test_keys_that_are_given_are_never_fetched(self) -> None:
         auth = make()
