@@ -175,3 +175,12 @@ async def test_what_is_not_for_this_client_is_passed_over() -> None:
         await client.call("echo", 6)
         await case.server.emit("news", 1, namespace="/messages")
         assert await client.receive() == ("news", [1])
+
+
+async def test_an_application_that_closes_at_once() -> None:
+    async def closing(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.close", "reason": "not here"})
+
+    with pytest.raises(Refused, match="not here") as refused:
+        await Wire(closing).open()
+    assert refused.value.status == 403

@@ -246,15 +246,8 @@ class JWTAuth(Presets, Verifier):
         super().__init__(TokenFinder(sources, payload_keys), (self._keys,))
         # Only headers of tokens whose signature held get in here, so that a stranger can't fill it.
         self.known_headers: dict[bytes, tuple[str, str | None]] = {}
-        self._configuration = (
-            self._algorithms,
-            self._keys.fingerprint,
-            rules.configuration,
-            self.finder.sources,
-            self.finder.payload_keys,
-            self._types,
-            expiry,
-        )
+        said = (self._algorithms, self._types, expiry, self.finder.sources, self.finder.payload_keys)
+        self._configuration = (said, self._keys.fingerprint, rules.configuration)
 
     @classmethod
     def discover(

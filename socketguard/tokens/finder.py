@@ -11,6 +11,8 @@ from urllib.parse import parse_qsl
 from socketguard.check import names
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
 
+from .encoding import malformed
+
 _COOKIE_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _MAX_PARAMETERS = 256
 
@@ -27,10 +29,6 @@ def _bearer(value: str) -> str | None:
     """The token of a ``Bearer`` credential (scheme case-insensitive, RFC 9110 section 11.1); None for other schemes."""
     scheme, _, token = value.strip(" \t").partition(" ")
     return token.strip(" ") if scheme.lower() == "bearer" else None
-
-
-def _malformed(detail: str, source: str, **fields: Any) -> TokenError:
-    return TokenError(RejectCode.TOKEN_MALFORMED, detail, source=source, **fields)
 
 
 class TokenFinder:
@@ -90,18 +88,18 @@ class TokenFinder:
 
     def _from_payload(self, payload: Mapping[str, Any]) -> str | None:
         if not isinstance(payload, Mapping):
-            raise _malformed("not_an_object", "payload", received=type(payload).__name__)
+            raise malformed("not_an_object", source="payload", received=type(payload).__name__)
         for key in self.payload_keys:
             value = payload.get(key)
             if value is None or value == "":
                 continue
             if not isinstance(value, str):
-                raise _malformed("not_a_string", "payload", key=key, received=type(value).__name__)
+                raise malformed("not_a_string", source="payload", key=key, received=type(value).__name__)
             if key.lower() == "authorization":
                 if token := _bearer(value):
                     return token
             elif value[:7].lower() == "bearer ":
-                raise _malformed("bearer_prefix", "payload", key=key)
+                raise malformed("bearer_prefix", source="payload", key=key)
             else:
                 return value
         return None
@@ -111,12 +109,12 @@ class TokenFinder:
         for source, kind, name in self._others:
             values = _query_values(query_string, name) if kind == "query" else _cookie_values(headers, name)
             if len(values) > 1:
-                raise _malformed("multiple_parameters" if kind == "query" else "multiple_cookies", source)
+                raise malformed("multiple_parameters" if kind == "query" else "multiple_cookies", source=source)
             token = values[0] if values else ""
             if not token:
                 continue
             if token[:7].lower() == "bearer ":
-                raise _malformed("bearer_prefix", source)
+                raise malformed("bearer_prefix", source=source)
             # A browser adds cookies to requests that any page makes; without its Origin header nobody can tell which.
             if kind == "cookie" and not any(name.lower() == b"origin" and value for name, value in headers):
                 cookie_without_origin = True
@@ -135,9 +133,9 @@ def _from_header(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
             if token is None:
                 continue
             if found is not None:
-                raise _malformed("multiple_headers", "header")
+                raise malformed("multiple_headers", source="header")
             if not token.isascii():
-                raise _malformed("not_base64url", "header")
+                raise malformed("not_base64url", source="header")
             found = token
     return found
 
@@ -146,7 +144,7 @@ def _query_values(query_string: bytes, name: str) -> list[str]:
     try:
         pairs = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True, max_num_fields=_MAX_PARAMETERS)
     except ValueError:
-        raise _malformed("query_malformed", f"query:{name}") from None
+        raise malformed("query_malformed", source=f"query:{name}") from None
     return [value for key, value in pairs if key == name]
 
 

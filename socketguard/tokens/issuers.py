@@ -51,8 +51,7 @@ class Issuers(Verifier):
                         option=option,
                     )
         self._auths = auths
-        self._first = auths[0]
-        super().__init__(self._first.finder, [source for auth in auths for source in auth._sources])
+        super().__init__(auths[0].finder, [source for auth in auths for source in auth._sources])
 
     def __eq__(self, other: object) -> bool:
         return frozenset(self._auths) == frozenset(other._auths) if isinstance(other, Issuers) else NotImplemented
@@ -103,7 +102,7 @@ class Issuers(Verifier):
         return self._of(identity).ends_at(identity)
 
     def now(self) -> float:
-        return self._first.now()
+        return self._auths[0].now()
 
     def max_lifetime_of(self, issuer: str | None) -> float | None:
         """The longest lifetime of an issuer's tokens (None: of anybody's), in seconds; None when nobody knows."""
@@ -132,8 +131,8 @@ class Issuers(Verifier):
     def _of(self, identity: Identity) -> JWTAuth:
         """Whoever verified a token. An anonymous identity ends nowhere, so anybody will do."""
         if identity.issuer is None:
-            return self._first
-        return self._matching(identity.issuer, identity.claims) or self._first
+            return self._auths[0]
+        return self._matching(identity.issuer, identity.claims) or self._auths[0]
 
 
 def _unverified(part: bytes) -> dict[str, Any]:

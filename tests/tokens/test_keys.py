@@ -241,9 +241,6 @@ class TestSets:
         assert [key.kind for key in keys.candidates("RS256", "any")] == ["RSA 2048", "RSA 2048"]
         assert [key.kind for key in keys.candidates("ES256", None)] == ["P-256"]
         assert keys.candidates("ES256", None)[0].algorithm == "ES256"
-
-    def test_they_are_bound_to_no_issuer(self) -> None:
-        keys = StaticKeys([pem("rsa"), pem("p256")], ("RS256", "ES256"))
         assert {key.issuer for name in ("RS256", "ES256") for key in keys.candidates(name, None)} == {None}
 
     def test_a_key_may_be_bound_to_an_issuer(self) -> None:
