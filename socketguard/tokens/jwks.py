@@ -106,7 +106,7 @@ class RemoteKeys(KeySource):
         self._shown_url = neutralise(self._url.partition("?")[0], 256)
         self.kinds = (f"{'JWKS' if self._issuer is None else 'discovery'} {self._shown_url}",)
         self.fingerprint: Hashable = (
-            (self._url, self._issuer, frozenset(algorithms), fetch, allow_http),
+            (self._url, self._issuer, fetch, allow_http),
             (self._lifetime, self._stale, self._cooldown, self._timeout, clock, jitter),
         )
         self._keys: KeySet | None = None
