@@ -10,25 +10,11 @@ import functools
 import ipaddress
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from .text import neutralise
-
-__all__ = [
-    "ANONYMOUS",
-    "Connection",
-    "HandshakeRequest",
-    "Headers",
-    "Identity",
-    "KeysChange",
-    "OnRefresh",
-    "Session",
-    "address_key",
-    "bound_connection",
-    "current_connection",
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,82 +60,44 @@ class Identity:
 ANONYMOUS = Identity(subject=None)
 
 
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Session:
     """One Engine.IO session: what was known of the client when it arrived, and the namespaces it is in.
 
     It lives in the ASGI scope of the handshake (``scope["socketguard"]``), hence exactly as long as python-socketio
-    keeps the session.
-
-    Texts in it are capped and free of control characters.
+    keeps the session. Texts in it are capped and free of control characters.
     """
 
-    __slots__ = (
-        "active",
-        "carrier",
-        "client_address",
-        "connections",
-        "connects",
-        "digest",
-        "done",
-        "eio_sid",
-        "ending",
-        "handed",
-        "headers",
-        "joined",
-        "largest",
-        "left_by",
-        "origin",
-        "packets_in",
-        "query_string",
-        "reading",
-        "refusals",
-        "started",
-        "timer",
-        "transport",
-        "user_agent",
-        "watched",
-    )
+    client_address: str | None
+    origin: str | None
+    user_agent: str | None
+    transport: str
+    headers: list[tuple[bytes, bytes]]
+    query_string: bytes
+    eio_sid: str = ""
+    digest: str = ""
+    packets_in: int = 0
+    connects: int = 0
+    joined: int = 0
+    connections: dict[str, Connection] = field(default_factory=dict)
+    ending: str | None = None
+    carrier: Any = None  # the WebSocket that carries it; None while it is polled
+    reading: set[Any] | None = None  # tasks that read a body of it: a slow client can keep them as long as it likes
+    handed: int = 0  # bytes (characters of text) that were given to python-engineio
+    done: int = 0  # those of them that have left
+    largest: int = 0
+    watched: bool = False
+    timer: Any = None
+    refusals: Any = None
+    started: float = field(default_factory=time.monotonic)  # in seconds of the monotonic clock
+    active: float = field(init=False)  # when something last came or went
+    left_by: str | None = None  # in which of python-socketio's words it left a namespace
 
-    def __init__(
-        self,
-        *,
-        client_address: str | None,
-        origin: str | None,
-        user_agent: str | None,
-        transport: str,
-        headers: list[tuple[bytes, bytes]],
-        query_string: bytes,
-    ) -> None:
-        self.client_address = client_address
-        self.origin = origin
-        self.user_agent = user_agent
-        self.transport = transport
-        self.headers = headers
-        self.query_string = query_string
-        self.eio_sid = ""
-        self.digest = ""
-        self.packets_in = 0
-        self.connects = 0
-        self.joined = 0
-        self.connections: dict[str, Connection] = {}
-        self.ending: str | None = None
-        # The WebSocket that carries it; None while it is polled.
-        self.carrier: Any = None
-        # Tasks that read a body of it: a slow client can keep them for as long as it likes.
-        self.reading: set[Any] | None = None
-        # Bytes (characters of text) that were given to python-engineio, and those of them that have left.
-        self.handed = 0
-        self.done = 0
-        self.largest = 0
-        self.watched = False
-        self.timer: Any = None
-        self.refusals: Any = None
-        # When it began and when something last came or went, in seconds of the monotonic clock; and in which of
-        # python-socketio's words it left a namespace.
-        self.started = self.active = time.monotonic()
-        self.left_by: str | None = None
+    def __post_init__(self) -> None:
+        self.active = self.started
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Connection:
     """One client in one namespace, from its CONNECT to its end.
 
@@ -163,69 +111,36 @@ class Connection:
         refreshes: how often its token was replaced by a fresh one.
     """
 
-    __slots__ = (
-        "_packets_before",
-        "budgets",
-        "detail",
-        "ends_at",
-        "events_in",
-        "held",
-        "identity",
-        "log_fields",
-        "namespace",
-        "offered",
-        "pending",
-        "placeholders",
-        "reason",
-        "refreshes",
-        "refreshing",
-        "session",
-        "sid",
-        "started",
-        "state",
-        "timer",
-        "verdict",
-    )
+    PENDING: ClassVar = "pending"
+    JOINED: ClassVar = "joined"
+    LEAVING: ClassVar = "leaving"
+    ENDED: ClassVar = "ended"
 
-    PENDING = "pending"
-    JOINED = "joined"
-    LEAVING = "leaving"
-    ENDED = "ended"
+    session: Session
+    namespace: str
+    identity: Identity = ANONYMOUS
+    placeholders: Mapping[str, str] = field(default_factory=dict)
+    _: KW_ONLY
+    sid: str = ""
+    started: float = field(default_factory=time.monotonic)
+    events_in: int = 0
+    state: str = PENDING
+    reason: str | None = None
+    detail: str | None = None  # the reason in the words of whoever disconnected it
+    pending: Any = None
+    log_fields: dict[str, Any] = field(default_factory=dict)
+    refreshes: int = 0
+    refreshing: bool = False
+    offered: Identity | None = None  # who a fresh token says it is, while that is being decided
+    timer: Any = None
+    ends_at: float | None = None  # when its authority ends, in seconds of the clock by which tokens are verified
+    held: bool = False  # whether it counts in the ledger
+    verdict: Any = None  # the refusal that somebody has decided on while it was being admitted
+    budgets: dict[Any, Any] | None = None  # what is left of its rates, by handler
+    _packets_before: int = field(init=False)
 
-    def __init__(
-        self,
-        session: Session,
-        namespace: str,
-        identity: Identity = ANONYMOUS,
-        placeholders: Mapping[str, str] | None = None,
-    ) -> None:
-        self.session = session
-        self.namespace = namespace
-        self.sid = ""
-        self.identity = identity
-        self.placeholders: Mapping[str, str] = placeholders or {}
-        self.started = time.monotonic()
-        self.events_in = 0
-        self.state = self.PENDING
-        self.reason: str | None = None
-        # The reason in the words of whoever disconnected it.
-        self.detail: str | None = None
-        self.pending: Any = None
-        self.log_fields: dict[str, Any] = {}
-        self.refreshes = 0
-        self.refreshing = False
-        # Who a fresh token says it is, while that is being decided.
-        self.offered: Identity | None = None
-        self.timer: Any = None
-        # When its authority ends, in seconds of the clock by which tokens are verified.
-        self.ends_at: float | None = None
-        # Whether it counts in the ledger.
-        self.held = False
-        # The refusal that somebody has decided on while it was being admitted.
-        self.verdict: Any = None
-        # What is left of its rates, by handler.
-        self.budgets: dict[Any, Any] | None = None
-        self._packets_before = session.packets_in
+    def __post_init__(self) -> None:
+        self._packets_before = self.session.packets_in
 
     def __repr__(self) -> str:
         return f"<Connection {self.namespace} subject={self.identity.subject!r} {self.state}>"
@@ -261,11 +176,7 @@ class Connection:
         return time.monotonic() - self.started
 
     def bind_log_fields(self, log_claims: tuple[str, ...]) -> None:
-        """Prepare what `socketguard.logs.add_connection` adds to every line that is written inside a handler.
-
-        Args:
-            log_claims: the claims to take along.
-        """
+        """Prepare what `socketguard.logs.add_connection` adds to every line that is written inside a handler."""
         fields: dict[str, Any] = {"namespace": neutralise(self.namespace, 128)}
         if self.sid:
             fields["sid"] = self.sid
@@ -316,15 +227,10 @@ def _ipv6_key(address: str) -> str:
 
 
 def address_key(address: str) -> str:
-    """What counts as one source.
+    """What counts as one source: the address of a client, or whatever stands in its place, cut off after 64 characters.
 
-    Args:
-        address: the address of a client as text, or whatever stands in its place.
-
-    Returns:
-        An IPv4 address as it is, an IPv4-mapped one (RFC 4291, section 2.5.5.2) as IPv4, an IPv6 address as its /64
-        (one link, RFC 4291, section 2.5.1: whoever has an address there has all of them), anything else as it is, cut
-        off after 64 characters.
+    An IPv4-mapped address (RFC 4291 section 2.5.5.2) counts as IPv4, and an IPv6 address as its /64: one link (section
+    2.5.1 there), and whoever has an address in it has all of them.
     """
     if len(address) > _ADDRESS_LIMIT:
         address = address[:_ADDRESS_LIMIT]
@@ -340,56 +246,40 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 class HandshakeRequest(NamedTuple):
-    """What a request to the Engine.IO endpoint asks for. Texts are as they came, except where said otherwise.
+    """What a request to the Engine.IO endpoint asks for. Texts are as they came, except where said otherwise."""
 
-    Attributes:
-        websocket: whether it is a WebSocket (the type of the ASGI scope).
-        sid: the Engine.IO session id it names; a secret.
-        transport: the ``transport`` parameter, ``polling`` when absent.
-        version: the ``EIO`` parameter.
-        scheme: ``http`` or ``https``, as the browser sees it: ``X-Forwarded-Proto`` where there is one, with
-            ``ws``/``wss`` (which Traefik sends for upgrades) put back to what an Origin says.
-        proxied: whether there was an ``X-Forwarded-Proto``.
-        client_address: of the client, behind trusted proxies.
-        forwarded_by: a private address that isn't trusted and yet forwards: most likely a proxy.
-        transport_given: whether there was a ``transport`` parameter.
-        headers: all of them as they came, for hints; they hold secrets.
-        http_version: ``1.0``, ``1.1``, ``2`` or ``3``.
-    """
-
-    websocket: bool
+    websocket: bool  # the type of the ASGI scope
     method: str
     path: str
-    sid: str | None
-    transport: str
-    version: str | None
+    sid: str | None  # the Engine.IO session id it names; a secret
+    transport: str  # ``polling`` when there is no such parameter
+    version: str | None  # the ``EIO`` parameter
     jsonp: bool
     origin: str | None
     host: str | None
     forwarded_host: str | None
+    # ``http`` or ``https``, as the browser sees it: ``X-Forwarded-Proto`` where there is one, with ``ws``/``wss``
+    # (which Traefik sends for upgrades) put back to what an Origin says.
     scheme: str
-    proxied: bool
+    proxied: bool  # whether there was an ``X-Forwarded-Proto``
     upgrade: str | None
     content_length: str | None
-    client_address: str | None
+    client_address: str | None  # of the client, behind trusted proxies
     user_agent: str | None
-    forwarded_by: str | None = None
+    forwarded_by: str | None = None  # a private address that isn't trusted and yet forwards: most likely a proxy
     transport_given: bool = True
-    headers: Headers = ()
-    http_version: str | None = None
+    headers: Headers = ()  # all of them as they came, for hints; they hold secrets
+    http_version: str | None = None  # ``1.0``, ``1.1``, ``2`` or ``3``
 
 
 @dataclass(frozen=True, slots=True)
 class KeysChange:
-    """What happened to the keys, for the log.
+    """What happened to the keys, for the log, each with its ``url``.
 
-    Attributes:
-        kind: ``refreshed``: fetched for the first time, or different from before, or fetched again after an outage.
-            ``unavailable``: they can't be fetched; once per outage, and once more when the old keys have become too
-            old to serve.
-        fields: ``url``; of refreshed ones ``keys``, ``key_ids`` and ``ignored`` (keys that can't be used, and why); of
-            unavailable ones ``reason``, ``serving`` (``stale`` or ``none``) and ``serving_s`` (for how many seconds
-            more).
+    ``refreshed``: fetched for the first time, or different from before, or fetched again after an outage; with
+    ``keys``, ``key_ids`` and ``ignored`` (keys that can't be used, and why). ``unavailable``: they can't be fetched;
+    once per outage, and once more when the old keys have become too old to serve; with ``reason``, ``serving``
+    (``stale`` or ``none``) and ``serving_s`` (for how many seconds more).
     """
 
     kind: Literal["refreshed", "unavailable"]

@@ -18,22 +18,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-__all__ = [
-    "REPLIES",
-    "RETRY_AFTER",
-    "ConfigurationError",
-    "HandshakeCode",
-    "Refusal",
-    "RejectCode",
-    "Reply",
-    "Retry",
-    "SocketGuardError",
-    "TokenError",
-    "new_ref",
-]
-
-RETRY_AFTER = 5
-"""Seconds after which a refused client may try again, where nothing tells better."""
+RETRY_AFTER = 5  # seconds after which a refused client may try again, where nothing tells better
 
 
 class Retry(enum.StrEnum):
@@ -150,20 +135,15 @@ REPLIES: Mapping[RejectCode | HandshakeCode, Reply] = MappingProxyType(
 class Refusal:
     """One refusal, as it was decided: of a request, a CONNECT, an event or a fresh token.
 
-    Attributes:
-        code: what the client is told.
-        detail: one word of a closed set that only the log gets, such as ``signature_mismatch``.
-        fields: further fields for the log line, already free of secrets (expected and received values and the like).
-            The client is told one of them: ``retry_after``, whole seconds.
-        error: the exception behind it, when it is a defect of the server and no attempt of a client.
-        http_status: of the answer, where it is not that of the code.
+    The client is told the `code`. The log gets the `detail` too, one word of a closed set, and the `fields`, which are
+    free of secrets; of these the client is told one: ``retry_after``, in whole seconds.
     """
 
     code: RejectCode | HandshakeCode
     detail: str | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
-    error: BaseException | None = field(default=None, compare=False)
-    http_status: int | None = None
+    error: BaseException | None = field(default=None, compare=False)  # a defect of the server, no attempt of a client
+    http_status: int | None = None  # of the answer, where it is not that of the code
 
     @property
     def reply(self) -> Reply:
@@ -182,37 +162,24 @@ class Refusal:
         return found
 
     def payload(self, ref: str, *, debug: bool = False) -> dict[str, Any]:
-        """The object of the CONNECT_ERROR packet.
+        """The object of the CONNECT_ERROR packet, which clients read as ``err.message`` and ``err.data``.
 
-        Clients read it as ``err.message`` and ``err.data``. An unknown namespace is answered with exactly what the
-        reference server sends, so that it can't be told from one that is hidden.
-
-        Args:
-            ref: the short random id that stands in the log line too.
-            debug: whether the client may see the details, the namespaces among them.
+        An unknown namespace is answered with exactly what the reference server sends, so that it can't be told from
+        one that is hidden. With `debug` the client sees the details, the namespaces among them.
         """
-        reply = REPLIES[self.code]
+        message, data = self.reply.message, self._told(ref)
         if debug:
-            data = {"code": self.code.value, "retry": reply.retry, "ref": ref, "detail": self.detail, **self.fields}
-            return {"message": reply.message, "data": data}
-        if self.code is RejectCode.INVALID_NAMESPACE:
-            return {"message": reply.message}
-        data = {"code": self.code.value, "retry": reply.retry, "ref": ref}
-        if "retry_after" in self.fields:
-            data["retry_after"] = self.fields["retry_after"]
-        return {"message": reply.message, "data": data}
+            return {"message": message, "data": {**data, "detail": self.detail, **self.fields}}
+        return {"message": message} if self.code is RejectCode.INVALID_NAMESPACE else {"message": message, "data": data}
 
     def acknowledgement(self, ref: str) -> dict[str, Any]:
-        """What an event is acknowledged with that was refused.
+        """What an event is acknowledged with that was refused."""
+        return {"ok": False, "message": self.reply.message, **self._told(ref)}
 
-        Args:
-            ref: the short random id that stands in the log line too.
-        """
-        reply = REPLIES[self.code]
-        answer = {"ok": False, "code": self.code.value, "message": reply.message, "retry": reply.retry, "ref": ref}
-        if "retry_after" in self.fields:
-            answer["retry_after"] = self.fields["retry_after"]
-        return answer
+    def _told(self, ref: str) -> dict[str, Any]:
+        """What every answer says; `ref` is the short random id that stands in the log line too."""
+        again = {"retry_after": self.fields["retry_after"]} if "retry_after" in self.fields else {}
+        return {"code": self.code.value, "retry": self.reply.retry, "ref": ref, **again}
 
 
 def new_ref() -> str:

@@ -18,17 +18,7 @@ from .errors import SocketGuardError
 from .logs import sink
 from .tokens.auth import JWTAuth
 
-__all__ = [
-    "TEST_SECRET",
-    "Client",
-    "FakeClock",
-    "Refused",
-    "Wire",
-    "capture_events",
-    "join",
-    "make_auth",
-    "mint",
-]
+__all__ = ["TEST_SECRET", "Client", "FakeClock", "Refused", "Wire", "capture_events", "join", "make_auth", "mint"]
 
 TEST_SECRET = "only-for-tests-and-known-to-everybody-who-has-read-this-line-of-the-package"
 """The secret of `mint` and `make_auth`. Anybody can read it here: never give it to a server that others reach."""
@@ -294,10 +284,9 @@ async def join(
     await wire.open()
     try:
         await wire.frame()  # the OPEN packet
-        prefix = "" if namespace == "/" else f"{namespace},"
         payload = {**(auth or {}), **({} if token is None else {"token": token})}
-        await wire.send(f"40{prefix}{json.dumps(payload) if payload else ''}")
         client = Client(wire, namespace)
+        await wire.send(f"40{client._prefix}{json.dumps(payload) if payload else ''}")
         answer = await client._opened()
         if "sid" not in answer:
             raise Refused(answer.get("message", ""), answer.get("data"))

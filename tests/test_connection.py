@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from types import MappingProxyType
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,18 +12,9 @@ from socketguard import Connection, Identity, current_connection
 from socketguard.connection import ANONYMOUS, Session, address_key, bound_connection
 
 
-def session(**options: Any) -> Session:
-    return Session(
-        **{
-            "client_address": "192.0.2.1",
-            "origin": "https://crm.example.com",
-            "user_agent": "agent",
-            "transport": "polling",
-            "headers": [],
-            "query_string": b"",
-            **options,
-        }
-    )
+def session() -> Session:
+    known = {"client_address": "192.0.2.1", "origin": "https://crm.example.com", "user_agent": "agent"}
+    return Session(**known, transport="polling", headers=[], query_string=b"")
 
 
 def test_the_anonymous_identity() -> None:
@@ -47,10 +37,8 @@ def test_an_identity_can_not_be_changed() -> None:
 def test_a_connection_tells_what_its_session_knows() -> None:
     of = session()
     connection = Connection(of, "/messages")
-    assert connection.client_address == "192.0.2.1"
-    assert connection.origin == "https://crm.example.com"
-    assert connection.user_agent == "agent"
-    assert connection.transport == "polling"
+    assert (connection.client_address, connection.user_agent) == ("192.0.2.1", "agent")
+    assert (connection.origin, connection.transport) == ("https://crm.example.com", "polling")
     of.transport = "websocket"
     assert connection.transport == "websocket"
     assert connection.identity is ANONYMOUS
@@ -60,6 +48,7 @@ def test_a_connection_tells_what_its_session_knows() -> None:
 
 def test_packets_are_counted_from_the_connect_on() -> None:
     of = session()
+    assert of.active == of.started
     of.packets_in = 5
     connection = Connection(of, "/messages", placeholders={"tenant": "acme"})
     of.packets_in = 7
@@ -108,17 +97,11 @@ async def test_the_current_connection_is_that_of_the_running_task() -> None:
 @pytest.mark.parametrize(
     ("address", "key"),
     [
-        ("203.0.113.7", "203.0.113.7"),
-        ("::ffff:203.0.113.7", "203.0.113.7"),
-        ("::ffff:cb00:7107", "203.0.113.7"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("2001:DB8:0001:2::", "2001:db8:1:2::/64"),
+        *((address, "203.0.113.7") for address in ("203.0.113.7", "::ffff:203.0.113.7", "::ffff:cb00:7107")),
+        *((address, "2001:db8:1:2::/64") for address in ("2001:db8:1:2:3:4:5:6", "2001:DB8:0001:2::")),
         ("::1", "::/64"),
         ("fe80::1%eth0", "fe80::/64"),
-        ("", ""),
-        ("testclient", "testclient"),
-        ("unix:", "unix:"),
-        ("203.0.113.7:80", "203.0.113.7:80"),
+        *((name, name) for name in ("", "testclient", "unix:", "203.0.113.7:80")),
         (":" * 100, ":" * 64),
         ("x" * 100, "x" * 64),
         ("::1%" + "z" * 100, "::/64"),

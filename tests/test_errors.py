@@ -25,17 +25,18 @@ def test_what_a_client_is_told(code: RejectCode) -> None:
     assert json.loads(json.dumps(payload)) == expected
 
 
-def test_an_unknown_namespace_is_answered_as_the_reference_server_does() -> None:
-    payload = Refusal(RejectCode.INVALID_NAMESPACE, "typo", {"registered": ["/a"]}).payload("abc")
-    assert json.dumps(payload, separators=(",", ":")) == '{"message":"Invalid namespace"}'
+def test_an_unknown_namespace_is_answered_as_the_reference_server_does_but_in_debug_with_details() -> None:
+    refusal = Refusal(RejectCode.INVALID_NAMESPACE, "typo", {"registered": ["/a"]})
+    assert json.dumps(refusal.payload("abc"), separators=(",", ":")) == '{"message":"Invalid namespace"}'
+    details = {"code": "invalid_namespace", "retry": None, "ref": "abc", "detail": "typo", "registered": ["/a"]}
+    assert refusal.payload("abc", debug=True) == {"message": "Invalid namespace", "data": details}
 
 
-def test_debug_tells_the_details() -> None:
-    payload = Refusal(RejectCode.INVALID_NAMESPACE, "typo", {"registered": ["/a"]}).payload("abc", debug=True)
-    assert payload == {
-        "message": "Invalid namespace",
-        "data": {"code": "invalid_namespace", "retry": None, "ref": "abc", "detail": "typo", "registered": ["/a"]},
-    }
+def test_when_to_try_again_is_told_everywhere() -> None:
+    refusal = Refusal(RejectCode.RATE_LIMITED, "x", {"retry_after": 5, "limit": 1})
+    told = {"code": "rate_limited", "retry": "backoff", "ref": "abc", "retry_after": 5}
+    assert refusal.payload("abc") == {"message": "Too many attempts", "data": told}
+    assert refusal.acknowledgement("abc") == {"ok": False, "message": "Too many attempts", **told}
 
 
 def test_a_token_error_says_nothing_of_the_token() -> None:
@@ -55,24 +56,9 @@ def test_a_configuration_error_names_the_option() -> None:
 
 def test_the_words_of_the_protocol_are_fixed() -> None:
     assert {code.value for code in RejectCode} == {
-        "invalid_namespace",
-        "connect_malformed",
-        "token_missing",
-        "token_malformed",
-        "token_expired",
-        "token_not_yet_valid",
-        "token_invalid",
-        "token_revoked",
-        "subject_mismatch",
-        "insufficient_scope",
-        "keys_unavailable",
-        "connection_limit",
-        "rate_limited",
-        "draining",
-        "origin_not_allowed",
-        "admission_timeout",
-        "already_connected",
-        "refused_by_app",
-        "internal_error",
+        *("invalid_namespace", "connect_malformed", "token_missing", "token_malformed", "token_expired"),
+        *("token_not_yet_valid", "token_invalid", "token_revoked", "subject_mismatch", "insufficient_scope"),
+        *("keys_unavailable", "connection_limit", "rate_limited", "draining", "origin_not_allowed"),
+        *("admission_timeout", "already_connected", "refused_by_app", "internal_error"),
     }
     assert {retry.value for retry in Retry} == {"never", "login", "refresh", "backoff", "now"}

@@ -32,8 +32,8 @@ __all__ = ["ANY", "JWTAuth", "ScopeClaim", "Verifier"]
 _TYPES = ("JWT", "at+jwt", None)
 _CACHED_HEADERS = 128
 _CACHED_HEADER_BYTES = 512
+# Claims that every access token must have (RFC 9068 section 2.2).
 _RFC9068 = ("iss", "exp", "aud", "sub", "client_id", "iat", "jti")
-"""Claims that every access token must have (RFC 9068 section 2.2)."""
 
 
 class Verifier(Backend):
@@ -48,14 +48,6 @@ class Verifier(Backend):
     def uses_cookie(self) -> bool:
         """Whether a cookie is among the sources."""
         return self.finder.uses_cookie
-
-    @property
-    @abstractmethod
-    def is_on_real_time(self) -> bool: ...
-    @property
-    def uses_query(self) -> bool:
-        """Whether a query parameter is among the sources."""
-        return self.finder.uses_query
 
     def find(
         self, payload: Mapping[str, Any] | None, headers: Sequence[tuple[bytes, bytes]], query_string: bytes
@@ -103,6 +95,9 @@ class Verifier(Backend):
     @property
     @abstractmethod
     def leeway(self) -> float: ...
+    @property
+    @abstractmethod
+    def is_on_real_time(self) -> bool: ...
     @abstractmethod
     def verify(self, token: str) -> Identity: ...
     @abstractmethod
@@ -115,8 +110,6 @@ class Verifier(Backend):
     def now(self) -> float: ...
     @abstractmethod
     def max_lifetime_of(self, issuer: str | None) -> float | None: ...
-    @abstractmethod
-    def accepts_issuer(self, issuer: str) -> bool: ...
     @abstractmethod
     def describe(self) -> dict[str, Any]: ...
     @abstractmethod
@@ -206,15 +199,15 @@ class JWTAuth(Presets, Verifier):
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._algorithms = frozenset(check_algorithms(algorithms))
-        self._types, require = _profile(profile, _media_types(types), require)
+        self._types, required = _profile(profile, _media_types(types), require)
         if expiry not in ("disconnect", "ignore"):
             raise ConfigurationError('expiry is "disconnect" or "ignore"', option="expiry")
         self._expiry = expiry
-        self._rules = rules = ClaimRules(
+        self.rules = rules = ClaimRules(
             issuer=issuer,
             audience=audience,
             leeway=leeway,
-            require=require,
+            require=required,
             subject_claim=subject_claim,
             token_id_claim=token_id_claim,
             scope_claim=scope_claim,
@@ -228,13 +221,12 @@ class JWTAuth(Presets, Verifier):
         elif jwks_url is not None:
             _check_named(rules, "jwks_url", any_will_do=True)
         self._keys: KeySource
-        ordered = tuple(sorted(self._algorithms))
         if jwks_url is not None:
             if key is not None:
                 raise ConfigurationError("key and jwks_url exclude each other; leave one of them out", option="key")
             self._keys = RemoteKeys(
                 jwks_url,
-                algorithms=ordered,
+                algorithms=tuple(sorted(self._algorithms)),
                 fetch=fetch,
                 lifetime=jwks_lifetime,
                 stale_if_error=stale_if_error,
@@ -250,20 +242,12 @@ class JWTAuth(Presets, Verifier):
                 option="key",
             )
         else:
-            self._keys = StaticKeys(key, ordered)
+            self._keys = StaticKeys(key, tuple(sorted(self._algorithms)))
         super().__init__(TokenFinder(sources, payload_keys), (self._keys,))
-        self._identity = rules.identity
         # Only headers of tokens whose signature held get in here, so that a stranger can't fill it.
         self.known_headers: dict[bytes, tuple[str, str | None]] = {}
-        self._configuration = (
-            self._algorithms,
-            self._keys.fingerprint,
-            rules.configuration,
-            self.finder.sources,
-            self.finder.payload_keys,
-            self._types,
-            expiry,
-        )
+        said = (self._algorithms, self._types, expiry, self.finder.sources, self.finder.payload_keys)
+        self._configuration = (said, self._keys.fingerprint, rules.configuration)
 
     @classmethod
     def discover(
@@ -313,19 +297,19 @@ class JWTAuth(Presets, Verifier):
     @property
     def issuers(self) -> frozenset[str]:
         """The issuers that are accepted, templates as they were written; empty when ``iss`` is not checked."""
-        return frozenset(self._rules.issuers)
+        return frozenset(self.rules.issuers)
 
     @property
     def leeway(self) -> float:
         """How far clocks may differ, in seconds."""
-        return self._rules.leeway
+        return self.rules.leeway
 
     def describe(self) -> dict[str, Any]:
         """The effective configuration for a log line, without secrets. Times are in seconds."""
         return {
             "algorithms": sorted(self._algorithms),
             "keys": list(self._keys.kinds),
-            **self._rules.describe(),
+            **self.rules.describe(),
             "sources": list(self.finder.sources),
             "payload_keys": list(self.finder.payload_keys),
             "types": sorted(self._types, key=lambda name: name or ""),
@@ -335,21 +319,13 @@ class JWTAuth(Presets, Verifier):
     def findings(self) -> list[Finding]:
         """What a person should look at: SG033 (issuer, audience), SG034 (query), SG035 (``exp``)."""
         found: list[Finding] = []
-        rules = self._rules
-        checks = (("issuer", rules.issuers or rules.any_issuer), ("audience", rules.audiences or rules.any_audience))
-        missing = [name for name, checked in checks if not checked]
+        missing = self.rules.unnamed(any_will_do=True)
         if isinstance(self._keys, StaticKeys) and self._keys.is_public and missing:
-            found.append(
-                finding(
-                    "SG033",
-                    missing=" and no ".join(missing),
-                    fix="; ".join(f"add {name}=… to JWTAuth" for name in missing),
-                )
-            )
-        if self.uses_query:
-            queries = ", ".join(source for source in self.finder.sources if source.startswith("query:"))
-            found.append(finding("SG034", queries=queries))
-        if "exp" not in rules.require:
+            fix = "; ".join(f"add {name}=… to JWTAuth" for name in missing)
+            found.append(finding("SG033", missing=" and no ".join(missing), fix=fix))
+        if queries := [source for source in self.finder.sources if source.startswith("query:")]:
+            found.append(finding("SG034", queries=", ".join(queries)))
+        if "exp" not in self.rules.require:
             found.append(finding("SG035"))
         return found
 
@@ -401,34 +377,26 @@ class JWTAuth(Presets, Verifier):
     def check_time(self, identity: Identity) -> None:
         """Refuse a token that has expired since it was verified; an anonymous identity never expires."""
         if identity.expires_at is not None:
-            self._rules.check_end(identity.expires_at, self._rules.clock())
+            self.rules.check_end(identity.expires_at, self.rules.clock())
 
     def ends_at(self, identity: Identity) -> float | None:
         """When a connection must end, in seconds since the epoch; None when its token doesn't end it."""
         if identity.expires_at is None or self._expiry == "ignore":
             return None
-        return identity.expires_at + self._rules.leeway
+        return identity.expires_at + self.rules.leeway
 
     @property
     def is_on_real_time(self) -> bool:
         """Whether the clock is that of the machine, and none that is moved by hand."""
-        return self._rules.clock is time.time
+        return self.rules.clock is time.time
 
     def now(self) -> float:
         """The time by which tokens are judged, in seconds since the epoch."""
-        return self._rules.clock()
+        return self.rules.clock()
 
     def max_lifetime_of(self, issuer: str | None) -> float | None:
         """The longest lifetime of an issuer's tokens, in seconds; None when nobody knows."""
-        return self._rules.max_lifetime
-
-    def accepts_issuer(self, issuer: str) -> bool:
-        """Whether tokens of an issuer may be accepted: for a template counts only whether it has that form."""
-        return self._rules.accepts_issuer(issuer)
-
-    def matches_template(self, claims: Mapping[str, Any]) -> bool:
-        """Whether the ``iss`` of these claims is what a template in ``issuer`` becomes with them."""
-        return self._rules.matches_template(claims)
+        return self.rules.max_lifetime
 
     def _verify(self, token: str) -> Identity | Pending:
         try:
@@ -450,7 +418,7 @@ class JWTAuth(Presets, Verifier):
                 if len(self.known_headers) >= _CACHED_HEADERS:
                     self.known_headers.clear()
                 self.known_headers[header_part] = algorithm, key_id
-            return self._identity(decode_json_object(payload_part, "payload"), key_id, key.issuer)
+            return self.rules.identity(decode_json_object(payload_part, "payload"), key_id, key.issuer)
         except TokenError:
             raise
         except Exception as exc:
@@ -465,8 +433,7 @@ class JWTAuth(Presets, Verifier):
             raise invalid("algorithm_not_allowed", expected=sorted(self._algorithms), received=shown(algorithm))
         if "crit" in header or "b64" in header:
             raise invalid("crit_not_supported")
-        type_ = header.get("typ")
-        present = "typ" in header
+        type_, present = header.get("typ"), "typ" in header
         if (present and not isinstance(type_, str)) or _media_type(type_) not in self._types:
             received = shown(type_) if present else None
             raise invalid("type_not_allowed", expected=self.describe()["types"], received=received)
@@ -494,18 +461,12 @@ def _media_types(types: Any) -> frozenset[str | None]:
 
 def _check_named(rules: ClaimRules, because: str, *, any_will_do: bool) -> None:
     """Issuer and audience must be given, or `ANY` where that will do."""
-    given = {
-        "issuer": rules.issuers or (any_will_do and rules.any_issuer),
-        "audience": rules.audiences or (any_will_do and rules.any_audience),
-    }
-    for option, value in given.items():
-        if not value:
-            advice = f", or {option}=ANY for no check" if any_will_do else ""
-            raise ConfigurationError(
-                f"{because} needs {option}: the keys of an issuer sign for other services too; "
-                f"write {option}=…{advice}",
-                option=option,
-            )
+    for option in rules.unnamed(any_will_do=any_will_do):
+        advice = f", or {option}=ANY for no check" if any_will_do else ""
+        raise ConfigurationError(
+            f"{because} needs {option}: the keys of an issuer sign for other services too; write {option}=…{advice}",
+            option=option,
+        )
 
 
 def _profile(

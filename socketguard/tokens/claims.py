@@ -20,20 +20,6 @@ from socketguard.text import neutralise
 
 from .templates import IssuerTemplate
 
-__all__ = [
-    "ANY",
-    "REQUIRE",
-    "ClaimRules",
-    "Names",
-    "ScopeClaim",
-    "Unchecked",
-    "claim_type",
-    "invalid",
-    "issuer_mismatch",
-    "seconds",
-    "shown",
-]
-
 
 class Unchecked(enum.Enum):
     """The type of `ANY`."""
@@ -54,26 +40,17 @@ ScopeClaim: TypeAlias = str | Callable[[Mapping[str, Any]], Iterable[str] | None
 """A claim's name, a dotted path to it, or a function of the claims."""
 
 REQUIRE = ("exp", "sub")
-
 _MAX_LEEWAY = 60
 # The end of the year 9999, in seconds. Dates beyond it are what nobody can represent, and milliseconds by mistake.
 _END_OF_TIME = 253_402_300_800
 _URL = re.compile(r"https?://[^/?#{}]+/")
 _OWN_OPTION = {
-    "iss": "issuer=…",
-    "aud": "audience=…",
-    "exp": 'require=("exp", …)',
-    "nbf": "leeway=…",
-    "iat": "max_lifetime=…",
+    **{"iss": "issuer=…", "aud": "audience=…", "exp": 'require=("exp", …)'},
+    **{"nbf": "leeway=…", "iat": "max_lifetime=…"},
 }
 _TYPES: dict[type, str] = {
-    str: "string",
-    bool: "boolean",
-    int: "number",
-    float: "number",
-    list: "array",
-    dict: "object",
-    type(None): "null",
+    **{str: "string", bool: "boolean", int: "number", float: "number"},
+    **{list: "array", dict: "object", type(None): "null"},
 }
 
 
@@ -108,10 +85,8 @@ class ClaimRules:
         self.require = ("exp",) if required == REQUIRE and subject_claim != "sub" else required
         self._scope_claim = scope_claim
         self._scope_path = _scope_path(scope_claim)
-        self.max_lifetime = max_lifetime
-        if max_lifetime is not None:
-            self.max_lifetime = seconds(max_lifetime, "max_lifetime", lowest=1)
-        if self.max_lifetime is not None and "exp" not in self.require:
+        self.max_lifetime = None if max_lifetime is None else seconds(max_lifetime, "max_lifetime", lowest=1)
+        if max_lifetime is not None and "exp" not in self.require:
             raise ConfigurationError('max_lifetime needs "exp" in require: nothing else ends a token', option="require")
         self._claims = _expected_claims(claims)
         if not callable(clock):
@@ -121,25 +96,16 @@ class ClaimRules:
     @property
     def configuration(self) -> Hashable:
         """What makes two sets of rules equal."""
-        return (
-            self.issuers,
-            self.any_issuer,
-            self.audiences,
-            self.any_audience,
-            self.leeway,
-            frozenset(self.require),
-            self._subject_claim,
-            self._token_id_claim,
-            self._scope_claim,
-            self.max_lifetime,
-            # 1 and True are equal in Python but not in JSON.
-            frozenset((name, frozenset((type(value), value) for value in allowed)) for name, allowed in self._claims),
-            self.clock,
-        )
+        checked = (self.issuers, self.any_issuer, self.audiences, self.any_audience, self.leeway, self.max_lifetime)
+        named = (frozenset(self.require), self._subject_claim, self._token_id_claim, self._scope_claim)
+        # 1 and True are equal in Python but not in JSON.
+        return checked, named, repr(sorted(self._claims)), self.clock
 
     def describe(self) -> dict[str, Any]:
         """The rules for a log line. Times are in seconds."""
         scope = self._scope_claim
+        if not isinstance(scope, str):
+            scope = getattr(scope, "__qualname__", type(scope).__qualname__)
         return {
             "issuer": "ANY" if self.any_issuer else list(self.issuers),
             "audience": "ANY" if self.any_audience else list(self.audiences),
@@ -147,9 +113,7 @@ class ClaimRules:
             "require": list(self.require),
             "subject_claim": self._subject_claim,
             "token_id_claim": self._token_id_claim,
-            "scope_claim": scope
-            if isinstance(scope, str)
-            else getattr(scope, "__qualname__", type(scope).__qualname__),
+            "scope_claim": scope,
             "max_lifetime": self.max_lifetime,
             "claims": {name: list(allowed) for name, allowed in self._claims},
         }
@@ -179,14 +143,19 @@ class ClaimRules:
         subject = _name(subject, self._subject_claim)
         if self._subject_claim != "sub" and "sub" in claims:
             _name(claims["sub"], "sub")
-        name = self._token_id_claim
-        token_id = _name(claims[name], name) if name in claims else None
-        if name != "jti" and "jti" in claims:
-            _name(claims["jti"], "jti")
+        # Both are checked, whichever of them counts.
+        named = {name: _name(claims[name], name) for name in (self._token_id_claim, "jti") if name in claims}
         view = MappingProxyType(claims)
         scopes = self._scopes(view)
         issued_at, expires_at = self._check_dates(claims)
+        token_id = named.get(self._token_id_claim)
         return Identity(subject, view, scopes, claims.get("iss"), token_id, key_id, issued_at, expires_at)
+
+    def unnamed(self, *, any_will_do: bool) -> list[str]:
+        """Which of issuer and audience are not given: as `ANY` neither, unless that will do."""
+        issuer = self.issuers or (any_will_do and self.any_issuer)
+        audience = self.audiences or (any_will_do and self.any_audience)
+        return [name for name, given in (("issuer", issuer), ("audience", audience)) if not given]
 
     def accepts_issuer(self, issuer: str) -> bool:
         """Whether an issuer may be accepted: for a template counts only whether it has that form."""
@@ -219,18 +188,13 @@ class ClaimRules:
         values = [audience] if isinstance(audience, str) else audience
         if not isinstance(values, list):
             raise claim_type("aud", "a string or an array of strings", audience)
-        for value in values:
-            if not isinstance(value, str):
-                raise claim_type("aud", "a string or an array of strings", audience)
-        if self.any_audience:
+        if not all(isinstance(value, str) for value in values):
+            raise claim_type("aud", "a string or an array of strings", audience)
+        if self.any_audience or any(value in self.audiences for value in values):
             return
-        for value in values:
-            if value in self.audiences:
-                return
+        hint = {"hint": "the token names an audience but JWTAuth has none; add audience=…"}
         if self.audiences:
             hint = _slash_hint(self.audiences, values)
-        else:
-            hint = {"hint": "the token names an audience but JWTAuth has none; add audience=…"}
         received = [shown(value) for value in values[:8]]
         raise invalid("audience_mismatch", expected=list(self.audiences), received=received, **hint)
 

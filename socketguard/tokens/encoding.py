@@ -11,17 +11,9 @@ from typing import Any, NoReturn
 
 from socketguard.errors import RejectCode, TokenError
 
-__all__ = ["MAX_DEPTH", "MAX_HEADER_PARTS", "MAX_TOKEN_LENGTH", "check_shape", "decode_base64url", "decode_json_object"]
-
-MAX_TOKEN_LENGTH = 8192
-"""Characters of a token. Servers take header lines of 8 KiB or less (nginx's large_client_header_buffers)."""
-
-MAX_DEPTH = 32
-"""How deeply objects and arrays of a token may be nested (the ``realm_access`` of Keycloak needs three)."""
-
-MAX_HEADER_PARTS = 64
-"""Members and elements of a token's header: it is decoded before the signature is checked."""
-
+MAX_TOKEN_LENGTH = 8192  # characters; servers take header lines of 8 KiB or less (nginx's large_client_header_buffers)
+MAX_DEPTH = 32  # of objects and arrays within each other (the ``realm_access`` of Keycloak needs three)
+MAX_HEADER_PARTS = 64  # members and elements of a token's header: it is decoded before the signature is checked
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 _PADDING = (b"", b"", b"==", b"=")
@@ -36,19 +28,24 @@ _NO_TOKENS = frozenset(
 _CANONICAL_END = (_ALPHABET, b"", b"AQgw", b"AEIMQUYcgkosw048")
 
 
+def malformed(detail: str, **fields: Any) -> TokenError:
+    """A refusal with the code ``token_malformed``."""
+    return TokenError(RejectCode.TOKEN_MALFORMED, detail, **fields)
+
+
 def check_shape(token: str) -> bytes:
     """A token as bytes: three parts of base64url characters, none empty, with two dots between them.
 
     This is compact serialisation (RFC 7515 section 7.1); nothing is decoded yet.
     """
     if not isinstance(token, str):
-        raise TokenError(RejectCode.TOKEN_MALFORMED, "not_a_string", received=type(token).__name__)
+        raise malformed("not_a_string", received=type(token).__name__)
     if len(token) > MAX_TOKEN_LENGTH:
-        raise TokenError(RejectCode.TOKEN_MALFORMED, "too_long", received=len(token), limit=MAX_TOKEN_LENGTH)
+        raise malformed("too_long", received=len(token), limit=MAX_TOKEN_LENGTH)
     try:
         raw = token.encode("ascii")
     except UnicodeEncodeError:
-        raise TokenError(RejectCode.TOKEN_MALFORMED, "not_base64url") from None
+        raise malformed("not_base64url") from None
     others = raw.translate(None, _ALPHABET)
     if others == b".." and b".." not in raw and raw[0] != 0x2E and raw[-1] != 0x2E:
         return raw
@@ -58,7 +55,7 @@ def check_shape(token: str) -> bytes:
     elif others == b"....":
         fields["hint"] = "five parts are an encrypted token (JWE); a signed one (JWS) is expected"
     detail = "not_base64url" if others.strip(b".") else "not_three_parts"
-    raise TokenError(RejectCode.TOKEN_MALFORMED, detail, **fields)
+    raise malformed(detail, **fields)
 
 
 def decode_base64url(part: bytes, name: str) -> bytes:
@@ -69,7 +66,7 @@ def decode_base64url(part: bytes, name: str) -> bytes:
     """
     rest = len(part) % 4
     if rest and part[-1] not in _CANONICAL_END[rest]:
-        raise TokenError(RejectCode.TOKEN_MALFORMED, "not_base64url", part=name)
+        raise malformed("not_base64url", part=name)
     return binascii.a2b_base64(part.translate(_TO_STANDARD) + _PADDING[rest])
 
 
@@ -113,19 +110,19 @@ def decode_json_object(part: bytes, name: str) -> dict[str, Any]:
         text = data.decode().strip(" \t\r\n")
         if name == "header" and text.count("[") + text.count("{") + text.count(",") > MAX_HEADER_PARTS:
             # Nobody has vouched for the header yet; a real one has a handful of fields.
-            raise TokenError(RejectCode.TOKEN_MALFORMED, "nested_too_deeply", part=name)
+            raise malformed("nested_too_deeply", part=name)
         value, end = _decode_json(text)
         if end != len(text):
-            raise TokenError(RejectCode.TOKEN_MALFORMED, "not_json", part=name)
+            raise malformed("not_json", part=name)
         # Only a token with an escape or with many brackets can hold what _check_tree looks for.
         if "\\u" in text or text.count("{") + text.count("[") > MAX_DEPTH:
             _check_tree(value)
     except UnicodeError:
-        raise TokenError(RejectCode.TOKEN_MALFORMED, "not_utf8", part=name) from None
+        raise malformed("not_utf8", part=name) from None
     except ValueError:
-        raise TokenError(RejectCode.TOKEN_MALFORMED, "not_json", part=name) from None
+        raise malformed("not_json", part=name) from None
     except RecursionError:
-        raise TokenError(RejectCode.TOKEN_MALFORMED, "nested_too_deeply", part=name) from None
+        raise malformed("nested_too_deeply", part=name) from None
     if not isinstance(value, dict):
-        raise TokenError(RejectCode.TOKEN_MALFORMED, "not_an_object", part=name)
+        raise malformed("not_an_object", part=name)
     return value

@@ -16,14 +16,10 @@ from socketguard.text import neutralise
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["BODY_LIMIT", "Fetch", "FetchError", "checked_url", "default_fetch", "url_problem"]
-
 Fetch: TypeAlias = Callable[[str], Awaitable[bytes]]
 """An async function of a URL that returns the body of the answer, and raises when there is none with status 200."""
 
-BODY_LIMIT = 1_048_576
-"""Bytes of a JWK Set or of a discovery document. Real ones have some kilobytes."""
-
+BODY_LIMIT = 1_048_576  # bytes of a JWK Set or of a discovery document; real ones have some kilobytes
 _HEADERS = {
     "Accept": "application/jwk-set+json, application/json;q=0.9, */*;q=0.1",
     # A small compressed body can expand to any size; what is sent compressed all the same is refused.

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 from socketguard.check import names
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
 
-__all__ = ["Found", "TokenFinder"]
+from .encoding import malformed
 
 _COOKIE_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _MAX_PARAMETERS = 256
@@ -29,10 +29,6 @@ def _bearer(value: str) -> str | None:
     """The token of a ``Bearer`` credential (scheme case-insensitive, RFC 9110 section 11.1); None for other schemes."""
     scheme, _, token = value.strip(" \t").partition(" ")
     return token.strip(" ") if scheme.lower() == "bearer" else None
-
-
-def _malformed(detail: str, source: str, **fields: Any) -> TokenError:
-    return TokenError(RejectCode.TOKEN_MALFORMED, detail, source=source, **fields)
 
 
 class TokenFinder:
@@ -61,11 +57,11 @@ class TokenFinder:
                 'payload_keys is empty; write payload_keys=("token",), or leave "payload" out of sources',
                 option="payload_keys",
             )
-        others: list[tuple[str, str, str]] = []
+        self._others: list[tuple[str, str, str]] = []
         for source in self.sources:
             kind, _, name = source.partition(":")
             if kind in ("query", "cookie") and name:
-                others.append((source, kind, name))
+                self._others.append((source, kind, name))
             elif source not in ("payload", "header"):
                 raise ConfigurationError(
                     f'sources has the unknown entry {source!r}; it may hold "payload", "header", "query:NAME" and '
@@ -77,42 +73,33 @@ class TokenFinder:
                     f"sources names the cookie {name!r}, which no cookie can be called (RFC 6265 section 4.1.1)",
                     option="sources",
                 )
-        self._others = tuple(others)
-        self.uses_query = any(kind == "query" for _, kind, _ in others)
-        self.uses_cookie = any(kind == "cookie" for _, kind, _ in others)
+        self.uses_query = any(kind == "query" for _, kind, _ in self._others)
+        self.uses_cookie = any(kind == "cookie" for _, kind, _ in self._others)
 
     def find(
-        self,
-        payload: Mapping[str, Any] | None,
-        headers: Sequence[tuple[bytes, bytes]],
-        query_string: bytes,
+        self, payload: Mapping[str, Any] | None, headers: Sequence[tuple[bytes, bytes]], query_string: bytes
     ) -> Found | None:
         """Find the token, without looking into it: in the client's ``auth``, or in the request of the session."""
-        if self._payload and payload is not None:
-            token = self._from_payload(payload)
-            if token:
-                return Found(token, "payload")
-        if self._header:
-            token = _from_header(headers)
-            if token:
-                return Found(token, "header")
+        if self._payload and payload is not None and (token := self._from_payload(payload)):
+            return Found(token, "payload")
+        if self._header and (token := _from_header(headers)):
+            return Found(token, "header")
         return self._from_others(headers, query_string) if self._others else None
 
     def _from_payload(self, payload: Mapping[str, Any]) -> str | None:
         if not isinstance(payload, Mapping):
-            raise _malformed("not_an_object", "payload", received=type(payload).__name__)
+            raise malformed("not_an_object", source="payload", received=type(payload).__name__)
         for key in self.payload_keys:
             value = payload.get(key)
             if value is None or value == "":
                 continue
             if not isinstance(value, str):
-                raise _malformed("not_a_string", "payload", key=key, received=type(value).__name__)
+                raise malformed("not_a_string", source="payload", key=key, received=type(value).__name__)
             if key.lower() == "authorization":
-                token = _bearer(value)
-                if token:
+                if token := _bearer(value):
                     return token
             elif value[:7].lower() == "bearer ":
-                raise _malformed("bearer_prefix", "payload", key=key)
+                raise malformed("bearer_prefix", source="payload", key=key)
             else:
                 return value
         return None
@@ -122,12 +109,12 @@ class TokenFinder:
         for source, kind, name in self._others:
             values = _query_values(query_string, name) if kind == "query" else _cookie_values(headers, name)
             if len(values) > 1:
-                raise _malformed("multiple_parameters" if kind == "query" else "multiple_cookies", source)
+                raise malformed("multiple_parameters" if kind == "query" else "multiple_cookies", source=source)
             token = values[0] if values else ""
             if not token:
                 continue
             if token[:7].lower() == "bearer ":
-                raise _malformed("bearer_prefix", source)
+                raise malformed("bearer_prefix", source=source)
             # A browser adds cookies to requests that any page makes; without its Origin header nobody can tell which.
             if kind == "cookie" and not any(name.lower() == b"origin" and value for name, value in headers):
                 cookie_without_origin = True
@@ -146,9 +133,9 @@ def _from_header(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
             if token is None:
                 continue
             if found is not None:
-                raise _malformed("multiple_headers", "header")
+                raise malformed("multiple_headers", source="header")
             if not token.isascii():
-                raise _malformed("not_base64url", "header")
+                raise malformed("not_base64url", source="header")
             found = token
     return found
 
@@ -157,7 +144,7 @@ def _query_values(query_string: bytes, name: str) -> list[str]:
     try:
         pairs = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True, max_num_fields=_MAX_PARAMETERS)
     except ValueError:
-        raise _malformed("query_malformed", f"query:{name}") from None
+        raise malformed("query_malformed", source=f"query:{name}") from None
     return [value for key, value in pairs if key == name]
 
 

@@ -21,8 +21,6 @@ from socketguard.errors import REPLIES, RejectCode, TokenError
 
 from .finder import TokenFinder
 
-__all__ = ["Backend"]
-
 _SCOPE_TOKEN = re.compile(r"[!#-\[\]-~]+")
 
 
@@ -88,9 +86,8 @@ class Backend(AuthenticationBackend):
         if not isinstance(error, TokenError):
             error = TokenError(RejectCode.TOKEN_INVALID, "unexpected_error")
         reply = REPLIES[error.code]
-        content = {"code": error.code.value, "message": reply.message, "retry": reply.retry}
-        if "retry_after" in error.fields:
-            content["retry_after"] = error.fields["retry_after"]
+        again = {name: value for name, value in error.fields.items() if name == "retry_after"}
+        content = {"code": error.code.value, "message": reply.message, "retry": reply.retry, **again}
         return JSONResponse(content, reply.http_status, _headers(error))
 
     def requires(self, *scopes: str) -> Callable[[Request], Coroutine[Any, Any, Identity]]:
@@ -113,13 +110,9 @@ class Backend(AuthenticationBackend):
                 identity = await self._authenticate(request)
                 if identity is None:
                     raise TokenError(RejectCode.TOKEN_MISSING, "token_missing")
-                if not needed <= identity.scopes:
-                    raise TokenError(
-                        RejectCode.INSUFFICIENT_SCOPE,
-                        "scope_missing",
-                        expected=sorted(needed),
-                        missing=sorted(needed - identity.scopes),
-                    )
+                if missing := needed - identity.scopes:
+                    fields = {"expected": sorted(needed), "missing": sorted(missing)}
+                    raise TokenError(RejectCode.INSUFFICIENT_SCOPE, "scope_missing", **fields)
             except TokenError as error:
                 status = REPLIES[error.code].http_status
                 raise HTTPException(status, str(error), _headers(error)) from error

@@ -14,8 +14,6 @@ from .auth import JWTAuth, Verifier
 from .claims import claim_type, invalid, issuer_mismatch
 from .encoding import check_shape, decode_base64url, decode_json_object
 
-__all__ = ["Issuers"]
-
 
 class Issuers(Verifier):
     """Verifies tokens of several issuers, each with its own keys and rules. A guard makes it of ``auth=[…, …]``.
@@ -53,8 +51,7 @@ class Issuers(Verifier):
                         option=option,
                     )
         self._auths = auths
-        self._first = auths[0]
-        super().__init__(self._first.finder, [source for auth in auths for source in auth._sources])
+        super().__init__(auths[0].finder, [source for auth in auths for source in auth._sources])
 
     def __eq__(self, other: object) -> bool:
         return frozenset(self._auths) == frozenset(other._auths) if isinstance(other, Issuers) else NotImplemented
@@ -72,16 +69,17 @@ class Issuers(Verifier):
 
     @property
     def issuers(self) -> frozenset[str]:
-        """The issuers that are accepted, templates as they were written."""
         return frozenset(self._by_issuer)
 
     @property
     def leeway(self) -> float:
-        """How far clocks may differ at most, in seconds."""
         return max(auth.leeway for auth in self._auths)
 
+    @property
+    def is_on_real_time(self) -> bool:
+        return all(auth.is_on_real_time for auth in self._auths)
+
     def describe(self) -> dict[str, Any]:
-        """The effective configuration for a log line, without secrets."""
         return {"issuers": [auth.describe() for auth in self._auths]}
 
     def findings(self) -> list[Finding]:
@@ -89,44 +87,29 @@ class Issuers(Verifier):
         return list(dict.fromkeys(finding for auth in self._auths for finding in auth.findings()))
 
     def verify(self, token: str) -> Identity:
-        """Verify a token; see `JWTAuth.verify`."""
         return self._choose(token).verify(token)
 
     def verify_now(self, token: str) -> Identity | None:
-        """Verify a token, unless keys have to be fetched first; see `JWTAuth.verify_now`."""
         return self._choose(token).verify_now(token)
 
     async def averify(self, token: str) -> Identity:
-        """Verify a token, after fetching keys when that is needed; see `JWTAuth.averify`."""
         return await self._choose(token).averify(token)
 
     def check_time(self, identity: Identity) -> None:
-        """Refuse a token that has expired since it was verified."""
         self._of(identity).check_time(identity)
 
     def ends_at(self, identity: Identity) -> float | None:
-        """When a connection must end, in seconds since the epoch; None when its token doesn't end it."""
         return self._of(identity).ends_at(identity)
 
-    @property
-    def is_on_real_time(self) -> bool:
-        """Whether the clocks are those of the machine, and none that is moved by hand."""
-        return all(auth.is_on_real_time for auth in self.auths)
-
     def now(self) -> float:
-        """The time by which tokens are judged, in seconds since the epoch: the clock of the first verifier."""
-        return self._first.now()
+        return self._auths[0].now()
 
     def max_lifetime_of(self, issuer: str | None) -> float | None:
         """The longest lifetime of an issuer's tokens (None: of anybody's), in seconds; None when nobody knows."""
-        auths = [auth for auth in self._auths if issuer is None or auth.accepts_issuer(issuer)]
-        lifetimes = [auth.max_lifetime_of(issuer) for auth in auths]
-        known = [lifetime for lifetime in lifetimes if lifetime is not None]
-        return max(known) if known and len(known) == len(lifetimes) else None
-
-    def accepts_issuer(self, issuer: str) -> bool:
-        """Whether tokens of an issuer may be accepted; see `JWTAuth.accepts_issuer`."""
-        return any(auth.accepts_issuer(issuer) for auth in self._auths)
+        lifetimes = [
+            auth.rules.max_lifetime for auth in self._auths if issuer is None or auth.rules.accepts_issuer(issuer)
+        ]
+        return None if None in lifetimes else max(filter(None, lifetimes), default=None)
 
     def _choose(self, token: str) -> JWTAuth:
         claims = _unverified(check_shape(token).split(b".")[1])
@@ -143,13 +126,13 @@ class Issuers(Verifier):
     def _matching(self, issuer: str, claims: Mapping[str, Any]) -> JWTAuth | None:
         # A template is no issuer itself.
         auth = None if "{" in issuer else self._by_issuer.get(issuer)
-        return auth or next((each for each in self._auths if each.matches_template(claims)), None)
+        return auth or next((each for each in self._auths if each.rules.matches_template(claims)), None)
 
     def _of(self, identity: Identity) -> JWTAuth:
         """Whoever verified a token. An anonymous identity ends nowhere, so anybody will do."""
         if identity.issuer is None:
-            return self._first
-        return self._matching(identity.issuer, identity.claims) or self._first
+            return self._auths[0]
+        return self._matching(identity.issuer, identity.claims) or self._auths[0]
 
 
 def _unverified(part: bytes) -> dict[str, Any]:

@@ -29,8 +29,6 @@ from .fetch import BODY_LIMIT, Fetch, checked_url, default_fetch, url_problem
 from .keys import MAX_KEY_ID, KeySource, Pending, PreparedKey
 from .keyset import KeySet, Unusable
 
-__all__ = ["Discovery", "RemoteKeys"]
-
 _REFRESH_AT = 0.8
 _JITTER = 0.2
 _SHOWN = 10
@@ -108,7 +106,7 @@ class RemoteKeys(KeySource):
         self._shown_url = neutralise(self._url.partition("?")[0], 256)
         self.kinds = (f"{'JWKS' if self._issuer is None else 'discovery'} {self._shown_url}",)
         self.fingerprint: Hashable = (
-            (self._url, self._issuer, frozenset(algorithms), fetch, allow_http),
+            (self._url, self._issuer, fetch, allow_http),
             (self._lifetime, self._stale, self._cooldown, self._timeout, clock, jitter),
         )
         self._keys: KeySet | None = None
@@ -148,8 +146,7 @@ class RemoteKeys(KeySource):
         return found
 
     async def load(self, pending: Pending) -> bool:
-        """Fetch the keys, or wait for the attempt that is under way: whether keys came since the look-up that found
-        none. Never raises; False at once while the cool-down lasts."""
+        """Fetch the keys, or wait for the attempt that is under way. Never raises; False at once in the cool-down."""
         if self._successes == pending.fetches:
             task = self._begin(self._clock())
             if task is not None:
@@ -160,15 +157,11 @@ class RemoteKeys(KeySource):
         return self._successes > pending.fetches
 
     def start(self) -> None:
-        """Begin the first fetch in the background. Needs a running loop."""
         if self._usable(self._clock()) is None:
             self._begin(self._clock())
 
     def outage(self) -> int | None:
-        """Whole seconds after which to try again, when every token would be refused now for want of keys; else None.
-
-        Another attempt is begun in the background when it is time for one.
-        """
+        """As everywhere, in whole seconds. Another attempt is begun in the background when it is time for one."""
         now = self._clock()
         if self._usable(now) is not None:
             return None
@@ -181,23 +174,16 @@ class RemoteKeys(KeySource):
         keys, age = self._usable(now), now - self._loaded_at
         if keys is None:
             state = "empty" if self._failing is None else "unavailable"
-        else:
-            state = "fresh" if age < self._lifetime else "stale"
-        return {
-            "url": self._shown_url,
-            "state": state,
-            "age_s": None if keys is None else round(age, 1),
-            "keys": 0 if keys is None else keys.count,
-            "key_ids": [] if keys is None else list(keys.ids),
-        }
+            return {"url": self._shown_url, "state": state, "age_s": None, "keys": 0, "key_ids": []}
+        state = "fresh" if age < self._lifetime else "stale"
+        known = {"age_s": round(age, 1), "keys": keys.count, "key_ids": list(keys.ids)}
+        return {"url": self._shown_url, "state": state, **known}
 
     @property
     def fetching(self) -> bool:
-        """Whether keys are being fetched now."""
         return self._in_flight() is not None
 
     def changes(self) -> Sequence[tuple[int, KeysChange]]:
-        """What happened to the keys, oldest first; the numbers grow."""
         return self._changes
 
     async def close(self) -> None:
@@ -216,33 +202,26 @@ class RemoteKeys(KeySource):
         raise TokenError(RejectCode.KEYS_UNAVAILABLE, unavailable, **fields, retry_after=self._retry_after(now))
 
     def _retry_after(self, now: float) -> int:
-        if self._in_flight() is not None:
-            return math.ceil(self._timeout)
-        return max(1, math.ceil(self._next - now))
+        return math.ceil(self._timeout) if self.fetching else max(1, math.ceil(self._next - now))
 
     def _in_flight(self) -> asyncio.Task[None] | None:
         task = self._task
         if task is None or task.done():
             return None
-        try:
-            other = task.get_loop() is not asyncio.get_running_loop()
-        except RuntimeError:
+        loop = _running_loop()
+        if loop is None or task.get_loop() is loop:
             return task
-        if other:
-            # Its loop runs no more, and nobody will ever hear of the answer.
-            self._task = None
-            return None
-        return task
+        # Its loop runs no more, and nobody will ever hear of the answer.
+        self._task = None
+        return None
 
     def _begin(self, now: float) -> asyncio.Task[None] | None:
         """The attempt that is under way; a new one if it is time for one."""
         task = self._in_flight()
-        if task is not None or now < self._next:
+        loop = _running_loop()
+        # Where a token is verified outside of any loop, whoever can wait will fetch.
+        if task is not None or now < self._next or loop is None:
             return task
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:  # a token is verified outside of any loop; whoever can wait will fetch
-            return None
         # In a context of its own: what is logged in it belongs to no client.
         self._attempts += 1
         attempt = self._attempt(self._attempts)
@@ -272,17 +251,17 @@ class RemoteKeys(KeySource):
         self._successes += 1
         self._loaded_at = self._clock()
         if before is None or failing is not None or before.fingerprint != keys.fingerprint:
-            fields = {"keys": keys.count, "key_ids": list(keys.ids), "ignored": keys.ignored[:_SHOWN]}
-            self._changes.append((next(_numbers), KeysChange("refreshed", {"url": self._shown_url, **fields})))
+            self._tell("refreshed", keys=keys.count, key_ids=list(keys.ids), ignored=keys.ignored[:_SHOWN])
 
     def _failed(self, error: Exception) -> None:
         now = self._clock()
-        serving: Literal["stale", "none"] = "none" if self._usable(now) is None else "stale"
-        before, self._failing = self._failing, serving
-        if before != serving:
-            left = 0 if serving == "none" else math.floor(self._loaded_at + self._lifetime + self._stale - now)
-            fields = {"reason": _reason(error), "serving": serving, "serving_s": left}
-            self._changes.append((next(_numbers), KeysChange("unavailable", {"url": self._shown_url, **fields})))
+        before, self._failing = self._failing, "none" if self._usable(now) is None else "stale"
+        if before != self._failing:
+            left = 0 if self._failing == "none" else math.floor(self._loaded_at + self._lifetime + self._stale - now)
+            self._tell("unavailable", reason=_reason(error), serving=self._failing, serving_s=left)
+
+    def _tell(self, kind: Literal["refreshed", "unavailable"], **fields: Any) -> None:
+        self._changes.append((next(_numbers), KeysChange(kind, {"url": self._shown_url, **fields})))
 
     async def _fetch_keys(self) -> KeySet:
         document = _json_object(await self._get(self._url))
@@ -311,6 +290,13 @@ class RemoteKeys(KeySource):
         if len(body) > BODY_LIMIT:
             raise Unusable(f"the body is larger than {BODY_LIMIT} bytes")
         return body
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _release(waiters: deque[asyncio.Future[None]], task: asyncio.Task[None]) -> None:

@@ -10,6 +10,7 @@ import binascii
 import hashlib
 import re
 import secrets
+from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -26,45 +27,20 @@ from socketguard.errors import ConfigurationError
 
 from .templates import IssuerTemplate
 
-__all__ = [
-    "ALGORITHMS",
-    "MAX_KEY_ID",
-    "RSA_BITS",
-    "Key",
-    "KeySource",
-    "Pending",
-    "PreparedKey",
-    "PublicKey",
-    "StaticKeys",
-    "check_algorithms",
-    "fitting",
-]
-
 PublicKey: TypeAlias = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | ed448.Ed448PublicKey
 """A public key of the ``cryptography`` package that a JWS algorithm can use."""
 
 Key: TypeAlias = str | bytes | PublicKey | x509.Certificate
 """One key: a shared secret, a public key or certificate as PEM text, or an object of the ``cryptography`` package."""
 
+# Smallest secrets: as long as the output of the hash (RFC 7518 section 3.2).
 _SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
-"""Smallest secrets: as long as the output of the hash (RFC 7518 section 3.2)."""
-
-MAX_KEY_ID = 128
-"""Characters of a ``kid``; tokens with a longer one are refused."""
-
-RSA_BITS = 2048
-"""Smallest RSA modulus (RFC 7518 sections 3.3 and 3.5)."""
-
+MAX_KEY_ID = 128  # characters of a ``kid``; tokens with a longer one are refused
+RSA_BITS = 2048  # smallest RSA modulus (RFC 7518 sections 3.3 and 3.5)
 _RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 _CURVES = {"secp256r1": ("P-256", "ES256"), "secp384r1": ("P-384", "ES384"), "secp521r1": ("P-521", "ES512")}
 
-ALGORITHMS: tuple[str, ...] = (
-    *_SECRET_BYTES,
-    *_RSA,
-    *(algorithm for _, algorithm in _CURVES.values()),
-    "EdDSA",
-    "Ed25519",
-)
+ALGORITHMS = (*_SECRET_BYTES, *_RSA, *(algorithm for _, algorithm in _CURVES.values()), "EdDSA", "Ed25519")
 """The algorithms that may be allowed (RFC 7518 section 3.1, RFC 8037, RFC 9864): neither ``none`` nor anything
 experimental. ``EdDSA`` takes Ed25519 and Ed448 keys, ``Ed25519`` takes Ed25519 keys only; each stands for itself in the
 header of a token, so that an issuer that changes from the one to the other needs both."""
@@ -100,15 +76,11 @@ class PreparedKey:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """What there is in place of keys that have to be fetched first.
+    """What there is in place of keys that have to be fetched first."""
 
-    `detail` is ``keys_pending`` (there are none, or they are too old) or ``key_unknown`` (the ``kid`` is not among
-    them); `fetches` counts the successful fetches until then.
-    """
-
-    detail: str
+    detail: str  # keys_pending (there are none, or they are too old) or key_unknown (the kid is not among them)
     fields: Mapping[str, Any]
-    fetches: int
+    fetches: int  # successful ones until then
 
 
 class KeySource:
@@ -117,9 +89,9 @@ class KeySource:
     kinds: tuple[str, ...] = ()
     fingerprint: Hashable = None
 
+    @abstractmethod
     def candidates(self, algorithm: str, key_id: str | None) -> Sequence[PreparedKey] | Pending:
         """The keys that may have signed a token with this ``alg``, which is known to be allowed, and ``kid``."""
-        raise NotImplementedError
 
     async def load(self, pending: Pending) -> bool:
         """Fetch keys; whether any came since they were found to be pending."""
@@ -178,6 +150,10 @@ def check_algorithms(algorithms: Any) -> tuple[str, ...]:
     return checked
 
 
+def _unusable(text: str) -> ConfigurationError:
+    return ConfigurationError(text, option="key")
+
+
 class StaticKeys(KeySource):
     """Keys that are given: one, or several while they are being rotated. Texts never hold key material.
 
@@ -188,26 +164,23 @@ class StaticKeys(KeySource):
         several = isinstance(key, Iterable) and not isinstance(key, str | bytes | bytearray | Mapping)
         given = listed(key, "key", example="[NEW, OLD]") if several else (key,)
         if not given:
-            raise ConfigurationError("key is an empty list; give at least one key", option="key")
+            raise _unusable("key is an empty list; give at least one key")
         self.is_public = algorithms[0] not in _SECRET_BYTES
         prepared: dict[bytes, tuple[str, tuple[str, ...], Any]] = {}
         for position, one in enumerate(given, 1):
             label = f"key {position} of {len(given)}" if len(given) > 1 else "key"
             kind, fits, value, material = _public(one, label) if self.is_public else _secret(one, label, algorithms)
             if not set(fits) & set(algorithms):
-                raise ConfigurationError(
-                    f"{label} ({kind}) fits none of the algorithms {', '.join(algorithms)}; it fits {', '.join(fits)}",
-                    option="key",
+                raise _unusable(
+                    f"{label} ({kind}) fits none of the algorithms {', '.join(algorithms)}; it fits {', '.join(fits)}"
                 )
             prepared[hashlib.sha256(_SALT + material).digest()] = kind, fits, value
         # Salted: of use for a comparison within this process, and nowhere else.
         self.fingerprint = frozenset(prepared)
         self.kinds = tuple(kind for kind, _, _ in prepared.values())
         self._candidates = {
-            algorithm: tuple(
-                PreparedKey(algorithm, kind, v) for kind, fits, v in prepared.values() if algorithm in fits
-            )
-            for algorithm in algorithms
+            name: tuple(PreparedKey(name, kind, value) for kind, fits, value in prepared.values() if name in fits)
+            for name in algorithms
         }
         for algorithm, candidates in self._candidates.items():
             if not candidates:
@@ -228,36 +201,32 @@ class StaticKeys(KeySource):
 
 def _secret(key: Any, label: str, algorithms: tuple[str, ...]) -> tuple[str, tuple[str, ...], bytes, bytes]:
     if not isinstance(key, str | bytes):
-        raise ConfigurationError(
+        raise _unusable(
             f"{label} must be a secret (str or bytes) for {', '.join(algorithms)}, not {type(key).__name__}"
-            + ("; is the environment variable set?" if key is None else ""),
-            option="key",
+            + ("; is the environment variable set?" if key is None else "")
         )
     try:
         material = key.encode() if isinstance(key, str) else key
     except UnicodeEncodeError:
-        raise ConfigurationError(f"{label} can't be encoded in UTF-8; give bytes", option="key") from None
+        raise _unusable(f"{label} can't be encoded in UTF-8; give bytes") from None
     if not material:
-        raise ConfigurationError(f"{label} is empty; {_ADVICE}", option="key")
+        raise _unusable(f"{label} is empty; {_ADVICE}")
     if _looks_asymmetric(material):
-        raise ConfigurationError(
+        raise _unusable(
             f"{label} looks like an asymmetric key, a certificate or a JWK, but {', '.join(algorithms)} need a shared "
             "secret: a public key is known to everybody. "
-            'For a public key write its algorithm, such as algorithms=["RS256"]',
-            option="key",
+            'For a public key write its algorithm, such as algorithms=["RS256"]'
         )
     if isinstance(key, str) and key != key.strip():
-        raise ConfigurationError(
+        raise _unusable(
             f"{label} begins or ends with white space (a file read with its last line break?); "
-            "strip it, or give bytes if the secret really is so",
-            option="key",
+            "strip it, or give bytes if the secret really is so"
         )
     fits = tuple(name for name, size in _SECRET_BYTES.items() if len(material) >= size)
     if not fits:
-        raise ConfigurationError(
+        raise _unusable(
             f"{label} has {len(material)} bytes, but {algorithms[0]} needs at least {_SECRET_BYTES[algorithms[0]]} "
-            f"(RFC 7518 section 3.2); {_ADVICE}",
-            option="key",
+            f"(RFC 7518 section 3.2); {_ADVICE}"
         )
     return "shared secret", fits, material, material
 
@@ -296,10 +265,7 @@ def _is_der(data: bytes) -> bool:
 
 
 def fitting(key: object) -> tuple[str, tuple[str, ...]] | None:
-    """What a public key is, such as ``P-256``, and the algorithms that it fits; None for anything else.
-
-    The size of an RSA key is not checked here.
-    """
+    """What a public key (an RSA key of any size) is, such as ``P-256``, and what it fits; None for anything else."""
     if isinstance(key, rsa.RSAPublicKey):
         return f"RSA {key.key_size}", _RSA
     if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVES:
@@ -319,23 +285,20 @@ def _public(key: Any, label: str) -> tuple[str, tuple[str, ...], PublicKey, byte
     if known := fitting(loaded):
         kind, fits = known
         if isinstance(loaded, rsa.RSAPublicKey) and loaded.key_size < RSA_BITS:
-            raise ConfigurationError(
+            raise _unusable(
                 f"{label} is an RSA key of {loaded.key_size} bits; at least {RSA_BITS} are needed "
-                "(RFC 7518 section 3.3)",
-                option="key",
+                "(RFC 7518 section 3.3)"
             )
     elif hasattr(loaded, "private_bytes"):
-        raise ConfigurationError(
-            f"{label} is a private key; only its issuer should have it. Give the public key: key.public_key()",
-            option="key",
+        raise _unusable(
+            f"{label} is a private key; only its issuer should have it. Give the public key: key.public_key()"
         )
     else:
         curve = f" on the curve {loaded.curve.name}" if isinstance(loaded, ec.EllipticCurvePublicKey) else ""
-        raise ConfigurationError(
+        raise _unusable(
             f"{label} must be a public key (PEM text or an object of the cryptography package; RSA, EC on P-256, P-384 "
             f"or P-521, Ed25519 or Ed448), not {type(loaded).__name__}{curve}"
-            + ("; is the environment variable set?" if loaded is None else ""),
-            option="key",
+            + ("; is the environment variable set?" if loaded is None else "")
         )
     material = loaded.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return kind, fits, loaded, material
@@ -349,26 +312,21 @@ def _load_pem(key: str | bytes, label: str) -> object:
     except UnicodeError:
         pem = b""
     if b"PRIVATE KEY-----" in pem:
-        raise ConfigurationError(
+        raise _unusable(
             f"{label} is a private key; only its issuer should have it. Give the public key: "
-            "openssl pkey -in private.pem -pubout",
-            option="key",
+            "openssl pkey -in private.pem -pubout"
         )
     if pem.count(b"-----BEGIN") > 1:
-        raise ConfigurationError(f"{label} holds more than one PEM block; give a list with one each", option="key")
+        raise _unusable(f"{label} holds more than one PEM block; give a list with one each")
     if b"-----BEGIN" not in pem:
-        raise ConfigurationError(
+        raise _unusable(
             f"{label} is no PEM text, which public-key algorithms need: it begins with -----BEGIN PUBLIC KEY----- "
             "(put a bare base64 key between such lines; load a JWK with jwt.PyJWK(jwk).key; "
-            "convert an SSH key with ssh-keygen -e -m PKCS8)",
-            option="key",
+            "convert an SSH key with ssh-keygen -e -m PKCS8)"
         )
     try:
         if b"CERTIFICATE-----" in pem:
             return x509.load_pem_x509_certificate(pem)
         return serialization.load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm):
-        raise ConfigurationError(
-            f"{label} is PEM text that can't be read as a public key or certificate; was it cut?",
-            option="key",
-        ) from None
+        raise _unusable(f"{label} is PEM text that can't be read as a public key or certificate; was it cut?") from None

@@ -10,18 +10,14 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
-from socketguard.errors import RejectCode, TokenError
 from socketguard.text import neutralise
 
+from .claims import invalid
 from .keys import MAX_KEY_ID, RSA_BITS, PreparedKey, PublicKey, fitting
 from .templates import IssuerTemplate
 
-__all__ = ["KeySet", "Unusable"]
-
 _MAX_KEYS = 100
-_MAX_TRIED = 4
-"""How many keys are tried for one token: each costs a verification, and anybody can send tokens."""
-
+_MAX_TRIED = 4  # keys, for one token: each costs a verification, and anybody can send tokens
 _MAX_ISSUER = 512  # characters
 _RSA_MAX_BITS = 16_384  # OpenSSL verifies with none that is larger
 _SHOWN_KEYS = 10
@@ -31,8 +27,8 @@ _EDWARDS: dict[str, type[ed25519.Ed25519PublicKey] | type[ed448.Ed448PublicKey]]
     "Ed448": ed448.Ed448PublicKey,
 }
 _SAME = frozenset({"EdDSA", "Ed25519"})  # what `alg` says of an Ed25519 key, before and since RFC 9864
+# Placeholders of ``issuer`` that are no names of claims, in lower case: Microsoft writes {tenantid} and {tenantId}.
 _PLACEHOLDERS = {"tenantid": "tid"}
-"""Placeholders of ``issuer`` that are no names of claims, in lower case: Microsoft writes {tenantid} and {tenantId}."""
 
 
 class Unusable(Exception):
@@ -97,15 +93,12 @@ class KeySet:
         if key_id is None:
             found = self._all.get(algorithm, ())
             if len(found) > _MAX_TRIED:
-                raise TokenError(RejectCode.TOKEN_INVALID, "key_id_missing", keys=len(found))
+                raise invalid("key_id_missing", keys=len(found))
             return found
         found = self._by_id.get((algorithm, key_id), ())
         if not found and key_id in self._fits:
-            shown = neutralise(key_id, MAX_KEY_ID)
-            expected = sorted(self._fits[key_id])
-            raise TokenError(
-                RejectCode.TOKEN_INVALID, "algorithm_not_allowed", expected=expected, received=algorithm, key_id=shown
-            )
+            fields = {"received": algorithm, "key_id": neutralise(key_id, MAX_KEY_ID)}
+            raise invalid("algorithm_not_allowed", expected=sorted(self._fits[key_id]), **fields)
         return found
 
 
@@ -133,7 +126,7 @@ def _issuer(jwk: Mapping[str, Any]) -> IssuerTemplate | None:
 
 
 def _read_key(jwk: Mapping[str, Any], algorithms: Sequence[str]) -> tuple[str, tuple[str, ...], PublicKey]:
-    """What a JWK is, the allowed algorithms it serves, and the key (RFC 7517 section 4, RFC 7518 section 6)."""
+    """What a JWK is, the allowed algorithms that it serves, and the key (RFC 7517 section 4, RFC 7518 section 6)."""
     if jwk.get("kty") == "oct":
         raise Unusable("a shared secret is no secret when it is published")
     if jwk.get("use", "sig") != "sig":

@@ -15,8 +15,6 @@ from socketguard.errors import ConfigurationError
 
 from .claims import ANY, Names, Unchecked
 
-__all__ = ["Presets"]
-
 _PART = re.compile(r"[^\s/?#{}%]+")
 _HOST = re.compile(r"[A-Za-z0-9.-]+(:\d{1,5})?")
 _GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -97,26 +95,14 @@ class Presets:
             domain: the domain of the tenant, such as ``crm.eu.auth0.com``, or its custom domain.
             audience: the identifier of the API.
         """
-        if not _fits(_HOST, domain):
-            raise ConfigurationError(
-                'domain must be a host name without https:// and slashes; write domain="crm.eu.auth0.com"',
-                option="domain",
-            )
+        _matching(_HOST, domain, "domain", "a host name without https:// and slashes", "crm.eu.auth0.com")
         return cls._preset(
-            options,
-            jwks_url=f"https://{domain}/.well-known/jwks.json",
-            issuer=f"https://{domain}/",
-            audience=audience,
+            options, jwks_url=f"https://{domain}/.well-known/jwks.json", issuer=f"https://{domain}/", audience=audience
         )
 
     @classmethod
     def entra(
-        cls,
-        tenant: str,
-        *,
-        audience: Names,
-        tenants: Collection[str] | Unchecked | None = None,
-        **options: Any,
+        cls, tenant: str, *, audience: Names, tenants: Collection[str] | Unchecked | None = None, **options: Any
     ) -> Self:
         """Take access tokens of Microsoft Entra ID, version 2.0, for one registered API.
 
@@ -197,15 +183,10 @@ class Presets:
         if _fits(_SUPABASE_REF, project):
             project = f"https://{project}.supabase.co"
         issuer = f"{_base_url(project, 'project', 'https://abcdefghijklmnopqrst.supabase.co')}/auth/v1"
-        if secret is not None:
-            return cls._preset(options, key=secret, algorithms=("HS256",), issuer=issuer, audience=audience)
-        return cls._preset(
-            options,
-            algorithms=("ES256", "RS256"),
-            jwks_url=f"{issuer}/.well-known/jwks.json",
-            issuer=issuer,
-            audience=audience,
-        )
+        keys: dict[str, Any] = {"key": secret, "algorithms": ("HS256",)}
+        if secret is None:
+            keys = {"jwks_url": f"{issuer}/.well-known/jwks.json", "algorithms": ("ES256", "RS256")}
+        return cls._preset(options, **keys, issuer=issuer, audience=audience)
 
     @classmethod
     def cognito(
@@ -228,8 +209,7 @@ class Presets:
             client_id: the app clients whose tokens are taken.
             audience: for tokens that do have an ``aud``. Not checked by default.
         """
-        if not _fits(_REGION, region):
-            raise ConfigurationError('region must be an AWS region; write region="eu-central-1"', option="region")
+        _matching(_REGION, region, "region", "an AWS region", "eu-central-1")
         pool = _part(user_pool_id, "user_pool_id", "eu-central-1_Ab12Cd34E")
         if not pool.startswith(f"{region}_"):
             raise ConfigurationError(
@@ -260,10 +240,7 @@ class Presets:
         Args:
             project_id: the id of the Firebase project (not its number).
         """
-        if not _fits(_GOOGLE_PROJECT, project_id):
-            raise ConfigurationError(
-                'project_id must be the id of a Firebase project; write project_id="crm-prod"', option="project_id"
-            )
+        _matching(_GOOGLE_PROJECT, project_id, "project_id", "the id of a Firebase project", "crm-prod")
         return cls._preset(
             options,
             jwks_url=_GOOGLE_KEYS,
@@ -277,6 +254,12 @@ def _fits(pattern: re.Pattern[str], value: Any) -> bool:
     return isinstance(value, str) and pattern.fullmatch(value) is not None
 
 
+def _matching(pattern: re.Pattern[str], value: Any, option: str, must_be: str, example: str) -> str:
+    if not _fits(pattern, value):
+        raise ConfigurationError(f'{option} must be {must_be}; write {option}="{example}"', option=option)
+    return str(value)
+
+
 def _base_url(url: Any, option: str, example: str) -> str:
     """A URL to which a path can be added. Whether http will do is decided where it is fetched."""
     parts = urlsplit(url) if isinstance(url, str) and url.isascii() and url.isprintable() else None
@@ -286,12 +269,7 @@ def _base_url(url: Any, option: str, example: str) -> str:
 
 
 def _part(value: Any, option: str, example: str) -> str:
-    if not _fits(_PART, value):
-        raise ConfigurationError(
-            f'{option} must be a name without spaces and without any of / ? # % {{ }}; write {option}="{example}"',
-            option=option,
-        )
-    return str(value)
+    return _matching(_PART, value, option, "a name without spaces and without any of / ? # % { }", example)
 
 
 def _tenant(tenant: Any, option: str) -> str:

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-__all__ = ["IssuerTemplate"]
-
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 

@@ -59,6 +59,17 @@ KEYS: dict[str, Any] = {
 }
 
 
+PUBLIC = [
+    # The kind of a key, its algorithms, and how it is shown.
+    ("rsa", ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"), "RSA 2048"),
+    ("p256", ("ES256",), "P-256"),
+    ("p384", ("ES384",), "P-384"),
+    ("p521", ("ES512",), "P-521"),
+    ("ed25519", ("EdDSA", "Ed25519"), "Ed25519"),
+    ("ed448", ("EdDSA",), "Ed448"),
+]
+
+
 def signature(key: Any, algorithm: str, message: bytes = b"message") -> bytes:
     implementation = ALGORITHMS["EdDSA" if algorithm == "Ed25519" else algorithm]
     return implementation.sign(message, implementation.prepare_key(key))
@@ -77,7 +88,11 @@ def claims(**changes: Any) -> dict[str, Any]:
 def sign(header: Any, payload: Any, key: Any = SECRET, algorithm: str = "HS256") -> str:
     """A correctly signed token of anything at all: bytes go in as they are, the rest as JSON."""
     parts = (part if isinstance(part, bytes) else json.dumps(part).encode() for part in (header, payload))
-    message = ".".join(map(b64, parts))
+    return seal(".".join(map(b64, parts)), key, algorithm)
+
+
+def seal(message: str, key: Any = SECRET, algorithm: str = "HS256") -> str:
+    """Header and payload as they are, with a good signature."""
     return f"{message}.{b64(signature(key, algorithm, message.encode()))}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
+import string
 from collections.abc import Mapping
 from typing import Any
 from unittest import mock
@@ -18,12 +19,14 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from socketguard.connection import Identity
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
 from socketguard.tokens.auth import ANY, JWTAuth, Verifier
+from socketguard.tokens.finder import Found
 from socketguard.tokens.keys import KeySource, Pending, StaticKeys
 from tests.tokens.minting import (
     ALGORITHMS,
     DOWN,
     ISSUER,
     KEYS,
+    KEYS_URL,
     NOW,
     OTHER_SECRET,
     P256,
@@ -42,6 +45,7 @@ from tests.tokens.minting import (
     publish,
     raw_claims,
     refused,
+    seal,
     sign,
     signed,
 )
@@ -87,18 +91,20 @@ class TestAccepting:
             assert auth.verify(jwt.encode(claims(), KEYS[algorithm], algorithm)).subject == "ann"
         assert refused(auth, jwt.encode(claims(), RSA, "RS512")).detail == "algorithm_not_allowed"
 
-    def test_rotation(self) -> None:
-        both = make([RSA.public_key(), RSA_NEXT.public_key()], algorithms=["RS256"])
-        old, new = (jwt.encode(claims(), key, "RS256") for key in (RSA, RSA_NEXT))
+    @pytest.mark.parametrize(
+        ("algorithm", "keys"),
+        [
+            ("HS256", [(SECRET, SECRET), (OTHER_SECRET,) * 2]),
+            ("RS256", [(key, key.public_key()) for key in (RSA, RSA_NEXT)]),
+        ],
+    )
+    def test_rotation(self, algorithm: str, keys: list[tuple[Any, Any]]) -> None:
+        both = make([public for _, public in keys], algorithms=[algorithm])
+        old, new = (jwt.encode(claims(), key, algorithm) for key, _ in keys)
         assert both.verify(old) == both.verify(new)
-        after = make(RSA_NEXT.public_key(), algorithms=["RS256"])
+        after = make(keys[1][1], algorithms=[algorithm])
         assert after.verify(new).subject == "ann"
         assert refused(after, old).detail == "signature_mismatch"
-
-    def test_rotation_of_secrets(self) -> None:
-        auth = make([OTHER_SECRET, SECRET])
-        assert auth.verify(mint()) == auth.verify(mint({}, OTHER_SECRET))
-        assert refused(auth, mint({}, SECRET + "!")).detail == "signature_mismatch"
 
 
 BAD_HEADERS: list[tuple[dict[str, Any], dict[str, Any], str, dict[str, Any]]] = [
@@ -186,10 +192,9 @@ class TestHeader:
         identity = make().verify(sign({"alg": "HS256", **header}, claims()))
         assert (identity.subject, identity.key_id) == ("ann", header.get("kid"))
 
-    def test_types_are_written_in_any_way(self) -> None:
-        auth = make(types=("application/AT+jwt",))
-        assert auth.verify(mint({"typ": "at+jwt"})).subject == "ann"
-        assert auth.verify(mint({"typ": "application/at+jwt"})).subject == "ann"
+    @pytest.mark.parametrize("type_", ["at+jwt", "application/at+jwt"])
+    def test_types_are_written_in_any_way(self, type_: str) -> None:
+        assert make(types=("application/AT+jwt",)).verify(mint({"typ": type_})).subject == "ann"
 
     def test_the_algorithm_is_checked_before_any_cryptography(self) -> None:
         keys = Keys()
@@ -204,11 +209,7 @@ class TestHeader:
 
     @pytest.mark.parametrize(
         ("signature", "detail"),
-        [
-            ("", "not_three_parts"),
-            ("AAAA", "algorithm_not_allowed"),
-            (b64(b"\0" * 32), "algorithm_not_allowed"),
-        ],
+        [("", "not_three_parts"), ("AAAA", "algorithm_not_allowed"), (b64(b"\0" * 32), "algorithm_not_allowed")],
     )
     def test_unsigned_tokens(self, signature: str, detail: str) -> None:
         token = ".".join([b64(json.dumps({"alg": "none"})), b64(json.dumps(claims())), signature])
@@ -223,9 +224,8 @@ class TestHeader:
             for name in ("HS256", wanted):
                 message = f"{b64(json.dumps({'alg': name}))}.{b64(json.dumps(claims()))}".encode()
                 forged = f"{message.decode()}.{b64(ALGORITHMS['HS256'].sign(message, secret))}"
-                assert refused(auth, forged).detail == (
-                    "signature_mismatch" if name == wanted else "algorithm_not_allowed"
-                )
+                detail = "signature_mismatch" if name == wanted else "algorithm_not_allowed"
+                assert refused(auth, forged).detail == detail
 
     def test_keys_that_a_token_brings_along_are_ignored(self) -> None:
         attacker = rsa.generate_private_key(65537, 2048)
@@ -241,8 +241,7 @@ class TestHeader:
 class TestKnownHeaders:
     def test_only_headers_of_verified_tokens_get_in(self) -> None:
         auth = make()
-        for number in range(300):
-            refused(auth, mint({"kid": str(number)}, OTHER_SECRET))
+        assert refused(auth, mint({"kid": "a"}, OTHER_SECRET)).detail == "signature_mismatch"
         assert not auth.known_headers
         token = mint({"kid": "a"}, exp=NOW - 100)
         assert refused(auth, token).detail == "expired"
@@ -284,6 +283,7 @@ class TestShape:
             (sign(b'["HS256"]', claims()), "not_an_object", {"part": "header"}),
             (mint().rpartition(".")[0] + ".AAB", "not_base64url", {"part": "signature"}),
             (sign({"alg": "HS256"}, b"[]"), "not_an_object", {"part": "payload"}),
+            (seal(f"{b64(json.dumps({'alg': 'HS256'}))}.e31"), "not_base64url", {"part": "payload"}),  # e30 is {}
             (sign({"alg": "HS256"}, b'{"sub":"ann","exp":NaN}'), "not_json", {"part": "payload"}),
         ],
     )
@@ -296,19 +296,9 @@ class TestShape:
             assert refused(make(), sign({"alg": "HS256"}, payload, OTHER_SECRET)).detail == "signature_mismatch"
 
     def test_one_token_has_one_spelling(self) -> None:
-        token = mint()
-        alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+        token, alphabet = mint(), f"{string.ascii_letters}{string.digits}-_"
         accepted = [last for last in alphabet if isinstance(outcome(make(), token[:-1] + last), Identity)]
         assert accepted == [token[-1]]
-
-    def test_a_payload_with_stray_bits_under_a_good_signature(self) -> None:
-        payload = b64(json.dumps(claims(pad=""))) + "A"
-        while len(payload) % 4 != 3:
-            payload += "A"
-        message = f"{b64(json.dumps({'alg': 'HS256'}))}.{payload[:-1]}B".encode()
-        token = f"{message.decode()}.{b64(ALGORITHMS['HS256'].sign(message, SECRET.encode()))}"
-        error = refused(make(), token)
-        assert (error.detail, error.fields) == ("not_base64url", {"part": "payload"})
 
 
 BAD_OPTIONS = [
@@ -360,10 +350,6 @@ class TestConfiguration:
             make(max_lifetime=60, require=("sub",))
         assert caught.value.option == "require"
 
-    @pytest.mark.parametrize("leeway", [0, 0.5, 60])
-    def test_leeway(self, leeway: float) -> None:
-        assert make(leeway=leeway).leeway == leeway
-
     def test_describe_and_repr_hold_no_secret(self) -> None:
         auth = make(issuer=ISSUER, audience=["hr", "crm"], max_lifetime=60)
         assert auth.describe() == {
@@ -387,16 +373,17 @@ class TestConfiguration:
         assert repr(auth) == "<JWTAuth HS256 (shared secret)>"
         assert make(subject_claim="email").describe()["require"] == ["exp"]
         assert make(token_id_claim="uti").describe()["token_id_claim"] == "uti"
+        assert all(make(leeway=leeway).leeway == leeway for leeway in (0, 0.5, 60))
 
     def test_describe_names_a_function(self) -> None:
         class Scopes:
             def __call__(self, claims: Mapping[str, Any]) -> list[str]:
                 return ["x"]
 
-        assert "<lambda>" in make(scope_claim=lambda claims: []).describe()["scope_claim"]
         auth = make(scope_claim=Scopes())
         assert auth.describe()["scope_claim"].endswith("Scopes")
         assert auth.verify(mint()).scopes == {"x"}
+        assert "<lambda>" in make(scope_claim=lambda claims: []).describe()["scope_claim"]
 
     def test_findings(self) -> None:
         def ids(**options: Any) -> list[str]:
@@ -422,37 +409,24 @@ class TestConfiguration:
         assert auth == make(clock=clock, issuer={"b", "a"}, algorithms=("HS256",), require=["sub", "exp"])
         assert hash(auth) == hash(make(**same))
         assert auth != "auth"
-        changes: list[dict[str, Any]] = [
-            {"key": OTHER_SECRET},
-            {"algorithms": ["HS512"]},
-            {"issuer": "a"},
-            {"audience": "crm"},
-            {"leeway": 5},
-            {"require": ()},
-            {"subject_claim": "email"},
-            {"token_id_claim": "uti"},
-            {"scope_claim": "scp"},
-            {"sources": ("header",)},
-            {"payload_keys": ("jwt",)},
-            {"max_lifetime": 60},
-            {"types": ("at+jwt",)},
-            {"claims": {"level": 1}},
-            {"claims": {"level": True}},
-            {"expiry": "ignore"},
-            {"issuer": ANY},
-            {"audience": ANY},
-            {"clock": lambda: NOW},
+        changes: list[tuple[str, Any]] = [
+            *(("key", OTHER_SECRET), ("algorithms", ["HS512"]), ("issuer", "a"), ("issuer", ANY), ("audience", "crm")),
+            *(("audience", ANY), ("leeway", 5), ("require", ()), ("subject_claim", "email"), ("token_id_claim", "uti")),
+            *(("scope_claim", "scp"), ("sources", ("header",)), ("payload_keys", ("jwt",)), ("max_lifetime", 60)),
+            *(("types", ("at+jwt",)), ("claims", {"level": 1}), ("claims", {"level": True}), ("expiry", "ignore")),
+            ("clock", lambda: NOW),
         ]
-        for change in changes:
-            assert auth != make(**{**same, **change}), change
+        assert [change for change in changes if auth == make(**{**same, change[0]: change[1]})] == []
+        assert make(**same, claims={"level": 1}) != make(**same, claims={"level": True})
 
     def test_what_it_uses_and_finds(self) -> None:
         auth = make(sources=("payload", "cookie:c"))
-        assert (auth.uses_cookie, auth.uses_query) == (True, False)
-        found = auth.find({"token": "a.b.c"}, [], b"")
-        assert found is not None
-        assert (found.token, found.source) == ("a.b.c", "payload")
+        assert (auth.uses_cookie, auth.finder.uses_query) == (True, False)
+        assert auth.find({"token": "a.b.c"}, [], b"") == Found("a.b.c", "payload")
         assert make().find(None, [], b"token=a.b.c") is None
+
+
+JWKS_TIMES = ("jwks_lifetime", "stale_if_error", "jwks_cooldown", "jwks_timeout")
 
 
 class TestPublishedKeys:
@@ -468,7 +442,7 @@ class TestPublishedKeys:
         identity = await auth.averify(token)
         assert (identity.subject, identity.issuer, identity.key_id) == ("ann", ISSUER, "one")
         assert auth.verify(token) == auth.verify_now(token) == identity == await auth.averify(token)
-        assert server.asked == ["https://keys.example.com/jwks"]
+        assert server.asked == [KEYS_URL]
 
     @pytest.mark.parametrize(
         ("token", "code", "detail"),
@@ -488,20 +462,26 @@ class TestPublishedKeys:
         server = KeyServer()
         auth = publish(server)
         error = await arefused(auth, signed(RSA_NEXT, "k\n2"))
-        assert (error.code, error.detail, error.fields) == (
-            RejectCode.TOKEN_INVALID,
-            "key_unknown",
-            {"key_id": "k\\u000a2"},
-        )
+        assert (error.code, error.detail) == (RejectCode.TOKEN_INVALID, "key_unknown")
+        assert error.fields == {"key_id": "k\\u000a2"}
         # From now on the keys may be older than the key of the token; but nobody is asked again so soon.
         error = await arefused(auth, signed(RSA_NEXT, "two"))
         assert (error.code, error.detail) == (RejectCode.KEYS_UNAVAILABLE, "key_unknown")
         assert error.fields["retry_after"] >= 1
         assert len(server.asked) == 1
 
-    async def test_the_wrong_key_under_a_known_id(self) -> None:
-        error = await arefused(publish(KeyServer()), signed(RSA_NEXT, "one"))
-        assert (error.code, error.detail) == (RejectCode.TOKEN_INVALID, "signature_mismatch")
+    @pytest.mark.parametrize(
+        ("token", "code", "detail"),
+        [
+            (signed(RSA_NEXT, "one"), RejectCode.TOKEN_INVALID, "signature_mismatch"),
+            (signed(exp=NOW - 60), RejectCode.TOKEN_EXPIRED, "expired"),
+            (signed(iss="x"), RejectCode.TOKEN_INVALID, "issuer_mismatch"),
+            (signed(aud="x"), RejectCode.TOKEN_INVALID, "audience_mismatch"),
+        ],
+    )
+    async def test_everything_is_checked_after_a_fetch_too(self, token: str, code: RejectCode, detail: str) -> None:
+        error = await arefused(publish(KeyServer()), token)
+        assert (error.code, error.detail) == (code, detail)
 
     async def test_an_outage(self) -> None:
         server = KeyServer()
@@ -512,17 +492,9 @@ class TestPublishedKeys:
             error = await arefused(auth, signed())
             assert (error.code, error.detail) == (RejectCode.KEYS_UNAVAILABLE, "keys_unavailable")
             assert error.fields["retry_after"] >= 1
-        outage = auth.outage()
-        assert outage is not None
-        assert outage >= 1
+        assert (auth.outage() or 0) >= 1
         assert auth.keys_status()[0]["state"] == "unavailable"
         assert len(server.asked) == 1
-
-    async def test_claims_are_checked_after_a_fetch_too(self) -> None:
-        error = await arefused(publish(KeyServer()), signed(exp=NOW - 60))
-        assert error.code is RejectCode.TOKEN_EXPIRED
-        assert (await arefused(publish(KeyServer()), signed(iss="x"))).detail == "issuer_mismatch"
-        assert (await arefused(publish(KeyServer()), signed(aud="x"))).detail == "audience_mismatch"
 
     async def test_it_starts_tells_and_ends(self) -> None:
         auth = publish(KeyServer())
@@ -543,10 +515,7 @@ class TestPublishedKeys:
         server = KeyServer(issuer="https://id.example.com")
         auth = JWTAuth.discover("https://id.example.com", audience="crm", fetch=server, clock=lambda: NOW)
         assert (await auth.averify(signed(iss="https://id.example.com"))).subject == "ann"
-        assert server.asked == [
-            "https://id.example.com/.well-known/openid-configuration",
-            "https://keys.example.com/jwks",
-        ]
+        assert server.asked == ["https://id.example.com/.well-known/openid-configuration", KEYS_URL]
         assert auth.issuers == {"https://id.example.com"}
         assert (await arefused(auth, signed(P256, "one", "ES256"))).fields["expected"] == ["RS256"]
 
@@ -568,10 +537,7 @@ class TestPublishedKeys:
             ("key", {"key": RSA_PEM}, "exclude each other"),
             ("algorithms", {"algorithms": ["HS256"]}, "HS256"),
             ("jwks_url", {"jwks_url": "http://keys.example.com/jwks"}, "https"),
-            *(
-                (name, {name: -1}, name)
-                for name in ("jwks_lifetime", "stale_if_error", "jwks_cooldown", "jwks_timeout")
-            ),
+            *((name, {name: -1}, name) for name in JWKS_TIMES),
             ("fetch", {"fetch": 5}, "fetch"),
         ],
     )
@@ -582,9 +548,8 @@ class TestPublishedKeys:
 
     def test_without_a_check_when_that_is_written_out(self) -> None:
         auth = publish(KeyServer(), issuer=ANY, audience=ANY)
-        assert auth.issuers == frozenset()
+        assert (auth.issuers, auth.findings()) == (frozenset(), [])
         assert (auth.describe()["issuer"], auth.describe()["audience"]) == ("ANY", "ANY")
-        assert auth.findings() == []
 
     def test_equal_by_configuration(self) -> None:
         server = KeyServer()
@@ -592,17 +557,19 @@ class TestPublishedKeys:
         auth = publish(server, **same)
         assert auth == publish(server, **same)
         assert hash(auth) == hash(publish(server, **same))
-        for change in (
-            {"jwks_url": "https://keys.example.com/other"},
-            {"fetch": KeyServer()},
-            {"jwks_lifetime": 700},
-            {"stale_if_error": 0},
-            {"jwks_cooldown": 20},
-            {"jwks_timeout": 3},
-            {"allow_http": True},
-        ):
-            assert auth != publish(server, **{**same, **change}), change
+        times = dict(zip(JWKS_TIMES, (700, 0, 20, 3), strict=True))
+        changes = {
+            "jwks_url": f"{KEYS_URL}2",
+            "fetch": KeyServer(),
+            "allow_http": True,
+            "algorithms": ["ES256"],
+            **times,
+        }
+        for option, value in changes.items():
+            assert auth != publish(server, **{**same, option: value}), option
         assert repr(auth) == "<JWTAuth RS256 (JWKS https://keys.example.com/jwks)>"
+        document = publish(server, **same, jwks_url=f"{ISSUER}.well-known/openid-configuration")
+        assert JWTAuth.discover(ISSUER, audience="crm", fetch=server, **same) != document
 
     async def test_keys_that_are_given_are_never_fetched(self) -> None:
         auth = make()
@@ -703,9 +670,9 @@ class TestProfile:
         error = refused(self.auth(), mint({"typ": "at+jwt"}, **{**self.GOOD, claim: ...}))
         assert (error.detail, error.fields["claim"]) == ("claim_missing", claim)
 
-    @pytest.mark.parametrize("header", [{"typ": "JWT"}, {"typ": None}])
-    def test_other_types(self, header: dict[str, Any]) -> None:
-        assert refused(self.auth(), mint(header, **self.GOOD)).detail == "type_not_allowed"
+    @pytest.mark.parametrize("type_", ["JWT", None])
+    def test_other_types(self, type_: str | None) -> None:
+        assert refused(self.auth(), mint({"typ": type_}, **self.GOOD)).detail == "type_not_allowed"
 
     def test_more_may_be_required(self) -> None:
         auth = self.auth(require=["exp", "tenant"], types={"at+jwt"})
@@ -733,8 +700,7 @@ class TestEnd:
         now = [float(NOW)]
         auth = make(clock=lambda: now[0])
         identity = auth.verify(mint())
-        end = auth.ends_at(identity)
-        assert end is not None
+        end = auth.ends_at(identity) or 0
         now[0] = math.nextafter(end, 0)
         auth.check_time(identity)
         now[0] = end

@@ -44,46 +44,24 @@ class TestShape:
     @pytest.mark.parametrize(
         ("token", "detail"),
         [
-            ("", "not_three_parts"),
-            ("a", "not_three_parts"),
-            ("a.b", "not_three_parts"),
-            ("a.b.c.d", "not_three_parts"),
-            ("..", "not_three_parts"),
-            ("a..c", "not_three_parts"),
-            (".b.c", "not_three_parts"),
-            ("a.b.", "not_three_parts"),
-            ("a...c", "not_three_parts"),
-            ("." * 8000, "not_three_parts"),
-            ("a.b.c=", "not_base64url"),
-            ("a=.b==.c", "not_base64url"),
-            ("a.b.c%3D", "not_base64url"),
-            ("a.b.c\n", "not_base64url"),
-            (" a.b.c", "not_base64url"),
-            ("a.b.c+", "not_base64url"),
-            ("a.b.c/", "not_base64url"),
-            ("a,b,c", "not_base64url"),
-            ("a.b.c\x00", "not_base64url"),
-            ("a.b.ｃ", "not_base64url"),
-            ("a.b.٠", "not_base64url"),
-            ("a.b.\ud800", "not_base64url"),
-            ("\udfff" * 5, "not_base64url"),
-            ("a.b\u2024c.d", "not_base64url"),
-            ('{"payload":"","signatures":[]}', "not_base64url"),
-            ("a" * (MAX_TOKEN_LENGTH - 3) + ".b.c", "too_long"),
-            ("." * 1_000_000, "too_long"),
-            ("\ud800" * 1_000_000, "too_long"),
+            *(
+                (token, "not_three_parts")
+                for token in ["", *["a", "a.b", "a.b.c.d", "..", "a..c", ".b.c", "a.b.", "a...c"], "." * 8000]
+            ),
+            *(
+                (token, "not_base64url")
+                for token in ["a.b.c=", "a=.b==.c", "a.b.c%3D", "a.b.c+", "a.b.c/", "a,b,c", "a.b.ｃ", "a.b.٠"]
+            ),
+            *((token, "not_base64url") for token in ("a.b.c\n", " a.b.c", "a.b.c\x00", "a.b.\ud800", "\udfff" * 5)),
+            *((token, "not_base64url") for token in ("a.b\u2024c.d", '{"payload":"","signatures":[]}')),
+            *((token, "too_long") for token in ("a" * (MAX_TOKEN_LENGTH - 3) + ".b.c", "." * 10**6, "\ud800" * 10**6)),
+            *((token, "not_a_string") for token in (None, b"a.b.c", 5, ["a.b.c"])),
         ],
     )
-    def test_bad(self, token: str, detail: str) -> None:
+    def test_bad(self, token: Any, detail: str) -> None:
         with pytest.raises(TokenError) as caught:
             check_shape(token)
         assert (caught.value.code, caught.value.detail) == (RejectCode.TOKEN_MALFORMED, detail)
-
-    @pytest.mark.parametrize("token", [None, b"a.b.c", 5, ["a.b.c"]])
-    def test_no_string(self, token: Any) -> None:
-        with pytest.raises(TokenError) as caught:
-            check_shape(token)
-        assert caught.value.detail == "not_a_string"
 
     @pytest.mark.parametrize(
         ("token", "hint"),
@@ -143,31 +121,17 @@ class TestDecoding:
     @pytest.mark.parametrize(
         ("data", "detail"),
         [
-            (b"", "not_json"),
-            (b"{", "not_json"),
-            (b"{} {}", "not_json"),
-            (b"{}\x00", "not_json"),
-            (b"{}\x0b", "not_json"),
-            (b'{"a": NaN}', "not_json"),
-            (b'{"a": Infinity}', "not_json"),
-            (b'{"a": -Infinity}', "not_json"),
-            (b'{"a": 1e999}', "not_json"),
-            (b'{"a": -1e999}', "not_json"),
+            *((text, "not_json") for text in (b"", b"{", b"{} {}", b"{}\x00", b"{}\x0b", b"{'a': 1}")),
+            *(
+                (b'{"a": %b}' % number, "not_json")
+                for number in (b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-1e999")
+            ),
             (b'{"a": 1' + b"0" * 5000 + b"}", "not_json"),
-            (b"{'a': 1}", "not_json"),
-            ('{"a": 1}'.encode("utf-16-le"), "not_json"),
+            *(('{"a": 1}'.encode(encoding), "not_json") for encoding in ("utf-16-le", "utf-32-be", "utf-8-sig")),
             ('{"a": 1}'.encode("utf-16"), "not_utf8"),
-            ('{"a": 1}'.encode("utf-32-be"), "not_json"),
-            (b'\xef\xbb\xbf{"a": 1}', "not_json"),
-            (b'{"a": "\xff"}', "not_utf8"),
-            (b'{"a": "\xed\xa0\x80"}', "not_utf8"),
-            (rb'{"a": "\ud800"}', "not_utf8"),
-            (rb'{"\udc00": 1}', "not_utf8"),
-            (rb'{"a": [{"b": ["x", "\uDEAD"]}]}', "not_utf8"),
-            (b"[]", "not_an_object"),
-            (b'"text"', "not_an_object"),
-            (b"1", "not_an_object"),
-            (b"null", "not_an_object"),
+            *((b'{"a": "%b"}' % text, "not_utf8") for text in (b"\xff", b"\xed\xa0\x80", rb"\ud800")),
+            *((text, "not_utf8") for text in (rb'{"\udc00": 1}', rb'{"a": [{"b": ["x", "\uDEAD"]}]}')),
+            *((text, "not_an_object") for text in (b"[]", b'"text"', b"1", b"null")),
             (b'{"a":' * 40 + b"1" + b"}" * 40, "nested_too_deeply"),
             (b'{"a":' + b"[" * 3000 + b"]" * 3000 + b"}", "nested_too_deeply"),
             (b"[" * 3000, "nested_too_deeply"),

@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 from socketguard.connection import Identity
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
 from socketguard.tokens.auth import ANY, Verifier
+from socketguard.tokens.finder import Found
 from socketguard.tokens.issuers import Issuers
 from tests.tokens.minting import (
     DOWN,
@@ -49,21 +50,14 @@ def from_b(**changes: Any) -> str:
 
 
 class TestChoosing:
-    def test_by_the_issuer(self) -> None:
+    async def test_by_the_issuer(self) -> None:
         auth = both()
-        assert auth.verify(mint(iss=A)).issuer == A
-        assert auth.verify(from_b()).issuer == B
-        assert auth.verify(from_b(iss="b")).issuer == "b"
         assert auth.issuers == {A, B, "b"}
-
-    async def test_while_waiting_too(self) -> None:
-        auth = both()
-        assert (await auth.averify(from_b())).issuer == B
-        assert (await arefused(auth, mint(iss=B))).detail == "signature_mismatch"
-
-    def test_the_key_of_one_does_not_sign_for_the_other(self) -> None:
-        assert refused(both(), mint(iss=B)).detail == "signature_mismatch"
-        assert refused(both(), from_b(iss=A)).detail == "signature_mismatch"
+        for token, issuer in ((mint(iss=A), A), (from_b(), B), (from_b(iss="b"), "b")):
+            assert auth.verify(token).issuer == (await auth.averify(token)).issuer == issuer
+        # The key of one does not sign for the other.
+        for token in (mint(iss=B), from_b(iss=A)):
+            assert refused(auth, token).detail == (await arefused(auth, token)).detail == "signature_mismatch"
 
     def test_each_has_its_own_rules(self) -> None:
         auth = Issuers(make(issuer=A, audience="crm"), make(OTHER_SECRET, issuer=B, audience="mail"))
@@ -161,7 +155,10 @@ class TestTimes:
         first, second, third = auth.verify(mint(iss=A)), auth.verify(from_b()), auth.verify(mint(iss="quiet"))
         assert (auth.ends_at(first), auth.ends_at(second), auth.ends_at(third)) == (NOW + 60, NOW + 80, None)
         assert (auth.leeway, auth.now()) == (20, NOW)
+        anonymous = Identity(subject=None)
+        assert auth.ends_at(anonymous) is None
         now[0] += 70
+        auth.check_time(anonymous)
         auth.check_time(second)
         with pytest.raises(TokenError):
             auth.check_time(first)
@@ -170,10 +167,6 @@ class TestTimes:
         real = [make(issuer=issuer, clock=time.time) for issuer in (A, B)]
         assert Issuers(*real).is_on_real_time
         assert not Issuers(real[0], make(issuer="x")).is_on_real_time
-
-    def test_an_anonymous_identity_never_ends(self) -> None:
-        both().check_time(Identity(subject=None))
-        assert both().ends_at(Identity(subject=None)) is None
 
     async def test_of_a_template(self) -> None:
         auth = Issuers(make(issuer=A), publish(KeyServer(), issuer=C, leeway=30))
@@ -187,39 +180,21 @@ class TestTimes:
         assert every.max_lifetime_of(None) == 90
         assert every.max_lifetime_of("https://c.example.com/acme/v2.0") == 90
 
-    def test_known_issuers(self) -> None:
-        auth = Issuers(make(issuer=A), publish(KeyServer(), issuer=C))
-        assert auth.accepts_issuer(A)
-        assert auth.accepts_issuer("https://c.example.com/acme/v2.0")
-        assert not auth.accepts_issuer(B)
-
 
 class TestKeys:
     async def test_out_only_when_all_are_out(self) -> None:
-        servers = KeyServer(), KeyServer()
-        auth = Issuers(publish(servers[0], issuer=A), publish(servers[1], issuer=B))
-        servers[0].answer = DOWN
-        assert (await arefused(auth, signed(iss=A))).code is RejectCode.KEYS_UNAVAILABLE
-        assert (await auth.averify(signed(iss=B))).issuer == B
-        assert auth.outage() is None
-        assert [status["state"] for status in auth.keys_status()] == ["unavailable", "fresh"]
-
-    async def test_all_are_out(self) -> None:
-        servers = KeyServer(), KeyServer()
-        auth = Issuers(publish(servers[0], issuer=A), publish(servers[1], issuer=B, jwks_cooldown=100))
-        for server, issuer in zip(servers, (A, B), strict=True):
-            server.answer = DOWN
-            assert (await arefused(auth, signed(iss=issuer))).code is RejectCode.KEYS_UNAVAILABLE
-        outage = auth.outage()
-        assert outage is not None
-        assert 1 <= outage <= 36
-
-    async def test_one_with_a_secret_is_never_out(self) -> None:
         server = KeyServer()
         server.answer = DOWN
-        auth = Issuers(publish(server, issuer=B), make(issuer=A))
-        assert (await arefused(auth, signed(iss=B))).code is RejectCode.KEYS_UNAVAILABLE
-        assert auth.outage() is None
+        other, out = publish(KeyServer(), issuer=B), publish(server, issuer=A)
+        later = publish(server, issuer="later", jwks_cooldown=100)
+        for auth in (out, later):
+            assert (await arefused(auth, signed(iss=next(iter(auth.issuers))))).code is RejectCode.KEYS_UNAVAILABLE
+        assert (await other.averify(signed(iss=B))).issuer == B
+        assert Issuers(out, other).outage() is None
+        assert [status["state"] for status in Issuers(out, other).keys_status()] == ["unavailable", "fresh"]
+        # One with a secret never is.
+        assert Issuers(out, make(issuer="secret")).outage() is None
+        assert 1 <= (Issuers(out, later).outage() or 0) <= 36
 
     async def test_it_starts_tells_and_ends_for_all(self) -> None:
         servers = KeyServer(), KeyServer(jwk(RSA, "two"))
@@ -246,6 +221,7 @@ class TestConfiguration:
             ((make(issuer=A), make()), "issuer", "no issuer"),
             ((make(issuer=ANY), make(issuer=A)), "issuer", "no issuer"),
             ((make(issuer=A), make(issuer=[B, A])), "issuer", "two verifiers"),
+            ((publish(KeyServer(), issuer=C), publish(KeyServer(), issuer=C)), "issuer", "two verifiers"),
             ((make(issuer=A), make(issuer=B, sources=("payload",))), "sources", "different sources"),
             ((make(issuer=A), make(issuer=B, payload_keys=("jwt",))), "payload_keys", "different payload_keys"),
         ],
@@ -255,16 +231,10 @@ class TestConfiguration:
             Issuers(*auths)
         assert caught.value.option == option
 
-    def test_the_same_template_twice(self) -> None:
-        with pytest.raises(ConfigurationError, match="two verifiers"):
-            Issuers(publish(KeyServer(), issuer=C), publish(KeyServer(), issuer=C))
-
     def test_what_it_uses_and_finds(self) -> None:
         auth = both(sources=("payload", "cookie:c", "query:q"))
-        assert (auth.uses_cookie, auth.uses_query) == (True, True)
-        found = auth.find({"token": "a.b.c"}, [], b"")
-        assert found is not None
-        assert found.token == "a.b.c"
+        assert (auth.uses_cookie, auth.finder.uses_query) == (True, True)
+        assert auth.find({"token": "a.b.c"}, [], b"") == Found("a.b.c", "payload")
 
     def test_its_verifiers(self) -> None:
         one, two = make(issuer=A), publish(KeyServer(), issuer=B)
@@ -276,9 +246,8 @@ class TestConfiguration:
 
     def test_described(self) -> None:
         auth = both()
-        assert auth.describe() == {
-            "issuers": [make(issuer=A).describe(), make(OTHER_SECRET, issuer=[B, "b"]).describe()]
-        }
+        described = [make(issuer=A).describe(), make(OTHER_SECRET, issuer=[B, "b"]).describe()]
+        assert auth.describe() == {"issuers": described}
         json.dumps(auth.describe())
         assert SECRET not in repr(auth) + str(auth.describe())
         assert A in repr(auth)

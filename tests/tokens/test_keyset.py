@@ -14,7 +14,7 @@ from socketguard.errors import RejectCode, TokenError
 from socketguard.tokens.keys import ALGORITHMS
 from socketguard.tokens.keyset import KeySet, Unusable
 from socketguard.tokens.templates import IssuerTemplate
-from tests.tokens.minting import jwk, private, signature
+from tests.tokens.minting import PUBLIC, jwk, private, signature
 
 ASYMMETRIC = tuple(name for name in ALGORITHMS if not name.startswith("HS"))
 
@@ -31,19 +31,9 @@ def reasons(*keys: Any) -> list[str]:
 
 
 class TestUsableKeys:
-    @pytest.mark.parametrize(
-        ("kind", "shown", "algorithms"),
-        [
-            ("rsa", "RSA 2048", ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")),
-            ("p256", "P-256", ("ES256",)),
-            ("p384", "P-384", ("ES384",)),
-            ("p521", "P-521", ("ES512",)),
-            ("ed25519", "Ed25519", ("EdDSA", "Ed25519")),
-            ("ed448", "Ed448", ("EdDSA",)),
-        ],
-    )
+    @pytest.mark.parametrize(("kind", "algorithms", "shown"), PUBLIC)
     def test_every_kind_verifies_with_its_own_algorithms_only(
-        self, kind: str, shown: str, algorithms: tuple[str, ...]
+        self, kind: str, algorithms: tuple[str, ...], shown: str
     ) -> None:
         keys = key_set(jwk(kind, key_id="1"))
         for algorithm in set(ASYMMETRIC) - set(algorithms):
@@ -106,13 +96,11 @@ class TestUsableKeys:
             assert [key.issuer for key in keys.find(algorithm, "2")] == [None]
             assert [key.issuer for key in keys.find(algorithm, None)] == [template, None]
 
-    def test_keys_of_the_same_id_are_all_tried(self) -> None:
+    def test_keys_of_the_same_id_are_all_tried_but_no_more_than_four(self) -> None:
         keys = key_set(jwk("rsa", key_id="1"), jwk("rsa:other", key_id="1"), jwk("p256", key_id="1"))
         assert [key.kind for key in keys.find("RS256", "1")] == ["RSA 2048", "RSA 2048"]
         assert [key.kind for key in keys.find("ES256", "1")] == ["P-256"]
         assert keys.ids == ("1",)
-
-    def test_but_no_more_than_four(self) -> None:
         keys = key_set(*[jwk("p256", key_id="1") for _ in range(6)])
         assert len(keys.find("ES256", "1")) == 4
         assert keys.ignored == ["key 1: more than 4 keys have this kid"] * 2
@@ -180,25 +168,25 @@ class TestIgnoredKeys:
             (lambda: jwk("p256", x=jwk("p256")["y"]), "numbers are missing or wrong"),
             (lambda: jwk("ed25519", x="AAAA"), "numbers are missing or wrong"),
             (lambda: jwk("ed25519", crv="Ed448"), "numbers are missing or wrong"),
-            (lambda: jwk("rsa", n=None), "numbers are missing or wrong"),
-            (lambda: jwk("rsa", n=[1]), "numbers are missing or wrong"),
-            (lambda: jwk("rsa", n=""), "numbers are missing or wrong"),
-            (lambda: jwk("rsa", n="a b"), "numbers are missing or wrong"),
-            (lambda: jwk("rsa", n="é"), "numbers are missing or wrong"),
+            *((lambda n=n: jwk("rsa", n=n), "numbers are missing or wrong") for n in (None, [1], "", "a b", "é")),
             (lambda: jwk("rsa", e="AQ"), "numbers are missing or wrong"),
             (lambda: {"kty": "RSA"}, "numbers are missing or wrong"),
             (lambda: jwk("rsa", kid=5), "kid must be a string of at most 128 characters"),
             (lambda: jwk("rsa", key_id="k" * 129), "kid must be a string of at most 128 characters"),
-            (lambda: jwk("rsa", issuer=None), "issuer must be a non-empty string of at most 512 characters"),
-            (lambda: jwk("rsa", issuer=""), "issuer must be a non-empty string of at most 512 characters"),
-            (lambda: jwk("rsa", issuer=["https://a.example"]), "issuer must be a non-empty string"),
-            (lambda: jwk("rsa", issuer=True), "issuer must be a non-empty string"),
-            (lambda: jwk("rsa", issuer="i" * 513), "issuer must be a non-empty string of at most 512 characters"),
-            (lambda: jwk("rsa", issuer="https://a.example/{"), "issuer has braces that name no claim, or iss"),
-            (lambda: jwk("rsa", issuer="https://a.example/{tid"), "issuer has braces that name no claim, or iss"),
-            (lambda: jwk("rsa", issuer="https://a.example/{}"), "issuer has braces that name no claim, or iss"),
-            (lambda: jwk("rsa", issuer="{{tid}}"), "issuer has braces that name no claim, or iss"),
-            (lambda: jwk("rsa", issuer="{iss}"), "issuer has braces that name no claim, or iss"),
+            *(
+                (lambda issuer=issuer: jwk("rsa", issuer=issuer), "be a non-empty string of at most 512 characters")
+                for issuer in (None, "", ["https://a.example"], True, "i" * 513)
+            ),
+            *(
+                (lambda issuer=issuer: jwk("rsa", issuer=issuer), "issuer has braces that name no claim, or iss")
+                for issuer in (
+                    "https://a.example/{",
+                    "https://a.example/{tid",
+                    "https://a.example/{}",
+                    "{{tid}}",
+                    "{iss}",
+                )
+            ),
             (lambda: None, "must be an object, not NoneType"),
             (lambda: "key", "must be an object, not str"),
             (lambda: [], "must be an object, not list"),
@@ -220,9 +208,7 @@ class TestSets:
     @pytest.mark.parametrize(
         ("document", "reason"),
         [
-            ({}, 'no list "keys"'),
-            ({"keys": None}, 'no list "keys"'),
-            ({"keys": {"1": {}}}, 'no list "keys"'),
+            *((document, 'no list "keys"') for document in ({}, {"keys": None}, {"keys": {"1": {}}})),
             ({"keys": []}, "no key of the set can be used"),
             ({"keys": [{}] * 101}, "the set has 101 keys; at most 100 are taken"),
         ],
