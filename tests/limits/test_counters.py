@@ -23,6 +23,7 @@ NUMBERS = [
     "repeats_per_namespace", "namespaces_per_session", "connect_packet_bytes", "queue_bytes",
 ]  # fmt: skip
 RATE_NAMES = ["failures_per_address", "refreshes_per_connection"]
+NAN = math.nan
 
 
 def test_the_defaults_are_described_for_a_log_line() -> None:
@@ -54,14 +55,9 @@ def test_each_limit_can_be_turned_off() -> None:
 
 
 def test_limits_that_are_right_are_taken_as_they_are() -> None:
-    limits = Limits(connections=1, send_timeout=2, failures_per_address="1/day", refreshes_per_connection="2/hour")
-    assert limits.describe() == {
-        **Limits().describe(),
-        "connections": 1,
-        "send_timeout": 2,
-        "failures_per_address": "1/day",
-        "refreshes_per_connection": "2/hour",
-    }
+    given = {"connections": 1, "send_timeout": 2, "failures_per_address": "1/day", "refreshes_per_connection": "2/hour"}
+    limits = Limits(**given)
+    assert limits.describe() == {**Limits().describe(), **given}
     assert limits.failure_rate == Rate(1, 86400.0)
     assert limits.refresh_rate == Rate(2, 3600.0)
 
@@ -76,7 +72,7 @@ def test_limits_that_are_right_are_taken_as_they_are() -> None:
         ),
         *(
             ("send_timeout", value, "seconds greater than 0, such as 30.0")
-            for value in (0, -1, True, "5", math.inf, math.nan)
+            for value in (0, -1, True, "5", math.inf, NAN)
         ),
         *((name, value, "'30/minute'") for name in RATE_NAMES for value in ("30", 30, "", True, 0)),
     ],
@@ -116,28 +112,6 @@ def test_an_empty_ledger_is_empty() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limits", "problem"),
-    [
-        (Limits(connections=2), "connections"),
-        (Limits(connections_per_subject=2), "connections_per_subject"),
-        (Limits(connections_per_address=2), "connections_per_address"),
-        (Limits(connections=2, connections_per_subject=2, connections_per_address=2), "connections"),
-        (Limits(connections_per_subject=2, connections_per_address=2), "connections_per_subject"),
-    ],
-)
-def test_the_limit_that_is_full_is_named_and_nothing_is_taken(limits: Limits, problem: str) -> None:
-    ledger = Ledger(limits)
-    assert ledger.take(ANNA, "2001:db8::1") is None
-    assert ledger.take(ANNA, "2001:db8::2") is None
-    before = {name: repr(value) for name, value in contents(ledger).items()}
-    assert ledger.take(ANNA, "2001:db8::3") == problem
-    assert {name: repr(value) for name, value in contents(ledger).items()} == before
-    assert ledger.connections == 2
-    ledger.release(ANNA, "2001:db8::1")
-    assert ledger.take(ANNA, "2001:db8::3") is None
-
-
-@pytest.mark.parametrize(
     ("exempt", "address"), [("10.0.0.1", "::ffff:10.0.0.1"), ("fd00::1", "fd00::1"), ("fd00::/64", "fd00::2")]
 )
 def test_the_address_of_a_proxy_has_no_limit_but_is_counted(exempt: str, address: str) -> None:
@@ -153,23 +127,6 @@ def test_the_address_of_a_proxy_has_no_limit_but_is_counted(exempt: str, address
     assert ledger.take(BORIS, "203.0.113.7") == "connections_per_address"
     ledger.exempt.clear()
     assert ledger.take(BORIS, address) == "connections_per_address"
-
-
-def test_the_limit_that_another_session_would_pass_is_named() -> None:
-    ledger = Ledger(Limits(connections=1, pending_sessions=2, sessions_per_address=2))
-    assert ledger.session_problem("203.0.113.7", 1) is None
-    assert ledger.session_problem("203.0.113.7", 2) == "pending_sessions"
-    ledger.open_session("203.0.113.7")
-    assert ledger.session_problem("203.0.113.7", 1) is None
-    ledger.open_session("203.0.113.7")
-    assert ledger.session_problem("203.0.113.7", 1) == "sessions_per_address"
-    assert ledger.session_problem("203.0.113.8", 1) is None
-    assert ledger.session_problem("203.0.113.7", 2) == "pending_sessions"
-    ledger.take(ANNA, "203.0.113.7")
-    assert ledger.session_problem("203.0.113.7", 2) == "connections"
-    ledger.release(ANNA, "203.0.113.7")
-    ledger.close_session("203.0.113.7")
-    assert ledger.session_problem("203.0.113.7", 1) is None
 
 
 SUBJECTS = st.sampled_from([None, ANNA, BORIS, ANOTHER_ANNA])
@@ -188,24 +145,29 @@ class LedgerMachine(RuleBasedStateMachine):
         self.held: list[tuple[tuple[str | None, str] | None, str | None]] = []
         self.sessions: list[str | None] = []
 
-    @initialize(total=small(1, 8), subject=small(1, 4), address=small(1, 4), pending=small(1, 3), sessions=small(1, 4))
-    def start(self, **numbers: int | None) -> None:
-        self.limits = Limits(
-            connections=numbers["total"],
-            connections_per_subject=numbers["subject"],
-            connections_per_address=numbers["address"],
-            pending_sessions=numbers["pending"],
-            sessions_per_address=numbers["sessions"],
+    @initialize(
+        limits=st.builds(
+            Limits,
+            connections=small(1, 8),
+            connections_per_subject=small(1, 4),
+            connections_per_address=small(1, 4),
+            pending_sessions=small(1, 3),
+            sessions_per_address=small(1, 4),
         )
-        self.ledger = Ledger(self.limits)
+    )
+    def start(self, limits: Limits) -> None:
+        self.limits, self.ledger = limits, Ledger(limits)
 
     @staticmethod
     def key(address: str | None) -> str | None:
         return None if address is None else address_key(address)
 
-    @staticmethod
-    def full(count: int, limit: int | None) -> bool:
-        return limit is not None and count >= limit
+    def first_full(self, **counts: int) -> str | None:
+        """The first limit, of the given ones, that a count has reached."""
+        limits = self.limits.describe()
+        return next(
+            (name for name, count in counts.items() if limits[name] is not None and count >= limits[name]), None
+        )
 
     def exempt(self, address: str | None) -> bool:
         return address is None or address in self.ledger.exempt or address_key(address) in self.ledger.exempt
@@ -214,14 +176,12 @@ class LedgerMachine(RuleBasedStateMachine):
     def take(self, subject: tuple[str | None, str] | None, address: str | None) -> None:
         of_subject = sum(other == subject for other, _ in self.held)
         of_address = sum(self.key(other) == self.key(address) for _, other in self.held)
-        if self.full(len(self.held), self.limits.connections):
-            expected = "connections"
-        elif subject is not None and self.full(of_subject, self.limits.connections_per_subject):
-            expected = "connections_per_subject"
-        elif not self.exempt(address) and self.full(of_address, self.limits.connections_per_address):
-            expected = "connections_per_address"
-        else:
-            expected = None
+        counts = {"connections": len(self.held)}
+        if subject is not None:
+            counts["connections_per_subject"] = of_subject
+        if not self.exempt(address):
+            counts["connections_per_address"] = of_address
+        expected = self.first_full(**counts)
         assert self.ledger.take(subject, address) == expected
         if expected is None:
             self.held.append((subject, address))
@@ -264,14 +224,10 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(address=ADDRESSES, pending=st.integers(0, 4))
     def ask(self, address: str | None, pending: int) -> None:
         of_address = sum(self.key(other) == self.key(address) for other in self.sessions)
-        if self.full(len(self.held), self.limits.connections):
-            expected = "connections"
-        elif self.full(pending, self.limits.pending_sessions):
-            expected = "pending_sessions"
-        elif not self.exempt(address) and self.full(of_address, self.limits.sessions_per_address):
-            expected = "sessions_per_address"
-        else:
-            expected = None
+        counts = {"connections": len(self.held), "pending_sessions": pending}
+        if not self.exempt(address):
+            counts["sessions_per_address"] = of_address
+        expected = self.first_full(**counts)
         assert self.ledger.session_problem(address, pending) == expected
 
     @invariant()
@@ -282,11 +238,8 @@ class LedgerMachine(RuleBasedStateMachine):
         assert counts["by_subject"] == Counter(subject for subject, _ in self.held)
         assert counts["by_address"] == Counter(self.key(address) for _, address in self.held)
         assert counts["sessions_by_address"] == Counter(map(self.key, self.sessions))
-        assert all(
-            count > 0
-            for table in ("by_subject", "by_address", "sessions_by_address")
-            for count in counts[table].values()
-        )
+        tables = ("by_subject", "by_address", "sessions_by_address")
+        assert all(count > 0 for table in tables for count in counts[table].values())
 
     def teardown(self) -> None:
         for connection in self.held:
@@ -310,38 +263,32 @@ def numbered(count: int, of: int) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("calls", "costs"),
+    ("repeats", "namespaces", "calls", "costs", "too_many"),
     [
         # Three namespaces refused for one token are one failure.
-        ([(EXPIRED, "/a"), (EXPIRED, "/b"), (EXPIRED, "/c")], [True, False, False]),
+        (10, 16, [(EXPIRED, "/a"), (EXPIRED, "/b"), (EXPIRED, "/c")], [1, 0, 0], [0] * 3),
         # To ask again costs each time, and so does another code.
-        ([(EXPIRED, "/a"), (EXPIRED, "/a"), (EXPIRED, "/b"), (EXPIRED, "/b"), (EXPIRED, "/a")], [1, 1, 0, 1, 1]),
-        ([(EXPIRED, "/a"), (SCOPE, "/b"), (SCOPE, "/c"), (EXPIRED, "/d"), (SCOPE, "/a")], [1, 1, 1, 0, 1]),
+        (3, 16, [*[(EXPIRED, "/a")] * 5, (EXPIRED, "/b")], [1, 1, 1, 1, 1, 0], [0, 0, 0, 1, 1, 0]),
+        (
+            10,
+            16,
+            [(EXPIRED, "/a"), (SCOPE, "/b"), (SCOPE, "/c"), (EXPIRED, "/d"), (SCOPE, "/a")],
+            [1, 1, 1, 0, 1],
+            [0] * 5,
+        ),
+        # All of a session's refusals have a limit too.
+        (2, 3, numbered(8, 8), [1] + [0] * 7, [0] * 6 + [1] * 2),
+        (2, None, numbered(150, 50), [1] + [0] * 49 + [1] * 100, [0] * 100 + [1] * 50),
+        (None, 1, numbered(1000, 100), [1] + [0] * 63 + [1] * 936, [0] * 1000),
         # Names beyond those that are told apart share a count, and cost.
-        ([*numbered(69, 69), (EXPIRED, "/0")], [1] + [0] * 63 + [1] * 6),
+        (3, None, [*numbered(69, 69), (EXPIRED, "/0")], [1] + [0] * 63 + [1] * 6, [0] * 67 + [1] * 2 + [0]),
     ],
 )
-def test_which_refusals_cost(calls: list[tuple[str, str]], costs: list[bool]) -> None:
-    refusals = Refusals()
-    assert [refusals.count(*call, Limits())[0] for call in calls] == costs
-
-
-@pytest.mark.parametrize(
-    ("repeats", "namespaces", "calls", "too_many"),
-    [
-        (10, 16, [(EXPIRED, "/a"), (EXPIRED, "/b"), (EXPIRED, "/c")], [False] * 3),
-        (3, 16, [*[(EXPIRED, "/a")] * 5, (EXPIRED, "/b")], [False, False, False, True, True, False]),
-        (2, 3, numbered(8, 8), [False] * 6 + [True] * 2),
-        (2, None, numbered(150, 50), [False] * 100 + [True] * 50),
-        (None, 1, numbered(1000, 100), [False] * 1000),
-        (3, None, [*numbered(69, 69), (EXPIRED, "/0")], [False] * 67 + [True] * 2 + [False]),
-    ],
-)
-def test_when_a_session_was_refused_too_often(
-    repeats: int | None, namespaces: int | None, calls: list[tuple[str, str]], too_many: list[bool]
+def test_which_refusals_cost_and_when_there_are_too_many(
+    repeats: int | None, namespaces: int | None, calls: list[tuple[str, str]], costs: list[bool], too_many: list[bool]
 ) -> None:
     refusals, limits = Refusals(), Limits(repeats_per_namespace=repeats, namespaces_per_session=namespaces)
-    assert [refusals.count(*call, limits)[1] for call in calls] == too_many
+    assert [refusals.count(*call, limits) for call in calls] == list(zip(costs, too_many, strict=True))
 
 
 def test_the_refusals_of_a_session_stay_small_whatever_names_it_sends() -> None:

@@ -65,25 +65,17 @@ def identity(
 @pytest.mark.parametrize(
     ("revocation", "who", "covered"),
     [
-        (of_token(), identity(), True),
-        (of_token(), identity(subject="bob", issued_at=None), True),
-        (of_token(), identity(token_id="T"), False),
-        (of_token(), identity(token_id=None), False),
-        (of_token(), identity(issuer=OTHER), False),
-        (of_token(), identity(issuer=None), False),
-        (of_token(issuer=None), identity(issuer=OTHER), True),
-        (of_token(issuer=None), identity(issuer=None), True),
-        (of_token(issuer=None), ANONYMOUS, False),
-        (of_subject(), identity(), True),
+        *((of_token(), who, True) for who in (identity(), identity(subject="bob", issued_at=None))),
+        *((of_token(), identity(token_id=name), False) for name in ("T", None)),
+        *((of_token(), identity(issuer=issuer), False) for issuer in (OTHER, None)),
+        *((of_token(issuer=None), identity(issuer=issuer), True) for issuer in (OTHER, None)),
+        *((of_subject(), identity(issued_at=moment), True) for moment in (10.0, 49.9, None)),
         (of_subject(), identity(token_id=None), True),
-        (of_subject(), identity(issued_at=49.9), True),
         (of_subject(), identity(issued_at=50.0), False),
-        (of_subject(), identity(issued_at=None), True),
         (of_subject(issued_before=0.0), identity(issued_at=None), True),
-        (of_subject(), identity(subject="bob"), False),
-        (of_subject(), identity(issuer=OTHER), False),
+        *((of_subject(), who, False) for who in (identity(subject="bob"), identity(issuer=OTHER))),
         (of_subject(issuer=None), identity(issuer=OTHER), True),
-        (of_subject(issuer=None), ANONYMOUS, False),
+        *((revocation, ANONYMOUS, False) for revocation in (of_token(issuer=None), of_subject(issuer=None))),
         # A token id is not taken for a subject, nor the other way round.
         (of_subject("t"), identity(), False),
         (of_token("ann"), identity(), False),
@@ -208,12 +200,7 @@ def test_when_full_it_looks_through_all_that_may_have_expired() -> None:
     store.revoke(of_token("last", expires_at=2.0))
     clock.now = 3.0
     store.revoke(of_token("new"))
-    assert [store.is_revoked(identity(token_id=name)) for name in ("0", "99", "last", "new")] == [
-        True,
-        True,
-        False,
-        True,
-    ]
+    assert [store.is_revoked(identity(token_id=name)) for name in ("0", "99", "last", "new")] == [1, 1, 0, 1]
 
 
 def test_it_describes_itself_without_names() -> None:
@@ -223,17 +210,17 @@ def test_it_describes_itself_without_names() -> None:
     assert repr(store) == "<MemoryStore 1 of 3>"
 
 
-@pytest.mark.parametrize("capacity", [0, -1, True, 1.5, "100", None])
-def test_a_wrong_capacity(capacity: Any) -> None:
-    with pytest.raises(ConfigurationError, match="capacity=100000") as caught:
-        MemoryStore(capacity=capacity)
-    assert caught.value.option == "capacity"
-
-
-def test_a_clock_that_is_none() -> None:
-    with pytest.raises(ConfigurationError, match="seconds since the epoch") as caught:
-        MemoryStore(clock=12.0)  # type: ignore[arg-type]
-    assert caught.value.option == "clock"
+@pytest.mark.parametrize(
+    ("option", "value", "text"),
+    [
+        *(("capacity", value, "capacity=100000") for value in (0, -1, True, 1.5, "100", None)),
+        ("clock", 12.0, "seconds since the epoch"),
+    ],
+)
+def test_an_option_that_is_wrong(option: str, value: Any, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=text) as caught:
+        MemoryStore(**{option: value})
+    assert caught.value.option == option
 
 
 ISSUERS = st.sampled_from([None, ISSUER, OTHER])
@@ -244,11 +231,7 @@ REVOCATIONS = st.one_of(
     st.builds(Revocation, ISSUERS, st.none(), NAMES, TIMES, TIMES),
 )
 IDENTITIES = st.builds(
-    identity,
-    subject=st.none() | NAMES,
-    token_id=st.none() | NAMES,
-    issuer=ISSUERS,
-    issued_at=st.none() | TIMES,
+    identity, subject=st.none() | NAMES, token_id=st.none() | NAMES, issuer=ISSUERS, issued_at=st.none() | TIMES
 )
 STEPS = st.one_of(
     st.tuples(st.just("revoke"), REVOCATIONS),
@@ -417,12 +400,8 @@ class TestBothKinds:
         assert await asked(revocations) == UNAVAILABLE
         store.answer = wrap(lambda: False)
         assert await asked(revocations) is None
-        assert changes(revocations) == [
-            (False, "OSError('1')"),
-            (True, "None"),
-            (False, "OSError('3')"),
-            (True, "None"),
-        ]
+        found = changes(revocations)
+        assert found == [(False, "OSError('1')"), (True, "None"), (False, "OSError('3')"), (True, "None")]
 
     async def test_revoking_raises_what_the_store_raises(self, wrap: Any) -> None:
         full = StoreFull("full")
@@ -548,19 +527,17 @@ def test_both_kinds_of_methods_are_a_store() -> None:
 
 
 def made(**changes: Any) -> Revocation:
-    arguments: dict[str, Any] = {
-        "token_id": None,
-        "subject": None,
-        "issued_before": None,
-        "issuer": None,
-        "expires_at": None,
-        "issuers": frozenset({ISSUER}),
-        "max_lifetime": None,
-        "leeway": 10.0,
-        "now": NOW,
-        "known_expiry": None,
-    }
-    return revocation_for(**{**arguments, **changes})
+    """What ``guard.revoke()`` asks for, with the configuration of one issuer unless told otherwise."""
+    names = ("token_id", "subject", "issued_before", "issuer", "expires_at", "max_lifetime", "known_expiry")
+    usual = {"issuers": frozenset({ISSUER}), "leeway": 10.0, "now": NOW}
+    return revocation_for(**{**dict.fromkeys(names), **usual, **changes})
+
+
+def of_issuers(*issuers: str, **arguments: Any) -> dict[str, Any]:
+    return {"token_id": "t", "expires_at": NOW, "issuers": frozenset(issuers), **arguments}
+
+
+ACME = "https://login.microsoftonline.com/acme/v2.0"
 
 
 @pytest.mark.parametrize(
@@ -594,49 +571,24 @@ def made(**changes: Any) -> Revocation:
             {"subject": "ann", "max_lifetime": 60, "issued_before": NOW, "known_expiry": NOW + 9},
             Revocation(ISSUER, None, "ann", NOW, NOW + 70),
         ),
+        # Small times pass under a clock that begins at nought.
+        ({"token_id": "t", "expires_at": 3600, "now": 0.0}, Revocation(ISSUER, "t", None, None, 3610)),
+        *(
+            (arguments, Revocation(issuer, "t", None, None, NOW + 10))
+            for arguments, issuer in [
+                (of_issuers(), None),
+                (of_issuers(issuer=OTHER), OTHER),
+                (of_issuers(ISSUER), ISSUER),
+                (of_issuers(ISSUER, issuer=ISSUER), ISSUER),
+                (of_issuers(ISSUER, OTHER, issuer=OTHER), OTHER),
+                (of_issuers(TEMPLATE, issuer=ACME), ACME),
+                (of_issuers(TEMPLATE, ISSUER, issuer=ISSUER), ISSUER),
+            ]
+        ),
     ],
 )
 def test_what_revoke_asks_for(arguments: dict[str, Any], expected: Revocation) -> None:
     assert made(**arguments) == expected
-
-
-@pytest.mark.parametrize(
-    ("issuers", "issuer", "expected"),
-    [
-        ([], None, None),
-        ([], OTHER, OTHER),
-        ([ISSUER], None, ISSUER),
-        ([ISSUER], ISSUER, ISSUER),
-        ([ISSUER, OTHER], OTHER, OTHER),
-        ([TEMPLATE], "https://login.microsoftonline.com/acme/v2.0", "https://login.microsoftonline.com/acme/v2.0"),
-        ([TEMPLATE, ISSUER], ISSUER, ISSUER),
-    ],
-)
-def test_which_issuer(issuers: list[str], issuer: str | None, expected: str | None) -> None:
-    revocation = made(token_id="t", expires_at=NOW, issuers=frozenset(issuers), issuer=issuer)
-    assert revocation.issuer == expected
-
-
-@pytest.mark.parametrize(
-    ("issuers", "issuer", "text"),
-    [
-        ([ISSUER, OTHER], None, f"one of: {ISSUER}, {OTHER}"),
-        ([TEMPLATE], None, "needs issuer="),
-        ([ISSUER], OTHER, f"one of: {ISSUER}"),
-        ([ISSUER], ISSUER.rstrip("/"), f"one of: {ISSUER}"),
-        ([ISSUER], "", "non-empty string"),
-        ([ISSUER], 5, "non-empty string"),
-        ([TEMPLATE], TEMPLATE, "in place of the {placeholders}"),
-        ([TEMPLATE], "https://login.microsoftonline.com/a/b/v2.0", "in place of the {placeholders}"),
-        ([TEMPLATE], "https://login.microsoftonline.com//v2.0", "in place of the {placeholders}"),
-        ([TEMPLATE], "https://login.microsoftonline.com/a/v2.0x", "in place of the {placeholders}"),
-        ([TEMPLATE], "https://login-microsoftonline.com/a/v2.0", "in place of the {placeholders}"),
-    ],
-)
-def test_an_issuer_that_is_wrong_or_missing(issuers: list[str], issuer: Any, text: str) -> None:
-    with pytest.raises(ConfigurationError, match=re.escape(text)) as caught:
-        made(token_id="t", expires_at=NOW, issuers=frozenset(issuers), issuer=issuer)
-    assert caught.value.option == "issuer"
 
 
 TOKEN = {"token_id": "t", "expires_at": NOW}
@@ -653,35 +605,43 @@ SUBJECT = {"subject": "ann", "max_lifetime": 60}
         ({"subject": "ann", "known_expiry": NOW}, "max_lifetime", "JWTAuth(max_lifetime=…)"),
         ({**SUBJECT, "expires_at": NOW}, "expires_at", "follows from max_lifetime"),
         ({**TOKEN, "issued_before": NOW}, "issued_before", "goes with subject"),
-        ({**TOKEN, "token_id": ""}, "token_id", "non-empty string"),
-        ({**TOKEN, "token_id": True}, "token_id", "non-empty string"),
-        ({**TOKEN, "token_id": b"t"}, "token_id", "non-empty string"),
+        *(({**TOKEN, "token_id": value}, "token_id", "non-empty string") for value in ("", True, b"t")),
         ({**TOKEN, "token_id": "eyJhbGciOiJub25lIn0.e30.secret"}, "token_id", "write its id"),
-        ({**SUBJECT, "subject": ""}, "subject", "non-empty string"),
-        ({**SUBJECT, "subject": 1.5}, "subject", "non-empty string"),
-        ({**TOKEN, "expires_at": True}, "expires_at", "moment.timestamp()"),
-        ({**TOKEN, "expires_at": "2030-01-01"}, "expires_at", "moment.timestamp()"),
-        ({**TOKEN, "expires_at": math.nan}, "expires_at", "moment.timestamp()"),
-        ({**TOKEN, "expires_at": -NOW}, "expires_at", "moment.timestamp()"),
-        ({**TOKEN, "expires_at": math.inf}, "expires_at", "year 9999"),
-        ({**TOKEN, "expires_at": NOW * 1000}, "expires_at", "milliseconds"),
-        ({**TOKEN, "expires_at": 10**400}, "expires_at", "year 9999"),
-        ({**TOKEN, "expires_at": 3600}, "expires_at", "write time.time() + 3600"),
+        *(({**SUBJECT, "subject": value}, "subject", "non-empty string") for value in ("", 1.5)),
+        *(
+            ({**TOKEN, "expires_at": value}, "expires_at", "moment.timestamp()")
+            for value in (True, "2030-01-01", math.nan, -NOW)
+        ),
+        *(({**TOKEN, "expires_at": value}, "expires_at", "after the year 9999") for value in (math.inf, 10**400)),
+        ({**TOKEN, "expires_at": NOW * 1000}, "expires_at", "is it in milliseconds?"),
+        ({**TOKEN, "expires_at": 3600}, "expires_at", "Write time.time() + 3600"),
         ({**SUBJECT, "issued_before": NOW * 1000}, "issued_before", "milliseconds"),
         ({**SUBJECT, "issued_before": math.nan}, "issued_before", "moment.timestamp()"),
         ({**SUBJECT, "issued_before": 0}, "issued_before", "is it a duration?"),
+        (of_issuers(ISSUER, OTHER), "issuer", f"one of: {ISSUER}, {OTHER}"),
+        (of_issuers(TEMPLATE), "issuer", "needs issuer="),
+        (of_issuers(ISSUER, issuer=OTHER), "issuer", f"one of: {ISSUER}"),
+        (of_issuers(ISSUER, issuer=ISSUER.rstrip("/")), "issuer", f"one of: {ISSUER}"),
+        (of_issuers(ISSUER, issuer=""), "issuer", "non-empty string"),
+        (of_issuers(ISSUER, issuer=5), "issuer", "non-empty string"),
+        *(
+            (of_issuers(TEMPLATE, issuer=issuer), "issuer", "in place of the {placeholders}")
+            for issuer in (
+                TEMPLATE,
+                "https://login.microsoftonline.com/a/b/v2.0",
+                "https://login.microsoftonline.com//v2.0",
+                "https://login.microsoftonline.com/a/v2.0x",
+                "https://login-microsoftonline.com/a/v2.0",
+            )
+        ),
     ],
 )
 def test_wrong_arguments_of_revoke(arguments: dict[str, Any], option: str, text: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         made(**arguments)
     assert caught.value.option == option
-    assert text.lower() in str(caught.value).lower()
+    assert text in str(caught.value)
     assert "secret" not in str(caught.value)
-
-
-def test_small_times_pass_under_a_clock_that_begins_at_nought() -> None:
-    assert made(token_id="t", expires_at=3600, now=0.0).expires_at == 3610
 
 
 @settings(deadline=None)
@@ -695,7 +655,6 @@ def test_small_times_pass_under_a_clock_that_begins_at_nought() -> None:
 def test_no_token_outlives_its_revocation(
     issued_at: float, lifetime: int, leeway: float, by_subject: bool, wait: float
 ) -> None:
-    """A token that was valid when it was revoked is refused from then on, or has expired."""
     assume(issued_at <= NOW + leeway)
     expires_at = issued_at + lifetime
     who = Identity("ann", issuer=ISSUER, token_id="t", issued_at=issued_at, expires_at=expires_at)
