@@ -14,9 +14,14 @@ from bidict import bidict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketguard.diagnosis.delivery import ID, REASONS, Delivery, Line, nearest, shape, shown
+from socketguard.diagnosis.delivery import ID, Delivery, Line, nearest, shape, shown
 from socketguard.logs.events import EVENT_REASONS
 from socketguard.text import neutralise
+
+REASONS = EVENT_REASONS.union(
+    ("namespace_malformed", "namespace_default", "namespace_unserved", "sid_elsewhere", "sid_of_transport"),
+    ("room_misspelt", "room_elsewhere", "no_rooms_joined", "nobody", "no_message_queue", "no_listener"),
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Case:
     """A `Delivery`, what it has found to be told, and a clock of its own."""
 
     def __init__(self, *, sample: int = 1, shared: bool = False, server: Server | None = None) -> None:
-        self.delivery = Delivery(sample=sample, shared=shared)
+        self.delivery = Delivery(sample=sample, shared=shared, clock=lambda: self.now)
         self.server = server or Server()
         self.now = 1000.0
         self.lines: list[dict[str, Any]] = []
@@ -58,25 +63,25 @@ class Case:
     def take(self, lines: list[Line]) -> None:
         for reason, fields in lines:
             assert fields["reason"] == reason
-            assert reason in REASONS | EVENT_REASONS
+            assert reason in REASONS
             self.lines.append(fields)
 
     def emit(
         self, namespace: str, room: Any = None, rooms: Mapping[str, Any] | None = None, event: Any = "message:new"
     ) -> None:
-        self.take(self.delivery.emit(namespace, event, room, rooms or {}, self.server, now=self.now))
+        self.take(self.delivery.emit(namespace, event, room, rooms or {}, self.server))
 
     def unhandled(self, namespace: str, event: Any, handlers: Iterable[str]) -> None:
-        self.take(self.delivery.unhandled(namespace, event, handlers, now=self.now))
+        self.take(self.delivery.unhandled(namespace, event, handlers))
 
     def too_early(self, namespace: str, event: Any) -> None:
-        self.take(self.delivery.too_early(namespace, event, now=self.now))
+        self.take(self.delivery.too_early(namespace, event))
 
     def close(self) -> None:
-        self.take(self.delivery.close(now=self.now))
+        self.take(self.delivery.close())
 
     def watch(self, on: bool = True) -> None:
-        self.take(self.delivery.watch(on, now=self.now))
+        self.take(self.delivery.watch(on))
 
     @property
     def reasons(self) -> list[str]:

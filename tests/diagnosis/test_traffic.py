@@ -408,10 +408,7 @@ def test_sessions_that_never_leave_polling() -> None:
     assert names(told)[1:] == [(NEVER_UPGRADED, False)]
 
 
-@pytest.mark.parametrize(
-    ("transports", "age"),
-    [(["polling"], 30), (["websocket"], 30), (["polling", "websocket"], 9)],
-)
+@pytest.mark.parametrize(("transports", "age"), [(["polling"], 30), (["websocket"], 30), (["polling", "websocket"], 9)])
 def test_polling_that_is_meant_or_short_is_no_pattern(transports: list[str], age: float) -> None:
     patterns, told = watch(transports=transports)
     for second in range(60):

@@ -28,11 +28,7 @@ def test_levels() -> None:
     levels = {event.level for event in EVENTS.values()}
     by_level = {level: {name for name, event in EVENTS.items() if event.level == level} for level in levels}
     assert by_level == {
-        logging.ERROR: {
-            "socketguard.handler.failed",
-            "socketguard.keys.unavailable",
-            "socketguard.store.unavailable",
-        },
+        logging.ERROR: {"socketguard.handler.failed", "socketguard.keys.unavailable", "socketguard.store.unavailable"},
         logging.WARNING: {
             "socketguard.config.warning",
             "socketguard.handshake.rejected",

@@ -15,12 +15,7 @@ from socketio.async_pubsub_manager import AsyncPubSubManager
 from socketguard import ConfigurationError, SocketGuard, watch_emits
 from socketguard.server.emits import event_names, handles, is_shared
 from socketguard.testing import capture_events, make_auth
-from tests.scripted import (
-    Guarded,
-    guarded,
-    joined_wire,
-    open_wire,
-)
+from tests.scripted import Guarded, guarded, joined_wire, open_wire
 
 
 class Lines:

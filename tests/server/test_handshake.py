@@ -9,19 +9,7 @@ import socketio
 
 from socketguard import SocketGuard
 from socketguard.testing import Refused, join, make_auth, mint
-from tests.scripted import (
-    OPEN,
-    Client,
-    Clock,
-    Events,
-    Guarded,
-    Request,
-    Socket,
-    guarded,
-    http,
-    joined_wire,
-    lines,
-)
+from tests.scripted import OPEN, Client, Clock, Events, Guarded, Request, Socket, guarded, http, joined_wire, lines
 
 PAGE = "https://crm.example.com"
 
@@ -327,11 +315,7 @@ async def test_the_address_is_read_through_trusted_proxies_only(events: Events) 
     case = guarded(trusted_proxies=["10.0.0.0/8"])
     for peer in ("10.1.2.3", "198.51.100.1"):
         await http(
-            case.app,
-            "GET",
-            "EIO=3",
-            client=(peer, 5),
-            headers={"host": "testserver", "x-forwarded-for": "203.0.113.9"},
+            case.app, "GET", "EIO=3", client=(peer, 5), headers={"host": "testserver", "x-forwarded-for": "203.0.113.9"}
         )
     assert [line["client_address"] for line in lines(events, "handshake.rejected")] == ["203.0.113.9", "198.51.100.1"]
 

@@ -12,17 +12,7 @@ from socketguard.connection import Session
 from socketguard.diagnosis.traffic import Patterns, Told
 from socketguard.logs.floods import Floods
 from socketguard.server.engine import Engine
-from tests.scripted import (
-    Client,
-    Events,
-    Socket,
-    guarded,
-    http,
-    joined_wire,
-    lines,
-    open_wire,
-    until,
-)
+from tests.scripted import Client, Events, Socket, guarded, http, joined_wire, lines, open_wire, until
 
 
 class Recorder(Patterns):
