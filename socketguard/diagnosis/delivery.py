@@ -83,7 +83,13 @@ class Recipients:
         for room in names[:_ROOMS]:
             found = self._find(namespace, room, here, rooms, served)
             if found is None and full and not self._shared:
-                found = _nobody(len(here.get(None, ())))
+                count = len(here.get(None, ()))
+                hint = (
+                    f"Nobody was there at that moment, with {_counted(count, 'connection')} in the namespace, and who "
+                    "joins later does not get it: that is normal for a client that is offline; otherwise look where "
+                    "it joins the namespace and enters the room."
+                )
+                found = Found("nobody", hint, None, {"connections": count})
             if found is not None:
                 return found, room
         return None
@@ -97,7 +103,12 @@ class Recipients:
                 return _SID_OF_TRANSPORT
             elsewhere = _room_elsewhere(_family(namespace, served), room, rooms, served)
             if elsewhere is not None and elsewhere.is_sid:
-                return _sid_elsewhere(namespace, elsewhere)
+                there = shown(elsewhere.namespace)
+                hint = (
+                    f"The recipient is a connection in '{there}', and a sid belongs to one namespace: write "
+                    f"namespace=\"{there}\", or take the sid that the same client has in '{shown(namespace)}'."
+                )
+                return Found("sid_elsewhere", hint, there)
         found = None
         if not here and not served.catch_all and not served.wildcard:
             found = self._nobody_can_join(namespace, elsewhere, bool(rooms), served)
@@ -198,24 +209,6 @@ def _unserved(namespace: str, meant: str | None, why: str) -> Found:
     """A namespace that nobody can join; ``meant`` is the one that probably was, ``why`` goes on after the name."""
     fix = "register handlers for it, or correct the name" if meant is None else f'write namespace="{shown(meant)}"'
     return Found("namespace_unserved", f"'{shown(namespace)}' {why}: {fix}.", meant and shown(meant))
-
-
-def _nobody(connections: int) -> Found:
-    hint = (
-        f"Nobody was there at that moment, with {_counted(connections, 'connection')} in the namespace, and who joins "
-        "later does not get it: that is normal for a client that is offline; otherwise look where it joins the "
-        "namespace and enters the room."
-    )
-    return Found("nobody", hint, None, {"connections": connections})
-
-
-def _sid_elsewhere(namespace: str, elsewhere: _Elsewhere) -> Found:
-    there = shown(elsewhere.namespace)
-    hint = (
-        f"The recipient is a connection in '{there}', and a sid belongs to one namespace: write "
-        f"namespace=\"{there}\", or take the sid that the same client has in '{shown(namespace)}'."
-    )
-    return Found("sid_elsewhere", hint, there)
 
 
 _SID_OF_TRANSPORT = Found(
