@@ -17,6 +17,7 @@ PAGE = "https://crm.example.com"
 # Requests that do not become a session
 
 LOST = "GET EIO=4&transport=websocket"
+TRAEFIK = {"x-forwarded-server": "t", "x-real-ip": "192.0.2.9"}
 REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
     # the request, more of it, what is answered (status, code, detail), a part of the hint
     "no version": ("GET transport=polling", {}, "400 protocol_version engineio_missing", "EIO=4"),
@@ -28,12 +29,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "an unknown transport": ("GET EIO=4&transport=flash", {}, "400 transport_unknown transport_unknown", ""),
     "a typo": ("GET EIO=4&transport=websockets", {}, "400 transport_unknown transport_unknown", "mean 'websocket'?"),
     "a WebSocket that lost its upgrade": (LOST, {}, "400 upgrade_missing upgrade_header_lost", ""),
-    "the same behind Traefik": (
-        LOST,
-        {"headers": {"x-forwarded-server": "t", "x-real-ip": "192.0.2.9"}},
-        "400 upgrade_missing upgrade_header_lost",
-        "traefik: ",
-    ),
+    "the same behind Traefik": (LOST, {"headers": TRAEFIK}, "400 upgrade_missing upgrade_header_lost", "traefik: "),
     "a WebSocket that lost its connection header": (
         LOST,
         {"headers": {"upgrade": "websocket"}, "http_version": "1.0"},
