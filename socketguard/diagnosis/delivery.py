@@ -11,7 +11,7 @@ import math
 import random
 import re
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
 from heapq import nlargest
 from itertools import islice
@@ -22,30 +22,13 @@ from uuid import UUID
 from socketguard.namespaces.policy import Served
 from socketguard.text import neutralise
 
-__all__ = ["ID", "REASONS", "Delivery", "Line", "Rooms", "nearest", "shape", "shown"]
+__all__ = ["ID", "Delivery", "Line", "Rooms", "nearest", "shape", "shown"]
 
 Rooms: TypeAlias = Mapping[Any, Mapping[Any, Any]]
 """The rooms of a namespace, each with the sids in it; the room None holds all, and each sid has a room of its own."""
 
 Line: TypeAlias = tuple[str, dict[str, Any]]
-"""A reason (of `REASONS` or `EVENT_REASONS`) and the fields of a log line, all of them harmless to print."""
-
-REASONS = frozenset(
-    {
-        "namespace_malformed",
-        "namespace_default",
-        "namespace_unserved",
-        "sid_elsewhere",
-        "sid_of_transport",
-        "room_misspelt",
-        "room_elsewhere",
-        "no_rooms_joined",
-        "nobody",
-        "no_message_queue",
-        "no_listener",
-    }
-)
-"""Why an emit of the application reaches nobody. ``nobody`` (and nothing more is known) is only said in full."""
+"""A reason, of a closed set, and the fields of a log line, all of them harmless to print."""
 
 _CONFIRMED = 3  # how often something must be seen that a connection on its way into its rooms would explain as well
 _CROWD = 5  # connections none of which is in a room; where processes share the clients, fewer may be chance
@@ -100,7 +83,13 @@ class Recipients:
         for room in names[:_ROOMS]:
             found = self._find(namespace, room, here, rooms, served)
             if found is None and full and not self._shared:
-                found = _nobody(len(here.get(None, ())))
+                count = len(here.get(None, ()))
+                hint = (
+                    f"Nobody was there at that moment, with {_counted(count, 'connection')} in the namespace, and who "
+                    "joins later does not get it: that is normal for a client that is offline; otherwise look where "
+                    "it joins the namespace and enters the room."
+                )
+                found = Found("nobody", hint, None, {"connections": count})
             if found is not None:
                 return found, room
         return None
@@ -114,7 +103,12 @@ class Recipients:
                 return _SID_OF_TRANSPORT
             elsewhere = _room_elsewhere(_family(namespace, served), room, rooms, served)
             if elsewhere is not None and elsewhere.is_sid:
-                return _sid_elsewhere(namespace, elsewhere)
+                there = shown(elsewhere.namespace)
+                hint = (
+                    f"The recipient is a connection in '{there}', and a sid belongs to one namespace: write "
+                    f"namespace=\"{there}\", or take the sid that the same client has in '{shown(namespace)}'."
+                )
+                return Found("sid_elsewhere", hint, there)
         found = None
         if not here and not served.catch_all and not served.wildcard:
             found = self._nobody_can_join(namespace, elsewhere, bool(rooms), served)
@@ -215,24 +209,6 @@ def _unserved(namespace: str, meant: str | None, why: str) -> Found:
     """A namespace that nobody can join; ``meant`` is the one that probably was, ``why`` goes on after the name."""
     fix = "register handlers for it, or correct the name" if meant is None else f'write namespace="{shown(meant)}"'
     return Found("namespace_unserved", f"'{shown(namespace)}' {why}: {fix}.", meant and shown(meant))
-
-
-def _nobody(connections: int) -> Found:
-    hint = (
-        f"Nobody was there at that moment, with {_counted(connections, 'connection')} in the namespace, and who joins "
-        "later does not get it: that is normal for a client that is offline; otherwise look where it joins the "
-        "namespace and enters the room."
-    )
-    return Found("nobody", hint, None, {"connections": connections})
-
-
-def _sid_elsewhere(namespace: str, elsewhere: _Elsewhere) -> Found:
-    there = shown(elsewhere.namespace)
-    hint = (
-        f"The recipient is a connection in '{there}', and a sid belongs to one namespace: write "
-        f"namespace=\"{there}\", or take the sid that the same client has in '{shown(namespace)}'."
-    )
-    return Found("sid_elsewhere", hint, there)
 
 
 _SID_OF_TRANSPORT = Found(
@@ -437,21 +413,17 @@ class _Budget:
 class Delivery:
     """Finds out which emits and events reach nobody, and why; each method returns the lines that are to be written.
 
-    Call `emit` for the first emit, then let `passing` of them pass before the next call, each time. Where a
-    method takes ``now``, that is in seconds of `time.monotonic`, which is asked where it isn't given.
-
-    Args:
-        sample: beyond the first 20 emits of a second, one in so many is looked at, on average and at random, so that
-            no rhythm of the application hides anything. 1 looks at each, and also says ``nobody``.
-        shared: whether a client manager joins several processes: then a room without members here is normal.
-
-    Attributes:
-        watched: whether every emit is looked at.
-        passing: how many emits to let pass; whoever sees them counts down.
+    Call `emit` for the first emit, then let `passing` of them pass before the next call, each time, counting down.
+    Beyond the first 20 emits of a second, one in ``sample`` is looked at, on average and at random, so that no rhythm
+    of the application hides anything; 1 looks at each, and also says ``nobody``. ``shared`` says that a client manager
+    joins several processes: then a room without members here is normal.
     """
 
-    def __init__(self, *, sample: int, shared: bool = False) -> None:
+    def __init__(
+        self, *, sample: int, shared: bool = False, clock: Callable[[], float] = lambda: time.monotonic()
+    ) -> None:
         self._sample = sample
+        self._clock = clock
         self._emits = _Places(_PLACES)
         # Names that resemble a handler's have a table of their own: a flood of made-up names hides none of them.
         self._known = _Places(_PLACES)
@@ -463,38 +435,21 @@ class Delivery:
         self.watched = sample <= 1
         self.passing = 0
 
-    def watch(self, on: bool = True, *, now: float | None = None) -> list[Line]:
+    def watch(self, on: bool = True) -> list[Line]:
         """Look at every emit from now on, or go back to sampling (which looks at each where ``sample`` is 1)."""
         lines = []
         if on and not self.watched:
-            lines = self.close(now=now)
+            lines = self.close()
             self._emits = _Places(_PLACES)  # Whoever looks now is told again.
         self.watched = on or self._sample <= 1
         self.passing = 0
         return lines
 
     def emit(
-        self,
-        namespace: str,
-        event: object,
-        room: object,
-        rooms: Mapping[str, Rooms],
-        served: Served,
-        *,
-        now: float | None = None,
+        self, namespace: str, event: object, room: object, rooms: Mapping[str, Rooms], served: Served
     ) -> list[Line]:
-        """Look at an emit, before it happens.
-
-        Args:
-            namespace: where it goes.
-            event: its name.
-            room: to whom; None for everybody, a list or tuple of rooms counts as all of them.
-            rooms: the members of each room of each namespace, as python-socketio keeps them: the room None holds all
-                connections of a namespace, and each connection has a room of its own, named like it.
-            served: what the server has handlers for.
-            now: see the class.
-        """
-        now = time.monotonic() if now is None else now
+        """Look at an emit, before it happens: to a room, to each of a list or tuple, or with None to everybody."""
+        now = self._clock()
         if self.watched or self._looks.take(now):
             self.passing = 0
         else:
@@ -511,12 +466,10 @@ class Delivery:
         elif self.watched or self._scans.take(now):
             found = self._recipients.find(namespace, names, rooms, served, full=self.watched)
             if found is not None:
-                return self._of_emit(*found, namespace, event, now)
+                return self._of_emit(*found, namespace, event)
         return []
 
-    def emit_only(
-        self, namespace: str, event: object, names: Collection[str] | None, *, now: float | None = None
-    ) -> list[Line]:
+    def emit_only(self, namespace: str, event: object, names: Collection[str] | None) -> list[Line]:
         """Look at an emit of a process without clients; ``names`` are the namespaces of the servers, where known."""
         if not namespace.startswith("/"):
             found = _malformed(namespace, names or ())
@@ -524,7 +477,7 @@ class Delivery:
             found = _unserved(namespace, nearest(namespace, names), "is not among the namespaces that were declared")
         else:
             return []
-        return self._of_emit(found, None, namespace, event, now)
+        return self._of_emit(found, None, namespace, event)
 
     def no_message_queue(self, namespace: str, event: object) -> list[Line]:
         """An emit of a process without clients went through a server without a message queue."""
@@ -538,61 +491,51 @@ class Delivery:
         )
         return self._of_emit(Found("no_listener", hint), None, namespace, event)
 
-    def unhandled(
-        self, namespace: str, event: object, handlers: Iterable[str], *, now: float | None = None
-    ) -> list[Line]:
+    def unhandled(self, namespace: str, event: object, handlers: Iterable[str]) -> list[Line]:
         """A client sent an event for which there is no handler; python-socketio ignores it.
 
-        Args:
-            namespace: where.
-            event: its name, in the client's words.
-            handlers: names of events that have a handler there; read only when it is needed.
-            now: see the class.
+        ``handlers`` are the names of events that have one there, read only when it is needed.
         """
-        now = time.monotonic() if now is None else now
         where, name = shown(namespace), shown(event)
         key = ("event_unhandled", where, name)
         found = Found("event_unhandled", _NO_HANDLER)
         # Comparing names is dear, and anybody can make them up.
-        if key not in self._clients and self._guesses.take(now):
+        if key not in self._clients and self._guesses.take(self._clock()):
             listed = sorted(islice((each for each in handlers if each != "*"), _CANDIDATES))
             meant = nearest(name, listed) if isinstance(event, str) else None
             if meant is not None:
                 key = ("event_unhandled", where, meant)
-                hint = (
-                    f"There is no handler for this event; is '{shown(meant)}' meant? Correct the name on either side."
-                )
-                return self._note(self._known, key, Found("event_unhandled", hint, shown(meant)), where, name, now)
+                shown_name = shown(meant)
+                hint = f"There is no handler for this event; is '{shown_name}' meant? Correct the name on either side."
+                return self._note(self._known, key, Found("event_unhandled", hint, shown_name), where, name)
             found = found._replace(more={"registered": tuple(shown(each) for each in listed[:_LISTED])})
-        return self._note(self._clients, key, found, where, name, now)
+        return self._note(self._clients, key, found, where, name)
 
-    def too_early(self, namespace: str, event: object, *, now: float | None = None) -> list[Line]:
+    def too_early(self, namespace: str, event: object) -> list[Line]:
         """A client sent an event to a namespace that it has not joined; python-socketio ignores it."""
         where = shown(namespace)
-        return self._note(self._clients, (_TOO_EARLY.reason, where), _TOO_EARLY, where, shown(event), now)
+        return self._note(self._clients, (_TOO_EARLY.reason, where), _TOO_EARLY, where, shown(event))
 
     def due(self, now: float, *, since: float = _SUMMARY_S) -> list[Line]:
         """What was counted and not said for so long."""
         return [line for places in (self._emits, self._known, self._clients) for line in places.due(now, since)]
 
-    def close(self, *, now: float | None = None) -> list[Line]:
+    def close(self) -> list[Line]:
         """What was counted and not yet said: for the end."""
-        return self.due(time.monotonic() if now is None else now, since=-math.inf)
+        return self.due(self._clock(), since=-math.inf)
 
-    def _of_emit(self, found: Found, room: Any, namespace: str, event: object, now: float | None = None) -> list[Line]:
+    def _of_emit(self, found: Found, room: Any, namespace: str, event: object) -> list[Line]:
         where, looks = shown(namespace), ""
         if room is not None:
             looks = shape(room)
             # It may be the secret id of an Engine.IO session.
             if found.reason not in _ABOUT_SIDS:
                 found = found._replace(more={"room": ID if looks == ID else shown(room), **found.more})
-        return self._note(self._emits, (found.reason, where, looks), found, where, shown(event), now)
+        return self._note(self._emits, (found.reason, where, looks), found, where, shown(event))
 
-    def _note(
-        self, places: _Places, key: tuple[str, ...], found: Found, namespace: str, event: str, now: float | None
-    ) -> list[Line]:
+    def _note(self, places: _Places, key: tuple[str, ...], found: Found, namespace: str, event: str) -> list[Line]:
         fields = {"reason": found.reason, "namespace": namespace, "event_name": event, **found.more}
         if found.suggestion is not None:
             fields["suggestion"] = found.suggestion
         fields["hint"] = found.hint
-        return places.note(key, fields, time.monotonic() if now is None else now, 1 if self.watched else found.times)
+        return places.note(key, fields, self._clock(), 1 if self.watched else found.times)

@@ -10,29 +10,12 @@ from __future__ import annotations
 import difflib
 import ipaddress
 from collections.abc import Collection, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from socketguard.proxies.settings import setting_for
-from socketguard.proxies.traces import Headers
+from socketguard.connection import HandshakeRequest
+from socketguard.proxies.settings import Setting, setting_for
+from socketguard.proxies.traces import recognise
 from socketguard.text import neutralise
-
-__all__ = [
-    "Hint",
-    "Issued",
-    "origin_refused",
-    "protocol_version",
-    "session_unknown",
-    "transport_mismatch",
-    "transport_unknown",
-    "upgrade_missing",
-    "wrong_path",
-]
-
-Issued = Literal["here", "elsewhere", "unknown"]
-
-
-def _joined(headers: Headers, wanted: bytes) -> str:
-    return ",".join(value.decode("latin-1") for name, value in headers if name == wanted).lower()
 
 
 class Hint(NamedTuple):
@@ -42,11 +25,19 @@ class Hint(NamedTuple):
     text: str
 
 
-def upgrade_missing(headers: Headers, http_version: str | None, proxies: tuple[str, ...]) -> Hint:
+def _joined(request: HandshakeRequest, wanted: bytes) -> str:
+    return ",".join(value.decode("latin-1") for name, value in request.headers if name == wanted).lower()
+
+
+def _setting(setting: Setting, request: HandshakeRequest) -> str:
+    return setting_for(setting, recognise(request.headers, request.http_version))
+
+
+def upgrade_missing(request: HandshakeRequest) -> Hint:
     """A request with ``transport=websocket`` that is no WebSocket: who lost the upgrade."""
-    upgrade = "websocket" in _joined(headers, b"upgrade")
-    connection = "upgrade" in _joined(headers, b"connection")
-    if upgrade and connection and http_version != "1.0":
+    upgrade = "websocket" in _joined(request, b"upgrade")
+    connection = "upgrade" in _joined(request, b"connection")
+    if upgrade and connection and request.http_version != "1.0":
         return Hint(
             "server_without_websocket",
             "the client asked for a WebSocket and its upgrade arrived, but the ASGI server did not take it: install "
@@ -54,15 +45,15 @@ def upgrade_missing(headers: Headers, http_version: str | None, proxies: tuple[s
         )
     lost = "Connection: upgrade" if upgrade else "Upgrade"
     text = f"the client asked for a WebSocket, but no {lost} header arrived: a proxy in front drops it"
-    if http_version == "1.0":
+    if request.http_version == "1.0":
         text += " (the request came over HTTP/1.0, the default of nginx before 1.29.7)"
     detail = "connection_header_lost" if upgrade else "upgrade_header_lost"
-    return Hint(detail, f"{text}; {setting_for('websocket', proxies)}")
+    return Hint(detail, f"{text}; {_setting('websocket', request)}")
 
 
-def transport_mismatch(given: bool) -> Hint:
+def transport_mismatch(request: HandshakeRequest) -> Hint:
     """A WebSocket whose query doesn't say ``transport=websocket``."""
-    if given:
+    if request.transport_given:
         return Hint("transport_mismatch", "a WebSocket must carry transport=websocket in its query")
     return Hint(
         "transport_missing",
@@ -71,8 +62,9 @@ def transport_mismatch(given: bool) -> Hint:
     )
 
 
-def transport_unknown(transport: str) -> Hint:
+def transport_unknown(request: HandshakeRequest) -> Hint:
     """A transport that is neither ``polling`` nor ``websocket``."""
+    transport = request.transport
     text = "the transport parameter is 'polling' or 'websocket'"
     if transport == "webtransport":
         text += ": python-engineio has no WebTransport, take it out of the client's transports"
@@ -82,12 +74,13 @@ def transport_unknown(transport: str) -> Hint:
     return Hint("transport_unknown", text)
 
 
-def protocol_version(version: str | None) -> Hint:
+def protocol_version(request: HandshakeRequest) -> Hint:
     """A client that does not speak Engine.IO 4.
 
     Socket.IO documentation, "Client compatibility": clients of Socket.IO 1 send EIO=2 or 3, of Socket.IO 2 EIO=3, of 3
     and 4 EIO=4.
     """
+    version = request.version
     if version in ("2", "3"):
         clients = "1" if version == "2" else "2"
         return Hint(
@@ -107,23 +100,17 @@ def protocol_version(version: str | None) -> Hint:
     )
 
 
-def session_unknown(issued: Issued, proxies: tuple[str, ...], uptime_s: float | None) -> Hint:
+def session_unknown(request: HandshakeRequest, issued_here: bool, uptime_s: float) -> Hint:
     """A session id that this process, which began to serve so many seconds ago, does not know."""
-    if issued == "here":
+    if issued_here:
         return Hint(
             "session_ended",
             "this process issued the session, which has ended since: the client was silent for longer than the "
             "heartbeat allows (a device that slept), or it was disconnected; it opens a new one by itself",
         )
     sticky = "with several workers the proxy needs sticky sessions, or clients transports: ['websocket']; "
-    sticky += setting_for("sticky", proxies)
-    if issued == "unknown":
-        return Hint(
-            "session_unknown",
-            "this process does not know the session: it ended, the process was restarted, or another worker has it "
-            f"({sticky})",
-        )
-    if uptime_s is not None and uptime_s < 90:
+    sticky += _setting("sticky", request)
+    if uptime_s < 90:
         return Hint(
             "session_before_restart",
             f"this process never issued the session, and began to serve {uptime_s:.0f} s ago: most likely the session "
@@ -133,21 +120,12 @@ def session_unknown(issued: Issued, proxies: tuple[str, ...], uptime_s: float | 
     return Hint("session_elsewhere", f"this process never issued the session: another worker or replica did; {sticky}")
 
 
-def origin_refused(
-    origin: str,
-    *,
-    host: str | None,
-    forwarded_host: str | None,
-    scheme: str,
-    allowed: str | Collection[str] | None,
-    headers: Headers,
-    proxies: tuple[str, ...],
-) -> Hint:
+def origin_refused(request: HandshakeRequest, allowed: str | Collection[str] | None) -> Hint:
     """A page whose origin may not connect: is it foreign, or has a proxy changed what it is compared with?
 
-    ``scheme`` is that which the server sees; ``allowed`` is None for same-origin only. The hint holds the argument to
-    paste.
+    ``allowed`` is None for same-origin only. The hint holds the argument to paste.
     """
+    origin, host = request.origin or "", request.host
     listed = [] if allowed is None or isinstance(allowed, str) else list(allowed)
     argument = f"allowed_origins={[neutralise(one, 256) for one in [*listed, origin]]!r}"
     page_scheme, separator, page_host = origin.partition("://")
@@ -159,22 +137,21 @@ def origin_refused(
         )
     if allowed is not None:
         return _not_listed(origin, listed or [str(allowed)], argument)
-    proto = _joined(headers, b"x-forwarded-proto")
-    if page_host in (host, forwarded_host):
-        return _scheme_lost(page_scheme, scheme, proto, argument, proxies)
+    if page_host in (host, request.forwarded_host):
+        return _scheme_lost(page_scheme, request, argument)
     shown = neutralise(host or "", 128)
     own_host = f"or write SocketGuard(…, {argument})"
     if host and _name(page_host) == _name(host):
         return Hint(
             "port_lost",
             f"the page is on {neutralise(page_host, 128)!r}, but Host arrived as {shown!r}: on another port it is "
-            f"another origin. If a proxy lost the port: {setting_for('forward', proxies)}; {own_host}",
+            f"another origin. If a proxy lost the port: {_setting('forward', request)}; {own_host}",
         )
-    if host and forwarded_host is None:
+    if host and request.forwarded_host is None:
         return Hint(
             "host_rewritten" if _is_internal(host) else "origin_foreign",
             f"Host arrived as {shown!r}, not as the page's own; if a proxy rewrote it, let it keep Host or send "
-            f"X-Forwarded-Host ({setting_for('forward', proxies)}); if this page is yours and on another host, write "
+            f"X-Forwarded-Host ({_setting('forward', request)}); if this page is yours and on another host, write "
             f"SocketGuard(…, {argument})",
         )
     return Hint("origin_foreign", f"the page is from another origin; if it is yours, write SocketGuard(…, {argument})")
@@ -200,9 +177,10 @@ def _not_listed(origin: str, listed: Collection[str], argument: str) -> Hint:
     )
 
 
-def _scheme_lost(page_scheme: str, scheme: str, proto: str, argument: str, proxies: tuple[str, ...]) -> Hint:
-    shown = neutralise(scheme, 16)
-    begin = f"the page is on {neutralise(page_scheme, 16)}, but the request arrived as {shown}"
+def _scheme_lost(page_scheme: str, request: HandshakeRequest, argument: str) -> Hint:
+    proto = _joined(request, b"x-forwarded-proto")
+    scheme = neutralise(request.scheme, 16)
+    begin = f"the page is on {neutralise(page_scheme, 16)}, but the request arrived as {scheme}"
     if proto.startswith(("ws", "wss")):
         return Hint(
             "scheme_differs",
@@ -213,11 +191,11 @@ def _scheme_lost(page_scheme: str, scheme: str, proto: str, argument: str, proxi
         return Hint(
             "scheme_differs",
             f"{begin}: TLS ends before the proxy that wrote X-Forwarded-Proto: {neutralise(proto, 32)}; let it believe "
-            f"the one in front of it ({setting_for('forward', proxies)}), or write SocketGuard(…, {argument})",
+            f"the one in front of it ({_setting('forward', request)}), or write SocketGuard(…, {argument})",
         )
     return Hint(
         "scheme_lost",
-        f"{begin}: let the proxy send X-Forwarded-Proto ({setting_for('forward', proxies)}), or write "
+        f"{begin}: let the proxy send X-Forwarded-Proto ({_setting('forward', request)}), or write "
         f"SocketGuard(…, {argument})",
     )
 
@@ -242,8 +220,9 @@ def _is_internal(host: str) -> bool:
         return "." not in name or name.endswith((".local", ".internal", ".svc", ".localhost"))
 
 
-def wrong_path(path: str, paths: Sequence[str]) -> Hint:
+def wrong_path(request: HandshakeRequest, paths: Sequence[str]) -> Hint:
     """A request of a Socket.IO client on another path than those of the endpoint (none where they aren't known)."""
+    path = request.path
     shown = neutralise(path, 128)
     known = " or ".join(repr(one) for one in paths) or "unknown to the guard"
     text = f"a Socket.IO client asked for {shown!r}, the endpoint is {known}"

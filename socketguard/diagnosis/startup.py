@@ -15,20 +15,9 @@ __all__ = ["Discovery", "ServerFacts", "check_server", "discover"]
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """The settings of a python-socketio server.
+    """The settings of a python-socketio server."""
 
-    Attributes:
-        versions: of python-socketio and python-engineio.
-        namespaces_text: the ``namespaces`` option when it was one string; None otherwise.
-        catch_all_events: the events of a function-style ``namespace="*"``, when there are class-based namespaces too.
-        class_namespaces: the names of class-based namespaces.
-        admin_namespaces: where ``instrument()`` put its admin interface.
-        packets_logged: whether ``engineio_logger`` prints each packet.
-        bypassed: namespaces and events whose handlers run without the checks of ``requires``.
-        write_only: whether the client manager only emits, and never hears of what other processes emit.
-    """
-
-    versions: dict[str, str]
+    versions: dict[str, str]  # of python-socketio and python-engineio
     ping_interval: Any
     ping_timeout: Any
     ping_grace: Any
@@ -36,13 +25,13 @@ class ServerFacts:
     cors_allowed_origins: Any
     cors_credentials: bool
     cookie: bool
-    namespaces_text: str | None
-    catch_all_events: tuple[str, ...]
+    namespaces_text: str | None  # the ``namespaces`` option when it was one string
+    catch_all_events: tuple[str, ...]  # of a function-style ``namespace="*"``, where there are class-based ones too
     class_namespaces: tuple[str, ...]
-    admin_namespaces: tuple[str, ...]
-    packets_logged: bool
-    write_only: bool = False
-    bypassed: tuple[tuple[str, str], ...] = ()
+    admin_namespaces: tuple[str, ...]  # where ``instrument()`` put its admin interface
+    packets_logged: bool  # by ``engineio_logger``
+    write_only: bool = False  # the client manager never hears of what other processes emit
+    bypassed: tuple[tuple[str, str], ...] = ()  # namespaces and events whose handlers run without ``requires``' checks
 
 
 # Published advisories, and the first releases without them.
@@ -94,33 +83,27 @@ def _version(text: str) -> tuple[int, ...]:
 
 @dataclass
 class Discovery:
-    """What was found in an application.
-
-    Attributes:
-        servers: each server once, in the order in which they were found.
-        paths: the URL paths of the endpoints, with a slash at the end.
-        findings: mounts that can't work.
-    """
+    """What was found in an application: each server once, and mounts that can't work."""
 
     servers: list[Any] = field(default_factory=list)
-    paths: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)  # of the endpoints' URLs, with a slash at the end
     findings: list[Finding] = field(default_factory=list)
 
     def server(self, app: object) -> Any:
         """The one server of ``app``; a `ConfigurationError` when there is none, or more than one."""
-        if not self.servers:
-            raise ConfigurationError(
-                f"no Socket.IO server was found in {type(app).__name__}: pass it, SocketGuard(app, server=sio, …), "
-                "or write SocketGuard.protect(sio, …) where it is made",
-                option="server",
-            )
-        if len(self.servers) > 1:
-            raise ConfigurationError(
+        if len(self.servers) == 1:
+            return self.servers[0]
+        if self.servers:
+            text = (
                 f"{len(self.servers)} Socket.IO servers were found in {type(app).__name__}: guard each with "
-                "SocketGuard.protect(sio, …), or name one with server=",
-                option="server",
+                "SocketGuard.protect(sio, …), or name one with server="
             )
-        return self.servers[0]
+        else:
+            text = (
+                f"no Socket.IO server was found in {type(app).__name__}: pass it, SocketGuard(app, server=sio, …), "
+                "or write SocketGuard.protect(sio, …) where it is made"
+            )
+        raise ConfigurationError(text, option="server")
 
 
 def discover(app: object) -> Discovery:
@@ -163,12 +146,5 @@ def _add_endpoint(app: object, server: object, prefix: str, found: Discovery) ->
         found.paths.append(path)
     else:
         full_path = prefix + path
-        found.findings.append(
-            finding(
-                "SG021",
-                path=path.strip("/"),
-                prefix=prefix,
-                full_path=full_path.rstrip("/"),
-                client_path=full_path,
-            )
-        )
+        names = {"path": path.strip("/"), "full_path": full_path.rstrip("/"), "client_path": full_path}
+        found.findings.append(finding("SG021", prefix=prefix, **names))

@@ -9,44 +9,24 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from socketguard.connection import Session
 from socketguard.proxies.heartbeat import Heartbeat
 from socketguard.proxies.profiles import PROFILES, LimitKind, number, where
 
-__all__ = ["PATTERNS", "Patterns", "Told"]
+__all__ = ["Patterns", "Told"]
 
-SAME_IDLE_AGE = "same_idle_age"
-"""Connections break after the same time without a packet: an idle limit on the path."""
-SAME_TOTAL_AGE = "same_total_age"
-"""Connections break at the same age, busy or not: a lifetime limit on the path."""
-FIRST_PING_UNANSWERED = "first_ping_unanswered"
-"""Clients are gone at their first ping: something drops quiet connections without a word."""
-NEVER_UPGRADED = "never_upgraded"
-"""Clients stay on polling though the server offers WebSocket."""
-UPGRADES_FAIL = "upgrades_fail"
-"""Clients begin the upgrade to WebSocket and don't finish it."""
-RECONNECT_LOOP = "reconnect_loop"
-"""One client connects again and again."""
-MASS_DISCONNECT = "mass_disconnect"
-"""Most connections broke within seconds: a proxy was reloaded or replaced."""
-SESSIONS_ELSEWHERE = "sessions_elsewhere"
-"""Requests name sessions of other processes: several workers without sticky sessions."""
-
-PATTERNS = frozenset(
-    {
-        SAME_IDLE_AGE,
-        SAME_TOTAL_AGE,
-        FIRST_PING_UNANSWERED,
-        NEVER_UPGRADED,
-        UPGRADES_FAIL,
-        RECONNECT_LOOP,
-        MASS_DISCONNECT,
-        SESSIONS_ELSEWHERE,
-    }
-)
-"""Every name that is ever told."""
+# The names of the patterns.
+SAME_IDLE_AGE = "same_idle_age"  # connections break after the same time without a packet: an idle limit on the path
+SAME_TOTAL_AGE = "same_total_age"  # connections break at the same age, busy or not: a lifetime limit on the path
+FIRST_PING_UNANSWERED = "first_ping_unanswered"  # something drops quiet connections without a word
+NEVER_UPGRADED = "never_upgraded"  # clients stay on polling though the server offers WebSocket
+UPGRADES_FAIL = "upgrades_fail"  # clients begin the upgrade to WebSocket and don't finish it
+RECONNECT_LOOP = "reconnect_loop"  # one client connects again and again
+MASS_DISCONNECT = "mass_disconnect"  # most connections broke within seconds: a proxy was reloaded or replaced
+SESSIONS_ELSEWHERE = "sessions_elsewhere"  # requests name sessions of other processes: workers without stickiness
 
 Told: TypeAlias = tuple[str, bool, dict[str, Any]]
 """A pattern, whether it stands from now on (or has ended), and figures; with each beginning ``text`` and ``fix``."""
@@ -74,10 +54,6 @@ class Peak:
 
     The rule was measured with random lifetimes of five shapes: no warning in 1,000 runs, and each limit on the path was
     told within 20 cuts (``tests/diagnosis/test_traffic.py``).
-
-    Attributes:
-        at: the second; None while there is no heap.
-        hits: how many values lie there.
     """
 
     def __init__(self) -> None:
@@ -85,8 +61,8 @@ class Peak:
         self._values: deque[tuple[float, int, bool]] = deque(maxlen=_VALUES)
         self._new: Counter[tuple[int, bool]] = Counter()
         self._began: float | None = None
-        self.at: int | None = None
-        self.hits = 0
+        self.at: int | None = None  # the second; None while there is no heap
+        self.hits = 0  # how many values lie there
         self._misses = self._misses_borne = 0
         self._last_hit = 0.0
 
@@ -183,11 +159,8 @@ class Share:
     """How often something is so, among the last 51 to 100 times; the pattern stands from a share on, until another."""
 
     def __init__(self, pattern: str, begins: float, ends: float, text: str, fix: str) -> None:
-        self.pattern = pattern
-        self.text = text
-        self.fix = fix
-        self._begins = begins
-        self._ends = ends
+        self._pattern, self._text, self._fix = pattern, text, fix
+        self._begins, self._ends = begins, ends
         self._counts, self._old_counts = (0, 0), (0, 0)
         self._is_new = False
         self._stands = False
@@ -207,8 +180,8 @@ class Share:
         if of < 20 or (count > self._ends * of if self._stands else count < self._begins * of):
             return
         self._stands = not self._stands
-        advice = {"text": f"{count} of {of} {self.text}", "fix": self.fix} if self._stands else {}
-        yield self.pattern, self._stands, {"count": count, "of": of, **advice}
+        advice = {"text": f"{count} of {of} {self._text}", "fix": self._fix} if self._stands else {}
+        yield self._pattern, self._stands, {"count": count, "of": of, **advice}
 
 
 # --- loops of one client ---------------------------------------------------------------------------------------------
@@ -220,15 +193,13 @@ _ADDRESSES = 1024
 _LOOPS_TOLD = 8  # loops that stand at once; an attacker with many addresses must not fill the log
 
 
+@dataclass(slots=True)
 class Client:
-    """The sessions of one address: how many live, how many short ones there were in a row, when the last one began."""
+    """The sessions of one address."""
 
-    __slots__ = ("last_opened", "living", "run")
-
-    def __init__(self, now: float) -> None:
-        self.living = 0
-        self.run = 0
-        self.last_opened = now
+    last_opened: float
+    living: int = 0
+    run: int = 0  # short ones in a row
 
 
 class Loops:
@@ -275,18 +246,15 @@ class Loops:
         for address in sorted(self._found - self._told):
             if run := self._run(address):
                 self._told.add(address)
-                yield (
-                    RECONNECT_LOOP,
-                    True,
-                    {
-                        "client_address": address,
-                        "count": run,
-                        "text": f"a client at {address} has had {run} sessions one after the other, each shorter than "
-                        f"{number(_SHORT_S)} s",
-                        "fix": "the lines about this address say why its sessions end; a client must not connect again "
-                        "at once after an answer whose retry is 'never' or 'login'",
-                    },
-                )
+                fields = {
+                    "client_address": address,
+                    "count": run,
+                    "text": f"a client at {address} has had {run} sessions one after the other, each shorter than "
+                    f"{number(_SHORT_S)} s",
+                    "fix": "the lines about this address say why its sessions end; a client must not connect again at "
+                    "once after an answer whose retry is 'never' or 'login'",
+                }
+                yield RECONNECT_LOOP, True, fields
         self._found.clear()
 
     def _run(self, address: str) -> int:
@@ -339,19 +307,16 @@ class Mass:
             return
         self._lost, self._of = lost, living + lost
         self._gone_by = now + _RETURN_S
-        yield (
-            MASS_DISCONNECT,
-            True,
-            {
-                "count": lost,
-                "of": self._of,
-                "living": living,
-                "text": f"{lost} of {self._of} connections broke within {number(2 * _BUCKET_S)} s: a proxy in front "
-                "was reloaded, replaced or restarted",
-                "fix": "let the proxy keep its connections over a reload (Caddy: stream_close_delay; Traefik: "
-                "lifeCycle.graceTimeOut; ingress-nginx: worker-shutdown-timeout)",
-            },
-        )
+        fields = {
+            "count": lost,
+            "of": self._of,
+            "living": living,
+            "text": f"{lost} of {self._of} connections broke within {number(2 * _BUCKET_S)} s: a proxy in front was "
+            "reloaded, replaced or restarted",
+            "fix": "let the proxy keep its connections over a reload (Caddy: stream_close_delay; Traefik: "
+            "lifeCycle.graceTimeOut; ingress-nginx: worker-shutdown-timeout)",
+        }
+        yield MASS_DISCONNECT, True, fields
 
 
 # --- several workers -------------------------------------------------------------------------------------------------
@@ -422,13 +387,7 @@ class Elsewhere:
 
 
 class Patterns:
-    """What the sessions of one process show together; a session is an Engine.IO session, whatever it joined.
-
-    Args:
-        interval: of the heartbeat, in seconds.
-        timeout: of the heartbeat, in seconds.
-        transports: those that the server offers.
-    """
+    """What the sessions of one process show together; a session is an Engine.IO session, whatever it joined."""
 
     def __init__(
         self, *, interval: float, timeout: float, transports: Collection[str] = ("polling", "websocket")

@@ -36,16 +36,10 @@ class Floods:
     """Writes lines of which there may be many alike, and counts what is too many.
 
     Logging must not exhaust the disk (OWASP Logging Cheat Sheet), and a flood of one kind must not hide another. So
-    for each source and reason the first ``burst`` lines of a window pass and the rest is counted. The first line after
-    the window carries the count; when none comes, the last line that was held back is written by `due`, with
-    ``suppressed=<count>`` and ``summary=True``. Memory is bounded whatever the number of sources.
-
-    Args:
-        log: where the lines go.
-        burst: how many lines of one source and reason pass within a window.
-        window: its length in seconds, from the first line on.
-        max_sources: how many pairs of source and reason are told apart; beyond that, and when no window has ended,
-            everything new shares one count per reason.
+    for each source and reason the first ``burst`` lines within ``window`` seconds from the first one on pass, and the
+    rest is counted. The first line after the window carries the count; when none comes, the last line that was held
+    back is written by `due`, with ``suppressed=<count>`` and ``summary=True``. Memory is bounded: beyond
+    ``max_sources`` pairs, and when no window has ended, everything new shares one count per reason.
     """
 
     def __init__(self, log: EventLog, *, burst: int = 5, window: float = 60.0, max_sources: int = 1024) -> None:
@@ -60,17 +54,10 @@ class Floods:
     def emit(
         self, event: str, source: str | None, reason: str, fields: dict[str, Any], *, now: float | None = None
     ) -> bool:
-        """Write an event, unless its source has had its share of lines for this reason.
+        """Write an event, unless its source has had its share of lines for this reason; True when it was written.
 
-        Args:
-            event: its name.
-            source: who caused it, usually an address; IPv6 addresses count as their /64.
-            reason: why, a word of a closed set, to which a part from the client may be joined by a colon.
-            fields: what goes with it.
-            now: seconds of `time.monotonic`, where they are known already.
-
-        Returns:
-            True when a line was written.
+        IPv6 addresses count as their /64. The reason is a word of a closed set, to which a part from the client may be
+        joined by a colon. ``now`` is in seconds of `time.monotonic`.
         """
         now = time.monotonic() if now is None else now
         windows, key = self._place(source, reason, now)

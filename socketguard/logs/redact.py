@@ -188,15 +188,7 @@ class RedactFilter(logging.Filter):
         return clean.encode("latin-1", "replace") if isinstance(value, bytes) else clean
 
     def text(self, text: str, *, limit: int = _LINE_LIMIT) -> str:
-        """Take the secrets out of a text.
-
-        Args:
-            text: a log line or a part of one.
-            limit: the number of characters beyond which the rest is cut off.
-
-        Returns:
-            ``text`` itself when there is nothing to take out.
-        """
+        """A log line, or a part of one, without its secrets and what is beyond the limit."""
         if len(text) > limit:
             text = f"{text[:limit]}… [{len(text) - limit} more characters]"
         text = self._packets(text)

@@ -42,31 +42,24 @@ class Report:
     def handshake_rejected(
         self, request: HandshakeRequest, refusal: Refusal, ref: str, session: Session | None = None
     ) -> bool:
-        """A request did not become a session, or did not reach one.
-
-        Returns:
-            False when the line was held back because there were too many like it.
-        """
+        """A request did not become a session, or did not reach one; False when the line was held back as too many."""
         fields: dict[str, Any] = {
             "reason": refusal.code.value,
-            "detail": refusal.detail,
+            **_known(detail=refusal.detail),
             "status": refusal.status,
             "hint": refusal.fields["hint"],
             "ref": ref,
             "client_address": request.client_address,
             "transport": neutralise(request.transport, 16),
+            **_known(
+                proxies=list(recognise(request.headers, request.http_version)) or None,
+                retry_after=refusal.retry_after,
+                session=session and (session.digest or None),
+                origin=_text(request.origin),
+                host=_text(request.host),
+                user_agent=_text(request.user_agent),
+            ),
         }
-        if refusal.detail is None:
-            del fields["detail"]
-        if proxies := recognise(request.headers, request.http_version):
-            fields["proxies"] = list(proxies)
-        if refusal.retry_after is not None:
-            fields["retry_after"] = refusal.retry_after
-        if session is not None and session.digest:
-            fields["session"] = session.digest
-        _put(fields, "origin", request.origin)
-        _put(fields, "host", request.host)
-        _put(fields, "user_agent", request.user_agent)
         return self.floods.emit(events.HANDSHAKE_REJECTED, request.client_address, refusal.code.value, fields)
 
     def accepted(self, connection: Connection) -> None:
@@ -75,13 +68,11 @@ class Report:
 
     def rejected(self, connection: Connection, refusal: Refusal, ref: str) -> None:
         """A CONNECT was refused."""
-        error = refusal.error
         # What a person looks for comes first.
-        fields = _why(refusal, ref)
-        fields.update(self._fields(connection))
-        if error is not None:
+        fields = {**_why(refusal, ref), **self._fields(connection)}
+        if refusal.error is not None:
             # A defect of the server, not an attempt of a client: with its traceback, and never held back.
-            self.log.emit(events.REJECTED, fields, exc_info=error)
+            self.log.emit(events.REJECTED, fields, exc_info=refusal.error)
             return
         key = refusal.code.value
         if refusal.code is RejectCode.INVALID_NAMESPACE:
@@ -91,24 +82,13 @@ class Report:
 
     def closed(self, connection: Connection, reason: str) -> None:
         """A client left a namespace: the canonical line."""
-        fields: dict[str, Any] = {
-            "reason": reason,
-            **({} if connection.detail is None else {"detail": connection.detail}),
-        }
-        fields.update(self._fields(connection))
-        fields["packets_in"] = connection.packets_in
-        fields["events_in"] = connection.events_in
-        if connection.refreshes:
-            fields["refreshes"] = connection.refreshes
-        self.log.emit(events.CLOSED, fields)
+        fields = {"reason": reason, **_known(detail=connection.detail), **self._fields(connection)}
+        fields |= {"packets_in": connection.packets_in, "events_in": connection.events_in}
+        self.log.emit(events.CLOSED, fields | _known(refreshes=connection.refreshes or None))
 
     def session_ended(self, session: Session, reason: str, hint: str | None = None) -> None:
         """The guard ended a whole session."""
-        fields = {"reason": reason, **_session_fields(session)}
-        if session.origin is not None:
-            fields["origin"] = session.origin
-        if hint is not None:
-            fields["hint"] = hint
+        fields = {"reason": reason, **_session_fields(session), **_known(origin=session.origin, hint=hint)}
         self.floods.emit(events.SESSION_ENDED, session.client_address, f"ended:{reason}", fields)
 
     def expiring(self, connection: Connection, seconds: int) -> None:
@@ -117,9 +97,7 @@ class Report:
 
     def refreshed(self, connection: Connection, expires_in: int | None, previous: str | None) -> None:
         """A fresh token took the place of the old one."""
-        fields: dict[str, Any] = {} if expires_in is None else {"expires_in_s": expires_in}
-        if previous is not None:
-            fields["previous"] = neutralise(previous, 128)
+        fields = _known(expires_in_s=expires_in, previous=_text(previous, 128))
         self.log.emit(events.REFRESHED, {**fields, **self._fields(connection), "refreshes": connection.refreshes})
 
     def refresh_rejected(self, connection: Connection, refusal: Refusal, ref: str) -> None:
@@ -142,15 +120,12 @@ class Report:
 
     def upgrade_failed(self, session: Session, hint: str) -> None:
         """The probe of a WebSocket did not become an upgrade; the session goes on over polling."""
-        fields = _session_fields(session)
-        fields["hint"] = hint
+        fields = {**_session_fields(session), "hint": hint}
         self.floods.emit(events.UPGRADE_FAILED, session.client_address, "upgrade_failed", fields)
 
     def packet_rejected(self, session: Session, reason: str, hint: str, error: BaseException | None = None) -> None:
         """A packet of a session could not be processed."""
-        fields = _session_fields(session)
-        fields["reason"] = reason
-        fields["hint"] = hint
+        fields = {**_session_fields(session), "reason": reason, "hint": hint}
         if error is not None:
             fields["error"] = type(error).__name__
         self.floods.emit(events.PACKET_REJECTED, session.client_address, reason, fields)
@@ -158,8 +133,7 @@ class Report:
     def handler_failed(self, connection: Connection | None, event: str, error: BaseException) -> None:
         """A handler of the application raised."""
         fields = {} if connection is None else self._fields(connection)
-        fields["handler"] = neutralise(event, 64)
-        fields["error"] = type(error).__name__
+        fields |= {"handler": neutralise(event, 64), "error": type(error).__name__}
         self.log.emit(events.HANDLER_FAILED, fields, exc_info=error)
 
     def selected(self, event: str, selector: dict[str, Any], ended: int, **more: Any) -> None:
@@ -201,31 +175,25 @@ class Report:
     def _fields(self, connection: Connection) -> dict[str, Any]:
         if not connection.log_fields:
             connection.bind_log_fields(self.log_claims)
-        session = connection.session
-        identity = connection.identity
-        fields = dict(connection.log_fields)
-        if identity.issuer is not None:
-            fields["issuer"] = neutralise(identity.issuer, 256)
-        if identity.token_id is not None:
-            fields["token_id"] = neutralise(identity.token_id, 128)
-        if identity.key_id is not None:
-            fields["key_id"] = neutralise(identity.key_id, 128)
-        fields["session"] = session.digest
-        fields["client_address"] = session.client_address
-        if session.user_agent is not None:
-            fields["user_agent"] = session.user_agent
-        if session.origin is not None:
-            fields["origin"] = session.origin
-        fields["transport"] = session.transport
-        fields["duration_s"] = round(connection.duration, 3)
-        return fields
+        session, identity = connection.session, connection.identity
+        return {
+            **connection.log_fields,
+            **_known(
+                issuer=_text(identity.issuer),
+                token_id=_text(identity.token_id, 128),
+                key_id=_text(identity.key_id, 128),
+            ),
+            "session": session.digest,
+            "client_address": session.client_address,
+            **_known(user_agent=session.user_agent, origin=session.origin),
+            "transport": session.transport,
+            "duration_s": round(connection.duration, 3),
+        }
 
 
 def _why(refusal: Refusal, ref: str) -> dict[str, Any]:
     fields: dict[str, Any] = {"reason": refusal.code.value, "detail": refusal.detail}
-    fields |= {name: value for name, value in refusal.fields.items() if value is not None}
-    if ref:
-        fields["ref"] = ref
+    fields |= _known(**refusal.fields) | _known(ref=ref or None)
     fields["message"] = refusal.reply.message
     if refusal.error is not None:
         fields["error"] = type(refusal.error).__name__
@@ -233,15 +201,13 @@ def _why(refusal: Refusal, ref: str) -> dict[str, Any]:
 
 
 def _session_fields(session: Session) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "session": session.digest,
-        "client_address": session.client_address,
-        "transport": session.transport,
-    }
-    _put(fields, "user_agent", session.user_agent)
-    return fields
+    fields = {"session": session.digest, "client_address": session.client_address, "transport": session.transport}
+    return fields | _known(user_agent=_text(session.user_agent))
 
 
-def _put(fields: dict[str, Any], name: str, text: str | None) -> None:
-    if text is not None:
-        fields[name] = neutralise(text, 256)
+def _known(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _text(value: str | None, limit: int = 256) -> str | None:
+    return None if value is None else neutralise(value, limit)

@@ -61,12 +61,9 @@ def _repr(value: object) -> str:
 
 def _plain(value: object) -> object:
     """The value when JSON surely takes it, else its repr."""
-    if value is None or isinstance(value, bool | str):
-        return value
-    # False for NaN and infinities, which JSON has no words for, and for integers that no reader could hold.
-    if isinstance(value, int | float) and -(2**63) <= value < 2**63:
-        return value
-    return _repr(value)
+    # The range leaves out NaN and infinities, which JSON has no words for, and integers that no reader could hold.
+    number = isinstance(value, int | float) and -(2**63) <= value < 2**63
+    return value if number or value is None or isinstance(value, str) else _repr(value)
 
 
 def _json_line(record: Mapping[str, Any]) -> str:
@@ -177,19 +174,14 @@ class EventLog:
     """Hands each event to the host's logging; where it goes is decided when it happens:
 
     1. ``logger=False``, or ``SOCKETGUARD_LOG=off`` in the environment at construction: nowhere.
-    2. ``logger=`` given: to it.
+    2. ``logger=`` given: to it, be it of the stdlib, of structlog or anything else with methods ``debug``, ``info``,
+       ``warning`` and ``error`` that take an event and keywords.
     3. structlog is configured: to structlog, with the fields as they are.
     4. the stdlib logger ``socketguard`` or an ancestor has a handler: to that logger, as a sentence, with the fields
        as ``extra`` under ``socketguard.<name>``.
     5. else to stderr, from INFO up.
 
-    Args:
-        logger: a `logging.Logger` or `logging.LoggerAdapter`, a structlog logger or anything else with methods
-            ``debug``, ``info``, ``warning`` and ``error`` that take an event and keywords; False for silence; None to
-            follow what the host configures.
-
-    Attributes:
-        failures: how many events were lost because the host's logging raised.
+    ``failures`` counts the events that were lost because the host's logging raised.
     """
 
     def __init__(self, logger: Any | Literal[False] | None = None) -> None:
@@ -242,14 +234,8 @@ class EventLog:
         what is compared because a PrintLogger keeps the one that it found.
         """
         config = structlog.get_config()
-        made_for = (
-            config["processors"],
-            config["wrapper_class"],
-            config["context_class"],
-            config["logger_factory"],
-            sys.stdout,
-            sys.stderr,
-        )
+        settings = (config[name] for name in ("processors", "wrapper_class", "context_class", "logger_factory"))
+        made_for = (*settings, sys.stdout, sys.stderr)
         if self._bound is None or not all(map(operator.is_, made_for, self._bound_for)):
             self._bound = self._assemble(config["wrapper_class"])
             self._bound_for = made_for

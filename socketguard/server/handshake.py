@@ -8,46 +8,26 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import parse_qs
 
 from socketguard.connection import HandshakeRequest, Headers
 from socketguard.diagnosis import handshake as hints
-from socketguard.diagnosis.handshake import Hint, Issued
+from socketguard.diagnosis.handshake import Hint
 from socketguard.errors import RETRY_AFTER, HandshakeCode, Refusal, RejectCode
-from socketguard.proxies.traces import recognise
 from socketguard.proxies.trusted import TrustedProxies
 from socketguard.text import neutralise
 
-__all__ = [
-    "DRAINING",
-    "ENDED",
-    "busy",
-    "cors_headers",
-    "examine",
-    "normalised_headers",
-    "origin_is_allowed",
-    "read",
-    "wrong_path",
-]
+from .engine import Engine
 
 _PLAIN_SCHEME = {"wss": "https", "ws": "http"}
-
-
 _FORWARDED = frozenset({b"x-forwarded-proto"})
 # In a plain HTTP request python-engineio would take them for a WebSocket.
 _FORWARDED_AND_UPGRADE = _FORWARDED | {b"upgrade"}
 
-_WANTED = {
-    b"origin": 0,
-    b"host": 1,
-    b"x-forwarded-host": 2,
-    b"x-forwarded-proto": 3,
-    b"x-forwarded-for": 4,
-    b"upgrade": 5,
-    b"user-agent": 6,
-    b"content-length": 7,
-}
+# In the order in which `read` takes them apart.
+_WANTED = b"origin host x-forwarded-host x-forwarded-proto x-forwarded-for upgrade user-agent content-length".split()
+_PLACES = {name: place for place, name in enumerate(_WANTED)}
 
 
 def _query(query_string: bytes) -> Mapping[str, list[str]]:
@@ -62,9 +42,9 @@ _common_query = functools.lru_cache(maxsize=64)(_query)
 
 def read(scope: Mapping[str, Any], trusted: TrustedProxies) -> HandshakeRequest:
     """Read an ASGI HTTP or WebSocket scope. Never raises for what a client can send."""
-    found: list[str | None] = [None] * 8
+    found: list[str | None] = [None] * len(_WANTED)
     for name, value in scope["headers"]:
-        place = _WANTED.get(name)
+        place = _PLACES.get(name)
         if place is not None:
             text = value.decode("latin-1")
             previous = found[place]
@@ -72,9 +52,8 @@ def read(scope: Mapping[str, Any], trusted: TrustedProxies) -> HandshakeRequest:
     origin, host, forwarded_host, proto, forwarded_for, upgrade, user_agent, content_length = found
     query_string = scope.get("query_string", b"")
     # Every handshake over WebSocket has the same query; one with a session id must not be kept.
-    query = (
-        _common_query(query_string) if len(query_string) < 64 and b"sid=" not in query_string else _query(query_string)
-    )
+    common = len(query_string) < 64 and b"sid=" not in query_string
+    query = _common_query(query_string) if common else _query(query_string)
     websocket = scope["type"] == "websocket"
     scheme = (proto.split(",")[0].strip() if proto else scope.get("scheme", "http")).lower()
     peer = scope.get("client")
@@ -137,27 +116,6 @@ def _refusal(code: HandshakeCode | RejectCode, hint: Hint) -> Refusal:
     return Refusal(code, hint.detail, {"hint": hint.text})
 
 
-def _origin_refusal(request: HandshakeRequest, allowed: str | Collection[str] | None) -> Refusal:
-    hint = hints.origin_refused(
-        request.origin or "",
-        host=request.host,
-        forwarded_host=request.forwarded_host,
-        scheme=request.scheme,
-        allowed=allowed,
-        headers=request.headers,
-        proxies=recognise(request.headers, request.http_version),
-    )
-    return _refusal(RejectCode.ORIGIN_NOT_ALLOWED, hint)
-
-
-class Engine(Protocol):
-    """What is asked of the Engine.IO side of a server."""
-
-    @property
-    def transports(self) -> Sequence[str]: ...
-    def issued(self, eio_sid: str) -> bool: ...
-
-
 def examine(
     request: HandshakeRequest,
     engine: Engine,
@@ -165,33 +123,32 @@ def examine(
     session_known: bool,
     upgraded: bool,
     allowed_origins: str | Collection[str] | None,
-    uptime_s: float | None = None,
+    uptime_s: float,
 ) -> Refusal | None:
     """Say what is wrong with a request, or None."""
     if not origin_is_allowed(request, allowed_origins):
-        return _origin_refusal(request, allowed_origins)
+        return _refusal(RejectCode.ORIGIN_NOT_ALLOWED, hints.origin_refused(request, allowed_origins))
     if request.method == "OPTIONS":
         return None
     if request.method not in ("GET", "POST"):
         return Refusal(HandshakeCode.METHOD_NOT_ALLOWED, fields={"hint": "Engine.IO uses GET and POST only"})
     if request.jsonp:
-        hint = (
+        text = (
             "Engine.IO v4 clients never ask for JSONP, and its answers can be read by any page; remove the j parameter"
         )
-        return Refusal(HandshakeCode.JSONP_NOT_SUPPORTED, fields={"hint": hint})
+        return Refusal(HandshakeCode.JSONP_NOT_SUPPORTED, fields={"hint": text})
     problem = _transport_problem(request, engine.transports)
     if problem is not None:
         return problem
     if request.sid is not None and not session_known:
-        issued: Issued = "here" if engine.issued(request.sid) else "elsewhere"
-        proxies = recognise(request.headers, request.http_version)
-        return _refusal(HandshakeCode.SESSION_UNKNOWN, hints.session_unknown(issued, proxies, uptime_s))
+        hint = hints.session_unknown(request, engine.issued(request.sid), uptime_s)
+        return _refusal(HandshakeCode.SESSION_UNKNOWN, hint)
     return _session_problem(request, upgraded)
 
 
 def _transport_problem(request: HandshakeRequest, transports: Collection[str]) -> Refusal | None:
     if request.transport not in ("polling", "websocket"):
-        return _refusal(HandshakeCode.TRANSPORT_UNKNOWN, hints.transport_unknown(request.transport))
+        return _refusal(HandshakeCode.TRANSPORT_UNKNOWN, hints.transport_unknown(request))
     if request.transport not in transports:
         hint = (
             f"the server was made with transports={sorted(transports)!r}; "
@@ -200,17 +157,15 @@ def _transport_problem(request: HandshakeRequest, transports: Collection[str]) -
         return Refusal(HandshakeCode.TRANSPORT_DISABLED, fields={"hint": hint})
     if request.websocket != (request.transport == "websocket"):
         if request.websocket:
-            return _refusal(HandshakeCode.TRANSPORT_MISMATCH, hints.transport_mismatch(request.transport_given))
-        proxies = recognise(request.headers, request.http_version)
-        missing = hints.upgrade_missing(request.headers, request.http_version, proxies)
-        return _refusal(HandshakeCode.UPGRADE_MISSING, missing)
+            return _refusal(HandshakeCode.TRANSPORT_MISMATCH, hints.transport_mismatch(request))
+        return _refusal(HandshakeCode.UPGRADE_MISSING, hints.upgrade_missing(request))
     return None
 
 
 def _session_problem(request: HandshakeRequest, upgraded: bool) -> Refusal | None:
     if request.sid is None:
         if request.version != "4":
-            return _refusal(HandshakeCode.PROTOCOL_VERSION, hints.protocol_version(request.version))
+            return _refusal(HandshakeCode.PROTOCOL_VERSION, hints.protocol_version(request))
         if request.method == "POST":
             return Refusal(HandshakeCode.SESSION_MISSING, fields={"hint": "a session begins with a GET, not a POST"})
         return None
@@ -227,7 +182,7 @@ def _session_problem(request: HandshakeRequest, upgraded: bool) -> Refusal | Non
 
 def wrong_path(request: HandshakeRequest, paths: Sequence[str]) -> Refusal:
     """The refusal of a Socket.IO client's request on a path that isn't the endpoint's."""
-    return _refusal(HandshakeCode.WRONG_PATH, hints.wrong_path(request.path, paths))
+    return _refusal(HandshakeCode.WRONG_PATH, hints.wrong_path(request, paths))
 
 
 def cors_headers(request: HandshakeRequest, *, allowed: bool, credentials: bool) -> list[tuple[bytes, bytes]]:

@@ -10,28 +10,20 @@ __all__ = ["ATTRIBUTE", "MAX_PARTS", "body_problem", "count_parts", "packet_prob
 
 ATTRIBUTE = "_socketguard"
 """Where a server keeps its seam."""
-
-
 # Engine.IO v4 packet types. ASCII only: int("٠") is 0 in Python, so other digits would pass further down.
 PACKET_TYPES = frozenset("0123456")
-
-
+# What a client sends over polling. On the other types python-engineio would wait for the session to end, for ever.
+_POLLING_TYPES = frozenset("1345")
 # python-engineio's own limit (Payload.max_decode_packets): beyond it, it answers 200 and drops every packet.
 MAX_PACKETS_PER_BODY = 16
-
-
 # How many values a packet of a stranger may hold. An auth payload has a handful; 512 cost less than 0.1 ms.
 MAX_PARTS = 512
 
 
-# What a client sends over polling. On the other types python-engineio would wait for the session to end, for ever.
-_POLLING_TYPES = frozenset("1345")
-
-
 def body_problem(body: bytes, *, limit: int, strict_text: bool, stranger: bool) -> Refusal | int:
-    """Look at the body of a polling POST before python-engineio does.
-    Returns:
-        The number of packets, or what is wrong. python-engineio answers most of these with 200 and drops the packets.
+    """The number of packets in the body of a polling POST, or what is wrong with it.
+
+    python-engineio would answer most of these with 200 and drop the packets.
     """
     if len(body) > limit:
         hint = (
@@ -72,9 +64,13 @@ def packet_problem(packet: str, *, strict_text: bool, polling: bool = False) -> 
     This refuses what no client sends; it never decides who may join.
     """
     first = packet[:1]
+    if polling and first == "b":
+        try:
+            base64.b64decode(packet[1:], validate=True)
+        except ValueError:
+            return "a binary packet that is not base64"
+        return None
     if first not in (_POLLING_TYPES if polling else PACKET_TYPES):
-        if polling and first == "b":
-            return _base64_problem(packet)
         return "an empty packet" if not first else "a packet of a type that clients do not send"
     if first != "4":
         # python-engineio would decode what follows as JSON.
@@ -86,11 +82,9 @@ def packet_problem(packet: str, *, strict_text: bool, polling: bool = False) -> 
 
 
 def count_parts(packet: str | bytes, *, strict_text: bool) -> int | None:
-    """Count the values in a packet of a session that has joined no namespace, before anything is decoded.
+    """The number of values in a packet of a session that has joined no namespace, before anything is decoded.
 
-    What makes JSON and msgpack dear is the number of values; an auth payload has a handful.
-    Returns:
-        A number to compare with `MAX_PARTS`; None for what such a session has no reason to send at all.
+    It is what makes JSON and msgpack dear. None for what such a session has no reason to send at all.
     """
     if isinstance(packet, str):
         return packet.count(",") + packet.count("[") + packet.count("{")
@@ -98,11 +92,3 @@ def count_parts(packet: str | bytes, *, strict_text: bool) -> int | None:
         return None
     # In msgpack each array, map, extension and large number begins with a byte beyond ASCII; a token has none.
     return len(packet) - len(packet.decode("ascii", "ignore"))
-
-
-def _base64_problem(packet: str) -> str | None:
-    try:
-        base64.b64decode(packet[1:], validate=True)
-    except ValueError:
-        return "a binary packet that is not base64"
-    return None

@@ -30,11 +30,7 @@ _DEEPEST = 32  # decorators on one handler
 
 
 class EventRefused(Exception):
-    """An event is not to be dispatched. The guard catches it and answers the client.
-
-    Attributes:
-        refusal: why.
-    """
+    """An event is not to be dispatched. The guard catches it and answers the client."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.code.value)
@@ -208,9 +204,8 @@ def _missing(connection: Connection, needed: frozenset[str]) -> Refusal | None:
     missing = needed - connection.identity.scopes
     if not missing:
         return None
-    return Refusal(
-        RejectCode.INSUFFICIENT_SCOPE, "scope_missing", {"required": sorted(needed), "missing": sorted(missing)}
-    )
+    fields = {"required": sorted(needed), "missing": sorted(missing)}
+    return Refusal(RejectCode.INSUFFICIENT_SCOPE, "scope_missing", fields)
 
 
 def _too_often(connection: Connection, key: object, rate: Rate | None) -> Refusal | None:
@@ -221,10 +216,7 @@ def _too_often(connection: Connection, key: object, rate: Rate | None) -> Refusa
 
 
 def wait_for(connection: Connection, key: object, rate: Rate | None) -> float:
-    """Take one of what a connection may do so often.
-    Returns:
-        0.0 when it may, else the seconds until it may again.
-    """
+    """Take one of what a connection may do so often: 0.0 when it may, else the seconds until it may again."""
     if rate is None:
         return 0.0
     if connection.budgets is None:

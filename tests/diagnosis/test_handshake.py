@@ -6,24 +6,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketguard.diagnosis.handshake import (
-    Hint,
-    origin_refused,
-    protocol_version,
-    session_unknown,
-    transport_mismatch,
-    transport_unknown,
-    upgrade_missing,
-    wrong_path,
-)
-from socketguard.proxies.traces import recognise
+from socketguard.connection import HandshakeRequest
+from socketguard.diagnosis import handshake
+from socketguard.diagnosis.handshake import Hint
 from socketguard.text import neutralise
 
 PAGE = "https://crm.example.com"
 
 
-def raw(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
-    return [(name.encode(), value.encode()) for name, value in headers.items()]
+def asked(headers: dict[str, str] | None = None, **fields: Any) -> HandshakeRequest:
+    absent = {name: fields.pop(name, None) for name in HandshakeRequest._fields if name != "headers"}
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in (headers or {}).items()]
+    return HandshakeRequest(**absent, **fields, headers=raw)
+
+
+def says(hint: Hint, detail: str, part: str) -> str:
+    assert hint.detail == detail
+    assert part in hint.text
+    assert neutralise(hint.text, 2000) == hint.text
+    return hint.text
 
 
 # Upgrades, versions, transports, sessions
@@ -47,9 +48,7 @@ def raw(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
     ],
 )
 def test_who_lost_the_upgrade(headers: dict[str, str], version: str, detail: str, part: str) -> None:
-    hint = upgrade_missing(raw(headers), version, recognise(raw(headers), version))
-    assert hint.detail == detail
-    assert part in hint.text
+    says(handshake.upgrade_missing(asked(headers, http_version=version)), detail, part)
 
 
 @pytest.mark.parametrize(
@@ -62,9 +61,7 @@ def test_who_lost_the_upgrade(headers: dict[str, str], version: str, detail: str
     ],
 )
 def test_versions_that_are_not_spoken(version: str | None, detail: str, part: str) -> None:
-    hint = protocol_version(version)
-    assert hint.detail == detail
-    assert part in hint.text
+    says(handshake.protocol_version(asked(version=version)), detail, part)
 
 
 @pytest.mark.parametrize(
@@ -77,59 +74,36 @@ def test_versions_that_are_not_spoken(version: str | None, detail: str, part: st
     ],
 )
 def test_transports_that_do_not_exist(transport: str, part: str) -> None:
-    hint = transport_unknown(transport)
-    assert hint.detail == "transport_unknown"
-    assert part in hint.text
+    says(handshake.transport_unknown(asked(transport=transport)), "transport_unknown", part)
 
 
 @pytest.mark.parametrize(("given", "detail"), [(True, "transport_mismatch"), (False, "transport_missing")])
 def test_a_websocket_must_say_so_in_its_query(given: bool, detail: str) -> None:
-    hint = transport_mismatch(given)
-    assert hint.detail == detail
-    assert "transport=websocket" in hint.text
+    says(handshake.transport_mismatch(asked(transport_given=given)), detail, "transport=websocket")
 
 
 @pytest.mark.parametrize(
-    ("issued", "uptime_s", "detail", "part"),
+    ("issued_here", "uptime_s", "detail", "part"),
     [
-        ("here", None, "session_ended", "a device that slept"),
-        ("unknown", None, "session_unknown", "sticky.cookie=true"),
-        ("elsewhere", None, "session_elsewhere", "sticky.cookie=true"),
-        ("elsewhere", 90.0, "session_elsewhere", "sticky.cookie=true"),
-        ("elsewhere", 5.4, "session_before_restart", "began to serve 5 s ago"),
+        (True, 0.0, "session_ended", "a device that slept"),
+        (False, 90.0, "session_elsewhere", "sticky.cookie=true"),
+        (False, 5.4, "session_before_restart", "began to serve 5 s ago"),
     ],
 )
-def test_a_session_that_is_not_known(issued: Any, uptime_s: float | None, detail: str, part: str) -> None:
-    hint = session_unknown(issued, ("traefik",), uptime_s)
-    assert hint.detail == detail
-    assert part in hint.text
-    assert ("sticky" in hint.text) is (issued != "here")
+def test_a_session_that_is_not_known(issued_here: bool, uptime_s: float, detail: str, part: str) -> None:
+    behind_traefik = asked({"x_forwarded_server": "t", "x_real_ip": "192.0.2.9"}, http_version="1.1")
+    text = says(handshake.session_unknown(behind_traefik, issued_here, uptime_s), detail, part)
+    assert ("sticky" in text) is not issued_here
 
 
 # Origins
 
 
-def refused(
-    origin: str = PAGE,
-    host: str | None = "crm.example.com",
-    forwarded_host: str | None = None,
-    scheme: str = "http",
-    allowed: Any = None,
-    proto: str | None = None,
-    **headers: str,
-) -> Hint:
-    given = raw({name.replace("_", "-"): value for name, value in headers.items()})
-    if proto is not None:
-        given.append((b"x-forwarded-proto", proto.encode()))
-    return origin_refused(
-        origin,
-        host=host,
-        forwarded_host=forwarded_host,
-        scheme=scheme,
-        allowed=allowed,
-        headers=given,
-        proxies=recognise(given, "1.1"),
-    )
+def refused(origin: str = PAGE, allowed: Any = None, proto: str | None = None, **given: Any) -> Hint:
+    fields = {"host": "crm.example.com", "scheme": "http", "http_version": "1.1"}
+    fields |= {name: given.pop(name) for name in ("host", "forwarded_host", "scheme") if name in given}
+    headers = given if proto is None else {**given, "x_forwarded_proto": proto}
+    return handshake.origin_refused(asked(headers, origin=origin, **fields), allowed)
 
 
 @pytest.mark.parametrize(
@@ -163,9 +137,7 @@ def refused(
     ],
 )
 def test_which_of_the_causes_an_origin_was_refused_for(hint: Hint, detail: str, part: str) -> None:
-    assert hint.detail == detail
-    assert part in hint.text
-    assert "allowed_origins=[" in hint.text
+    assert "allowed_origins=[" in says(hint, detail, part)
 
 
 @given(
@@ -178,8 +150,9 @@ def test_which_of_the_causes_an_origin_was_refused_for(hint: Hint, detail: str, 
 def test_any_origin_gives_a_printable_hint(
     origin: str, host: str | None, forwarded_host: str | None, allowed: list[str] | None, proto: str
 ) -> None:
-    hint = refused(origin, host, forwarded_host, "http", allowed, proto.encode("utf-8", "replace").decode())
-    assert neutralise(hint.text, 2000) == hint.text
+    proto = proto.encode("utf-8", "replace").decode()
+    hint = refused(origin, allowed, proto, host=host, forwarded_host=forwarded_host)
+    says(hint, hint.detail, "")
 
 
 # Paths
@@ -199,13 +172,10 @@ def test_any_origin_gives_a_printable_hint(
     ],
 )
 def test_wrong_paths(path: str, paths: list[str], detail: str, part: str) -> None:
-    hint = wrong_path(path, paths)
-    assert hint.detail == detail
-    assert part in hint.text
-    assert neutralise(hint.text, 2000) == hint.text
+    says(handshake.wrong_path(asked(path=path), paths), detail, part)
 
 
 @given(st.text(max_size=300), st.lists(st.just("/socket.io/") | st.just("/")))
 def test_any_path_gives_a_printable_hint(path: str, paths: list[str]) -> None:
-    text = wrong_path(path, paths).text
-    assert neutralise(text, 2000) == text
+    hint = handshake.wrong_path(asked(path=path), paths)
+    says(hint, hint.detail, "")

@@ -1,3 +1,5 @@
+"""Patterns over time: which are told, with what advice, and what is none."""
+
 from __future__ import annotations
 
 import itertools
@@ -13,19 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from socketguard.connection import Session
-from socketguard.diagnosis.traffic import (
-    FIRST_PING_UNANSWERED,
-    MASS_DISCONNECT,
-    NEVER_UPGRADED,
-    PATTERNS,
-    RECONNECT_LOOP,
-    SAME_IDLE_AGE,
-    SAME_TOTAL_AGE,
-    SESSIONS_ELSEWHERE,
-    UPGRADES_FAIL,
-    Patterns,
-    Told,
-)
+from socketguard.diagnosis.traffic import Patterns, Told
+
+PATTERNS = {
+    *("same_idle_age", "same_total_age", "first_ping_unanswered", "never_upgraded", "upgrades_fail"),
+    *("reconnect_loop", "mass_disconnect", "sessions_elsewhere"),
+}
 
 
 class Watched:
@@ -38,46 +33,59 @@ class Watched:
         self.upgrade_failed = self.patterns.upgrade_failed
         self.unknown_session = self.patterns.unknown_session
 
-    def tick(self, now: float) -> None:
-        self.told += self.patterns.due(now)
+    @property
+    def names(self) -> list[tuple[str, bool]]:
+        return [(pattern, stands) for pattern, stands, _ in self.told]
 
-    def opened(self, address: str | None) -> None:
-        self.patterns.opened(ended(address=address))
+    def tick(self, *seconds: float) -> None:
+        for now in seconds:
+            self.told += self.patterns.due(now)
+
+    def opened(self, address: str | None = None, times: int = 1) -> None:
+        for _ in range(times):
+            self.patterns.opened(session(address=address))
 
     def closed(
         self,
-        reason: str,
-        transport: str,
-        age: float,
-        idle: float,
-        upgraded: bool,
+        reason: str = "transport close",
+        age: float = 1,
+        idle: float = 0.1,
+        transport: str = "websocket",
+        upgraded: bool = True,
         *,
         pinged: bool = False,
         address: str | None = None,
     ) -> None:
-        session = ended(reason, transport, upgraded, address)
-        session.started, session.active = 1e6 - age, 1e6 - idle
-        self.patterns.closed(session, pinged=pinged, now=1e6)
+        ended = session(transport, address)
+        ended.ending, ended.carrier = reason, object() if upgraded else None
+        ended.started, ended.active = 1e6 - age, 1e6 - idle
+        self.patterns.closed(ended, pinged=pinged, now=1e6)
+
+    def cut(
+        self, now: float, age: float, idle: float, reason: str = "transport close", *, pinged: bool = False
+    ) -> None:
+        """A WebSocket ends, and a second passes."""
+        self.opened()
+        self.closed(reason, age, idle, pinged=pinged)
+        self.tick(now)
+
+    def limited(self, start: int, idle: float, times: int = 20) -> None:
+        """An idle limit cuts a connection in each second."""
+        for second in range(times):
+            self.cut(start + second, 400 + 37 * second, idle)
 
 
-def ended(
-    reason: str | None = None, transport: str = "websocket", upgraded: bool = True, address: str | None = None
-) -> Session:
-    session = Session(
+def session(transport: str = "websocket", address: str | None = None) -> Session:
+    return Session(
         client_address=address, origin=None, user_agent=None, transport=transport, headers=[], query_string=b""
     )
-    session.ending = reason
-    session.carrier = object() if upgraded else None
-    return session
 
 
-def watch(**options: Any) -> tuple[Watched, list[Told]]:
+def watch(**options: Any) -> Watched:
+    """Patterns of a process that has just begun to serve."""
     watched = Watched(**options)
-    return watched, watched.told
-
-
-def names(told: list[Told]) -> list[tuple[str, bool]]:
-    return [(pattern, stands) for pattern, stands, _ in told]
+    watched.tick(0)
+    return watched
 
 
 class Traffic:
@@ -97,7 +105,8 @@ class Traffic:
         self.random = random.Random(seed)
         options.setdefault("interval", self.random.choice([5, 25, 25, 75]))
         options.setdefault("timeout", self.random.choice([5, 20]))
-        self.patterns, self.told = watch(**options)
+        self.patterns = Watched(**options)
+        self.told = self.patterns.told
         self.interval = options["interval"]
         self.mean_s = mean_s or self.random.choice([3, 8, 20, 60, 300, 3000])
         self.quiet_s = self.random.choice([2, 20, 200])
@@ -159,8 +168,7 @@ class Traffic:
                 continue
             reason, transport, age, idle, cut = end
             self.cuts += cut
-            upgraded = transport == "websocket"
-            self.patterns.closed(reason, transport, age, idle, upgraded, pinged=False, address=address)
+            self.patterns.closed(reason, age, idle, transport, upgraded=transport == "websocket", address=address)
         self.tick(second + 1)
 
     def tick(self, second: int) -> None:
@@ -172,25 +180,21 @@ class Traffic:
 # Ages
 
 
-def test_no_warning_in_a_thousand_runs_of_random_lifetimes() -> None:
-    told = {seed: names(run.told) for seed in range(1000) if (run := Traffic(seed, sessions=80)).told}
-    assert told == {}
-
-
-def test_no_warning_in_long_runs_of_random_lifetimes() -> None:
-    told = {seed: names(run.told) for seed in range(25) if (run := Traffic(10_000 + seed, sessions=1500)).told}
-    assert told == {}
+@pytest.mark.parametrize(("runs", "first", "sessions"), [(1000, 0, 80), (25, 10_000, 1500)])
+def test_no_warning_in_runs_of_random_lifetimes(runs: int, first: int, sessions: int) -> None:
+    seeds = range(first, first + runs)
+    assert {seed: run.patterns.names for seed in seeds if (run := Traffic(seed, sessions=sessions)).told} == {}
 
 
 @pytest.mark.parametrize("mean_s", [100, 300, 3000])
 @pytest.mark.parametrize(
     ("interval", "limits", "pattern", "after"),
     [
-        (75, {"cut_s": 60}, SAME_IDLE_AGE, 60),
-        (300, {"cut_s": 100}, SAME_IDLE_AGE, 100),
-        (25, {"life_s": 60}, SAME_TOTAL_AGE, 60),
-        (25, {"life_s": 300}, SAME_TOTAL_AGE, 300),
-        (25, {"life_s": 30}, SAME_TOTAL_AGE, 30),
+        (75, {"cut_s": 60}, "same_idle_age", 60),
+        (300, {"cut_s": 100}, "same_idle_age", 100),
+        (25, {"life_s": 60}, "same_total_age", 60),
+        (25, {"life_s": 300}, "same_total_age", 300),
+        (25, {"life_s": 30}, "same_total_age", 30),
     ],
 )
 def test_a_real_limit_is_found_within_20_cuts(
@@ -213,20 +217,11 @@ def test_a_real_limit_is_found_within_20_cuts(
     assert late == 0
 
 
-def cut(patterns: Watched, now: float, age: float, idle: float, reason: str = "transport close", **more: Any) -> None:
-    """A WebSocket ends, and a second passes."""
-    patterns.opened(None)
-    patterns.closed(reason, "websocket", age, idle, True, **{"pinged": False, **more})
-    patterns.tick(now)
-
-
 def test_an_idle_limit_says_what_to_write() -> None:
-    patterns, told = watch(interval=75)
-    patterns.tick(0)
-    for second in range(20):
-        cut(patterns, 100 + second, 400 + 37 * second, 60.02)
-    assert names(told) == [(SAME_IDLE_AGE, True)]
-    fields = told[0][2]
+    watched = watch(interval=75)
+    watched.limited(100, 60.02)
+    assert watched.names == [("same_idle_age", True)]
+    fields = watched.told[0][2]
     assert fields["text"] == (
         "13 of 13 connections that broke did so after 60 s without a packet: a proxy in front cuts idle connections "
         "after 60 s, and the interval of the heartbeat is 75 s"
@@ -235,455 +230,381 @@ def test_an_idle_limit_says_what_to_write() -> None:
         "write heartbeat=Heartbeat.for_idle_timeout(60), that is a ping every 25 s, or raise the limit of the proxy "
         "above 100 s. By default that is proxy_read_timeout of nginx (60 s), "
     )
+    watched = watch(interval=75)
+    watched.limited(100, 43)  # which nobody has by default
+    assert watched.told[0][2]["fix"].endswith("above 100 s")
 
 
 def test_a_lifetime_says_that_no_heartbeat_helps() -> None:
-    patterns, told = watch()
-    patterns.tick(0)
+    watched = watch()
     for second in range(20):
-        cut(patterns, 400 + second, 300.1, second + 0.5)
-    assert names(told) == [(SAME_TOTAL_AGE, True)]
-    assert "at an age of 300 s, busy or not" in told[0][2]["text"]
-    assert told[0][2]["fix"].endswith("By default that is request timeout of cloud-run (300 s)")
-
-
-def test_a_limit_that_nobody_has_by_default_has_no_examples() -> None:
-    patterns, told = watch(interval=75)
-    patterns.tick(0)
-    for second in range(20):
-        cut(patterns, 100 + second, 400 + 37 * second, 43)
-    assert told[0][2]["fix"].endswith("above 100 s")
-
-
-def test_a_lifetime_is_no_idle_limit_although_pings_align_what_is_left() -> None:
-    patterns, told = watch()
-    patterns.tick(0)
-    for second in range(40):  # of 60 s, with pings at 25 and 50
-        cut(patterns, 100 + second, 60.1, 10.05)
-    assert names(told) == [(SAME_TOTAL_AGE, True)]
+        watched.cut(400 + second, 300.1, second + 0.5)
+    assert watched.names == [("same_total_age", True)]
+    assert "at an age of 300 s, busy or not" in watched.told[0][2]["text"]
+    assert watched.told[0][2]["fix"].endswith("By default that is request timeout of cloud-run (300 s)")
+    watched = watch()
+    for second in range(40):  # of 60 s, with pings at 25 and 50, which align what is left: no idle limit
+        watched.cut(100 + second, 60.1, 10.05)
+    assert watched.names == [("same_total_age", True)]
 
 
 def test_a_limit_that_is_gone_ends_the_pattern() -> None:
-    patterns, told = watch(interval=75)
-    patterns.tick(0)
-    for second in range(20):
-        cut(patterns, 100 + second, 400 + 37 * second, 60)
+    watched = watch(interval=75)
+    watched.limited(100, 60)
     chance = random.Random(1)
     second = 200
-    while len(told) == 1 and second < 400:
-        cut(patterns, second, chance.uniform(100, 4000), chance.uniform(0, 50))
+    while len(watched.told) == 1 and second < 400:
+        watched.cut(second, chance.uniform(100, 4000), chance.uniform(0, 50))
         second += 1
     assert second < 250
-    assert told[1] == (SAME_IDLE_AGE, False, {"after_s": 60, "cuts": 20})
-    for second in range(400, 410):
-        cut(patterns, second, 400 + 37 * second, 60)
-    assert len(told) == 2
-    for second in range(410, 420):
-        cut(patterns, second, 400 + 37 * second, 60)
-    assert names(told[2:]) == [(SAME_IDLE_AGE, True)]
-
-
-def test_a_pattern_ends_when_nobody_is_cut_any_more() -> None:
-    patterns, told = watch(interval=75)
-    patterns.tick(0)
-    for second in range(20):
-        cut(patterns, 100 + second, 400 + 37 * second, 60)
-    patterns.tick(1900)
-    assert len(told) == 1
-    patterns.tick(1920)
-    assert names(told[1:]) == [(SAME_IDLE_AGE, False)]
+    assert watched.told[1] == ("same_idle_age", False, {"after_s": 60, "cuts": 20})
+    watched.limited(400, 60, times=10)
+    assert len(watched.told) == 2
+    watched.limited(410, 60, times=10)
+    assert watched.names[2:] == [("same_idle_age", True)]
+    # It ends as well when nobody is cut any more.
+    watched.tick(2200)
+    assert len(watched.told) == 3
+    watched.tick(2220)
+    assert watched.names[3:] == [("same_idle_age", False)]
 
 
 def test_what_ends_together_has_one_cause_and_is_no_limit() -> None:
-    patterns, told = watch()
-    patterns.tick(0)
-    for reload in range(3):  # of a proxy, with 300 clients that came and went together
-        for _ in range(300):
-            patterns.opened(None)
-        patterns.tick(1000 * reload + 100)
+    watched = watch()
+    for reload in range(0, 3000, 1000):  # of a proxy, with 300 clients that came and went together
+        watched.opened(times=300)
+        watched.tick(reload + 100)
         for number in range(300):
-            patterns.closed("transport close", "websocket", 900 + number / 300, 12 + number / 300, True, pinged=False)
-        patterns.tick(1000 * reload + 101)
-        patterns.tick(1000 * reload + 106)
-    assert {pattern for pattern, _ in names(told)} == {MASS_DISCONNECT}
+            watched.closed("transport close", 900 + number / 300, 12 + number / 300)
+        watched.tick(reload + 101, reload + 106)
+    assert {pattern for pattern, _ in watched.names} == {"mass_disconnect"}
 
 
 def test_ends_in_the_first_minute_of_the_process_are_no_pattern_yet() -> None:
-    patterns, told = watch(interval=75)
+    watched = watch(interval=75)
     for second in range(75):
-        cut(patterns, second, 600 + 37 * second, 60)
-    assert told == []
-    cut(patterns, 75, 50, 60)
-    assert names(told) == [(SAME_IDLE_AGE, True)]
+        watched.cut(second, 600 + 37 * second, 60)
+    assert watched.told == []
+    watched.cut(75, 50, 60)
+    assert watched.names == [("same_idle_age", True)]
 
 
 @pytest.mark.parametrize(
-    ("reason", "age", "idle", "more"),
+    ("reason", "age", "idle", "pinged"),
     [
-        ("client disconnect", 400, 60, {}),
-        ("token_expired", 400, 60, {}),
-        ("ping timeout", 400, 20, {"pinged": True}),
-        ("transport close", 400, 60, {"pinged": True}),
-        ("transport close", 60, 60, {"pinged": True}),
-        ("transport close", 9, 9, {}),
+        ("client disconnect", 400, 60, False),
+        ("token_expired", 400, 60, False),
+        ("ping timeout", 400, 20, True),
+        ("transport close", 400, 60, True),
+        ("transport close", 60, 60, True),
+        ("transport close", 9, 9, False),
     ],
 )
-def test_ends_that_the_path_is_not_to_blame_for(reason: str, age: float, idle: float, more: dict[str, Any]) -> None:
-    patterns, told = watch(interval=75)
-    patterns.tick(0)
+def test_ends_that_the_path_is_not_to_blame_for(reason: str, age: float, idle: float, pinged: bool) -> None:
+    watched = watch(interval=75)
     for second in range(200):
-        cut(patterns, 500 + second, age, idle, reason, **more)
-    assert told == []
+        watched.cut(500 + second, age, idle, reason, pinged=pinged)
+    assert watched.told == []
 
 
 def test_polling_has_no_connection_that_could_be_cut() -> None:
-    patterns, told = watch(transports=["polling"], interval=75)
-    patterns.tick(0)
+    watched = watch(transports=["polling"], interval=75)
     for second in range(100):
-        patterns.closed("transport close", "polling", 400.0, 60.0, False, pinged=False)
-        patterns.tick(500 + second)
-    assert told == []
+        watched.closed("transport close", 400.0, 60.0, "polling", upgraded=False)
+        watched.tick(500 + second)
+    assert watched.told == []
 
 
-def test_neighbours_can_hide_a_peak() -> None:
-    patterns, told = watch(interval=75)
-    patterns.tick(0)
-    for _ in range(300):
-        patterns.opened(None)
-    for second in range(200):
-        cut(patterns, 500 + second, 400 + 37 * second, 60 + second % 3)
-        cut(patterns, 500 + second, 400 + 37 * second, 64.6 + second % 3)
-    assert told == []
+OTHERS = [*range(5, 53), *range(68, 116)]
 
 
-def test_a_heap_that_is_no_denser_than_what_lies_around_is_chance() -> None:
-    patterns, told = watch(interval=200)
-    patterns.tick(0)
-    for _ in range(300):
-        patterns.opened(None)
-    others = [*range(5, 53), *range(68, 116)]
-    for number in range(900):
-        cut(patterns, 500 + number, 4000 + 37 * number, others[number * 7 % 96])
-        if number % 37 == 0:
-            cut(patterns, 500 + number, 4000 + 37 * number, 60)
-    assert told == []
-
-
-def test_old_values_are_forgotten() -> None:
-    patterns, told = watch(interval=75)
-    patterns.tick(0)
-    for number in range(30):  # five in each six hours
-        cut(patterns, 100 + 4400 * number, 400 + 37 * number, 60)
-    assert told == []
+@pytest.mark.parametrize(
+    ("interval", "ends"),
+    [
+        # Neighbours can hide a peak.
+        (75, [(500 + n, idle + n % 3) for n in range(200) for idle in (60, 64.6)]),
+        # A heap that is no denser than what lies around it is chance.
+        (200, [(500 + n, idle) for n in range(900) for idle in (OTHERS[n * 7 % 96], *([60] if n % 37 == 0 else []))]),
+        # Old values are forgotten: five in each six hours.
+        (75, [(100 + 4400 * n, 60) for n in range(30)]),
+    ],
+)
+def test_what_is_no_idle_limit(interval: int, ends: list[tuple[float, float]]) -> None:
+    watched = watch(interval=interval)
+    watched.opened(times=300)
+    for number, (second, idle) in enumerate(ends):
+        watched.cut(second, 4000 + 37 * number, idle)
+    assert watched.told == []
 
 
 # Pings and upgrades
 
 
 def test_clients_that_are_gone_at_their_first_ping() -> None:
-    patterns, told = watch()
+    watched = watch()
     for second in range(19):
-        cut(patterns, second, 45, 20, "ping timeout", pinged=True)
-    assert told == []
-    cut(patterns, 20, 46, 20.2, "transport close", pinged=True)
-    assert names(told) == [(FIRST_PING_UNANSWERED, True)]
-    assert told[0][2]["text"].startswith("20 of 20 WebSockets that broke were gone at the first ping")
-    assert "Heartbeat.for_idle_timeout(25)" in told[0][2]["fix"]
+        watched.cut(second, 45, 20, "ping timeout", pinged=True)
+    assert watched.told == []
+    watched.cut(20, 46, 20.2, pinged=True)
+    assert watched.names == [("first_ping_unanswered", True)]
+    assert watched.told[0][2]["text"].startswith("20 of 20 WebSockets that broke were gone at the first ping")
+    assert "Heartbeat.for_idle_timeout(25)" in watched.told[0][2]["fix"]
     for second in range(100):
-        cut(patterns, 30 + second, 100 + 40 * second, second % 13)
-    assert names(told)[1:] == [(FIRST_PING_UNANSWERED, False)]
-    assert set(told[1][2]) == {"count", "of"}
+        watched.cut(30 + second, 100 + 40 * second, second % 13)
+    assert watched.names[1:] == [("first_ping_unanswered", False)]
+    assert set(watched.told[1][2]) == {"count", "of"}
 
 
 def test_sessions_that_never_leave_polling() -> None:
-    patterns, told = watch()
+    watched = watch()
     for second in range(20):
-        patterns.closed("client disconnect", "polling", 30, 5, False)
-        patterns.tick(second)
-    assert names(told) == [(NEVER_UPGRADED, True)]
-    assert told[0][2]["text"].startswith("20 of 20 sessions stayed on polling")
+        watched.closed("client disconnect", 30, 5, "polling", upgraded=False)
+        watched.tick(second)
+    assert watched.names == [("never_upgraded", True)]
+    assert watched.told[0][2]["text"].startswith("20 of 20 sessions stayed on polling")
     for second in range(20):
-        patterns.upgraded()
-        patterns.tick(20 + second)
-    assert names(told)[1:] == [(NEVER_UPGRADED, False)]
+        watched.upgraded()
+        watched.tick(20 + second)
+    assert watched.names[1:] == [("never_upgraded", False)]
 
 
 @pytest.mark.parametrize(
-    ("transports", "age"),
-    [(["polling"], 30), (["websocket"], 30), (["polling", "websocket"], 9)],
+    ("transports", "age", "names"),
+    [(["polling"], 30, []), (["websocket"], 30, []), (["polling", "websocket"], 9, [("upgrades_fail", True)])],
 )
-def test_polling_that_is_meant_or_short_is_no_pattern(transports: list[str], age: float) -> None:
-    patterns, told = watch(transports=transports)
+def test_polling_that_is_meant_or_short_is_no_pattern(transports: list[str], age: float, names: list[Any]) -> None:
+    watched = watch(transports=transports)
     for second in range(60):
-        patterns.closed("client disconnect", "polling", age, 5, False)
-        patterns.upgrade_failed()
-        patterns.tick(second)
-    assert {pattern for pattern, _ in names(told)} <= ({UPGRADES_FAIL} if len(transports) == 2 else set())
+        watched.closed("client disconnect", age, 5, "polling", upgraded=False)
+        watched.upgrade_failed()
+        watched.tick(second)
+    assert watched.names == names
 
 
 def test_upgrades_that_fail() -> None:
-    patterns, told = watch()
+    watched = watch()
     for second in range(30):
-        patterns.upgrade_failed()
+        watched.upgrade_failed()
         if second % 3 == 0:
-            patterns.upgraded()
-        patterns.tick(second)
-    assert told == []
+            watched.upgraded()
+        watched.tick(second)
+    assert watched.told == []
     for second in range(200):
-        patterns.upgrade_failed()
-        patterns.tick(30 + second)
-    assert names(told) == [(UPGRADES_FAIL, True)]
-    assert "upgrades to WebSocket were begun and not finished" in told[0][2]["text"]
+        watched.upgrade_failed()
+        watched.tick(30 + second)
+    assert watched.names == [("upgrades_fail", True)]
+    assert "upgrades to WebSocket were begun and not finished" in watched.told[0][2]["text"]
     for second in range(200):
-        patterns.upgraded()
-        patterns.tick(230 + second)
-    assert names(told) == [(UPGRADES_FAIL, True), (UPGRADES_FAIL, False)]
+        watched.upgraded()
+        watched.tick(230 + second)
+    assert watched.names == [("upgrades_fail", True), ("upgrades_fail", False)]
 
 
 # Loops
 
 
-def loop(patterns: Watched, sessions: int, *, start: int = 0, age: float = 1.0, address: str = "192.0.2.1") -> None:
+def again(watched: Watched, age: float = 1.0, address: str = "192.0.2.1") -> None:
+    watched.opened(address)
+    watched.closed("server disconnect", age, upgraded=False, address=address)
+
+
+def loop(watched: Watched, sessions: int, *, start: int = 0, age: float = 1.0, address: str = "192.0.2.1") -> None:
     for second in range(start, start + sessions):
-        patterns.tick(second)
-        patterns.opened(address)
-        patterns.closed("server disconnect", "websocket", age, 0.1, False, address=address)
-    patterns.tick(start + sessions)
+        watched.tick(second)
+        again(watched, age, address)
+    watched.tick(start + sessions)
 
 
 def test_a_client_in_a_reconnect_loop() -> None:
-    patterns, told = watch()
-    loop(patterns, 19)
-    assert told == []
-    loop(patterns, 10, start=20)
-    assert names(told) == [(RECONNECT_LOOP, True)]
-    assert told[0][2]["client_address"] == "192.0.2.1"
-    assert told[0][2]["count"] == 20
-    assert "20 sessions one after the other, each shorter than 20 s" in told[0][2]["text"]
-    patterns.tick(60)
-    assert len(told) == 1
-    patterns.tick(100)
-    assert told[1:] == [(RECONNECT_LOOP, False, {"client_address": "192.0.2.1"})]
+    watched = watch()
+    loop(watched, 19)
+    assert watched.told == []
+    loop(watched, 10, start=20)
+    assert watched.names == [("reconnect_loop", True)]
+    fields = watched.told[0][2]
+    assert (fields["client_address"], fields["count"]) == ("192.0.2.1", 20)
+    assert "20 sessions one after the other, each shorter than 20 s" in fields["text"]
+    watched.tick(60)
+    assert len(watched.told) == 1
+    watched.tick(100)
+    assert watched.told[1:] == [("reconnect_loop", False, {"client_address": "192.0.2.1"})]
 
 
 def test_a_session_that_lasts_ends_the_loop() -> None:
-    patterns, told = watch()
-    loop(patterns, 25)
-    loop(patterns, 1, start=30, age=25)
-    assert names(told) == [(RECONNECT_LOOP, True), (RECONNECT_LOOP, False)]
+    watched = watch()
+    loop(watched, 25)
+    loop(watched, 1, start=30, age=25)
+    assert watched.names == [("reconnect_loop", True), ("reconnect_loop", False)]
 
 
-def test_many_clients_behind_one_address_are_no_loop() -> None:
-    patterns, told = watch()
+def test_what_is_no_loop() -> None:
+    many_behind_one_address = watch()
     for second in range(100):
-        patterns.opened("192.0.2.1")
-        patterns.opened("192.0.2.1")
-        patterns.closed("transport close", "websocket", 1, 0.1, False, pinged=False, address="192.0.2.1")
-        patterns.closed("transport close", "websocket", 1, 0.1, False, pinged=False, address="192.0.2.1")
-        patterns.tick(second)
-    assert told == []
-
-
-def test_a_client_that_takes_its_time_is_no_loop() -> None:
-    patterns, told = watch()
+        many_behind_one_address.opened("192.0.2.1", times=2)
+        for _ in range(2):
+            many_behind_one_address.closed(address="192.0.2.1", upgraded=False)
+        many_behind_one_address.tick(second)
+    takes_its_time = watch()
     for number in range(60):
-        loop(patterns, 1, start=number * 70)
-    assert told == []
-
-
-def test_a_loop_that_has_ended_before_the_tick_is_not_told() -> None:
-    patterns, told = watch()
-    patterns.tick(0)
+        loop(takes_its_time, 1, start=number * 70)
+    ended_before_the_tick = watch()
     for _ in range(20):
-        patterns.opened("192.0.2.1")
-        patterns.closed("server disconnect", "websocket", 1, 0.1, False, address="192.0.2.1")
-    patterns.tick(100)
-    assert told == []
+        again(ended_before_the_tick)
+    ended_before_the_tick.tick(100)
+    assert many_behind_one_address.told == takes_its_time.told == ended_before_the_tick.told == []
 
 
 def test_the_table_of_addresses_and_the_loops_told_are_bounded() -> None:
-    patterns, told = watch()
+    watched = watch()
     for number in range(12):
-        loop(patterns, 25, start=30 * number, address=f"192.0.2.{number}")
-    assert sum(stands for _, stands, _ in told) == 12
-    patterns, told = watch()
+        loop(watched, 25, start=30 * number, address=f"192.0.2.{number}")
+    assert sum(stands for _, stands in watched.names) == 12
+    watched = watch()
     for second in range(25):
-        patterns.tick(second)
+        watched.tick(second)
         for number in range(30):
-            patterns.opened(f"192.0.2.{number}")
-            patterns.closed("server disconnect", "websocket", 1, 0.1, False, address=f"192.0.2.{number}")
-    patterns.tick(25)
-    assert names(told) == [(RECONNECT_LOOP, True)] * 8
+            again(watched, address=f"192.0.2.{number}")
+    watched.tick(25)
+    assert watched.names == [("reconnect_loop", True)] * 8
     for number in range(5000):
-        patterns.opened(f"198.51.{number >> 8}.{number & 255}")
-    patterns.closed("server disconnect", "websocket", 1, 0.1, False, address="192.0.2.1")
-    patterns.tick(26)
-    assert names(told)[8:] == [(RECONNECT_LOOP, False)] * 8
+        watched.opened(f"198.51.{number >> 8}.{number & 255}")
+    watched.closed("server disconnect", upgraded=False, address="192.0.2.1")
+    watched.tick(26)
+    assert watched.names[8:] == [("reconnect_loop", False)] * 8
 
 
 # Mass disconnects
 
 
 def test_a_mass_disconnect_and_the_return() -> None:
-    patterns, told = watch()
-    patterns.closed("transport close", "websocket", 1, 1, True)  # of which the beginning wasn't told
-    for _ in range(100):
-        patterns.opened(None)
-    for second in range(50):
-        patterns.tick(second)
+    watched = Watched()
+    watched.closed()  # of which the beginning wasn't told
+    watched.opened(times=100)
+    watched.tick(*range(50))
     for number in range(90):
-        patterns.closed("transport close", "websocket", 40 + number / 10, number / 4, True, pinged=False)
-    for second in range(50, 60):
-        patterns.tick(second)
-    assert names(told) == [(MASS_DISCONNECT, True)]
-    assert told[0][2]["text"].startswith("90 of 100 connections broke within 10 s")
-    for _ in range(80):
-        patterns.opened(None)
-    patterns.tick(61)
-    assert told[1:] == [(MASS_DISCONNECT, False, {"count": 90, "of": 100, "living": 90})]
-    patterns.tick(62)
-    assert len(told) == 2
-
-
-def test_a_mass_disconnect_from_which_nobody_comes_back() -> None:
-    patterns, told = watch()
-    for _ in range(30):
-        patterns.opened(None)
-    patterns.tick(0)
-    for number in range(30):
-        patterns.closed("transport close", "websocket", 40 + number, 1, True, pinged=False)
-    for second in range(1, 200):
-        patterns.tick(second)
-    assert names(told) == [(MASS_DISCONNECT, True), (MASS_DISCONNECT, False)]
-    assert told[1][2]["living"] == 0
+        watched.closed("transport close", 40 + number / 10, number / 4)
+    watched.tick(*range(50, 60))
+    assert watched.names == [("mass_disconnect", True)]
+    assert watched.told[0][2]["text"].startswith("90 of 100 connections broke within 10 s")
+    watched.opened(times=80)
+    watched.tick(61)
+    assert watched.told[1:] == [("mass_disconnect", False, {"count": 90, "of": 100, "living": 90})]
+    watched.tick(62)
+    assert len(watched.told) == 2
 
 
 @pytest.mark.parametrize(
-    ("living", "ends", "reason", "age"),
+    ("living", "ends", "reason", "age", "told"),
     [
-        (200, 90, "transport close", 40),
-        (19, 19, "transport close", 40),
-        (100, 100, "server disconnect", 40),
-        (100, 100, "transport close", 2),
+        # Nobody comes back.
+        (30, 30, "transport close", 40, [("mass_disconnect", True), ("mass_disconnect", False)]),
+        # It is none.
+        (200, 90, "transport close", 40, []),
+        (19, 19, "transport close", 40, []),
+        (100, 100, "server disconnect", 40, []),
+        (100, 100, "transport close", 2, []),
     ],
 )
-def test_what_is_no_mass_disconnect(living: int, ends: int, reason: str, age: float) -> None:
-    patterns, told = watch()
-    for _ in range(living):
-        patterns.opened(None)
-    patterns.tick(0)
+def test_mass_disconnects(living: int, ends: int, reason: str, age: float, told: list[tuple[str, bool]]) -> None:
+    watched = Watched()
+    watched.opened(times=living)
+    watched.tick(0)
     for number in range(ends):
-        patterns.closed(reason, "websocket", age + number % 8, 1, True, pinged=False)
-    for second in range(1, 30):
-        patterns.tick(second)
-    assert told == []
+        watched.closed(reason, age + number % 8, 1)
+    watched.tick(*range(1, 200))
+    assert watched.names == told
+    assert {fields["living"] for _, stands, fields in watched.told if not stands} <= {0}
 
 
 def test_an_end_of_what_had_no_beginning_is_borne() -> None:
-    patterns, told = watch()
-    patterns.closed("transport close", "websocket", 1, 1, True, address="192.0.2.1")
-    patterns.tick(0)
-    assert told == []
+    watched = Watched()
+    watched.closed(address="192.0.2.1")
+    watched.tick(0)
+    assert watched.told == []
 
 
 # Sessions of other processes
 
 
-def spread(patterns: Watched, seconds: int, *, start: int, workers: int, seed: int = 1) -> None:
+def spread(watched: Watched, seconds: int, *, start: int, workers: int, seed: int = 1) -> None:
     """What one of so many workers sees when each request goes to any of them."""
     chance = random.Random(seed)
     for second in range(start, start + seconds):
         for _ in range(workers):  # handshakes of all of them
             here, posted_here = chance.randrange(workers) == 0, chance.randrange(workers) == 0
             if here:
-                patterns.opened(None)
+                watched.opened()
             if posted_here and not here:
-                patterns.unknown_session(False)
+                watched.unknown_session(False)
             if here and not posted_here:
-                patterns.closed("server disconnect", "polling", 1, 1, False)
-        patterns.tick(second)
+                watched.closed("server disconnect", 1, 1, "polling", upgraded=False)
+        watched.tick(second)
 
 
 @pytest.mark.parametrize("workers", [2, 3, 4, 8])
 def test_several_workers_without_stickiness(workers: int) -> None:
     for seed in range(10):
-        patterns, told = watch()
-        spread(patterns, 600, start=0, workers=workers, seed=seed)
-        assert names(told) == [(SESSIONS_ELSEWHERE, True)]
-        fields = told[0][2]
+        watched = Watched()
+        spread(watched, 600, start=0, workers=workers, seed=seed)
+        assert watched.names == [("sessions_elsewhere", True)]
+        fields = watched.told[0][2]
         assert fields["count"] / fields["of"] == pytest.approx((workers - 1) / workers, abs=0.35)
         assert fields.get("workers") is None or fields["workers"] >= 2
         assert "sticky sessions" in fields["fix"]
 
 
-def test_the_number_of_workers_is_told_where_it_can_be() -> None:
-    patterns, told = watch()
+@pytest.mark.parametrize(("opened", "workers", "words"), [(2, 2, "about 2 workers"), (1, None, "several workers")])
+def test_the_number_of_workers_is_told_where_it_can_be(opened: int, workers: int | None, words: str) -> None:
+    watched = Watched()
     for second in range(300):
-        patterns.opened(None)
-        patterns.opened(None)
-        patterns.unknown_session(False)
-        patterns.tick(second)
-    assert told[0][2]["workers"] == 2
-    assert "about 2 workers" in told[0][2]["text"]
-    patterns, told = watch()
-    for second in range(300):
-        patterns.opened(None)
-        patterns.unknown_session(False)
-        patterns.tick(second)
-    assert "workers" not in told[0][2]
-    assert "several workers" in told[0][2]["text"]
+        watched.opened(times=opened)
+        watched.unknown_session(False)
+        watched.tick(second)
+    assert watched.told[0][2].get("workers") == workers
+    assert words in watched.told[0][2]["text"]
 
 
 def test_stickiness_that_is_switched_on_ends_the_pattern() -> None:
-    patterns, told = watch()
-    spread(patterns, 300, start=0, workers=3)
-    spread(patterns, 300, start=300, workers=1)
-    assert names(told) == [(SESSIONS_ELSEWHERE, True), (SESSIONS_ELSEWHERE, False)]
+    watched = Watched()
+    spread(watched, 300, start=0, workers=3)
+    spread(watched, 300, start=300, workers=1)
+    assert watched.names == [("sessions_elsewhere", True), ("sessions_elsewhere", False)]
 
 
 @pytest.mark.parametrize("restart", [0, 7, 50, 63, 200])
 def test_a_restart_is_no_lost_stickiness(restart: int) -> None:
-    patterns, told = watch()
+    watched = Watched()
     for second in range(600):
         if restart <= second < restart + 45:
             for _ in range(10):
-                patterns.unknown_session(False)
-                patterns.opened(None)
+                watched.unknown_session(False)
+                watched.opened()
         if second % 5 == 0:
-            patterns.opened(None)
-        patterns.tick(second)
-    assert told == []
+            watched.opened()
+        watched.tick(second)
+    assert watched.told == []
 
 
 @pytest.mark.parametrize(("unknown", "opened", "here"), [(1, 0, False), (1, 20, False), (1, 1, True), (9, 1, False)])
 def test_other_unknown_sessions_are_no_pattern(unknown: int, opened: int, here: bool) -> None:
-    patterns, told = watch()
+    watched = Watched()
     for second in range(600):
         for _ in range(unknown):
-            patterns.unknown_session(here)
-        for _ in range(opened):
-            patterns.opened(None)
-        patterns.tick(second)
-    assert told == []
+            watched.unknown_session(here)
+        watched.opened(times=opened)
+        watched.tick(second)
+    assert watched.told == []
 
 
 # All
 
-
+times_s = st.floats(-1, 1e9)
+reasons = st.sampled_from(["transport close", "ping timeout", "client disconnect", "x"])
+endings = st.tuples(reasons, times_s, times_s, st.sampled_from(["polling", "websocket"]), st.booleans())
 calls = st.one_of(
     st.tuples(st.just("opened"), st.tuples(st.none() | st.sampled_from("abc"))),
-    st.tuples(
-        st.just("closed"),
-        st.tuples(
-            st.sampled_from(["transport close", "ping timeout", "client disconnect", "x"]),
-            st.sampled_from(["polling", "websocket"]),
-            st.floats(-1, 1e9),
-            st.floats(-1, 1e9),
-            st.booleans(),
-        ),
-    ),
-    st.tuples(st.just("upgraded"), st.just(())),
-    st.tuples(st.just("upgrade_failed"), st.just(())),
+    st.tuples(st.just("closed"), endings),
+    st.tuples(st.sampled_from(["upgraded", "upgrade_failed"]), st.just(())),
     st.tuples(st.just("unknown_session"), st.tuples(st.booleans())),
     st.tuples(st.just("tick"), st.tuples(st.floats(0, 1e9))),
 )
@@ -692,16 +613,16 @@ calls = st.one_of(
 @settings(max_examples=200)
 @given(st.lists(st.tuples(calls, st.integers(1, 30)), max_size=60))
 def test_nothing_raises_and_each_pattern_begins_before_it_ends(sequence: list[Any]) -> None:
-    patterns, told = watch()
+    watched = Watched()
     now = 0.0
     for (name, arguments), times in sequence:
         for _ in range(times):
             if name == "tick":
                 now += arguments[0] / 30
                 arguments = (now,)
-            getattr(patterns, name)(*arguments)
+            getattr(watched, name)(*arguments)
     standing: set[Any] = set()
-    for pattern, stands, fields in told:
+    for pattern, stands, fields in watched.told:
         assert pattern in PATTERNS
         key = (pattern, fields.get("client_address"))
         assert (key in standing) is not stands
@@ -710,7 +631,7 @@ def test_nothing_raises_and_each_pattern_begins_before_it_ends(sequence: list[An
 
 
 def test_the_memory_is_bounded() -> None:
-    patterns, _ = watch()
+    watched = Watched()
     chance = random.Random(2)
     number = itertools.count()
 
@@ -719,10 +640,10 @@ def test_the_memory_is_bounded() -> None:
             for _ in range(40):
                 age = chance.uniform(0, 1e6)
                 address = f"198.51.{next(number)}"
-                patterns.opened(address)
-                patterns.closed("transport close", "websocket", age, chance.uniform(0, age), True, address=address)
+                watched.opened(address)
+                watched.closed("transport close", age, chance.uniform(0, age), address=address)
             if second % 20 < 10:
-                patterns.tick(next(number))
+                watched.tick(next(number))
 
     tracemalloc.start()
     storm()

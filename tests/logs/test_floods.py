@@ -41,7 +41,8 @@ class Case:
             self.number += 1
         return written
 
-    def due(self) -> None:
+    def passes(self, seconds: float) -> None:
+        self.now += seconds
         self.floods.due(self.now)
 
     @property
@@ -54,8 +55,7 @@ class Case:
 def test_a_burst_passes_and_the_first_line_after_the_window_carries_the_count() -> None:
     case = Case(burst=2)
     assert case.refuse(times=5) == [True, True, False, False, False]
-    case.now += 59.9
-    case.due()
+    case.passes(59.9)
     assert case.refuse() == [False]
     assert case.floods.held_back
     case.now += 0.1
@@ -69,15 +69,13 @@ def test_a_flood_that_stops_is_told_at_the_end_of_its_window_and_no_other() -> N
     case.now += 30
     case.refuse("10.0.0.2", times=4)
     case.refuse("10.0.0.3")
-    case.due()
+    case.passes(0)
     assert len(case.lines) == 3
-    case.now += 30
-    case.due()
-    case.due()
+    case.passes(30)
+    case.passes(0)
     assert case.lines[3:] == [(2, 2, True)]
     assert case.floods.held_back
-    case.now += 30
-    case.due()
+    case.passes(30)
     assert case.lines[4:] == [(6, 3, True)]
     assert not case.floods.held_back
     assert case.refuse("10.0.0.2") == [True]
@@ -92,11 +90,10 @@ def test_the_end_writes_all_counts_once() -> None:
     assert case.lines == [(0, None, False), (2, 2, True)]
 
 
-def test_without_a_given_time_the_clock_of_the_process_counts() -> None:
-    floods = Floods(EventLog(Written()), burst=1, window=1e-9)
-    assert [floods.emit(events.REJECTED, None, "r", {}) for _ in range(3)] == [True, True, True]
-    floods = Floods(EventLog(Written()), burst=1)
-    assert [floods.emit(events.REJECTED, None, "r", {}) for _ in range(3)] == [True, False, False]
+@pytest.mark.parametrize(("window", "written"), [(1e-9, [True, True, True]), (60, [True, False, False])])
+def test_without_a_given_time_the_clock_of_the_process_counts(window: float, written: list[bool]) -> None:
+    floods = Floods(EventLog(Written()), burst=1, window=window)
+    assert [floods.emit(events.REJECTED, None, "r", {}) for _ in range(3)] == written
 
 
 def test_sources_and_reasons_are_told_apart() -> None:
@@ -135,12 +132,9 @@ def test_when_full_the_oldest_window_that_has_ended_goes_and_its_count_is_told_a
 
 def test_a_window_that_begins_anew_is_the_youngest() -> None:
     case = Case(max_sources=2)
-    case.refuse("a")
-    case.now += 10
-    case.refuse("b")
-    case.now += 50
-    case.refuse("a")
-    case.now += 10
+    for source, seconds in (("a", 10), ("b", 50), ("a", 10)):
+        case.refuse(source)
+        case.now += seconds
     assert case.refuse("c", times=2) == [True, False]
     assert case.refuse("a") == [False]
 
@@ -151,8 +145,7 @@ def test_when_none_has_ended_the_new_share_one_count_for_each_reason() -> None:
     assert [case.refuse(f"10.0.0.{n}")[0] for n in range(4)] == [True, True, False, False]
     assert case.refuse("10.0.0.9", "other") == [True]
     assert case.refuse("first") == [True]
-    case.now += 60
-    case.due()
+    case.passes(60)
     assert case.lines[-1] == (4, 2, True)
 
 
@@ -179,7 +172,7 @@ def test_no_line_is_lost_and_memory_is_bounded(steps: list[tuple[int, str, int]]
         case.now += wait
         written += sum(case.refuse(f"10.0.0.{source}", reason))
     before = len(case.lines)
-    case.due()
+    case.passes(0)
     case.floods.close()
     assert len(case.lines) - before <= 3 + 2
     assert not case.floods.held_back

@@ -35,44 +35,23 @@ def inside() -> Iterator[None]:
     bound_connection.reset(token)
 
 
-def test_add_connection_inside_a_handler(inside: None) -> None:
+def filtered(**attributes: Any) -> str:
+    record = logging.makeLogRecord({"name": "app", "msg": "saved", **attributes})
+    assert ConnectionFilter(["sub", "tenant_id", "name"]).filter(record) is True
+    shown = "%(name)s %(sid)s %(namespace)s %(subject)s %(tenant_id)s %(claim_name)s: %(message)s"
+    return logging.Formatter(shown).format(record)
+
+
+def test_inside_a_handler(inside: None) -> None:
     line = add_connection(None, "info", {"event": "saved", "namespace": "mine"})
-    assert line == {
-        "event": "saved",
-        "namespace": "mine",
-        "sid": "sio-sid",
-        "subject": "u-1",
-        "tenant_id": "acme",
-        "name": "Ada",
-    }
+    added = {"sid": "sio-sid", "subject": "u-1", "tenant_id": "acme", "name": "Ada"}
+    assert line == {"event": "saved", "namespace": "mine", **added}
+    assert filtered(namespace="mine") == "app sio-sid mine u-1 acme Ada: saved"
 
 
-def test_add_connection_outside_handlers() -> None:
+def test_outside_handlers() -> None:
     assert add_connection(None, "info", {"event": "saved"}) == {"event": "saved"}
-
-
-def record(msg: object, *args: Any, name: str = "app", **extra: Any) -> logging.LogRecord:
-    made = logging.LogRecord(name, logging.INFO, "app.py", 1, msg, args, None)
-    made.__dict__.update(extra)
-    return made
-
-
-FORMAT = "%(name)s %(sid)s %(namespace)s %(subject)s %(tenant_id)s %(claim_name)s: %(message)s"
-
-
-def test_connection_filter_inside_a_handler(inside: None) -> None:
-    one = record("saved %s", 7, namespace="mine")
-    assert ConnectionFilter(["sub", "tenant_id", "name"]).filter(one) is True
-    assert logging.Formatter(FORMAT).format(one) == "app sio-sid mine u-1 acme Ada: saved 7"
-
-
-def test_connection_filter_outside_handlers() -> None:
-    one = record("saved")
-    assert ConnectionFilter(["sub", "tenant_id", "name"]).filter(one) is True
-    assert logging.Formatter(FORMAT).format(one) == "app - - - - -: saved"
-
-
-def test_connection_filter_refuses_reserved_names() -> None:
+    assert filtered() == "app - - - - -: saved"
     with pytest.raises(ConfigurationError):
         ConnectionFilter(["event"])
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,25 +13,20 @@ from socketio.async_pubsub_manager import AsyncPubSubManager
 
 from socketguard import ConfigurationError, SocketGuard, watch_emits
 from socketguard.server.emits import event_names, handles, is_shared
-from socketguard.testing import capture_events, make_auth
-from tests.scripted import (
-    Guarded,
-    guarded,
-    joined_wire,
-    open_wire,
-)
+from socketguard.testing import make_auth
+from tests.scripted import Events, Guarded, guarded, joined_wire, open_wire
 
 
 class Lines:
     """The log lines about what reaches nobody, as they come."""
 
-    def __init__(self, captured: list[dict[str, Any]]) -> None:
-        self._captured = captured
+    def __init__(self, events: Events) -> None:
+        self._events = events
 
     @property
-    def all(self) -> list[dict[str, Any]]:
+    def all(self) -> Events:
         named = {"socketguard.emit.undelivered", "socketguard.event.unhandled"}
-        return [event for event in self._captured if event["event"] in named]
+        return [event for event in self._events if event["event"] in named]
 
     @property
     def reasons(self) -> list[str]:
@@ -40,9 +34,8 @@ class Lines:
 
 
 @pytest.fixture
-def lines() -> Iterator[Lines]:
-    with capture_events() as captured:
-        yield Lines(captured)
+def lines(events: Events) -> Lines:
+    return Lines(events)
 
 
 def watched(*namespaces: str, **options: Any) -> Guarded:
@@ -72,33 +65,24 @@ async def test_what_reaches_nobody_is_told(lines: Lines) -> None:
     await server.emit("new", to="tenant:1", namespace="/messages")
     await server.emit("new", namespace="/mesages")
     await server.emit("new", namespace="messages")
-    assert lines.reasons == [
-        "sid_elsewhere",
-        "sid_elsewhere",
-        "no_rooms_joined",
-        "namespace_unserved",
-        "namespace_malformed",
-    ]
+    expected = ["sid_elsewhere", "sid_elsewhere", "no_rooms_joined", "namespace_unserved", "namespace_malformed"]
+    assert lines.reasons == expected
     await server.enter_room(sid, "tenant:1", namespace="/messages")
     await server.emit("new", room="tenant:1")
     await server.emit("new", room="tenant:1", namespace="/scheduler")
     assert lines.reasons[5:] == ["namespace_default", "room_elsewhere"]
     assert {line["suggestion"] for line in lines.all if "suggestion" in line} == {"/messages"}
+    (eio_sid,) = server.environ
+    await server.emit("new", to=eio_sid, namespace="/messages")
+    await server.emit("new", to=eio_sid, namespace="/scheduler")
+    assert lines.reasons[7:] == ["sid_of_transport"] * 2
+    assert eio_sid not in str(lines.all)
+    # What is no name at all is left to python-socketio.
+    await server.emit("new", namespace=5)
     await wire.close()
     case.guard.detach()
     await server.emit("new", namespace="/another")
-    assert len(lines.all) == 7
-
-
-async def test_the_id_of_the_transport_is_never_printed(lines: Lines) -> None:
-    case = watched()
-    wire, _ = await joined_wire(case.app)
-    (eio_sid,) = case.server.environ
-    await case.server.emit("new", to=eio_sid, namespace="/messages")
-    await case.server.emit("new", to=eio_sid, namespace="/scheduler")
-    assert lines.reasons == ["sid_of_transport"] * 2
-    assert eio_sid not in str(lines.all)
-    await wire.close()
+    assert len(lines.all) == 9
 
 
 async def test_sampling_lets_emits_pass_until_somebody_watches(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,13 +146,7 @@ async def test_a_defect_here_costs_nobody_a_message(
     await wire.close()
 
 
-async def test_namespaces_of_any_type_are_left_to_python_socketio(lines: Lines) -> None:
-    case = watched()
-    await case.server.emit("new", namespace=5)
-    assert lines.reasons == []
-
-
-async def test_who_wrapped_the_emit_keeps_it(lines: Lines) -> None:
+async def test_who_wrapped_the_emit_keeps_it() -> None:
     case = watched()
     manager = case.server.manager
     ours = manager.emit
@@ -222,68 +200,55 @@ async def _handler(*_: Any) -> None: ...
 
 
 def test_which_events_have_handlers() -> None:
+    def handled(*events: tuple[str, str]) -> list[bool]:
+        return [handles(server, namespace, event) for namespace, event in events]
+
     server = socketio.AsyncServer(async_mode="asgi")
-    server.on("connect", _handler, namespace="/messages")
-    server.on("send", _handler, namespace="/messages")
-    server.on("*", _handler, namespace="/any")
+    for namespace, event in (("/messages", "connect"), ("/messages", "send"), ("/any", "*")):
+        server.on(event, _handler, namespace=namespace)
     server.register_namespace(Chat("/chat"))
     server.register_namespace(Dispatching("/own"))
-    assert handles(server, "/messages", "send")
-    assert not handles(server, "/messages", "sent")
-    assert handles(server, "/any", "sent")
-    assert handles(server, "/chat", "typing")
-    assert not handles(server, "/chat", "typed")
-    assert handles(server, "/own", "typed")
-    assert not handles(server, "/nowhere", "send")
-    assert list(event_names(server, "/messages")) == ["send"]
-    assert list(event_names(server, "/chat")) == ["typing"]
+    assert all(handled(("/messages", "send"), ("/any", "sent"), ("/chat", "typing"), ("/own", "typed")))
+    assert not any(handled(("/messages", "sent"), ("/chat", "typed"), ("/nowhere", "send")))
+    assert (list(event_names(server, "/messages")), list(event_names(server, "/chat"))) == (["send"], ["typing"])
     server.on("ping", _handler, namespace="*")
     server.register_namespace(Chat("*"))
-    assert handles(server, "/nowhere", "ping")
-    assert handles(server, "/nowhere", "typing")
+    assert all(handled(("/nowhere", "ping"), ("/nowhere", "typing")))
     assert list(event_names(server, "/nowhere")) == ["ping", "typing"]
 
 
 # Processes without clients
 
 
-class Published:
+class Queue(socketio.PubSubManager):
     """A message queue that has so many listeners."""
 
-    def __init__(self, listeners: Any) -> None:
+    def __init__(self, listeners: Any = 1) -> None:
+        super().__init__(write_only=True, channel="crm")
         self.listeners = listeners
         self.messages: list[Any] = []
 
+    def _publish(self, data: Any) -> Any:
+        self.messages.append(data)
+        return self.listeners
+
 
 class AsyncQueue(AsyncPubSubManager):
-    def __init__(self, listeners: Any = 1, **options: Any) -> None:
-        super().__init__(write_only=True, **options)
-        self.queue = Published(listeners)
+    def __init__(self, listeners: Any = 1) -> None:
+        super().__init__(write_only=True, channel="crm")
+        self.queue = Queue(listeners)
 
     async def _publish(self, data: Any) -> Any:
-        self.queue.messages.append(data)
-        return self.queue.listeners
-
-
-class Queue(socketio.PubSubManager):
-    def __init__(self, listeners: Any = 1) -> None:
-        super().__init__(write_only=True)
-        self.queue = Published(listeners)
-
-    def _publish(self, data: Any) -> Any:
-        self.queue.messages.append(data)
-        return self.queue.listeners
+        return self.queue._publish(data)
 
 
 def test_which_client_managers_join_several_processes() -> None:
-    assert is_shared(AsyncQueue())
-    assert is_shared(Queue())
-    assert not is_shared(socketio.AsyncManager())
-    assert not is_shared(socketio.Manager())
+    managers = AsyncQueue(), Queue(), socketio.AsyncManager(), socketio.Manager()
+    assert [*map(is_shared, managers)] == [True, True, False, False]
 
 
 async def test_emits_of_a_webhook(lines: Lines) -> None:
-    manager = AsyncQueue(channel="crm")
+    manager = AsyncQueue()
     undo = watch_emits(manager, namespaces=["/messages", "/scheduler"], logger=False)
     await manager.emit("new", {"id": 1}, namespace="/messages", room="tenant:1")
     assert lines.reasons == []
@@ -303,7 +268,7 @@ async def test_emits_of_a_webhook(lines: Lines) -> None:
 
 @pytest.mark.parametrize(("listeners", "found"), [(0, ["no_listener"]), (1, []), (None, []), (False, []), ("0", [])])
 async def test_nobody_listens_to_the_queue(listeners: Any, found: list[str], lines: Lines) -> None:
-    manager = AsyncQueue(listeners, channel="crm")
+    manager = AsyncQueue(listeners)
     watch_emits(manager, logger=False)
     await manager.emit("new", {"id": 1}, namespace="/messages")
     await manager.disconnect("sid", "/messages", ignore_queue=True)
@@ -323,7 +288,7 @@ def test_emits_of_a_worker_without_asyncio(listeners: int, found: list[str], lin
     undo = watch_emits(server, logger=False)
     server.emit("new", {"id": 1}, namespace="messages")
     assert lines.reasons == found
-    assert len(manager.queue.messages) == 1
+    assert len(manager.messages) == 1
     undo()
     server.emit("new", {"id": 1}, namespace="messages")
     assert lines.reasons == found
@@ -360,8 +325,5 @@ def test_what_can_not_be_watched(target: Any, namespaces: Any, option: str, word
         watch_emits(target, namespaces=namespaces)
     assert caught.value.option == option
     assert words in str(caught.value)
-
-
-def test_a_guarded_server_is_watched_by_its_guard() -> None:
     with pytest.raises(ConfigurationError, match=r"guard\.watch_delivery"):
         watch_emits(guarded().server)
