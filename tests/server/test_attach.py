@@ -21,13 +21,7 @@ from starlette.routing import Host, Mount, Route, Router
 
 from socketguard import ConfigurationError, Heartbeat, JWTAuth, NamespacePolicy, SocketGuard
 from socketguard.testing import TEST_SECRET, Refused, join, make_auth, mint
-from tests.scripted import (
-    Events,
-    Socket,
-    guarded,
-    http,
-    joined_wire,
-)
+from tests.scripted import Events, Socket, guarded, http, joined_wire
 
 
 def make_server(**options: Any) -> Any:

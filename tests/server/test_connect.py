@@ -11,18 +11,7 @@ import pytest
 
 from socketguard import NamespacePolicy, current_connection
 from socketguard.testing import FakeClock, Refused, join, make_auth, mint
-from tests.scripted import (
-    KINDS,
-    Client,
-    Events,
-    Guarded,
-    Packet,
-    connect_packet,
-    guarded,
-    open_wire,
-    serializer,
-    until,
-)
+from tests.scripted import KINDS, Client, Events, Guarded, Packet, connect_packet, guarded, open_wire, serializer, until
 
 
 async def code_of(case: Guarded, namespace: str = "/messages", **options: Any) -> str | None:

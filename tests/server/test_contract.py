@@ -15,12 +15,7 @@ import pytest
 import socketio
 
 from socketguard.testing import mint
-from tests.scripted import (
-    connect_packet,
-    guarded,
-    joined_wire,
-    open_wire,
-)
+from tests.scripted import connect_packet, guarded, joined_wire, open_wire
 
 
 def server(**options: Any) -> Any:

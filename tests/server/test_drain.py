@@ -332,10 +332,7 @@ async def test_a_handler_that_hangs_holds_nothing_up(event: str, transport: str)
         running.set()
         await go.wait()
 
-    case = guarded(
-        prepare=lambda server: server.on(event, handler, namespace="/messages"),
-        connect_timeout=None,
-    )
+    case = guarded(prepare=lambda server: server.on(event, handler, namespace="/messages"), connect_timeout=None)
     wire = client = posting = None
     if transport == "websocket":
         wire = await open_wire(case.app)

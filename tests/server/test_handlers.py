@@ -225,10 +225,7 @@ REFUSALS: dict[str, tuple[Any, Any]] = {
         {"message": "full", "data": {"room": 5}},
     ),
     "with more data": (socketio.exceptions.ConnectionRefusedError("full", 1, 2), {"message": "full", "data": [1, 2]}),
-    "with an object": (
-        socketio.exceptions.ConnectionRefusedError({"code": "E"}),
-        {"message": "{'code': 'E'}"},
-    ),
+    "with an object": (socketio.exceptions.ConnectionRefusedError({"code": "E"}), {"message": "{'code': 'E'}"}),
     "the builtin": (ConnectionRefusedError("secret"), {"message": "Connection refused by server"}),
 }
 

@@ -487,9 +487,7 @@ async def test_too_many_failures_over_polling(events: Events) -> None:
 async def test_a_proxy_that_is_not_trusted_switches_the_limits_per_address_off_and_is_named_once(
     events: Events,
 ) -> None:
-    case = guarded(
-        limits=Limits(failures_per_address="1/day", sessions_per_address=1, connections_per_address=1),
-    )
+    case = guarded(limits=Limits(failures_per_address="1/day", sessions_per_address=1, connections_per_address=1))
     proxy = {"client": ("10.0.0.1", 1), "headers": {"x-forwarded-for": "203.0.113.9"}}
     wires = [(await joined_wire(case.app, **proxy))[0] for _ in range(3)]
     for _ in range(3):
@@ -853,9 +851,7 @@ async def test_detaching_a_guard_that_has_replaced_less(options: dict[str, Any])
     assert not case.server.manager.rooms
 
 
-async def test_a_send_packet_that_somebody_else_has_wrapped_ends_nobody_once_the_guard_has_gone(
-    events: Events,
-) -> None:
+async def test_a_send_packet_that_somebody_else_has_wrapped_ends_nobody_once_the_guard_has_gone(events: Events) -> None:
     case = guarded(limits=Limits(queue_bytes=100))
     ours = case.server.eio.send_packet
 

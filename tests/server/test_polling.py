@@ -8,17 +8,7 @@ from typing import Any
 import pytest
 
 from socketguard.testing import Refused
-from tests.scripted import (
-    Client,
-    Events,
-    Socket,
-    connect_packet,
-    guarded,
-    http,
-    joined_wire,
-    lines,
-    open_wire,
-)
+from tests.scripted import Client, Events, Socket, connect_packet, guarded, http, joined_wire, lines, open_wire
 
 
 @pytest.mark.parametrize("declared", ["5, 5", "-1", "x", "٥", "1" * 16, "", " "])

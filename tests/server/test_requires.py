@@ -16,18 +16,7 @@ import socketio
 
 from socketguard import ConfigurationError, NamespacePolicy, SocketGuard, current_connection
 from socketguard.testing import Refused, join, make_auth, mint
-from tests.scripted import (
-    Client,
-    Clock,
-    Events,
-    Guarded,
-    connect_packet,
-    guarded,
-    joined_wire,
-    lines,
-    open_wire,
-    until,
-)
+from tests.scripted import Client, Clock, Events, Guarded, connect_packet, guarded, joined_wire, lines, open_wire, until
 
 Register = Callable[[Any, list[Any]], None]
 

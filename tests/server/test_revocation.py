@@ -14,19 +14,7 @@ from socketguard import ConfigurationError, JWTAuth, MemoryStore, NamespacePolic
 from socketguard.connection import Connection, Identity
 from socketguard.limits.revocation import Revocation, StoreFull, StoreUnavailable
 from socketguard.testing import TEST_SECRET, Refused, make_auth
-from tests.scripted import (
-    KINDS,
-    UNLIMITED,
-    Client,
-    Clock,
-    Events,
-    Guarded,
-    guarded,
-    lines,
-    rest,
-    token_at,
-    until,
-)
+from tests.scripted import KINDS, UNLIMITED, Client, Clock, Events, Guarded, guarded, lines, rest, token_at, until
 
 MAX_LIFETIME = 7200
 LEEWAY = 10

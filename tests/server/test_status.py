@@ -8,16 +8,7 @@ from typing import Any
 
 from socketguard import JWTAuth, Limits, MemoryStore, NamespacePolicy
 from socketguard.testing import make_auth, mint
-from tests.scripted import (
-    Client,
-    Guarded,
-    Socket,
-    connect_packet,
-    guarded,
-    joined_wire,
-    open_wire,
-    until,
-)
+from tests.scripted import Client, Guarded, Socket, connect_packet, guarded, joined_wire, open_wire, until
 
 IDLE = {
     "sessions": {"open": 0, "without_namespace": 0, "by_transport": {}},
@@ -40,11 +31,7 @@ async def test_sessions_and_connections_by_namespace_and_transport() -> None:
     status = case.guard.status
     wire = await open_wire(case.app)
     client = await Client(case.app, "polling").open()
-    assert status()["sessions"] == {
-        "open": 2,
-        "without_namespace": 2,
-        "by_transport": {"websocket": 1, "polling": 1},
-    }
+    assert status()["sessions"] == {"open": 2, "without_namespace": 2, "by_transport": {"websocket": 1, "polling": 1}}
     assert status()["timers"] == {"expiry": 0, "connect": 2, "ending": 0}
     for namespace in ("/messages", "/other"):
         await wire.send(connect_packet(namespace))
@@ -107,12 +94,7 @@ async def test_those_that_are_being_admitted_or_are_leaving_are_not_open() -> No
     running.clear()
     await wire.send("41/messages,")
     await asyncio.wait_for(running.wait(), 5)
-    assert status()["connections"] == {
-        "open": 0,
-        "being_admitted": 1,
-        "by_namespace": {},
-        "by_transport": {},
-    }
+    assert status()["connections"] == {"open": 0, "being_admitted": 1, "by_namespace": {}, "by_transport": {}}
     assert status()["timers"]["expiry"] == 0
     go.set()
     assert str(await other.frame()).startswith("40/slow,")

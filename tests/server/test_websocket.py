@@ -8,17 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.scripted import (
-    Client,
-    Events,
-    Socket,
-    connect_packet,
-    guarded,
-    joined_wire,
-    lines,
-    open_wire,
-    until,
-)
+from tests.scripted import Client, Events, Socket, connect_packet, guarded, joined_wire, lines, open_wire, until
 
 # Frames
 
