@@ -67,20 +67,25 @@ class Guarded:
 
 made: list[Guarded] = []
 """Those that were made in the test that runs."""
+opened: list[Socket | Client] | None = None
+"""Who was opened in the test that runs, to be closed at its end; None where whoever opens a client closes it."""
 
 
 def guarded(
     *namespaces: str,
+    handlers: Mapping[str, Callable[..., Any]] | None = None,
     prepare: Callable[[Any], None] | None = None,
     server_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Guarded:
-    """A guarded server with an echo in each of the namespaces."""
+    """A guarded server with an echo in each of the namespaces, and with these handlers in ``/messages``."""
     # The task that looks for silent clients would outlive the test; a moved clock is no reason for a ping.
     defaults = {"monitor_clients": False, "ping_interval": 10**6}
     server = socketio.AsyncServer(async_mode="asgi", **{**defaults, **(server_options or {})})
     for namespace in namespaces or ("/messages",):
         server.on("echo", _echo, namespace=namespace)
+    for event, handler in (handlers or {}).items():
+        server.on(event, handler, namespace="/messages")
     if prepare is not None:
         prepare(server)
     guard = SocketGuard(socketio.ASGIApp(server), **{"auth": make_auth(), "logger": False, **options})
@@ -373,6 +378,8 @@ class Socket:
     def start(self) -> None:
         """Let the request arrive, without its first message."""
         self.task = asyncio.ensure_future(self.app(self.scope, self.inbox.get, self.outbox.put))
+        if opened is not None:
+            opened.append(self)
 
     async def open(self) -> Socket:
         """Shake hands."""
@@ -437,6 +444,16 @@ class Socket:
         except ConnectionError:
             return found, self.close_code
 
+    async def join(self, namespace: str = "/messages", token: str | None = "", **auth: Any) -> str:
+        """Join a namespace and return the Socket.IO session id."""
+        await self.send(connect_packet(namespace, token, **auth))
+        return sid_in(await self.frame(), namespace)
+
+    async def alive(self) -> bool:
+        """Whether an event in ``/messages`` is answered, with nothing before the answer."""
+        await self.send('42/messages,99["echo","hello"]')
+        return await self.frame() == '43/messages,99["hello"]'
+
     async def close(self, code: int = 1005) -> None:
         """Go away without a word, and wait until the application has noticed."""
         if self.task is not None:
@@ -458,8 +475,7 @@ async def joined_wire(
 ) -> tuple[Socket, str]:
     """A WebSocket that has joined a namespace, and the Socket.IO session id."""
     wire = await open_wire(app, **options)
-    await wire.send(connect_packet(namespace, token))
-    return wire, sid_in(await wire.frame(), namespace)
+    return wire, await wire.join(namespace, token)
 
 
 def connect_packet(namespace: str = "/messages", token: str | None = "", **auth: Any) -> str:
@@ -522,6 +538,8 @@ class Client:
             answer = await self.http("GET", OPEN)
             assert answer.status == 200, answer
             self.sid = json.loads(answer.body.decode().split("\x1e")[0][1:])["sid"]
+            if opened is not None:
+                opened.append(self)
         return self
 
     # Over polling
@@ -703,6 +721,19 @@ class Client:
             code: int | None = exc.args[0]
             return code
         raise AssertionError(packet)
+
+
+async def joined_client(
+    case: Guarded | ASGI,
+    namespace: str = "/messages",
+    token: str | None = "",
+    *,
+    kind: str = "websocket",
+    **options: Any,
+) -> tuple[Client, str]:
+    """A client that has joined a namespace, and the Socket.IO session id."""
+    client = await Client(case, kind, **options).open()
+    return client, await client.join(namespace, token)
 
 
 def _taken_out(value: Any, attachments: list[bytes]) -> Any:

@@ -11,7 +11,19 @@ import pytest
 
 from socketguard import NamespacePolicy, current_connection
 from socketguard.testing import FakeClock, Refused, join, make_auth, mint
-from tests.scripted import KINDS, Client, Events, Guarded, Packet, connect_packet, guarded, open_wire, serializer, until
+from tests.scripted import (
+    KINDS,
+    Client,
+    Events,
+    Guarded,
+    Packet,
+    connect_packet,
+    guarded,
+    joined_client,
+    open_wire,
+    serializer,
+    until,
+)
 
 
 async def code_of(case: Guarded, namespace: str = "/messages", **options: Any) -> str | None:
@@ -68,7 +80,6 @@ async def test_an_auth_payload_that_is_no_object_over_msgpack(data: Any, expecte
     client = await Client(case, "msgpack").open()
     await client.send(msgpack.dumps({"type": 0, "nsp": "/messages", "data": data}))
     assert (await client.packet()).data["data"]["code"] == expected
-    await client.close()
 
 
 # Policies
@@ -167,7 +178,6 @@ async def test_debug_tells_a_refused_client_the_details() -> None:
     body = json.loads(str(await wire.frame()).removeprefix("44/messages,"))
     assert body["data"]["detail"] == "no_token"
     assert body["data"]["received"] == ["jwt"]
-    await wire.close()
 
 
 async def test_a_wrong_name_is_explained_alike_each_time_and_anew_when_more_is_registered(events: Events) -> None:
@@ -389,15 +399,11 @@ async def test_the_lines_of_a_connection_carry_who_it_was(events: Events) -> Non
 async def test_the_address_of_the_client_reaches_the_application() -> None:
     seen: list[Any] = []
 
-    def prepare(server: Any) -> None:
-        server.on("connect", lambda sid, environ, auth: seen.append(environ["REMOTE_ADDR"]), namespace="/messages")
-
-    case = guarded(prepare=prepare)
+    case = guarded(handlers={"connect": lambda sid, environ, auth: seen.append(environ["REMOTE_ADDR"])})
     async with join(case.app, "/messages", token=mint(), client=("203.0.113.7", 4)):
         pass
     # Behind a Unix socket there is no address.
-    client = await Client(case.app, "polling", client=None).open()
-    await client.join()
+    client, _ = await joined_client(case, kind="polling", client=None)
     await client.close()
     assert seen == ["203.0.113.7", "127.0.0.1"]
 
@@ -435,4 +441,3 @@ async def test_pending_connections_are_not_listed() -> None:
     assert case.guard.connections() == []
     gate.set()
     await until(case.guard.connections)
-    await wire.close()

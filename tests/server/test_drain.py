@@ -29,6 +29,7 @@ from tests.scripted import (
     connect_packet,
     guarded,
     http,
+    joined_client,
     joined_wire,
     lines,
     open_wire,
@@ -56,11 +57,9 @@ async def begun(case: Guarded, over: float = 8.0) -> asyncio.Task[int]:
 async def test_everybody_is_sent_away_and_told_why(events: Events) -> None:
     case = guarded("/messages", "/other")
     wire, _ = await joined_wire(case.app)
-    await wire.send(connect_packet("/other"))
-    await wire.frame()
+    await wire.join("/other")
     stranger = await open_wire(case.app)
-    client = await Client(case.app, "polling").open()
-    await client.join()
+    client, _ = await joined_client(case, kind="polling")
     poll = await client.waiting()
     assert await case.guard.drain(0) == 3
     packets = await poll
@@ -95,8 +94,7 @@ async def test_an_empty_server_is_drained_at_once(events: Events) -> None:
 
 async def test_new_sessions_are_refused_and_polls_too(clock: Clock, events: Events) -> None:
     case = guarded()
-    client = await Client(case.app, "polling").open()
-    await client.join()
+    client, _ = await joined_client(case, kind="polling")
     task = await begun(case)
     answer = await http(case.app, "GET", OPEN)
     with pytest.raises(Refused) as caught:
@@ -168,7 +166,7 @@ async def test_sessions_are_spread_over_the_period_in_random_order(
 
 async def test_many_sessions_at_once_leave_the_loop_its_turns() -> None:
     case = guarded()
-    wires = [await open_wire(case.app) for _ in range(60)]
+    [await open_wire(case.app) for _ in range(60)]
     found = [60]
 
     async def count() -> None:
@@ -180,8 +178,6 @@ async def test_many_sessions_at_once_leave_the_loop_its_turns() -> None:
     assert await case.guard.drain(0) == 60
     await counting
     assert max(before - after for before, after in pairwise(found)) <= 25, "ended within one turn"
-    for wire in wires:
-        await wire.close()
 
 
 async def test_what_fails_while_sessions_are_ended_holds_nothing_up() -> None:
@@ -208,7 +204,7 @@ async def test_what_fails_while_sessions_are_ended_holds_nothing_up() -> None:
 
 async def test_a_second_call_waits_for_the_first(clock: Clock, events: Events) -> None:
     case = guarded()
-    wire, _ = await joined_wire(case.app)
+    await joined_wire(case.app)
     first = await begun(case)
     second = asyncio.ensure_future(case.guard.drain(0))
     third = asyncio.ensure_future(case.guard.drain(0))
@@ -222,7 +218,6 @@ async def test_a_second_call_waits_for_the_first(clock: Clock, events: Events) -
     assert await first == await second == 1
     assert await case.guard.drain() == 1
     assert len(lines(events, "drain.started")) == len(lines(events, "drain.finished")) == 1
-    await wire.close()
 
 
 async def test_a_client_that_leaves_by_itself_is_not_said_to_have_been_sent_away(clock: Clock, events: Events) -> None:
@@ -248,8 +243,7 @@ async def test_a_client_that_leaves_by_itself_is_not_said_to_have_been_sent_away
 )
 async def test_a_body_of_which_half_has_come_holds_nothing_up(method: str, pieces: tuple[bytes, ...]) -> None:
     case = guarded()
-    client = await Client(case.app, "polling").open()
-    await client.join()
+    client, _ = await joined_client(case, kind="polling")
     task, request = await client.begin(method, *(pieces or (b"",)) if method == "POST" else ())
     assert await asyncio.wait_for(case.guard.drain(0), 5) == 1
     await asyncio.wait_for(task, 5)
@@ -259,8 +253,7 @@ async def test_a_body_of_which_half_has_come_holds_nothing_up(method: str, piece
 
 async def test_a_half_sent_body_of_a_session_that_ends_otherwise_is_answered_too() -> None:
     case = guarded(limits=Limits(queue_bytes=100))
-    client = await Client(case.app, "polling").open()
-    await client.join()
+    client, _ = await joined_client(case, kind="polling")
     task, request = await client.begin("POST", b"4")
     for _ in range(10):
         await case.server.emit("news", "x" * 90, namespace="/messages")
@@ -272,8 +265,7 @@ async def test_a_half_sent_body_of_a_session_that_ends_otherwise_is_answered_too
 @pytest.mark.parametrize("draining", [False, True])
 async def test_a_server_that_cancels_a_half_sent_body_is_not_held_up(draining: bool) -> None:
     case = guarded()
-    client = await Client(case.app, "polling").open()
-    await client.join()
+    client, _ = await joined_client(case, kind="polling")
     task, request = await client.begin("POST", b"4")
     if draining:  # Cancelled by both at once: the server's word counts.
         ending = asyncio.ensure_future(case.guard.drain(0))
@@ -290,15 +282,13 @@ async def test_a_server_that_cancels_a_half_sent_body_is_not_held_up(draining: b
 
 async def test_a_websocket_in_the_middle_of_its_upgrade(clock: Clock) -> None:
     case = guarded()
-    client = await Client(case.app, "polling").open()
-    await client.join()
+    client, _ = await joined_client(case, kind="polling")
     wire = await client.probe()
     task = await begun(case, 0)
     await rest()
     clock.passes(UPGRADE_PATIENCE)
     assert await task == 1
     assert (await wire.closed())[1] == 1012
-    await wire.close()
 
 
 async def test_a_client_that_does_not_read_is_not_waited_for() -> None:
@@ -314,13 +304,12 @@ async def test_a_client_that_does_not_read_is_not_waited_for() -> None:
         await case.app(scope, receive, slowly)
 
     cut = False
-    wire, _ = await joined_wire(app)
+    await joined_wire(app)
     cut = True
     await case.server.emit("x", "y", namespace="/messages")
     assert await asyncio.wait_for(case.guard.drain(0), 5) == 1
     await until(lambda: not case.guard.status()["sessions"]["open"])
     read.set()
-    await wire.close()
 
 
 @pytest.mark.parametrize("event", ["connect", "disconnect"])
@@ -470,7 +459,6 @@ async def test_at_sigterm_clients_are_sent_away_before_the_server_ends(handlers:
     assert server.called == [(signal.SIGTERM, None)]
     # It would wait for connections for ever.
     assert server.config.timeout_graceful_shutdown == PATIENCE_OF_SERVERS
-    await wire.close()
 
 
 @pytest.mark.parametrize(("own", "expected"), [(0.1, 0.1), (30, PATIENCE_OF_SERVERS)])
@@ -489,7 +477,7 @@ async def test_whoever_asks_twice_does_not_want_to_wait(handlers: None, clock: C
     signal.signal(signal.SIGTERM, server.handle_exit)
     case = guarded()
     case.guard.drain_on_sigterm()
-    wire, _ = await joined_wire(case.app)
+    await joined_wire(case.app)
     ask_to_end()
     await rest()
     ask_to_end()
@@ -498,7 +486,6 @@ async def test_whoever_asks_twice_does_not_want_to_wait(handlers: None, clock: C
     assert server.called[0][1] is not None, "called at once, as Python calls a handler"
     clock.passes(8)
     await until(lambda: len(server.called) == 2)
-    await wire.close()
 
 
 async def test_at_sigterm_a_drain_that_runs_already_is_left_to_whoever_began_it(handlers: None, clock: Clock) -> None:
@@ -506,13 +493,12 @@ async def test_at_sigterm_a_drain_that_runs_already_is_left_to_whoever_began_it(
     signal.signal(signal.SIGTERM, server.handle_exit)
     case = guarded()
     case.guard.drain_on_sigterm()
-    wire, _ = await joined_wire(case.app)
+    await joined_wire(case.app)
     task = await begun(case)
     ask_to_end()
     await until(lambda: server.called)
     clock.passes(8)
     assert await task == 1
-    await wire.close()
 
 
 @pytest.mark.parametrize("previous", [signal.SIG_IGN, "function"])
@@ -597,9 +583,8 @@ async def test_the_first_request_does_it_where_there_is_no_lifespan(handlers: No
 async def test_without_being_asked_for_nothing_is_chained(handlers: None) -> None:
     case = guarded()
     await lifespan(case)
-    wire = await open_wire(case.app)
+    await open_wire(case.app)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
-    await wire.close()
 
 
 async def test_outside_the_main_thread_nothing_can_be_chained(handlers: None) -> None:

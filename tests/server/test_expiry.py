@@ -22,6 +22,7 @@ from tests.scripted import (
     gone,
     guarded,
     http,
+    joined_client,
     lines,
     styled,
     token_at,
@@ -76,8 +77,7 @@ async def test_a_client_is_warned_then_told_and_comes_back_with_a_fresh_token(
     leaving = Leaving()
     options = {"serializer": "msgpack"} if kind == "msgpack" else {}
     case = guarded(prepare=leaving("/messages"), server_options=options, auth=make_auth(clock=clock))
-    peer = await Client(case, kind).open()
-    sid = await peer.join("/messages", token_at(clock, 60, jti="first"))
+    peer, sid = await joined_client(case, "/messages", token_at(clock, 60, jti="first"), kind=kind)
 
     clock.passes(60 + LEEWAY - 30)
     assert await peer.event("/messages", "socketguard:expiring") == {"in": 30}
@@ -106,15 +106,13 @@ async def test_a_client_is_warned_then_told_and_comes_back_with_a_fresh_token(
     if kind != "upgraded":
         assert await again.join("/messages", token_at(clock)) != sid
         assert await again.alive()
-    await again.close()
 
 
 @pytest.mark.parametrize("style", STYLES)
 async def test_it_ends_at_the_moment_and_not_before(style: str, clock: Clock) -> None:
     seen: list[Any] = []
     case = styled(style, lambda *args: seen.append(args), auth=make_auth(clock=clock), expiring_notice=None)
-    peer = await Client(case).open()
-    await peer.join("/messages", token_at(clock, 60))
+    peer, _ = await joined_client(case, "/messages", token_at(clock, 60))
     clock.passes(60 + LEEWAY - BEFORE_THE_END)
     assert await peer.alive()
     # The clock has reached it, and no timer has noticed yet: after a jump, that may take half a minute.
@@ -162,7 +160,6 @@ async def test_tokens_that_a_page_got_one_after_the_other_end_together(
         return
     await peer.disconnected(first)
     assert await peer.alive(second)
-    await peer.close()
 
 
 async def test_a_namespace_that_needs_no_token_keeps_the_session(clock: Clock) -> None:
@@ -173,8 +170,7 @@ async def test_a_namespace_that_needs_no_token_keeps_the_session(clock: Clock) -
         namespaces=["/messages", NamespacePolicy("/news", token="none")],
         expiring_notice=None,
     )
-    peer = await Client(case).open()
-    await peer.join("/messages", token_at(clock))
+    peer, _ = await joined_client(case, "/messages", token_at(clock))
     await peer.join("/news", None)
     assert case.guard.status()["timers"]["expiry"] == 1
     clock.passes(60 + LEEWAY)
@@ -183,7 +179,6 @@ async def test_a_namespace_that_needs_no_token_keeps_the_session(clock: Clock) -
     assert await peer.alive("/news")
     clock.passes(10**9)
     assert await peer.alive("/news")
-    await peer.close()
 
 
 @pytest.mark.parametrize("lifetime", [600, 20])
@@ -203,8 +198,7 @@ async def test_a_namespace_that_is_being_joined_keeps_the_session(lifetime: int,
         admission_timeout=90,
     )
     # Over WebSocket one packet is read after the other; two POSTs are not.
-    peer = await Client(case, "polling").open()
-    await peer.join("/a", token_at(clock, 20))
+    peer, _ = await joined_client(case, "/a", token_at(clock, 20), kind="polling")
     assert await peer.event("/a", "socketguard:expiring") == {"in": 30}
     joining = asyncio.ensure_future(peer.connect("/b", token_at(clock, lifetime)))
     await entered.wait()
@@ -234,8 +228,7 @@ async def test_a_token_that_ends_while_the_connect_handler_runs(clock: Clock, ev
         leaving("/messages")(server)
 
     case = guarded(prepare=prepare, auth=make_auth(clock=clock))
-    peer = await Client(case).open()
-    await peer.join("/messages", token_at(clock, 60))
+    peer, _ = await joined_client(case, "/messages", token_at(clock, 60))
     await peer.told("/messages", "token_expired")
     assert await peer.closed() == 4401
     await until(lambda: leaving.left)
@@ -245,8 +238,7 @@ async def test_a_token_that_ends_while_the_connect_handler_runs(clock: Clock, ev
 class TestWhatNeverEnds:
     async def test_expiry_ignore(self, clock: Clock, events: Events) -> None:
         case = guarded(auth=make_auth(clock=clock, expiry="ignore"))
-        peer = await Client(case).open()
-        await peer.join("/messages", token_at(clock, 60))
+        peer, _ = await joined_client(case, "/messages", token_at(clock, 60))
         assert case.guard.status()["timers"]["expiry"] == 0
         clock.passes(10**6)
         assert await peer.alive()
@@ -254,32 +246,25 @@ class TestWhatNeverEnds:
         # Only who is in stays in.
         other = await Client(case).open()
         assert (await other.refused("/messages", token_at(clock, -LEEWAY)))["code"] == "token_expired"
-        await other.close()
-        await peer.close()
 
     async def test_no_exp(self, clock: Clock) -> None:
         case = guarded(auth=make_auth(clock=clock, require=("sub",)))
-        peer = await Client(case).open()
-        await peer.join("/messages", token_at(clock, exp=None))
+        peer, _ = await joined_client(case, "/messages", token_at(clock, exp=None))
         assert case.guard.status()["timers"]["expiry"] == 0
         clock.passes(10**6)
         assert await peer.alive()
-        await peer.close()
 
     async def test_an_exp_thousands_of_years_ahead(self, clock: Clock) -> None:
         case = guarded(auth=make_auth(clock=clock))
-        peer = await Client(case).open()
-        await peer.join("/messages", token_at(clock, exp=253_402_300_799))
+        peer, _ = await joined_client(case, "/messages", token_at(clock, exp=253_402_300_799))
         assert case.guard.status()["timers"]["expiry"] == 1
         clock.passes(10**9)
         assert await peer.alive()
-        await peer.close()
 
 
 async def test_a_clock_that_jumps_back_and_forth(clock: Clock) -> None:
     case = guarded(auth=make_auth(clock=clock), expiring_notice=None)
-    peer = await Client(case).open()
-    await peer.join("/messages", token_at(clock, 60))
+    peer, _ = await joined_client(case, "/messages", token_at(clock, 60))
     clock.passes(-86_400)
     assert await peer.alive()
     clock.passes(86_400 + 60 + LEEWAY - BEFORE_THE_END)
@@ -295,8 +280,7 @@ async def test_a_clock_that_jumps_back_and_forth(clock: Clock) -> None:
 )
 async def test_the_notice(lifetime: int, notice: float | None, first: int | None, clock: Clock) -> None:
     case = guarded(auth=make_auth(clock=clock), expiring_notice=notice)
-    peer = await Client(case).open()
-    await peer.join("/messages", token_at(clock, lifetime))
+    peer, _ = await joined_client(case, "/messages", token_at(clock, lifetime))
     if notice is not None and lifetime + LEEWAY > notice:
         clock.passes(lifetime + LEEWAY - notice - BEFORE_THE_END)
         assert await peer.alive()
@@ -312,8 +296,7 @@ async def test_the_notice(lifetime: int, notice: float | None, first: int | None
 
 async def test_a_notice_that_was_missed_is_not_made_up_for(clock: Clock, events: Events) -> None:
     case = guarded(auth=make_auth(clock=clock))
-    peer = await Client(case).open()
-    await peer.join("/messages", token_at(clock, 600))
+    peer, _ = await joined_client(case, "/messages", token_at(clock, 600))
     clock.passes(600 + LEEWAY)
     await peer.told("/messages", "token_expired")
     assert await peer.closed() == 4401
@@ -334,8 +317,7 @@ async def test_who_has_left_is_not_ended_again(clock: Clock, events: Events) -> 
 @pytest.mark.parametrize("moment", ["notice", "end"])
 async def test_who_is_being_kicked_hears_of_nothing_else(moment: str, clock: Clock, events: Events) -> None:
     case = guarded(auth=make_auth(clock=clock))
-    peer = await Client(case).open()
-    sid = await peer.join("/messages", token_at(clock, 600))
+    peer, sid = await joined_client(case, "/messages", token_at(clock, 600))
     kicking = asyncio.ensure_future(case.guard.disconnect(sid=sid))
     # It runs in the next turn of the loop, and the timer right after it.
     clock.passes(590 if moment == "notice" else 610)
@@ -345,7 +327,6 @@ async def test_who_is_being_kicked_hears_of_nothing_else(moment: str, clock: Clo
     await peer.join("/messages", token_at(clock, 600))
     assert not lines(events, "token.expiring")
     assert [line["reason"] for line in lines(events, "connection.closed")] == ["kicked"]
-    await peer.close()
 
 
 async def test_one_token_for_many_namespaces(clock: Clock, events: Events) -> None:
@@ -406,8 +387,7 @@ class TestDisconnectHandlers:
         leaving = Leaving()
         leaving.hold = {"/messages"}
         case = guarded(prepare=leaving("/messages"), auth=make_auth(clock=clock), expiring_notice=None)
-        peer = await Client(case, kind).open()
-        await peer.join("/messages", token_at(clock, 60))
+        peer, _ = await joined_client(case, "/messages", token_at(clock, 60), kind=kind)
         clock.passes(60 + LEEWAY)
         await peer.told("/messages", "token_expired")
         assert await peer.closed() == (None if kind == "polling" else 4401)
@@ -427,14 +407,12 @@ class TestDisconnectHandlers:
         assert await peer.alive("/b")
         await until(lambda: lines(events, "connection.closed", reason="token_expired"))
         assert len(lines(events, "handler.failed", handler="disconnect", error="RuntimeError")) == 1
-        await peer.close()
 
 
 class TestPolling:
     async def test_who_does_not_poll_is_ended_all_the_same(self, clock: Clock) -> None:
         case = guarded(auth=make_auth(clock=clock), expiring_notice=None)
-        peer = await Client(case, "polling").open()
-        await peer.join("/messages", token_at(clock, 60))
+        peer, _ = await joined_client(case, "/messages", token_at(clock, 60), kind="polling")
         clock.passes(60 + LEEWAY)
         await gone(case)
         answer = await http(case.app, "GET", peer.query)
@@ -442,8 +420,7 @@ class TestPolling:
 
     async def test_a_poll_that_waits_is_answered_at_once(self, clock: Clock) -> None:
         case = guarded(auth=make_auth(clock=clock), expiring_notice=None)
-        peer = await Client(case, "polling").open()
-        await peer.join("/messages", token_at(clock, 60))
+        peer, _ = await joined_client(case, "/messages", token_at(clock, 60), kind="polling")
         waiting = asyncio.ensure_future(peer.poll())
         await asyncio.sleep(0)
         clock.passes(60 + LEEWAY)
@@ -451,8 +428,7 @@ class TestPolling:
 
     async def test_a_body_that_is_half_sent(self, clock: Clock) -> None:
         case = guarded(auth=make_auth(clock=clock), expiring_notice=None)
-        peer = await Client(case, "polling").open()
-        await peer.join("/messages", token_at(clock, 60))
+        peer, _ = await joined_client(case, "/messages", token_at(clock, 60), kind="polling")
         task, request = await peer.begin("POST", b"4")
         clock.passes(60 + LEEWAY)
         await task
@@ -461,8 +437,7 @@ class TestPolling:
     @pytest.mark.parametrize("stage", ["opened", "probed", "probed, still polls", "finishes"])
     async def test_an_upgrade_that_is_under_way(self, stage: str, clock: Clock) -> None:
         case = guarded(auth=make_auth(clock=clock), expiring_notice=None)
-        peer = await Client(case, "polling").open()
-        await peer.join("/messages", token_at(clock, 60))
+        peer, _ = await joined_client(case, "/messages", token_at(clock, 60), kind="polling")
         if stage == "opened":
             wire = await Socket(case.app, query=f"&sid={peer.sid}").open()
         else:
@@ -479,7 +454,6 @@ class TestPolling:
             assert wire.close_code is None
             clock.passes(UPGRADE_PATIENCE)
         assert await wire.closed() == ([], 4401)
-        await wire.close()
 
 
 async def test_each_issuer_has_a_leeway_of_its_own(clock: Clock) -> None:

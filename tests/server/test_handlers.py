@@ -650,13 +650,11 @@ async def _vanishing(where: str, finish: str, *, transport: str, how: str) -> No
         if finish == "disconnects":
             await case.server.disconnect(sid, namespace="/messages")
 
-    def prepare(server: Any) -> None:
-        server.on("connect", connect, namespace="/messages")
-        server.on("disconnect", lambda sid, reason: left.append(reason), namespace="/messages")
-
     policy = NamespacePolicy("/messages", authorize=wait if where == "authorize" else None)
     with capture_events() as events:
-        case = guarded(prepare=prepare, namespaces=[policy])
+        case = guarded(
+            handlers={"connect": connect, "disconnect": lambda sid, reason: left.append(reason)}, namespaces=[policy]
+        )
         client: Any
         if transport == "websocket":
             client = await open_wire(case.app)
@@ -776,10 +774,7 @@ async def test_a_disconnect_handler_that_raises_keeps_nobody(
 async def test_the_older_disconnect_handler_without_a_reason_works() -> None:
     left: list[str] = []
 
-    def prepare(server: Any) -> None:
-        server.on("disconnect", lambda sid: left.append(sid), namespace="/messages")
-
-    case = guarded(prepare=prepare)
+    case = guarded(handlers={"disconnect": lambda sid: left.append(sid)})
     async with join(case.app, "/messages", token=mint()) as client:
         sid = client.sid
     assert left == [sid]
@@ -844,8 +839,7 @@ async def test_an_acknowledgement_callback_that_raises_is_the_applications_fault
     question = str(await wire.frame())
     number = question.removeprefix("42/messages,").partition("[")[0]
     await wire.send(f'43/messages,{number}["answer"]')
-    await wire.send('42/messages,9["echo",1]')
-    assert await wire.frame() == "43/messages,9[1]"
+    assert await wire.alive()
     await wire.close()
     (line,) = [event for event in events if event["event"] == "socketguard.handler.failed"]
     assert (line["handler"], line["error"]) == ("acknowledgement", "ValueError")
@@ -858,13 +852,14 @@ async def test_the_connection_is_known_in_every_handler() -> None:
         connection = current_connection()
         seen.append((where, connection.sid, connection.identity.subject))
 
-    def prepare(server: Any) -> None:
-        server.on("connect", lambda sid, environ, auth: note("connect"), namespace="/messages")
-        server.on("event", lambda sid: note("event"), namespace="/messages")
-        server.on("binary", lambda sid, data: note("binary"), namespace="/messages")
-        server.on("disconnect", lambda sid, reason: note("disconnect"), namespace="/messages")
-
-    case = guarded(prepare=prepare)
+    case = guarded(
+        handlers={
+            "connect": lambda sid, environ, auth: note("connect"),
+            "event": lambda sid: note("event"),
+            "binary": lambda sid, data: note("binary"),
+            "disconnect": lambda sid, reason: note("disconnect"),
+        }
+    )
     wire, sid = await joined_wire(case.app)
     await wire.send('42/messages,["event"]')
     await wire.send('451-/messages,1["binary",{"_placeholder":true,"num":0}]')
@@ -983,11 +978,7 @@ async def test_a_client_that_leaves_while_its_connect_handler_runs_in_an_older_r
         if outcome == "raises":
             raise ValueError
 
-    def prepare(server: Any) -> None:
-        server.on("connect", connect, namespace="/messages")
-        server.on("disconnect", lambda sid, reason: left.append(reason), namespace="/messages")
-
-    case = guarded(prepare=prepare)
+    case = guarded(handlers={"connect": connect, "disconnect": lambda sid, reason: left.append(reason)})
     client = await Client(case.app, "polling").open()
     posting = asyncio.ensure_future(client.post(connect_packet()))
     await waiting.wait()
@@ -1009,8 +1000,7 @@ async def test_an_acknowledgement_that_does_not_fit_is_the_clients_fault(events:
     await case.server.emit("question", to=sid, namespace="/messages", callback=lambda: None)
     number = str(await wire.frame()).removeprefix("42/messages,").partition("[")[0]
     await wire.send(f"43/messages,{number}[1,2,3]")
-    await wire.send('42/messages,1["echo",1]')
-    assert await wire.frame() == "43/messages,1[1]"
+    assert await wire.alive()
     await wire.close()
     names = [event["event"] for event in events]
     assert names.count("socketguard.packet.rejected") == 1

@@ -24,6 +24,7 @@ from tests.scripted import (
     connect_packet,
     guarded,
     http,
+    joined_client,
     joined_wire,
     lines,
     open_wire,
@@ -103,14 +104,12 @@ async def test_a_refused_client_that_only_waits_is_overdue_too(clock: Clock) -> 
     assert (await ask(wire, token=None))["code"] == "token_missing"
     clock.passes(15)
     assert (await wire.closed())[1] == 4408
-    await wire.close()
 
 
 async def test_a_session_that_left_its_last_namespace_has_the_same_time_again(clock: Clock) -> None:
     case = guarded("/messages", "/other")
     wire, _ = await joined_wire(case.app)
-    await wire.send(connect_packet("/other"))
-    await wire.frame()
+    await wire.join("/other")
     clock.passes(1000)
     await wire.send("41/messages,")
     await until(lambda: case.guard.status()["connections"]["open"] == 1)
@@ -120,14 +119,12 @@ async def test_a_session_that_left_its_last_namespace_has_the_same_time_again(cl
     assert case.guard.status()["timers"]["connect"] == 1
     clock.passes(14.9)
     # It may come back.
-    await wire.send(connect_packet())
-    assert str(await wire.frame()).startswith("40/messages,")
+    await wire.join()
     clock.passes(1000)
     await wire.send("41/messages,")
     await until(lambda: case.guard.status()["connections"]["open"] == 0)
     clock.passes(15)
     assert (await wire.closed())[1] == 4408
-    await wire.close()
 
 
 async def test_a_client_that_is_being_admitted_is_not_cut_off(clock: Clock, events: Events) -> None:
@@ -153,7 +150,6 @@ async def test_a_client_that_is_being_admitted_is_not_cut_off(clock: Clock, even
     assert str(await wire.frame()).startswith("40/messages,")
     assert not lines(events, "session.ended")
     assert case.guard.status()["timers"]["connect"] == 0
-    await wire.close()
 
 
 async def test_without_connect_timeout_nobody_is_ended(clock: Clock) -> None:
@@ -161,9 +157,7 @@ async def test_without_connect_timeout_nobody_is_ended(clock: Clock) -> None:
     wire = await open_wire(case.app)
     assert case.guard.status()["timers"]["connect"] == 0
     clock.passes(1e9)
-    await wire.send(connect_packet())
-    assert str(await wire.frame()).startswith("40/messages,")
-    await wire.close()
+    await wire.join()
 
 
 # Limits of sessions, at the handshake
@@ -199,28 +193,23 @@ async def test_a_session_that_is_one_too_many(limit: str, status: int, transport
     assert limit in line["hint"]
     assert case.guard.status()["sessions"]["open"] == 1
     await first.close()
-    again = await open_wire(case.app)
-    await again.close()
+    await open_wire(case.app)
 
 
 async def test_another_address_has_sessions_of_its_own() -> None:
     case = guarded(limits=Limits(sessions_per_address=1))
-    first = await open_wire(case.app, client=("203.0.113.1", 1))
-    second = await open_wire(case.app, client=("203.0.113.2", 1))
+    await open_wire(case.app, client=("203.0.113.1", 1))
+    await open_wire(case.app, client=("203.0.113.2", 1))
     with pytest.raises(Refused):
         await open_wire(case.app, client=("203.0.113.2", 2))
-    for wire in (first, second):
-        await wire.close()
 
 
 async def test_sessions_that_have_joined_are_not_pending() -> None:
     case = guarded(limits=Limits(pending_sessions=1))
-    first, _ = await joined_wire(case.app)
-    second = await open_wire(case.app)
+    await joined_wire(case.app)
+    await open_wire(case.app)
     with pytest.raises(Refused):
         await open_wire(case.app)
-    for wire in (first, second):
-        await wire.close()
 
 
 # Limits of connections, at the CONNECT
@@ -246,9 +235,7 @@ async def test_a_connection_that_is_one_too_many(limit: str, events: Events) -> 
     assert case.guard.status()["refused"] == {"connection_limit": 1}
     await wire.send("41/messages,")
     await until(lambda: not case.guard.connections())
-    await wire.send(connect_packet("/other"))
-    assert str(await wire.frame()).startswith("40/other,")
-    await wire.close()
+    await wire.join("/other")
 
 
 async def test_subjects_and_issuers_are_counted_apart() -> None:
@@ -260,15 +247,11 @@ async def test_subjects_and_issuers_are_counted_apart() -> None:
     for wire in wires[:3]:
         assert str(await wire.frame()).startswith("40/messages,")
     assert (await ask(wires[3], token=mint("ann")))["code"] == "connection_limit"
-    for wire in wires:
-        await wire.close()
 
 
 async def test_the_anonymous_are_no_subject() -> None:
     case = guarded(namespaces=[NamespacePolicy("/messages", token="none")], limits=Limits(connections_per_subject=1))
-    wires = [(await joined_wire(case.app))[0] for _ in range(3)]
-    for wire in wires:
-        await wire.close()
+    [(await joined_wire(case.app))[0] for _ in range(3)]
 
 
 @pytest.mark.parametrize("outcome", ["refuses", "fails", "leaves"])
@@ -280,10 +263,7 @@ async def test_a_place_that_was_not_taken_in_the_end_is_free_again(outcome: str)
             raise RuntimeError("boom")
         return False if outcome == "refuses" else None
 
-    case = guarded(
-        prepare=lambda server: server.on("connect", connect, namespace="/messages"),
-        limits=Limits(connections=1, connections_per_subject=1),
-    )
+    case = guarded(handlers={"connect": connect}, limits=Limits(connections=1, connections_per_subject=1))
     for _ in range(3):
         wire = await open_wire(case.app)
         await wire.send(connect_packet())
@@ -299,14 +279,11 @@ async def test_limits_that_are_turned_off() -> None:
     case = guarded(*names, limits=UNLIMITED, connect_timeout=None)
     wire = await open_wire(case.app)
     for name in names:
-        await wire.send(connect_packet(name))
-        assert str(await wire.frame()).startswith(f"40{name},")
+        await wire.join(name)
     for _ in range(100):
         assert (await ask(wire, "/unknown"))["message"] == "Invalid namespace"
     # 16 KiB are no limit for a stranger either.
-    stranger = await open_wire(case.app)
-    await stranger.send(connect_packet("/n0", padding="x" * 20_000))
-    assert str(await stranger.frame()).startswith("40/n0,")
+    stranger, _ = await joined_wire(case.app, "/n0", padding="x" * 20_000)
     for each in (wire, stranger):
         await each.close()
     await (await Client(case.app, "polling").open()).close()
@@ -342,8 +319,7 @@ async def test_what_several_refusals_of_one_session_cost(asked: list[str], cost:
     for each in asked:
         namespace, _, token = each.partition(" ")
         if token == "good":
-            await wire.send(connect_packet(namespace))
-            assert str(await wire.frame()).startswith(f"40{namespace},")
+            await wire.join(namespace)
         else:
             code = (await ask(wire, namespace, None if token else mint(**EXPIRED)))["code"]
             assert code == ("token_missing" if token else "token_expired")
@@ -382,21 +358,15 @@ async def test_an_address_over_its_budget_is_answered_before_a_session_exists(ev
     connect = lines(events, "connection.rejected")[-1]
     assert (connect["reason"], connect["detail"]) == ("rate_limited", "failures_per_address")
     # Who is in stays in, and nobody pays for somebody else.
-    await joined_before.send('42/messages,1["echo",1]')
-    assert await joined_before.frame() == "43/messages,1[1]"
-    other, _ = await joined_wire(case.app, client=good)
-    for wire in (open_before, joined_before, other):
-        await wire.close()
+    assert await joined_before.alive()
+    await joined_wire(case.app, client=good)
 
 
 @pytest.mark.parametrize(
     ("handler", "code"), [(lambda *_: False, "refused_by_app"), (lambda *_: 1 / 0, "internal_error")]
 )
 async def test_what_the_application_refuses_is_no_failure_of_the_address(handler: Any, code: str) -> None:
-    case = guarded(
-        prepare=lambda server: server.on("connect", handler, namespace="/messages"),
-        limits=Limits(failures_per_address="1/day"),
-    )
+    case = guarded(handlers={"connect": handler}, limits=Limits(failures_per_address="1/day"))
     wire = await open_wire(case.app)
     for _ in range(3):
         await wire.send(connect_packet())
@@ -462,7 +432,6 @@ async def test_many_names_are_too_many_too() -> None:
         await ask_unknown(wire, f"/unknown-{number}")
     await wire.send(connect_packet("/unknown-7"))
     assert await wire.closed() == ([], 4429)
-    await wire.close()
 
 
 async def ask_unknown(wire: Socket, namespace: str) -> None:
@@ -498,8 +467,6 @@ async def test_a_proxy_that_is_not_trusted_switches_the_limits_per_address_off_a
     assert line["level"] == "warning"
     assert "10.0.0.1" in line["text"]
     assert line["fix"].startswith("write trusted_proxies=['10.0.0.1']")
-    for wire in wires:
-        await wire.close()
 
 
 async def test_behind_a_trusted_proxy_each_client_has_limits_of_its_own(events: Events) -> None:
@@ -592,9 +559,7 @@ async def test_without_keys_no_session_is_made_and_with_them_it_is() -> None:
     server.document = document
     with capture_events() as events:
         await until_async(lambda: _status(case, "GET"), 200)
-        wire = await open_wire(case.app)
-        await wire.send(connect_packet(token=remote_token()))
-        assert str(await wire.frame()).startswith("40/messages,")
+        wire, _ = await joined_wire(case.app, token=remote_token())
         await wire.close()
     assert len(lines(events, "keys.refreshed")) == 1
     assert case.guard.status()["keys"][0]["state"] == "fresh"
@@ -649,16 +614,13 @@ async def test_a_member_hears_that_there_are_no_keys_for_another_namespace() -> 
     server = KeyServer()
     auth = remote(server, jwks_cooldown=300)
     case = guarded("/messages", "/other", auth=auth)
-    wire = await open_wire(case.app)
-    await wire.send(connect_packet(token=remote_token()))
-    assert str(await wire.frame()).startswith("40/messages,")
+    wire, _ = await joined_wire(case.app, token=remote_token())
     said = await ask(wire, "/other", remote_token("another"))
     assert said["code"] == "keys_unavailable"
     assert said["retry"] == "backoff"
     assert said["retry_after"] >= 1
     # Its namespace lives on.
-    await wire.send('42/messages,1["echo",1]')
-    assert await wire.frame() == "43/messages,1[1]"
+    assert await wire.alive()
     await wire.close()
     await close_keys(auth)
 
@@ -684,9 +646,7 @@ async def test_where_a_namespace_needs_no_token_sessions_are_made_without_keys(t
     case = guarded(auth=auth, namespaces=[NamespacePolicy("/messages", token=token)])
     assert auth.outage() is None
     await until(lambda: auth.outage() is not None)
-    wire = await open_wire(case.app)
-    await wire.send(connect_packet(token=None))
-    assert str(await wire.frame()).startswith("40/messages,")
+    wire, _ = await joined_wire(case.app, token=None)
     await wire.close()
     await close_keys(auth)
 
@@ -704,8 +664,7 @@ async def test_without_auth_there_is_no_outage() -> None:
 @pytest.mark.parametrize("how", ["poll", "post", "upgrade"])
 async def test_a_request_from_another_address_is_refused(how: str, events: Events) -> None:
     case = guarded(bind_polling="address")
-    client = await Client(case.app, "polling", client=("203.0.113.1", 1)).open()
-    await client.join()
+    client, _ = await joined_client(case, kind="polling", client=("203.0.113.1", 1))
     thief = ("203.0.113.2", 1)
     if how == "upgrade":
         with pytest.raises(Refused) as caught:
@@ -726,7 +685,6 @@ async def test_a_request_from_another_address_is_refused(how: str, events: Event
     client.options = {"client": ("203.0.113.1", 2)}
     await client.post('42/messages,1["echo",1]')
     assert await client.frame() == "43/messages,1[1]"
-    await client.close()
 
 
 async def test_the_address_is_that_behind_the_proxies() -> None:
@@ -738,7 +696,6 @@ async def test_the_address_is_that_behind_the_proxies() -> None:
     client.options = {"client": ("10.0.0.1", 1), "headers": {"x-forwarded-for": "203.0.113.2"}}
     assert (await client.post("3")).status == 400
     client.options = {"client": ("10.0.0.1", 1), "headers": headers}
-    await client.close()
 
 
 async def test_without_bind_polling_a_phone_may_change_its_network() -> None:
@@ -746,7 +703,6 @@ async def test_without_bind_polling_a_phone_may_change_its_network() -> None:
     client = await Client(case.app, "polling", client=("203.0.113.1", 1)).open()
     client.options = {"client": ("203.0.113.2", 1)}
     await client.join()
-    await client.close()
 
 
 # Sessions that are let go
@@ -787,8 +743,7 @@ async def test_detaching_forgets_sessions_and_lets_everybody_go_on(clock: Clock)
     case = guarded("/messages", "/other")
     joined, _ = await joined_wire(case.app)
     waiting = await open_wire(case.app)
-    client = await Client(case.app, "polling").open()
-    await client.join()
+    client, _ = await joined_client(case, kind="polling")
     case.guard.detach()
     status = case.guard.status()
     assert status["sessions"] == {"open": 0, "without_namespace": 0, "by_transport": {}}
@@ -796,10 +751,8 @@ async def test_detaching_forgets_sessions_and_lets_everybody_go_on(clock: Clock)
     clock.passes(1000)
     client.options = {"bare": True}
     # Nobody is checked any more, and nobody is ended.
-    await waiting.send(connect_packet("/other", None))
-    assert str(await waiting.frame()).startswith("40/other,")
-    await joined.send('42/messages,1["echo",1]')
-    assert await joined.frame() == "43/messages,1[1]"
+    await waiting.join("/other", None)
+    assert await joined.alive()
     await client.post('42/messages,1["echo",2]')
     assert await client.frame() == "43/messages,1[2]"
     for wire in (joined, waiting):
@@ -844,9 +797,7 @@ async def test_detaching_a_guard_that_has_replaced_less(options: dict[str, Any])
     assert (case.server.eio.send_packet.__func__ is own) == ("limits" in options)
     case.guard.detach()
     assert case.server.eio.send_packet.__func__ is own
-    wire = await open_wire(case.app)
-    await wire.send(connect_packet(token=None))
-    assert str(await wire.frame()).startswith("40/messages,")
+    wire, _ = await joined_wire(case.app, token=None)
     await wire.close()
     assert not case.server.manager.rooms
 
@@ -867,7 +818,6 @@ async def test_a_send_packet_that_somebody_else_has_wrapped_ends_nobody_once_the
     for _ in range(50):
         assert str(await wire.frame()).startswith('42/messages,["x"')
     assert not lines(events, "connection.closed")
-    await wire.close()
 
 
 async def test_a_session_from_before_the_guard_ends_as_ever() -> None:

@@ -24,6 +24,7 @@ from tests.scripted import (
     Guarded,
     gone,
     guarded,
+    joined_client,
     lines,
     rest,
     styled,
@@ -78,8 +79,7 @@ class TestInEachWay:
     async def test_the_connection_goes_on_with_it(self, style: str, kind: str, clock: Clock, events: Events) -> None:
         seen: list[Any] = []
         case = styled(style, lambda *args: seen.append(args), kind=kind, auth=make_auth(clock=clock))
-        peer = await Client(case, kind).open()
-        sid = await peer.join("/messages", token_at(clock, 60, jti="old"))
+        peer, sid = await joined_client(case, "/messages", token_at(clock, 60, jti="old"), kind=kind)
         clock.passes(45)
         assert await peer.event("/messages", "socketguard:expiring") == {"in": 25}
 
@@ -117,8 +117,7 @@ class TestInEachWay:
         case = styled(
             style, lambda *args: seen.append(args), kind=kind, auth=make_auth(clock=clock), expiring_notice=None
         )
-        peer = await Client(case, kind).open()
-        sid = await peer.join("/messages", token_at(clock, 60))
+        peer, sid = await joined_client(case, "/messages", token_at(clock, 60), kind=kind)
         fresh = {"token": token_at(clock, 100, jti="new")}
         assert await peer.call("/messages", REFRESH, fresh, b"\0binary\xff") == {"ok": True, "expires_in": 110}
         assert case.guard.identity(sid).token_id == "new"
@@ -128,19 +127,16 @@ class TestInEachWay:
         assert of_refusal(answer) == ("token_malformed", "login")
         assert case.guard.identity(sid).token_id == "new"
         assert seen == []
-        await peer.close()
 
     @pytest.mark.parametrize("kind", KINDS)
     async def test_without_an_acknowledgement(self, kind: str, clock: Clock) -> None:
         options = {"serializer": "msgpack"} if kind == "msgpack" else {}
         case = a_guard(clock, server_options=options)
-        peer = await Client(case, kind).open()
-        sid = await peer.join("/messages", token_at(clock, 60))
+        peer, sid = await joined_client(case, "/messages", token_at(clock, 60), kind=kind)
         await peer.emit("/messages", REFRESH, {"token": token_at(clock, 100, jti="new")})
         await until(lambda: case.guard.identity(sid).token_id == "new")
         await peer.emit("/messages", REFRESH, {"token": "nonsense"})
         assert await peer.alive()  # And nothing was sent before.
-        await peer.close()
 
     async def test_when_events_are_handled_one_after_the_other(self, clock: Clock) -> None:
         case = a_guard(clock, server_options={"async_handlers": False})
@@ -165,7 +161,6 @@ class TestInEachWay:
         peer, sid = await joined(case, clock, "/")
         assert (await peer.refresh("/", token_at(clock, 100, jti="new")))["ok"] is True
         assert case.guard.identity(sid, "/").token_id == "new"
-        await peer.close()
 
     async def test_again_and_again(self, clock: Clock, events: Events) -> None:
         case = a_guard(clock, expiring_notice=30)
@@ -176,18 +171,15 @@ class TestInEachWay:
             assert (await peer.refresh("/messages", token_at(clock, 60)))["expires_in"] == 70
             assert case.guard.connections()[0].refreshes == number
         assert len(lines(events, "token.expiring", sid=sid)) == 5
-        await peer.close()
 
     async def test_a_token_that_lives_for_less_than_the_notice_asks_for_no_flood(self, clock: Clock) -> None:
         case = a_guard(clock, expiring_notice=30)
-        peer = await Client(case).open()
-        await peer.join("/messages", token_at(clock, 10))
+        peer, _ = await joined_client(case, "/messages", token_at(clock, 10))
         assert await peer.event("/messages", "socketguard:expiring") == {"in": 20}
         assert (await peer.refresh("/messages", token_at(clock, 10)))["expires_in"] == 20
         assert await peer.alive()
         clock.passes(10)
         assert await peer.event("/messages", "socketguard:expiring") == {"in": 10}
-        await peer.close()
 
     async def test_a_shorter_token_ends_sooner(self, clock: Clock) -> None:
         case = a_guard(clock)
@@ -255,7 +247,6 @@ class TestWhatIsNoGoodToken:
         )
         assert case.guard.identity(sid).token_id == "old"
         assert [name for name, *_ in seen] == ["Socketguard:refresh"]
-        await peer.close()
 
 
 class TestSomebodyElse:
@@ -290,7 +281,6 @@ class TestSomebodyElse:
         peer, _ = await joined(case, clock, tenant=tenant, other="one")
         answer = await peer.refresh("/messages", token_at(clock, 600, tenant=tenant, other="two"))
         assert answer["ok"] is True
-        await peer.close()
 
     @pytest.mark.parametrize(("tenant", "detail"), [("other", "claim_changed"), (5, "claim_changed"), ("5", None)])
     async def test_the_claims_of_a_pattern(self, tenant: Any, detail: str | None, clock: Clock, events: Events) -> None:
@@ -309,22 +299,17 @@ class TestSomebodyElse:
             assert of_refusal(answer) == ("subject_mismatch", "never")
             assert lines(events, "token.refresh_rejected")[0]["detail"] == detail
         assert await peer.alive("/tenant-5")
-        await peer.close()
 
     async def test_nobody_becomes_somebody(self, clock: Clock) -> None:
         case = a_guard(clock, namespaces=[NamespacePolicy("/messages", token="optional")])
-        peer = await Client(case).open()
-        sid = await peer.join("/messages", None)
+        peer, sid = await joined_client(case, "/messages", None)
         assert of_refusal(await peer.refresh("/messages", token_at(clock))) == ("subject_mismatch", "never")
         assert not case.guard.identity(sid).is_authenticated
-        await peer.close()
 
     async def test_where_there_are_no_tokens(self) -> None:
         case = guarded(auth=None)
-        peer = await Client(case).open()
-        await peer.join("/messages", None)
+        peer, _ = await joined_client(case, "/messages", None)
         assert of_refusal(await peer.refresh("/messages", mint())) == ("subject_mismatch", "never")
-        await peer.close()
 
 
 async def _echo_anywhere(namespace: str, sid: str, *args: Any) -> Any:
@@ -342,20 +327,17 @@ class TestThePolicyOfTheNamespace:
         await ends_after(case, clock, peer, 70)
 
     async def test_a_scope_that_was_gained_counts_at_once(self, clock: Clock) -> None:
-        def prepare(server: Any) -> None:
-            @server.on("write", namespace="/messages")
-            @SocketGuard.requires("write")
-            async def write(sid: str) -> str:
-                return "written"
+        @SocketGuard.requires("write")
+        async def write(sid: str) -> str:
+            return "written"
 
-        case = a_guard(clock, prepare=prepare)
+        case = a_guard(clock, handlers={"write": write})
         peer, _ = await joined(case, clock, scope="read")
         assert (await peer.call("/messages", "write"))["code"] == "insufficient_scope"
         assert (await peer.refresh("/messages", token_at(clock, 600, scope="read write")))["ok"] is True
         assert await peer.call("/messages", "write") == "written"
         assert (await peer.refresh("/messages", token_at(clock, 600, scope="read")))["ok"] is True
         assert (await peer.call("/messages", "write"))["code"] == "insufficient_scope"
-        await peer.close()
 
     @pytest.mark.parametrize("asynchronous", [False, True])
     @pytest.mark.parametrize("answer", [True, False, None, 1, "yes", RuntimeError("broken")])
@@ -389,7 +371,6 @@ class TestThePolicyOfTheNamespace:
         else:
             assert of_refusal(found) == ("insufficient_scope", "never")
         assert case.guard.identity(sid).token_id == ("new" if answer is True else "old")
-        await peer.close()
 
     async def test_authorize_that_hangs(self, clock: Clock) -> None:
         calls = 0
@@ -431,7 +412,6 @@ class TestThePolicyOfTheNamespace:
         await asyncio.wait((handling,))
         assert case.guard.identity(sid).token_id == "old"
         assert (await peer.refresh("/messages", fresh["token"]))["ok"] is True
-        await peer.close()
 
     async def test_a_token_that_expires_while_authorize_runs(self, clock: Clock) -> None:
         calls = 0
@@ -456,7 +436,6 @@ class TestThePolicyOfTheNamespace:
         del case.server.handlers["/messages"]
         answer = await peer.refresh("/messages", token_at(clock, 600))
         assert (answer["code"], answer["retry"]) == ("invalid_namespace", None)
-        await peer.close()
 
 
 class TestOnRefresh:
@@ -479,7 +458,6 @@ class TestOnRefresh:
         assert (await peer.refresh("/messages", token_at(clock, subject="user-2")))["ok"] is False
         assert called == [("one", "two", "one", 0), ("two", "three", "two", 1)]
         assert case.guard.identity(sid).token_id == "three"
-        await peer.close()
 
     @pytest.mark.parametrize("asynchronous", [False, True])
     @pytest.mark.parametrize("error", [RuntimeError, asyncio.CancelledError, GeneratorExit])
@@ -547,7 +525,6 @@ class TestOnRefresh:
         # And another one may follow.
         pausing.release.set()
         assert (await peer.refresh("/messages", token_at(clock, 600)))["ok"] is True
-        await peer.close()
 
     async def test_events_go_on_while_it_runs(self, clock: Clock) -> None:
         pausing = Pausing()
@@ -559,7 +536,6 @@ class TestOnRefresh:
         assert case.guard.identity(sid).token_id == "old"
         pausing.release.set()
         assert (await peer.packet()).data == [{"ok": True, "expires_in": 610}]
-        await peer.close()
 
 
 class TestTwoAtOnce:
@@ -576,7 +552,6 @@ class TestTwoAtOnce:
         assert (await peer.packet()).data == [{"ok": True, "expires_in": 610}]
         assert case.guard.identity(sid).token_id == "first"
         assert (await peer.refresh("/messages", token_at(clock, 900, jti="second")))["ok"] is True
-        await peer.close()
 
     async def test_other_connections_are_no_concern_of_it(self, clock: Clock) -> None:
         pausing = Pausing()
@@ -590,7 +565,6 @@ class TestTwoAtOnce:
         pausing.release.set()
         answers = [await peer.packet(), await peer.packet()]
         assert [(answer.number, answer.data[0]["ok"]) for answer in answers] == [(1, True), (2, True)]
-        await peer.close()
 
 
 class TestItsBudget:
@@ -605,30 +579,24 @@ class TestItsBudget:
         assert await peer.alive()
         other, _ = await joined(case, clock)
         assert (await other.refresh("/messages", token_at(clock)))["ok"] is True
-        await other.close()
-        await peer.close()
 
     async def test_it_is_not_that_of_the_handlers(self, clock: Clock) -> None:
-        def prepare(server: Any) -> None:
-            @server.on("rated", namespace="/messages")
-            @SocketGuard.requires(rate="1/day")
-            async def rated(sid: str) -> str:
-                return "done"
+        @SocketGuard.requires(rate="1/day")
+        async def rated(sid: str) -> str:
+            return "done"
 
-        case = a_guard(clock, prepare=prepare, limits=Limits(refreshes_per_connection="1/day"))
+        case = a_guard(clock, handlers={"rated": rated}, limits=Limits(refreshes_per_connection="1/day"))
         peer, _ = await joined(case, clock)
         assert await peer.call("/messages", "rated") == "done"
         assert (await peer.call("/messages", "rated"))["code"] == "rate_limited"
         assert (await peer.refresh("/messages", token_at(clock)))["ok"] is True
         assert (await peer.refresh("/messages", token_at(clock)))["code"] == "rate_limited"
-        await peer.close()
 
     async def test_it_can_be_turned_off(self, clock: Clock) -> None:
         case = a_guard(clock, limits=Limits(refreshes_per_connection=None))
         peer, _ = await joined(case, clock)
         for _ in range(50):
             assert (await peer.refresh("/messages", token_at(clock)))["ok"] is True
-        await peer.close()
 
 
 class SlowStore:
@@ -659,8 +627,7 @@ class TestRevokedTokens:
     async def test_who_offers_one_is_sent_away(self, kind: str, clock: Clock, events: Events) -> None:
         options = {"serializer": "msgpack"} if kind == "msgpack" else {}
         case = guarded("/messages", "/b", server_options=options, auth=make_auth(clock=clock, max_lifetime=7200))
-        peer = await Client(case, kind).open()
-        sid = await peer.join("/messages", token_at(clock, 600, jti="old"))
+        peer, sid = await joined_client(case, "/messages", token_at(clock, 600, jti="old"), kind=kind)
         await peer.join("/b", token_at(clock, 600, jti="other"))
         assert await case.guard.revoke(token_id="stolen") == 0
         answer = await peer.refresh("/messages", token_at(clock, 600, jti="stolen"))
@@ -672,7 +639,6 @@ class TestRevokedTokens:
         [closed] = lines(events, "connection.closed")
         assert (closed["reason"], closed["sid"], closed["token_id"]) == ("token_revoked", sid, "old")
         assert lines(events, "token.refresh_rejected")[0]["reason"] == "token_revoked"
-        await peer.close()
 
     async def test_a_fresh_token_that_is_revoked_while_on_refresh_runs(self, clock: Clock) -> None:
         pausing = Pausing()
@@ -683,7 +649,6 @@ class TestRevokedTokens:
         await case.guard.revoke(token_id="new")
         pausing.release.set()
         await no_longer_with(case, sid, "new")
-        await peer.close()
 
     @pytest.mark.parametrize("where", ["here", "by another worker"])
     async def test_a_fresh_token_that_is_revoked_while_authorize_runs(self, where: str, clock: Clock) -> None:
@@ -708,7 +673,6 @@ class TestRevokedTokens:
             store.revoke(Revocation(None, "new", None, None, clock.now + 600))
         release.set()
         await no_longer_with(case, sid, "new")
-        await peer.close()
 
     async def test_a_fresh_token_that_is_revoked_while_the_store_looks(self, clock: Clock) -> None:
         store = SlowStore()
@@ -720,7 +684,6 @@ class TestRevokedTokens:
         await case.guard.revoke(token_id="new")
         store.release.set()
         await no_longer_with(case, sid, "new")
-        await peer.close()
 
     async def test_the_old_token_is_revoked_while_on_refresh_runs(self, clock: Clock, events: Events) -> None:
         pausing = Pausing()
@@ -754,7 +717,6 @@ class TestRevokedTokens:
         store.error = None
         assert (await peer.refresh("/messages", token_at(clock, 600, jti="newer")))["ok"] is True
         assert len(lines(events, "store.recovered")) == 1
-        await peer.close()
 
 
 async def no_longer_with(case: Guarded, sid: str, token_id: str) -> None:
@@ -800,10 +762,7 @@ class TestWhoHasLeftMeanwhile:
             entered.set()
             await release.wait()
 
-        def prepare(server: Any) -> None:
-            server.on("disconnect", disconnect, namespace="/messages")
-
-        case = guarded("/messages", "/b", prepare=prepare, auth=make_auth(clock=clock))
+        case = guarded("/messages", "/b", handlers={"disconnect": disconnect}, auth=make_auth(clock=clock))
         peer, _ = await joined(case, clock)
         await peer.join("/b", token_at(clock, 600))
         kicking = asyncio.ensure_future(case.guard.disconnect(subject="user-1", namespace="/messages"))
@@ -814,7 +773,6 @@ class TestWhoHasLeftMeanwhile:
         release.set()
         assert await kicking == 1
         assert not lines(events, "token.refreshed")
-        await peer.close()
 
     async def test_it_comes_while_the_connect_handler_runs(self, clock: Clock, events: Events) -> None:
         entered, release = asyncio.Event(), asyncio.Event()
@@ -823,7 +781,7 @@ class TestWhoHasLeftMeanwhile:
             entered.set()
             await release.wait()
 
-        case = a_guard(clock, prepare=lambda server: server.on("connect", connect, namespace="/messages"))
+        case = a_guard(clock, handlers={"connect": connect})
         peer = await Client(case, "polling").open()
         joining = asyncio.ensure_future(peer.connect("/messages", token_at(clock, jti="old")))
         await entered.wait()
@@ -835,7 +793,6 @@ class TestWhoHasLeftMeanwhile:
         assert case.guard.identity(packet.data["sid"]).token_id == "old"
         assert await peer.alive()
         assert not lines(events, "token.refreshed")
-        await peer.close()
 
     async def test_it_comes_when_the_end_has_been_decided(self, clock: Clock, events: Events) -> None:
         """Many are ended one after the other, so that nothing has been sent to the last one yet."""
@@ -863,7 +820,6 @@ async def test_expiry_ignore(clock: Clock) -> None:
     assert case.guard.identity(sid).token_id == "new"
     answer = await peer.refresh("/messages", token_at(clock, -600))
     assert of_refusal(answer) == ("token_expired", "refresh")
-    await peer.close()
 
 
 async def test_from_an_end_to_none_and_back(clock: Clock) -> None:
@@ -900,7 +856,6 @@ async def test_several_issuers(clock: Clock, events: Events) -> None:
     assert (await peer.refresh("/messages", token_at(clock, 600, iss="three")))["code"] == "token_invalid"
     assert await peer.refresh("/messages", token_at(clock, 600, iss="one")) == {"ok": True, "expires_in": 600}
     assert case.guard.identity(sid).issuer == "one"
-    await peer.close()
 
 
 KEYS: dict[str, Any] = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("first", "second")}
@@ -947,13 +902,11 @@ class TestKeys:
             return self.document(*published)
 
         case = self.guard(clock, fetch)
-        peer = await Client(case).open()
-        sid = await peer.join("/messages", self.token(clock, "first"))
+        peer, sid = await joined_client(case, "/messages", self.token(clock, "first"))
         published[:] = ["second"]
         await cool_down(case)
         assert (await peer.refresh("/messages", self.token(clock, "second", jti="new")))["ok"] is True
         assert case.guard.identity(sid).key_id == "second"
-        await peer.close()
 
     async def test_a_token_that_is_revoked_while_they_are_fetched(self, clock: Clock) -> None:
         published, entered, release = ["first"], asyncio.Event(), asyncio.Event()
@@ -965,8 +918,7 @@ class TestKeys:
             return self.document(*published)
 
         case = self.guard(clock, fetch)
-        peer = await Client(case).open()
-        await peer.join("/messages", self.token(clock, "first"))
+        peer, _ = await joined_client(case, "/messages", self.token(clock, "first"))
         published[:] = ["second"]
         await cool_down(case)
         await peer.emit("/messages", REFRESH, {"token": self.token(clock, "second", jti="new")}, number=1)
@@ -977,7 +929,6 @@ class TestKeys:
         assert of_refusal((await peer.packet()).data[0]) == ("token_revoked", "login")
         await peer.told("/messages", "token_revoked")
         await peer.disconnected("/messages")
-        await peer.close()
 
     async def test_a_client_that_leaves_before_it_is_in(self, clock: Clock, events: Events) -> None:
         release = asyncio.Event()
@@ -1009,8 +960,7 @@ class TestKeys:
             return self.document("first")
 
         case = self.guard(clock, fetch, admission_timeout=0.05)
-        peer = await Client(case).open()
-        sid = await peer.join("/messages", self.token(clock, "first", jti="old"))
+        peer, sid = await joined_client(case, "/messages", self.token(clock, "first", jti="old"))
         await cool_down(case)
         answer = await peer.refresh("/messages", self.token(clock, "second"))
         assert of_refusal(answer) == ("admission_timeout", "backoff")

@@ -16,7 +16,18 @@ import socketio
 
 from socketguard import ConfigurationError, NamespacePolicy, SocketGuard, current_connection
 from socketguard.testing import Refused, join, make_auth, mint
-from tests.scripted import Client, Clock, Events, Guarded, connect_packet, guarded, joined_wire, lines, open_wire, until
+from tests.scripted import (
+    Clock,
+    Events,
+    Guarded,
+    connect_packet,
+    guarded,
+    joined_client,
+    joined_wire,
+    lines,
+    open_wire,
+    until,
+)
 
 Register = Callable[[Any, list[Any]], None]
 
@@ -115,27 +126,22 @@ async def test_an_event_without_its_scope_is_answered_and_not_dispatched(
 async def test_over_polling() -> None:
     seen: list[Any] = []
     case = case_of(asynchronous, seen)
-    client = await Client(case.app, "polling").open()
-    await client.join(token=mint(scope="messages:read"))
+    client, _ = await joined_client(case, token=mint(scope="messages:read"), kind="polling")
     await client.post('42/messages,3["save","text"]')
     frame = await client.frame()
     assert frame.startswith("43/messages,3[")
     assert json.loads(frame[len("43/messages,3") :])[0]["code"] == "insufficient_scope"
     assert seen == []
-    await client.close()
 
 
 async def test_binary_events() -> None:
     seen: list[Any] = []
     case = case_of(asynchronous, seen)
-    wire = await open_wire(case.app)
-    await wire.send(connect_packet(token=mint(scope="messages:read")))
-    await wire.frame()
+    wire, _ = await joined_wire(case.app, token=mint(scope="messages:read"))
     await wire.send('451-/messages,4["save",{"_placeholder":true,"num":0}]')
     await wire.send(b"\x00\x01")
     assert str(await wire.frame()).startswith('43/messages,4[{"ok":false,"code":"insufficient_scope"')
     assert seen == []
-    await wire.close()
 
 
 async def test_the_name_of_a_hostile_event_is_neutralised_in_the_log(events: Events) -> None:
@@ -159,14 +165,12 @@ async def test_many_refused_events_do_not_fill_the_log(events: Events) -> None:
 async def test_a_rate_is_per_connection(events: Events) -> None:
     seen: list[Any] = []
 
-    def prepare(server: Any) -> None:
-        @server.on("save", namespace="/messages")
-        @SocketGuard.requires(rate="2/day")
-        async def save(sid: str) -> str:
-            seen.append(sid)
-            return "saved"
+    @SocketGuard.requires(rate="2/day")
+    async def save(sid: str) -> str:
+        seen.append(sid)
+        return "saved"
 
-    case = guarded("/messages", "/other", prepare=prepare)
+    case = guarded("/messages", "/other", handlers={"save": save})
     async with join(case.app, "/messages", token=mint()) as first:
         assert [await first.call("save") for _ in range(2)] == ["saved", "saved"]
         said = await first.call("save")
@@ -229,23 +233,19 @@ async def test_on_a_connect_handler_it_refuses_the_client(style: str, events: Ev
     assert line["missing"] == ["messages:write"]
     assert not lines(events, "event.rejected")
     assert seen == []
-    await wire.send(connect_packet(token=mint(scope="messages:write")))
-    assert str(await wire.frame()).startswith("40/messages,")
+    await wire.join(token=mint(scope="messages:write"))
     assert len(seen) == 1
     assert case.guard.status()["refused"] == {"insufficient_scope": 1}
-    await wire.close()
 
 
 async def test_a_disconnect_handler_runs_whatever_the_client_may_do() -> None:
     seen: list[str] = []
 
-    def prepare(server: Any) -> None:
-        @server.on("disconnect", namespace="/messages")
-        @SocketGuard.requires("messages:write")
-        async def disconnect(sid: str, reason: str) -> None:
-            seen.append(sid)
+    @SocketGuard.requires("messages:write")
+    async def disconnect(sid: str, reason: str) -> None:
+        seen.append(sid)
 
-    case = guarded("/messages", prepare=prepare)
+    case = guarded("/messages", handlers={"disconnect": disconnect})
     wire, sid = await joined_wire(case.app)
     await wire.close()
     assert seen == [sid]

@@ -14,7 +14,20 @@ from socketguard import ConfigurationError, JWTAuth, MemoryStore, NamespacePolic
 from socketguard.connection import Connection, Identity
 from socketguard.limits.revocation import Revocation, StoreFull, StoreUnavailable
 from socketguard.testing import TEST_SECRET, Refused, make_auth
-from tests.scripted import KINDS, UNLIMITED, Client, Clock, Events, Guarded, guarded, lines, rest, token_at, until
+from tests.scripted import (
+    KINDS,
+    UNLIMITED,
+    Client,
+    Clock,
+    Events,
+    Guarded,
+    guarded,
+    joined_client,
+    lines,
+    rest,
+    token_at,
+    until,
+)
 
 MAX_LIFETIME = 7200
 LEEWAY = 10
@@ -53,8 +66,7 @@ class TestOneToken:
         options = {"serializer": "msgpack"} if kind == "msgpack" else {}
         case = a_guard(clock, "/messages", "/b", server_options=options)
         revoked, other = token_at(clock, jti="revoked"), token_at(clock, jti="other")
-        peer = await Client(case, kind).open()
-        sid = await peer.join("/messages", revoked)
+        peer, sid = await joined_client(case, "/messages", revoked, kind=kind)
         await peer.join("/b", other)
         assert await case.guard.revoke(token_id="revoked") == 1
         await sent_away(peer, "/messages")
@@ -73,7 +85,6 @@ class TestOneToken:
             clock.now + 60 + LEEWAY,
         )
         assert lines(events, "connection.rejected", reason="token_revoked", detail="revoked")
-        await close(case, peer)
 
     async def test_nobody_has_it(self, clock: Clock, events: Events) -> None:
         case = a_guard(clock)
@@ -81,7 +92,6 @@ class TestOneToken:
         peer = await Client(case).open()
         assert (await peer.refused("/messages", token_at(clock, jti="stolen")))["code"] == "token_revoked"
         assert lines(events, "token.revoked")[0]["until"] == clock.now + MAX_LIFETIME + 2 * LEEWAY
-        await close(case, peer)
 
     async def test_twice_is_no_error(self, clock: Clock) -> None:
         case = a_guard(clock)
@@ -90,7 +100,6 @@ class TestOneToken:
         assert first + second == 1
         await sent_away(peer, "/messages")
         assert await case.guard.revoke(token_id="a") == 0
-        await close(case, peer)
 
     async def test_it_is_forgotten_once_the_token_has_expired(self, clock: Clock) -> None:
         store = MemoryStore(capacity=1, clock=clock)
@@ -112,7 +121,6 @@ class TestOneToken:
         await sent_away(one, "/a", "/b")
         await sent_away(two, "/b")
         assert await three.alive("/a")
-        await close(case, one, two, three)
 
     @pytest.mark.parametrize(("seconds", "grows"), [(0, True), (0.01, False)])
     async def test_very_many_connections_leave_the_loop_its_turns(
@@ -141,7 +149,6 @@ class TestOneToken:
         assert await revoking == len(names)
         await sent_away(peer, *names)
         assert len(lines(events, "connection.closed", reason="token_revoked")) == len(names)
-        await close(case, peer)
 
     async def test_the_transport_is_left_to_the_client(self, clock: Clock) -> None:
         """A stock client would come back over a new transport, again and again."""
@@ -151,20 +158,16 @@ class TestOneToken:
         await sent_away(peer, "/messages")
         assert case.guard.status()["sessions"]["open"] == 1
         assert case.guard.status()["timers"] == {"expiry": 0, "connect": 1, "ending": 0}
-        await close(case, peer)
 
     async def test_a_handler_may_revoke_the_token_of_its_own_client(self, clock: Clock) -> None:
-        def prepare(server: Any) -> None:
-            @server.on("logout", namespace="/messages")
-            async def logout(sid: str) -> int:
-                token_id = case.guard.identity(sid).token_id
-                return await case.guard.revoke(token_id=token_id)
+        async def logout(sid: str) -> int:
+            token_id = case.guard.identity(sid).token_id
+            return await case.guard.revoke(token_id=token_id)
 
-        case = a_guard(clock, prepare=prepare)
+        case = a_guard(clock, handlers={"logout": logout})
         peer = await joined(case, token_at(clock, jti="a"))
         await peer.emit("/messages", "logout")
         await sent_away(peer, "/messages")
-        await close(case, peer)
 
 
 class TestASubject:
@@ -183,7 +186,6 @@ class TestASubject:
         assert (await peer.refused("/b", token))["code"] == "token_revoked"
         [line] = lines(events, "token.revoked")
         assert (line["selector"], line["ended"]) == ({"subject": "user-1"}, 2)
-        await close(case, peer, other)
 
     async def test_issued_before(self, clock: Clock) -> None:
         case = a_guard(clock)
@@ -194,7 +196,6 @@ class TestASubject:
         assert await two.alive()
         assert (await one.refused("/messages", old))["code"] == "token_revoked"
         await one.join("/messages", new)
-        await close(case, one, two)
 
     async def test_who_has_no_token_is_no_subject(self, clock: Clock) -> None:
         class Asked(MemoryStore):
@@ -205,12 +206,10 @@ class TestASubject:
         asked: list[Identity] = []
         policies = [NamespacePolicy("/messages", token="optional")]
         case = a_guard(clock, namespaces=policies, store=Asked(clock=clock))
-        peer = await Client(case).open()
-        await peer.join("/messages", None)
+        peer, _ = await joined_client(case, "/messages", None)
         assert await case.guard.revoke(subject="user-1") == 0
         assert await peer.alive()
         assert asked == []
-        await close(case, peer)
 
     async def test_without_a_longest_lifetime_it_can_not_be_kept(self, clock: Clock) -> None:
         case = guarded(auth=make_auth(clock=clock))
@@ -219,7 +218,6 @@ class TestASubject:
             await case.guard.revoke(subject="user-1")
         assert caught.value.option == "max_lifetime"
         assert await peer.alive()
-        await close(case, peer)
 
 
 class TestSeveralIssuers:
@@ -242,7 +240,6 @@ class TestSeveralIssuers:
         assert await two.alive()
         assert (await one.refused("/messages", token))["code"] == "token_revoked"
         assert lines(events, "token.revoked")[0]["selector"] == {**selector, "issuer": "one"}
-        await close(case, one, two)
 
     @pytest.mark.parametrize("issuer", [None, "three"])
     async def test_it_must_be_named_and_be_one_of_them(self, issuer: str | None, case: Guarded, clock: Clock) -> None:
@@ -251,7 +248,6 @@ class TestSeveralIssuers:
             await case.guard.revoke(token_id="a", issuer=issuer)
         assert caught.value.option == "issuer"
         assert await peer.alive()
-        await close(case, peer)
 
 
 class Held:
@@ -283,13 +279,11 @@ class Held:
         async def disconnect(sid: str, *_: Any) -> None:
             self.left.append(sid)
 
-        def prepare(server: Any) -> None:
-            server.on("disconnect", disconnect, namespace="/messages")
-            server.on("connect", connect, namespace="/messages")
-
         policy = NamespacePolicy("/messages", authorize=authorize if place == "authorize" else None)
         self.store = Slow(self.wait) if place == "store" else MemoryStore(clock=clock)
-        return a_guard(clock, prepare=prepare, namespaces=[policy], store=self.store)
+        return a_guard(
+            clock, handlers={"disconnect": disconnect, "connect": connect}, namespaces=[policy], store=self.store
+        )
 
 
 class Slow:
@@ -332,7 +326,6 @@ class TestWhileItIsAdmitted:
         assert not lines(events, "connection.accepted")
         assert not lines(events, "connection.closed")
         assert len(lines(events, "connection.rejected", reason="token_revoked", subject="user-1", token_id="a")) == 1
-        await close(case, peer)
 
     async def test_another_worker_revokes_it_while_authorize_runs(self, clock: Clock) -> None:
         held = Held()
@@ -345,7 +338,6 @@ class TestWhileItIsAdmitted:
         packet = await peer.packet()
         assert (packet.kind, packet.data["data"]["code"]) == (4, "token_revoked")
         assert held.connected == []
-        await close(case, peer)
 
     @pytest.mark.parametrize("place", PLACES)
     async def test_a_client_that_is_disconnected_does_not_get_in(
@@ -366,7 +358,6 @@ class TestWhileItIsAdmitted:
         assert (line["detail"], line["subject"], line["namespace"]) == ("disconnect_called", "user-1", "/messages")
         # It was no revocation.
         await peer.join("/messages", token_at(clock, jti="a"))
-        await close(case, peer)
 
     @pytest.mark.parametrize("place", PLACES)
     async def test_the_reason_of_a_disconnect_while_admitted(self, place: str, clock: Clock, events: Events) -> None:
@@ -382,7 +373,6 @@ class TestWhileItIsAdmitted:
         assert (line["subject"], line["namespace"]) == ("user-1", "/messages")
         assert any("fired" in str(value) for value in line.values())
         assert "\x1b" not in repr(line)
-        await close(case, peer)
 
     @pytest.mark.parametrize("place", PLACES)
     @pytest.mark.parametrize("order", ["kicked first", "revoked first", "revoked twice"])
@@ -409,7 +399,6 @@ class TestWhileItIsAdmitted:
         assert held.left == []
         assert len(lines(events, "connection.rejected")) == 1
         assert not lines(events, "connection.closed")
-        await close(case, peer)
 
     @pytest.mark.parametrize("place", PLACES)
     async def test_a_connect_that_is_cancelled_leaves_nothing(self, place: str, clock: Clock) -> None:
@@ -427,16 +416,14 @@ class TestWhileItIsAdmitted:
             "by_namespace": {},
             "by_transport": {},
         }
-        await close(case, peer)
 
     async def test_the_connect_handler_may_do_it_itself(self, clock: Clock) -> None:
         async def connect(sid: str, environ: Any, auth: Any) -> None:
             await case.guard.disconnect(sid=sid, reason="not today")
 
-        case = a_guard(clock, prepare=lambda server: server.on("connect", connect, namespace="/messages"))
+        case = a_guard(clock, handlers={"connect": connect})
         peer = await Client(case).open()
         assert (await peer.refused("/messages", token_at(clock)))["code"] == "refused_by_app"
-        await close(case, peer)
 
     async def test_the_disconnect_handler_has_nothing_left_to_disconnect(self, clock: Clock) -> None:
         counts: list[int] = []
@@ -445,7 +432,7 @@ class TestWhileItIsAdmitted:
             counts.append(await case.guard.disconnect(subject="user-1"))
             counts.append(await case.guard.revoke(subject="user-1"))
 
-        case = a_guard(clock, prepare=lambda server: server.on("disconnect", disconnect, namespace="/messages"))
+        case = a_guard(clock, handlers={"disconnect": disconnect})
         peer = await joined(case, token_at(clock))
         await close(case, peer)
         assert counts == [0, 0]
@@ -465,7 +452,6 @@ class TestTheStore:
         line = lines(events, "token.revoked")[-1]
         assert (line["selector"], line["ended"], line["error"]) == ({"token_id": "second"}, 1, "StoreFull")
         await peer.join("/messages", second)
-        await close(case, peer)
 
     @pytest.mark.parametrize("way", ["raises", "raises at once", "hangs"])
     async def test_a_store_that_does_not_take_it(self, way: str, clock: Clock) -> None:
@@ -488,7 +474,6 @@ class TestTheStore:
         with pytest.raises(StoreUnavailable if way == "hangs" else ConnectionError):
             await case.guard.revoke(token_id="a")
         await sent_away(peer, "/messages")
-        await close(case, peer)
 
     async def test_whoever_shares_it_knows(self, clock: Clock) -> None:
         store = MemoryStore(clock=clock)
@@ -511,7 +496,6 @@ class TestTheStore:
         await case.guard.revoke(token_id="a")
         peer = await Client(case).open()
         assert (await peer.refused("/messages", token_at(clock, jti="a")))["code"] == "token_revoked"
-        await close(case, peer)
 
     @pytest.mark.parametrize("explicit", [False, True])
     async def test_memory_is_warned_about_once(self, explicit: bool, clock: Clock, events: Events) -> None:
@@ -590,8 +574,7 @@ class TestAStoreThatGivesNoAnswer:
         await inside.join("/b", token_at(clock))
         assert case.guard.status()["store"]["available"] is True
         assert len(lines(events, "store.recovered")) == 1
-        again = await joined(case, token_at(clock))
-        await close(case, inside, again)
+        await joined(case, token_at(clock))
 
     @pytest.mark.parametrize("asynchronous", [True, False])
     @pytest.mark.parametrize("answer", NO_ANSWERS, ids=repr)
@@ -605,7 +588,6 @@ class TestAStoreThatGivesNoAnswer:
         store.answer = True
         assert (await peer.call("/b", "socketguard:refresh", {"token": token_at(clock)}))["code"] == "token_revoked"
         assert len(lines(events, "store.recovered")) == 1
-        await close(case, peer)
 
     async def test_a_hidden_namespace_stays_hidden(self, clock: Clock, events: Events) -> None:
         store = Unreliable(asynchronous=False)
@@ -622,7 +604,6 @@ class TestAStoreThatGivesNoAnswer:
         assert (await peer.packet()).data == {"message": "Invalid namespace"}
         [line] = lines(events, "connection.rejected")
         assert (line["detail"], line["hidden_reason"]) == ("hidden", "keys_unavailable")
-        await close(case, peer)
 
 
 class TestDisconnect:
@@ -670,14 +651,12 @@ class TestDisconnect:
         if expected:  # They may come again at once.
             peer, namespace = peers[min(expected).split()[0]], min(expected).split()[1]
             await peer.join(namespace, tokens[min(expected).split()[0]])
-        await close(case, *peers.values())
 
     @pytest.mark.parametrize("kind", KINDS)
     async def test_nothing_is_said_but_that_it_is_over(self, kind: str, clock: Clock, events: Events) -> None:
         options = {"serializer": "msgpack"} if kind == "msgpack" else {}
         case = a_guard(clock, server_options=options)
-        peer = await Client(case, kind).open()
-        sid = await peer.join("/messages", token_at(clock))
+        peer, sid = await joined_client(case, "/messages", token_at(clock), kind=kind)
         assert await case.guard.disconnect(sid=sid, reason="moved to another\x1b[31m tenant") == 1
         await peer.disconnected("/messages")
         [line] = lines(events, "connection.closed")
@@ -685,7 +664,6 @@ class TestDisconnect:
         assert "moved to another" in line["detail"]
         assert "\x1b" not in repr(events)
         assert await peer.join("/messages", token_at(clock)) != sid
-        await close(case, peer)
 
     @pytest.mark.parametrize(
         "selector",
@@ -712,7 +690,6 @@ class TestDisconnect:
             await case.guard.disconnect(**selector)
         held.release.set()
         assert (await peer.packet()).kind == 0
-        await close(case, peer)
 
     @pytest.mark.parametrize("call", ["disconnect", "revoke"])
     async def test_a_disconnect_handler_that_hangs_is_not_waited_for(self, call: str, clock: Clock) -> None:
@@ -722,9 +699,7 @@ class TestDisconnect:
             entered.set()
             await release.wait()
 
-        case = a_guard(
-            clock, "/messages", "/b", prepare=lambda server: server.on("disconnect", disconnect, namespace="/messages")
-        )
+        case = a_guard(clock, "/messages", "/b", handlers={"disconnect": disconnect})
         peer = await joined(case, token_at(clock, 600), "/messages", "/b")
         if call == "disconnect":
             calling = asyncio.ensure_future(case.guard.disconnect(subject="user-1", namespace="/messages"))
@@ -740,42 +715,36 @@ class TestDisconnect:
         # And a second call does not count it once more.
         assert await case.guard.disconnect(subject="user-1", namespace="/messages") == 0
         release.set()
-        await close(case, peer)
 
     async def test_one_that_raises(self, clock: Clock, events: Events) -> None:
         async def disconnect(sid: str, *_: Any) -> None:
             raise RuntimeError("broken")
 
-        case = a_guard(clock, prepare=lambda server: server.on("disconnect", disconnect, namespace="/messages"))
+        case = a_guard(clock, handlers={"disconnect": disconnect})
         peer = await joined(case, token_at(clock))
         assert await case.guard.disconnect(subject="user-1") == 1
         await peer.disconnected("/messages")
         assert lines(events, "handler.failed", error="RuntimeError")
-        await close(case, peer)
 
 
 async def test_where_there_are_no_tokens_there_is_nothing_to_revoke() -> None:
     case = guarded(auth=None)
-    peer = await Client(case).open()
-    sid = await peer.join("/messages", None)
+    peer, sid = await joined_client(case, "/messages", None)
     with pytest.raises(ConfigurationError) as caught:
         await case.guard.revoke(token_id="a", expires_at=2_000_000_000)
     assert caught.value.option == "auth"
     assert await case.guard.disconnect(sid=sid) == 1
     await peer.disconnected("/messages")
-    await close(case, peer)
 
 
 async def test_what_comes_after_the_revocation_is_not_dispatched(clock: Clock) -> None:
     """From the moment of the call on, before anything has been sent."""
     seen: list[Any] = []
 
-    def prepare(server: Any) -> None:
-        @server.on("order", namespace="/messages")
-        async def order(sid: str, what: str) -> None:
-            seen.append(what)
+    async def order(sid: str, what: str) -> None:
+        seen.append(what)
 
-    case = a_guard(clock, prepare=prepare)
+    case = a_guard(clock, handlers={"order": order})
     peer = await joined(case, token_at(clock, jti="a"))
     [connection] = case.guard.connections()
     revoking = asyncio.ensure_future(case.guard.revoke(token_id="a"))
@@ -785,7 +754,6 @@ async def test_what_comes_after_the_revocation_is_not_dispatched(clock: Clock) -
     assert await revoking == 1
     assert seen == []
     await sent_away(peer, "/messages")
-    await close(case, peer)
 
 
 async def test_it_expires_while_its_revocation_is_under_way(clock: Clock, events: Events) -> None:
@@ -797,4 +765,3 @@ async def test_it_expires_while_its_revocation_is_under_way(clock: Clock, events
     await sent_away(peer, "/messages")
     await until(lambda: lines(events, "connection.closed"))
     assert [line["reason"] for line in lines(events, "connection.closed")] == ["token_revoked"]
-    await close(case, peer)

@@ -8,7 +8,17 @@ from typing import Any
 
 from socketguard import JWTAuth, Limits, MemoryStore, NamespacePolicy
 from socketguard.testing import make_auth, mint
-from tests.scripted import Client, Guarded, Socket, connect_packet, guarded, joined_wire, open_wire, until
+from tests.scripted import (
+    Client,
+    Guarded,
+    Socket,
+    connect_packet,
+    guarded,
+    joined_client,
+    joined_wire,
+    open_wire,
+    until,
+)
 
 IDLE = {
     "sessions": {"open": 0, "without_namespace": 0, "by_transport": {}},
@@ -34,8 +44,7 @@ async def test_sessions_and_connections_by_namespace_and_transport() -> None:
     assert status()["sessions"] == {"open": 2, "without_namespace": 2, "by_transport": {"websocket": 1, "polling": 1}}
     assert status()["timers"] == {"expiry": 0, "connect": 2, "ending": 0}
     for namespace in ("/messages", "/other"):
-        await wire.send(connect_packet(namespace))
-        await wire.frame()
+        await wire.join(namespace)
     await client.join()
     assert status()["sessions"]["without_namespace"] == 0
     assert status()["connections"] == {
@@ -56,8 +65,7 @@ async def test_sessions_and_connections_by_namespace_and_transport() -> None:
 
 async def test_an_upgrade_moves_a_session_to_the_other_transport() -> None:
     case = guarded()
-    client = await Client(case.app, "polling").open()
-    await client.join()
+    client, _ = await joined_client(case, kind="polling")
     wire = Socket(case.app, query=f"&sid={client.sid}")
     await wire.open()
     await wire.send("2probe")
@@ -67,7 +75,6 @@ async def test_an_upgrade_moves_a_session_to_the_other_transport() -> None:
     await wire.send("5")
     await until(lambda: case.guard.status()["sessions"]["by_transport"] == {"websocket": 1})
     assert case.guard.status()["connections"]["by_transport"] == {"websocket": 1}
-    await wire.close()
 
 
 async def test_those_that_are_being_admitted_or_are_leaving_are_not_open() -> None:
@@ -98,8 +105,6 @@ async def test_those_that_are_being_admitted_or_are_leaving_are_not_open() -> No
     assert status()["timers"]["expiry"] == 0
     go.set()
     assert str(await other.frame()).startswith("40/slow,")
-    for each in (wire, other):
-        await each.close()
 
 
 async def test_refusals_by_code() -> None:
@@ -128,7 +133,6 @@ async def test_refusals_by_code() -> None:
         "invalid_namespace": 1,
     }
     assert case.guard.status()["accepted"] == 0
-    await wire.close()
 
 
 async def test_a_client_that_went_while_it_was_admitted_was_neither_accepted_nor_refused() -> None:
@@ -138,7 +142,7 @@ async def test_a_client_that_went_while_it_was_admitted_was_neither_accepted_nor
         running.set()
         await go.wait()
 
-    case = guarded(prepare=lambda server: server.on("connect", connect, namespace="/messages"))
+    case = guarded(handlers={"connect": connect})
     client = await Client(case.app, "polling").open()
     posting = asyncio.ensure_future(client.post(connect_packet()))
     await asyncio.wait_for(running.wait(), 5)
@@ -195,12 +199,11 @@ async def test_keys() -> None:
 
 async def test_without_auth() -> None:
     case = guarded(auth=None)
-    wire, _ = await joined_wire(case.app)
+    await joined_wire(case.app)
     status = case.guard.status()
     assert status["connections"]["open"] == 1
     assert status["timers"] == {"expiry": 0, "connect": 0, "ending": 0}
     assert status["keys"] == []
-    await wire.close()
 
 
 async def test_endings_that_are_on_their_way() -> None:
@@ -210,15 +213,14 @@ async def test_endings_that_are_on_their_way() -> None:
         running.set()
         await go.wait()
 
-    case = guarded(prepare=lambda server: server.on("disconnect", disconnect, namespace="/messages"))
-    wire, sid = await joined_wire(case.app)
+    case = guarded(handlers={"disconnect": disconnect})
+    _, sid = await joined_wire(case.app)
     task = asyncio.ensure_future(case.guard.disconnect(sid=sid))
     await asyncio.wait_for(running.wait(), 5)
     assert case.guard.status()["timers"]["ending"] == 1
     go.set()
     assert await task == 1
     await until(lambda: case.guard.status()["timers"]["ending"] == 0)
-    await wire.close()
 
 
 async def test_it_is_json_without_a_secret() -> None:
@@ -230,7 +232,6 @@ async def test_it_is_json_without_a_secret() -> None:
     text = json.dumps(case.guard.status())
     for secret in (token, sid, case.eio_sid, "somebody", "token-1"):
         assert secret not in text
-    await wire.close()
 
 
 async def test_what_is_handed_out_is_a_copy() -> None:

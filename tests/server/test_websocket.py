@@ -8,7 +8,18 @@ from typing import Any
 
 import pytest
 
-from tests.scripted import Client, Events, Socket, connect_packet, guarded, joined_wire, lines, open_wire, until
+from tests.scripted import (
+    Client,
+    Events,
+    Socket,
+    connect_packet,
+    guarded,
+    joined_client,
+    joined_wire,
+    lines,
+    open_wire,
+    until,
+)
 
 # Frames
 
@@ -25,7 +36,6 @@ async def test_a_frame_of_a_stranger_above_16_kib_ends_the_session(extra: int) -
         assert wire.close_code == 1009
     else:
         assert str(await wire.frame()).startswith('40/messages,{"sid":')
-    await wire.close()
 
 
 @pytest.mark.parametrize(("size", "code"), [(1, 1003), (16_384, 1003), (16_385, 1009)])
@@ -36,7 +46,6 @@ async def test_a_binary_frame_of_a_stranger_ends_the_session(size: int, code: in
     with pytest.raises(ConnectionError):
         await wire.frame()
     assert wire.close_code == code
-    await wire.close()
 
 
 async def test_a_packet_of_a_stranger_with_many_values_is_refused_undecoded() -> None:
@@ -79,7 +88,6 @@ async def test_a_member_that_left_its_last_namespace_is_a_stranger_again() -> No
     with pytest.raises(ConnectionError):
         await wire.frame()
     assert wire.close_code == 1009
-    await wire.close()
 
 
 async def test_a_frame_without_text_or_bytes_ends_the_session() -> None:
@@ -88,7 +96,6 @@ async def test_a_frame_without_text_or_bytes_ends_the_session() -> None:
     wire.put("websocket.receive")
     with pytest.raises(ConnectionError):
         await wire.frame()
-    await wire.close()
 
 
 @pytest.mark.parametrize("error", [OSError, asyncio.CancelledError])
@@ -105,7 +112,6 @@ async def test_a_close_frame_that_can_not_be_sent_harms_nobody(error: type[BaseE
 
     wire = await open_wire(app)
     await wire.send("hello")
-    await wire.close()
 
 
 async def test_a_websocket_whose_peer_can_not_be_written_to_leaves_nothing() -> None:
@@ -129,8 +135,7 @@ async def test_a_websocket_whose_peer_can_not_be_written_to_leaves_nothing() -> 
 
 async def test_polling_then_upgrade(events: Events) -> None:
     case = guarded()
-    client = await Client(case.app, "polling").open()
-    sid = await client.join()
+    client, sid = await joined_client(case, kind="polling")
     wire = await client.probe()
     await wire.send("5")
     await wire.send('42/messages,1["echo",5]')
@@ -165,8 +170,7 @@ async def test_an_upgrade_before_anybody_joined_knows_its_session(events: Events
 @pytest.mark.parametrize("sent", [[], ["2probe"]])
 async def test_an_upgrade_that_is_cut_leaves_the_polling_session_as_it_was(sent: list[str], events: Events) -> None:
     case = guarded()
-    client = await Client(case.app, "polling").open()
-    await client.join()
+    client, _ = await joined_client(case, kind="polling")
     wire = await Socket(case.app, query=f"&sid={client.sid}").open()
     for frame in sent:
         await wire.send(frame)
