@@ -240,6 +240,19 @@ async def rest() -> None:
         await asyncio.sleep(0)
 
 
+class Pause:
+    """Something of the application that waits, once it was entered, until it is released."""
+
+    def __init__(self) -> None:
+        self.entered = asyncio.Event()
+        self.release = asyncio.Event()
+
+    async def wait(self, *args: Any) -> bool:
+        self.entered.set()
+        await self.release.wait()
+        return True
+
+
 # Requests
 
 
@@ -461,12 +474,12 @@ class Socket:
             await within(self.task)
 
 
-async def open_wire(app: ASGI, **options: Any) -> Socket:
-    """A WebSocket with its OPEN packet read."""
+async def open_wire(app: ASGI, *frames: str | bytes, **options: Any) -> Socket:
+    """A WebSocket with its OPEN packet read, and with these frames sent."""
     wire = await Socket(app, **options).open()
-    opened = await wire.frame()
-    assert isinstance(opened, str)
-    assert opened.startswith("0{")
+    assert str(await wire.frame()).startswith("0{")
+    for frame in frames:
+        await wire.send(frame)
     return wire
 
 
@@ -712,6 +725,16 @@ class Client:
         assert data["code"] == code
         advice: str = data["retry"]
         return advice
+
+    async def sent_away(self, namespace: str, code: str) -> None:
+        """The next packets must say why this namespace ends, and end it."""
+        await self.told(namespace, code)
+        await self.disconnected(namespace)
+
+    async def expired(self, namespace: str = "/messages") -> None:
+        """The next packet must say that the token has expired, and the WebSocket be closed."""
+        await self.told(namespace, "token_expired")
+        assert await self.closed() == 4401
 
     async def closed(self) -> int | None:
         """The close code of the transport, which must be what comes next; None over polling."""

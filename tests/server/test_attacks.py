@@ -44,8 +44,7 @@ def packed() -> Guarded:
 async def test_deep_nesting_of_a_member_ends_the_session(case: Guarded) -> None:
     wire, _ = await joined_wire(case.app)
     await wire.send('42/messages,["echo",' + "[" * 50_000 + "]" * 50_000 + "]")
-    assert await wire.frames() == []
-    assert wire.close_code == 1003
+    assert await wire.closed() == ([], 1003)
 
 
 # Frames that are not what they look like
@@ -93,11 +92,9 @@ TEXT_TRICKS = {
 
 @pytest.mark.parametrize("frame", TEXT_TRICKS.values(), ids=TEXT_TRICKS)
 async def test_a_malformed_frame_ends_the_session(case: Guarded, frame: str, events: Events) -> None:
-    wire = await open_wire(case.app)
-    await wire.send(frame)
+    wire = await open_wire(case.app, frame)
     await wire.send(connect_packet())
-    assert await wire.frames() == []
-    assert wire.close_code == 1003
+    assert await wire.closed() == ([], 1003)
     outside(case)
     await wire.close()
     assert [
@@ -147,8 +144,7 @@ async def test_a_stranger_gets_nothing_done_and_may_still_join(frame: str) -> No
             "*": lambda event, sid, *args: called.append(event),
         }
     )
-    wire = await open_wire(case.app)
-    await wire.send(frame)
+    wire = await open_wire(case.app, frame)
     await wire.send(connect_packet())
     assert str(await wire.frame()).startswith('40/messages,{"sid":')
     assert called == ["connect"]
@@ -159,16 +155,14 @@ async def test_a_stranger_gets_nothing_done_and_may_still_join(frame: str) -> No
 @pytest.mark.parametrize("frame", [b"0{}", b"0", b"\x80", b"", b"\xd9\xa0/messages,{}"], ids=repr)
 async def test_a_binary_frame_opens_nothing(case: Guarded, frame: bytes) -> None:
     # int(b"0") is 0 too.
-    wire = await open_wire(case.app)
-    await wire.send(frame)
+    wire = await open_wire(case.app, frame)
     await wire.frames()
     outside(case)
 
 
 @pytest.mark.parametrize("zero", [0, 0.0, -0.0, False])
 async def test_msgpack_types_that_equal_connect_need_a_token(packed: Guarded, zero: Any) -> None:
-    wire = await open_wire(packed.app)
-    await wire.send(msgpack.dumps({"type": zero, "nsp": "/messages", "data": {}}))
+    wire = await open_wire(packed.app, msgpack.dumps({"type": zero, "nsp": "/messages", "data": {}}))
     answer = msgpack.loads(await wire.frame())
     assert answer["type"] == 4
     assert answer["data"]["data"]["code"] == "token_missing"
@@ -177,10 +171,8 @@ async def test_msgpack_types_that_equal_connect_need_a_token(packed: Guarded, ze
 
 @pytest.mark.parametrize("kind", ["0", None, [], {}, b"\0", 7, -1, "CONNECT", 2**63])
 async def test_msgpack_types_that_are_no_type_end_the_session(packed: Guarded, kind: Any) -> None:
-    wire = await open_wire(packed.app)
-    await wire.send(msgpack.dumps({"type": kind, "nsp": "/messages", "data": {"token": mint()}}))
-    assert await wire.frames() == []
-    assert wire.close_code == 1003
+    wire = await open_wire(packed.app, msgpack.dumps({"type": kind, "nsp": "/messages", "data": {"token": mint()}}))
+    assert await wire.closed() == ([], 1003)
 
 
 NAMES = [None, "", 0, False, [], {}, 5, 1.5, True, ["/messages"], {"/messages": 1}, b"/messages"]
@@ -199,8 +191,7 @@ async def test_a_namespace_of_an_odd_type_opens_nothing(packed: Guarded, name: A
 @pytest.mark.parametrize("kind", [1, 2, 3])
 @pytest.mark.parametrize("name", [[], {}, ["/messages"], b"/messages", 7], ids=repr)
 async def test_a_member_can_do_nothing_with_a_namespace_of_an_odd_type(packed: Guarded, name: Any, kind: int) -> None:
-    wire = await open_wire(packed.app)
-    await wire.send(msgpack.dumps({"type": 0, "nsp": "/messages", "data": {"token": mint()}}))
+    wire = await open_wire(packed.app, msgpack.dumps({"type": 0, "nsp": "/messages", "data": {"token": mint()}}))
     assert msgpack.loads(await wire.frame())["type"] == 0
     await wire.send(msgpack.dumps({"type": kind, "nsp": name, "data": ["echo"], "id": 1}))
     await wire.frames()
@@ -210,10 +201,8 @@ async def test_a_member_can_do_nothing_with_a_namespace_of_an_odd_type(packed: G
 async def test_a_msgpack_packet_without_a_part_ends_the_session(packed: Guarded, missing: str) -> None:
     packet = {"type": 0, "nsp": "/messages", "data": {"token": mint()}}
     del packet[missing]
-    wire = await open_wire(packed.app)
-    await wire.send(msgpack.dumps(packet))
-    assert await wire.frames() == []
-    assert wire.close_code == 1003
+    wire = await open_wire(packed.app, msgpack.dumps(packet))
+    assert await wire.closed() == ([], 1003)
 
 
 @pytest.mark.parametrize(
@@ -230,32 +219,26 @@ async def test_a_msgpack_packet_without_a_part_ends_the_session(packed: Guarded,
     ],
 )
 async def test_a_name_that_resembles_one_is_another(case: Guarded, name: str) -> None:
-    wire = await open_wire(case.app)
-    await wire.send(connect_packet(name))
+    wire = await open_wire(case.app, connect_packet(name))
     assert await wire.frame() == f'44{name},{{"message":"Invalid namespace"}}'
     outside(case)
 
 
 async def test_a_name_with_a_lone_surrogate_ends_the_session(packed: Guarded) -> None:
     case = guarded()
-    wire = await open_wire(case.app)
-    await wire.send("40/\ud800,{}")
-    assert await wire.frames() == []
-    assert wire.close_code == 1003
+    wire = await open_wire(case.app, "40/\ud800,{}")
+    assert await wire.closed() == ([], 1003)
 
 
 async def test_a_name_with_a_comma_is_one_name(packed: Guarded) -> None:
-    wire = await open_wire(packed.app)
-    await wire.send(msgpack.dumps({"type": 0, "nsp": "/messages,x", "data": {"token": mint()}}))
+    wire = await open_wire(packed.app, msgpack.dumps({"type": 0, "nsp": "/messages,x", "data": {"token": mint()}}))
     answer = msgpack.loads(await wire.frame())
     assert answer == {"type": 4, "data": {"message": "Invalid namespace"}, "nsp": "/messages,x"}
 
 
 async def test_a_huge_name_of_a_stranger_is_too_large(case: Guarded, events: Events) -> None:
-    wire = await open_wire(case.app)
-    await wire.send(f"40/{'a' * 300_000},{{}}")
-    assert await wire.frames() == []
-    assert wire.close_code == 1009
+    wire = await open_wire(case.app, f"40/{'a' * 300_000},{{}}")
+    assert await wire.closed() == ([], 1009)
     await wire.close()
     assert [event["reason"] for event in events if "packet" in event["event"]] == ["packet_too_large"]
 
@@ -357,8 +340,7 @@ async def test_a_binary_packet_that_races_its_connect_ends_the_session(where: st
 
 async def test_no_broadcast_reaches_a_client_before_its_token_is_accepted() -> None:
     case, gate = gated("authorize", [])
-    wire = await open_wire(case.app)
-    await wire.send(connect_packet())
+    wire = await open_wire(case.app, connect_packet())
     await until(lambda: gate.waiting)
     await case.server.emit("news", SECRET_ROOM_MESSAGE, namespace="/messages")
     gate.open.set()
@@ -369,8 +351,7 @@ async def test_no_broadcast_reaches_a_client_before_its_token_is_accepted() -> N
 
 @pytest.mark.parametrize("token", [None, "x.y.z", "expired"])
 async def test_no_broadcast_reaches_a_client_that_was_refused(case: Guarded, token: str | None) -> None:
-    wire = await open_wire(case.app)
-    await wire.send(connect_packet(token=mint(lifetime=-60) if token == "expired" else token))
+    wire = await open_wire(case.app, connect_packet(token=mint(lifetime=-60) if token == "expired" else token))
     assert str(await wire.frame()).startswith("44/messages,")
     await case.server.emit("news", SECRET_ROOM_MESSAGE, namespace="/messages")
     assert await wire.frames() == []
@@ -460,8 +441,7 @@ async def test_membership_of_one_namespace_opens_no_other() -> None:
     await wire.send(connect_packet("/scheduler", None))
     assert json.loads(str(await wire.frame()).removeprefix("44/scheduler,"))["data"]["code"] == "token_missing"
     await wire.send('451-/scheduler,["x",{"_placeholder":true,"num":0}]')
-    assert await wire.frames() == []
-    assert wire.close_code == 1003
+    assert await wire.closed() == ([], 1003)
 
 
 async def test_binary_events_of_members_pass(case: Guarded) -> None:
@@ -496,8 +476,7 @@ async def test_a_member_that_leaves_in_the_middle_of_a_binary_event_leaves_nothi
 
 
 async def test_an_acknowledgement_with_an_odd_id_is_the_fault_of_the_packet(packed: Guarded, events: Events) -> None:
-    wire = await open_wire(packed.app)
-    await wire.send(msgpack.dumps({"type": 0, "nsp": "/messages", "data": {"token": mint()}}))
+    wire = await open_wire(packed.app, msgpack.dumps({"type": 0, "nsp": "/messages", "data": {"token": mint()}}))
     sid = msgpack.loads(await wire.frame())["data"]["sid"]
     await packed.server.emit("question", to=sid, namespace="/messages", callback=lambda *args: None)
     await wire.frame()
@@ -514,11 +493,9 @@ async def test_an_acknowledgement_with_an_odd_id_is_the_fault_of_the_packet(pack
 
 
 async def test_close_then_connect_leaves_no_ghost(case: Guarded) -> None:
-    wire = await open_wire(case.app)
-    await wire.send("1")
+    wire = await open_wire(case.app, "1")
     await wire.send(connect_packet())
-    assert await wire.frames() == []
-    assert wire.close_code == 1000
+    assert await wire.closed() == ([], 1000)
     outside(case)
 
 

@@ -140,8 +140,7 @@ async def test_a_hidden_namespace_answers_byte_for_byte_as_an_unknown_one(option
     case = guarded(namespaces=[NamespacePolicy("/messages", hidden=True, scopes={"admin"})])
     frames = []
     for name in ("/messages", "/nowhere"):
-        wire = await open_wire(case.app)
-        await wire.send(connect_packet(name, options.get("token")))
+        wire = await open_wire(case.app, connect_packet(name, options.get("token")))
         frames.append(str(await wire.frame()))
         await wire.close()
     assert frames == ['44/messages,{"message":"Invalid namespace"}', '44/nowhere,{"message":"Invalid namespace"}']
@@ -169,8 +168,7 @@ async def test_an_authorize_that_raises_does_not_give_a_hidden_namespace_away(ev
 
 async def test_debug_tells_a_refused_client_the_details() -> None:
     case = guarded(debug=True)
-    wire = await open_wire(case.app)
-    await wire.send(connect_packet("/mesages", None))
+    wire = await open_wire(case.app, connect_packet("/mesages", None))
     body = json.loads(str(await wire.frame()).removeprefix("44/mesages,"))
     assert body["data"]["registered"] == ["/messages"]
     assert body["data"]["suggestion"] == "/messages"
@@ -435,8 +433,7 @@ async def test_pending_connections_are_not_listed() -> None:
         server.on("connect", connect, namespace="/messages")
 
     case = guarded(prepare=prepare)
-    wire = await open_wire(case.app)
-    await wire.send(connect_packet())
+    await open_wire(case.app, connect_packet())
     await waiting.wait()
     assert case.guard.connections() == []
     gate.set()

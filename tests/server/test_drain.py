@@ -324,8 +324,7 @@ async def test_a_handler_that_hangs_holds_nothing_up(event: str, transport: str)
     case = guarded(prepare=lambda server: server.on(event, handler, namespace="/messages"), connect_timeout=None)
     wire = client = posting = None
     if transport == "websocket":
-        wire = await open_wire(case.app)
-        await wire.send(connect_packet())
+        wire = await open_wire(case.app, connect_packet())
     else:
         client = await Client(case.app, "polling").open()
         posting = asyncio.ensure_future(client.post(connect_packet()))

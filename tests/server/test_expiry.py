@@ -120,8 +120,7 @@ async def test_it_ends_at_the_moment_and_not_before(style: str, clock: Clock) ->
     await peer.emit("/messages", "echo", "too late", number=1)
     await peer.emit("/messages", "socketguard:nonsense", number=2)
     clock.passes(0)
-    await peer.told("/messages", "token_expired")
-    assert await peer.closed() == 4401
+    await peer.expired("/messages")
     assert seen == [("echo", "hello")]
 
 
@@ -137,11 +136,9 @@ async def test_while_another_namespace_lives_on_only_the_one_is_disconnected(clo
     ]
     assert await peer.join("/a", token_at(clock, 10)) != sids["/a"]
     clock.passes(10 + LEEWAY)
-    await peer.told("/a", "token_expired")
-    await peer.disconnected("/a")
+    await peer.sent_away("/a", "token_expired")
     clock.passes(120 + LEEWAY)
-    await peer.told("/b", "token_expired")
-    assert await peer.closed() == 4401
+    await peer.expired("/b")
 
 
 @pytest.mark.parametrize(("apart", "together"), [(0, True), (1, True), (2, False), (-1, True)])
@@ -153,8 +150,7 @@ async def test_tokens_that_a_page_got_one_after_the_other_end_together(
     first, second = ("/a", "/b") if apart >= 0 else ("/b", "/a")
     await peer.told(first, "token_expired")
     if together:
-        await peer.told(second, "token_expired")
-        assert await peer.closed() == 4401
+        await peer.expired(second)
         await until(lambda: len(lines(events, "connection.closed", reason="token_expired")) == 2)
         await gone(case)
         return
@@ -174,8 +170,7 @@ async def test_a_namespace_that_needs_no_token_keeps_the_session(clock: Clock) -
     await peer.join("/news", None)
     assert case.guard.status()["timers"]["expiry"] == 1
     clock.passes(60 + LEEWAY)
-    await peer.told("/messages", "token_expired")
-    await peer.disconnected("/messages")
+    await peer.sent_away("/messages", "token_expired")
     assert await peer.alive("/news")
     clock.passes(10**9)
     assert await peer.alive("/news")
@@ -203,8 +198,7 @@ async def test_a_namespace_that_is_being_joined_keeps_the_session(lifetime: int,
     joining = asyncio.ensure_future(peer.connect("/b", token_at(clock, lifetime)))
     await entered.wait()
     clock.passes(20 + LEEWAY)
-    await peer.told("/a", "token_expired")
-    await peer.disconnected("/a")
+    await peer.sent_away("/a", "token_expired")
     go_on.set()
     await joining
     if lifetime == 600:
@@ -229,8 +223,7 @@ async def test_a_token_that_ends_while_the_connect_handler_runs(clock: Clock, ev
 
     case = guarded(prepare=prepare, auth=make_auth(clock=clock))
     peer, _ = await joined_client(case, "/messages", token_at(clock, 60))
-    await peer.told("/messages", "token_expired")
-    assert await peer.closed() == 4401
+    await peer.expired("/messages")
     await until(lambda: leaving.left)
     assert not lines(events, "token.expiring")
 
@@ -270,8 +263,7 @@ async def test_a_clock_that_jumps_back_and_forth(clock: Clock) -> None:
     clock.passes(86_400 + 60 + LEEWAY - BEFORE_THE_END)
     assert await peer.alive()
     clock.passes(86_400)
-    await peer.told("/messages", "token_expired")
-    assert await peer.closed() == 4401
+    await peer.expired("/messages")
 
 
 @pytest.mark.parametrize(
@@ -290,16 +282,14 @@ async def test_the_notice(lifetime: int, notice: float | None, first: int | None
     elif notice is not None:
         assert await peer.event("/messages", "socketguard:expiring") == {"in": round(notice)}
     clock.passes(lifetime + LEEWAY)
-    await peer.told("/messages", "token_expired")
-    assert await peer.closed() == 4401
+    await peer.expired("/messages")
 
 
 async def test_a_notice_that_was_missed_is_not_made_up_for(clock: Clock, events: Events) -> None:
     case = guarded(auth=make_auth(clock=clock))
     peer, _ = await joined_client(case, "/messages", token_at(clock, 600))
     clock.passes(600 + LEEWAY)
-    await peer.told("/messages", "token_expired")
-    assert await peer.closed() == 4401
+    await peer.expired("/messages")
     assert not lines(events, "token.expiring")
 
 
@@ -363,15 +353,13 @@ class TestDisconnectHandlers:
         leaving.hold = {"/a"}
         case, peer, _ = await both_joined(clock, 60, 120, prepare=leaving("/a", "/b"))
         clock.passes(60 + LEEWAY)
-        await peer.told("/a", "token_expired")
-        await peer.disconnected("/a")
+        await peer.sent_away("/a", "token_expired")
         await until(lambda: leaving.left)
         await peer.emit("/a", "echo", "too late", number=1)
         assert await peer.alive("/b")
         # The namespace that is still leaving does not count: nothing else lives on.
         clock.passes(60)
-        await peer.told("/b", "token_expired")
-        assert await peer.closed() == 4401
+        await peer.expired("/b")
         await until(lambda: len(leaving.left) == 2)
         assert not lines(events, "connection.closed", namespace="/a")
         leaving.release.set()
@@ -402,8 +390,7 @@ class TestDisconnectHandlers:
             clock, 60, 120, prepare=lambda server: server.on("disconnect", disconnect, namespace="/a")
         )
         clock.passes(60 + LEEWAY)
-        await peer.told("/a", "token_expired")
-        await peer.disconnected("/a")
+        await peer.sent_away("/a", "token_expired")
         assert await peer.alive("/b")
         await until(lambda: lines(events, "connection.closed", reason="token_expired"))
         assert len(lines(events, "handler.failed", handler="disconnect", error="RuntimeError")) == 1
@@ -468,12 +455,10 @@ async def test_each_issuer_has_a_leeway_of_its_own(clock: Clock) -> None:
         await peers[issuer].join("/messages", token_at(clock, 60, iss=issuer))
     assert case.guard.status()["timers"]["expiry"] == 2
     clock.passes(60)
-    await peers["one"].told("/messages", "token_expired")
-    assert await peers["one"].closed() == 4401
+    await peers["one"].expired("/messages")
     assert await peers["two"].alive()
     clock.passes(60)
-    await peers["two"].told("/messages", "token_expired")
-    assert await peers["two"].closed() == 4401
+    await peers["two"].expired("/messages")
     assert await peers["three"].alive()
     await peers["three"].close()
 
@@ -503,7 +488,6 @@ async def test_a_session_is_ended_once(clock: Clock, events: Events) -> None:
     clock.passes(60 + LEEWAY)
     await peer.told("/a", "token_expired")
     assert await case.guard.drain(0) == 0
-    await peer.told("/b", "token_expired")
-    assert await peer.closed() == 4401
+    await peer.expired("/b")
     await gone(case)
     assert {line["reason"] for line in lines(events, "connection.closed")} == {"token_expired"}

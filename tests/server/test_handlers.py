@@ -82,8 +82,7 @@ STYLES = ["function", "class", "catch-all", "catch-all class"]
 
 
 async def answer_to(case: Guarded, packet: str | None = None) -> tuple[Socket, str]:
-    wire = await open_wire(case.app)
-    await wire.send(packet or connect_packet())
+    wire = await open_wire(case.app, packet or connect_packet())
     return wire, str(await wire.frame())
 
 
@@ -561,8 +560,7 @@ async def test_a_handler_that_finishes_much_later_leaves_no_ghost(others: bool, 
     if others:
         companion, _ = await joined_wire(case.app)
     before = left(case)
-    wire = await open_wire(case.app)
-    await wire.send(connect_packet())
+    wire = await open_wire(case.app, connect_packet())
     await entered.wait()
     clock.passes(5)
     await until(lambda: cancelled)
@@ -657,8 +655,7 @@ async def _vanishing(where: str, finish: str, *, transport: str, how: str) -> No
         )
         client: Any
         if transport == "websocket":
-            client = await open_wire(case.app)
-            await client.send(connect_packet())
+            client = await open_wire(case.app, connect_packet())
             posting = None
         else:
             client = await Client(case.app, "polling").open()
@@ -703,8 +700,7 @@ async def test_a_server_that_cancels_its_requests_leaves_nothing(transport: str)
         client = await Client(case.app, "polling").open()
         task = asyncio.ensure_future(client.post(connect_packet()))
     else:
-        wire = await open_wire(case.app)
-        await wire.send(connect_packet())
+        wire = await open_wire(case.app, connect_packet())
         assert wire.task is not None
         task = wire.task
     await waiting.wait()
@@ -917,8 +913,7 @@ async def test_a_decision_that_fails_is_a_refusal(events: Events) -> None:
             raise RuntimeError("unforeseen")
 
     case = guarded(auth=Broken(TEST_SECRET, algorithms=["HS256"]))
-    wire = await open_wire(case.app)
-    await wire.send(connect_packet())
+    wire = await open_wire(case.app, connect_packet())
     assert refusal_in(await wire.frame())["message"] == "Internal error"
     await wire.close()
     (line,) = lines(events, "connection.rejected")

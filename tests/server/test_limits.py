@@ -140,8 +140,7 @@ async def test_a_client_that_is_being_admitted_is_not_cut_off(clock: Clock, even
         server_options={"ping_timeout": 1000},
         admission_timeout=500,
     )
-    wire = await open_wire(case.app)
-    await wire.send(connect_packet())
+    wire = await open_wire(case.app, connect_packet())
     await asked.wait()
     for _ in range(3):
         clock.passes(15)
@@ -265,8 +264,7 @@ async def test_a_place_that_was_not_taken_in_the_end_is_free_again(outcome: str)
 
     case = guarded(handlers={"connect": connect}, limits=Limits(connections=1, connections_per_subject=1))
     for _ in range(3):
-        wire = await open_wire(case.app)
-        await wire.send(connect_packet())
+        wire = await open_wire(case.app, connect_packet())
         answer = str(await wire.frame())
         assert answer.startswith("40/messages," if outcome == "leaves" else "44/messages,")
         assert "connection_limit" not in answer
@@ -775,8 +773,7 @@ async def test_detaching_while_somebody_is_admitted_leaves_nothing_behind(where:
         prepare=(lambda server: server.on("connect", wait, namespace="/messages")) if where == "handler" else None,
         namespaces=[NamespacePolicy("/messages", authorize=wait if where == "authorize" else None)],
     )
-    wire = await open_wire(case.app)
-    await wire.send(connect_packet())
+    wire = await open_wire(case.app, connect_packet())
     await asyncio.wait_for(asked.wait(), 5)
     case.guard.detach()
     go.set()

@@ -64,8 +64,7 @@ async def test_a_server_with_a_smaller_limit_keeps_it_for_strangers_too() -> Non
     case = guarded(server_options={"max_http_buffer_size": 100})
     client = await Client(case.app, "polling").open()
     assert (await client.post("4" * 101)).status == 413
-    wire = await open_wire(case.app)
-    await wire.send("4" * 101)
+    wire = await open_wire(case.app, "4" * 101)
     with pytest.raises(ConnectionError):
         await wire.frame()
 

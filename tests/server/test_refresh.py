@@ -152,8 +152,7 @@ class TestInEachWay:
             await peer.join(namespace, token_at(clock, 60))
         assert (await peer.refresh("/a", token_at(clock, 100)))["ok"] is True
         clock.passes(70)
-        await peer.told("/b", "token_expired")
-        await peer.disconnected("/b")
+        await peer.sent_away("/b", "token_expired")
         await ends_after(case, clock, peer, 40, "/a")
 
     async def test_in_the_root_namespace(self, clock: Clock) -> None:
@@ -692,8 +691,7 @@ class TestRevokedTokens:
         await peer.emit("/messages", REFRESH, {"token": token_at(clock, 600, jti="new")}, number=1)
         await pausing.entered.wait()
         assert await case.guard.revoke(token_id="old") == 1
-        await peer.told("/messages", "token_revoked")
-        await peer.disconnected("/messages")
+        await peer.sent_away("/messages", "token_revoked")
         pausing.release.set()
         await peer.close()
         await gone(case)
@@ -744,8 +742,7 @@ class TestWhoHasLeftMeanwhile:
             await case.server.disconnect(sid, namespace="/messages")
         else:
             clock.passes(70)
-            await peer.told("/messages", "token_expired")
-            assert await peer.closed() == 4401
+            await peer.expired("/messages")
         await until(lambda: not case.guard.connections())
         pausing.release.set()
         await until(lambda: lines(events, "token.refresh_rejected"))
@@ -927,8 +924,7 @@ class TestKeys:
         assert await case.guard.revoke(token_id="new", expires_at=clock.now + 600) == 0
         release.set()
         assert of_refusal((await peer.packet()).data[0]) == ("token_revoked", "login")
-        await peer.told("/messages", "token_revoked")
-        await peer.disconnected("/messages")
+        await peer.sent_away("/messages", "token_revoked")
 
     async def test_a_client_that_leaves_before_it_is_in(self, clock: Clock, events: Events) -> None:
         release = asyncio.Event()

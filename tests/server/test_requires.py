@@ -221,8 +221,7 @@ async def test_on_a_connect_handler_it_refuses_the_client(style: str, events: Ev
             server.register_namespace(Messages("/messages"))
 
     case = guarded("/other", prepare=prepare, namespaces=["/messages"])
-    wire = await open_wire(case.app)
-    await wire.send(connect_packet(token=mint(scope="messages:read")))
+    wire = await open_wire(case.app, connect_packet(token=mint(scope="messages:read")))
     said = json.loads(str(await wire.frame()).removeprefix("44/messages,"))
     (line,) = lines(events, "connection.rejected")
     assert said == {

@@ -91,8 +91,7 @@ async def test_those_that_are_being_admitted_or_are_leaving_are_not_open() -> No
     case = guarded("/messages", "/slow", prepare=prepare)
     status = case.guard.status
     wire, _ = await joined_wire(case.app)
-    other = await open_wire(case.app)
-    await other.send(connect_packet("/slow"))
+    other = await open_wire(case.app, connect_packet("/slow"))
     await asyncio.wait_for(running.wait(), 5)
     assert status()["connections"]["being_admitted"] == 1
     assert status()["connections"]["open"] == 1
@@ -174,8 +173,7 @@ async def test_the_store() -> None:
     case = guarded(store=store)
     assert case.guard.status()["store"] == {"kind": "Remote", "available": True}
     store.fails = True
-    wire = await open_wire(case.app)
-    await wire.send(connect_packet())
+    wire = await open_wire(case.app, connect_packet())
     await until(lambda: not case.guard.status()["sessions"]["open"])
     assert case.guard.status()["store"] == {"kind": "Remote", "available": False}
     await wire.close()
@@ -226,8 +224,7 @@ async def test_endings_that_are_on_their_way() -> None:
 async def test_it_is_json_without_a_secret() -> None:
     case: Guarded = guarded()
     token = mint("somebody", jti="token-1")
-    wire = await open_wire(case.app)
-    await wire.send(connect_packet(token=token))
+    wire = await open_wire(case.app, connect_packet(token=token))
     sid = json.loads(str(await wire.frame()).removeprefix("40/messages,"))["sid"]
     text = json.dumps(case.guard.status())
     for secret in (token, sid, case.eio_sid, "somebody", "token-1"):
