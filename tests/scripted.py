@@ -20,6 +20,8 @@ import msgpack
 import socketio
 
 from socketguard import Limits, SocketGuard
+from socketguard.connection import Identity
+from socketguard.limits.revocation import Revocation
 from socketguard.testing import FakeClock, Refused, make_auth, mint
 
 ASGI = Callable[..., Awaitable[Any]]
@@ -251,6 +253,26 @@ class Pause:
         self.entered.set()
         await self.release.wait()
         return True
+
+
+class Store:
+    """A store of revocations that answers with what was so when it was asked, later or not at all."""
+
+    def __init__(self) -> None:
+        self.kept: list[Revocation] = []
+        self.pause: Pause | None = None
+        self.error: Exception | None = None
+
+    async def revoke(self, revocation: Revocation) -> None:
+        self.kept.append(revocation)
+
+    async def is_revoked(self, identity: Identity) -> bool:
+        found = any(revocation.covers(identity) for revocation in self.kept)
+        if self.error is not None:
+            raise self.error
+        if self.pause is not None:
+            await self.pause.wait()
+        return found
 
 
 # Requests

@@ -665,14 +665,23 @@ async def test_a_request_handler_that_somebody_else_has_wrapped_lets_through_aft
         assert await client.call("echo", 1) == 1
 
 
-async def test_detaching_leaves_a_handler_that_was_registered_since() -> None:
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_detaching_gives_the_application_its_own_handlers_back(replaced: bool) -> None:
     async def first(sid: str, environ: Any, auth: Any) -> None: ...
 
     async def second(sid: str, environ: Any, auth: Any) -> None: ...
 
-    case = guarded(handlers={"connect": first})
-    async with join(case.app, "/messages", token=mint()):
-        pass
-    case.server.on("connect", second, namespace="/messages")
+    class Namespace(socketio.AsyncNamespace):
+        async def on_connect(self, sid: str, environ: Any, auth: Any) -> None: ...
+
+    namespace = Namespace("/class")
+    case = guarded(handlers={"connect": first}, prepare=lambda server: server.register_namespace(namespace))
+    for name in ("/messages", "/class"):
+        async with join(case.app, name, token=mint()):
+            pass
+    assert case.server.handlers["/messages"]["connect"] is not first
+    if replaced:
+        case.server.on("connect", second, namespace="/messages")
     case.guard.detach()
-    assert case.server.handlers["/messages"]["connect"] is second
+    assert case.server.handlers["/messages"]["connect"] is (second if replaced else first)
+    assert namespace.on_connect.__func__ is Namespace.on_connect

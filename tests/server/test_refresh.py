@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 from typing import Any
 
-import jwt.algorithms
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from socketguard import JWTAuth, Limits, MemoryStore, NamespacePolicy, SocketGuard, current_connection
 from socketguard.connection import Connection, Identity
@@ -22,15 +19,19 @@ from tests.scripted import (
     Clock,
     Events,
     Guarded,
+    Pause,
+    Store,
     gone,
     guarded,
     joined_client,
     lines,
     rest,
+    serializer,
     styled,
     token_at,
     until,
 )
+from tests.server.keyserver import KeyServer, signed
 
 LEEWAY = 10
 REFRESH = "socketguard:refresh"
@@ -55,22 +56,17 @@ async def ends_after(case: Guarded, clock: Clock, peer: Client, seconds: float, 
     await peer.closed()
 
 
+async def unchanged(case: Guarded, clock: Clock, peer: Client) -> None:
+    """The connection goes on with the old token until that ends, and had no other."""
+    [connection] = case.guard.connections()
+    assert (connection.identity.token_id, connection.refreshes) == ("old", 0)
+    await ends_after(case, clock, peer, 70)
+
+
 def of_refusal(answer: dict[str, Any]) -> tuple[Any, ...]:
     assert answer["ok"] is False
     assert set(answer) - {"retry_after"} == {"ok", "code", "message", "retry", "ref"}
     return answer["code"], answer["retry"]
-
-
-class Pausing:
-    """An ``on_refresh`` that waits until it is told to go on."""
-
-    def __init__(self) -> None:
-        self.entered = asyncio.Event()
-        self.release = asyncio.Event()
-
-    async def __call__(self, connection: Connection, old: Identity, new: Identity) -> None:
-        self.entered.set()
-        await self.release.wait()
 
 
 class TestInEachWay:
@@ -130,8 +126,7 @@ class TestInEachWay:
 
     @pytest.mark.parametrize("kind", KINDS)
     async def test_without_an_acknowledgement(self, kind: str, clock: Clock) -> None:
-        options = {"serializer": "msgpack"} if kind == "msgpack" else {}
-        case = a_guard(clock, server_options=options)
+        case = a_guard(clock, server_options=serializer(kind))
         peer, sid = await joined_client(case, "/messages", token_at(clock, 60), kind=kind)
         await peer.emit("/messages", REFRESH, {"token": token_at(clock, 100, jti="new")})
         await until(lambda: case.guard.identity(sid).token_id == "new")
@@ -231,9 +226,7 @@ class TestWhatIsNoGoodToken:
         }
         assert line["detail"]
         assert "\x1b" not in repr(line)
-        assert case.guard.identity(sid).token_id == "old"
-        assert case.guard.connections()[0].refreshes == 0
-        await ends_after(case, clock, peer, 70)
+        await unchanged(case, clock, peer)
 
     async def test_the_guards_other_names_are_no_way_around(self, clock: Clock) -> None:
         seen: list[Any] = []
@@ -267,12 +260,11 @@ class TestSomebodyElse:
         self, old: dict[str, Any], new: dict[str, Any], detail: str, clock: Clock, events: Events
     ) -> None:
         case = a_guard(clock, stable_claims=("plan", "tenant"))
-        peer, sid = await joined(case, clock, jti="old", plan="free", **old)
+        peer, _ = await joined(case, clock, jti="old", plan="free", **old)
         answer = await peer.refresh("/messages", token_at(clock, 600, **{"plan": "free", **new}))
         assert of_refusal(answer) == ("subject_mismatch", "never")
         assert lines(events, "token.refresh_rejected")[0]["detail"] == detail
-        assert case.guard.identity(sid).token_id == "old"
-        await ends_after(case, clock, peer, 70)
+        await unchanged(case, clock, peer)
 
     @pytest.mark.parametrize("tenant", ["acme", 5, True, ["a", {"b": 1}], None])
     async def test_the_same_value_is_fine(self, tenant: Any, clock: Clock) -> None:
@@ -382,11 +374,10 @@ class TestThePolicyOfTheNamespace:
             return True
 
         case = a_guard(clock, namespaces=[NamespacePolicy("/messages", authorize=authorize)], admission_timeout=0.05)
-        peer, sid = await joined(case, clock, jti="old")
+        peer, _ = await joined(case, clock, jti="old")
         answer = await peer.refresh("/messages", token_at(clock, 600))
         assert of_refusal(answer) == ("admission_timeout", "backoff")
-        assert case.guard.identity(sid).token_id == "old"
-        await ends_after(case, clock, peer, 70)
+        await unchanged(case, clock, peer)
 
     @pytest.mark.parametrize("where", ["authorize", "on_refresh"])
     async def test_who_is_cancelled_with_all_the_rest(self, where: str, clock: Clock) -> None:
@@ -458,27 +449,28 @@ class TestOnRefresh:
         assert called == [("one", "two", "one", 0), ("two", "three", "two", 1)]
         assert case.guard.identity(sid).token_id == "three"
 
-    @pytest.mark.parametrize("asynchronous", [False, True])
+    @pytest.mark.parametrize("times", [0, 1, 2])
     @pytest.mark.parametrize("error", [RuntimeError, asyncio.CancelledError, GeneratorExit])
     async def test_what_it_raises_refuses_the_token(
-        self, error: type[BaseException], asynchronous: bool, clock: Clock, events: Events
+        self, error: type[BaseException], times: int, clock: Clock, events: Events
     ) -> None:
-        def on_refresh(connection: Connection, old: Identity, new: Identity) -> None:
+        def on_refresh(*args: Any, times: int = times) -> Any:
+            if times:
+                return later(times - 1)
             raise error("secret-of-the-application")
 
-        async def later(connection: Connection, old: Identity, new: Identity) -> None:
-            on_refresh(connection, old, new)
+        async def later(times: int) -> Any:
+            return on_refresh(times=times)
 
-        case = a_guard(clock, on_refresh=later if asynchronous else on_refresh)
-        peer, sid = await joined(case, clock, jti="old")
+        case = a_guard(clock, on_refresh=on_refresh)
+        peer, _ = await joined(case, clock, jti="old")
         answer = await peer.refresh("/messages", token_at(clock, 600))
         assert of_refusal(answer) == ("internal_error", "backoff")
         assert "secret" not in json.dumps(answer)
         [line] = lines(events, "token.refresh_rejected")
         assert (line["detail"], line["ref"]) == ("on_refresh", answer["ref"])
         assert line["error"] in (error.__name__, "Escaped")
-        assert case.guard.identity(sid).token_id == "old"
-        await ends_after(case, clock, peer, 70)
+        await unchanged(case, clock, peer)
 
     @pytest.mark.parametrize("said", [False, 0, "no", [None]], ids=repr)
     @pytest.mark.parametrize("times", [0, 1, 2])
@@ -492,29 +484,15 @@ class TestOnRefresh:
             return on_refresh(times=times)
 
         case = a_guard(clock, on_refresh=on_refresh)
-        peer, sid = await joined(case, clock, jti="old")
+        peer, _ = await joined(case, clock, jti="old")
         assert of_refusal(await peer.refresh("/messages", token_at(clock, 600))) == ("insufficient_scope", "never")
         [line] = lines(events, "token.refresh_rejected")
         assert (line["detail"], line["received"]) == ("on_refresh_refused", type(said).__name__)
-        assert case.guard.identity(sid).token_id == "old"
-        await ends_after(case, clock, peer, 70)
-
-    async def test_what_it_raises_later_refuses_the_token(self, clock: Clock) -> None:
-        async def raising() -> None:
-            raise PermissionError
-
-        async def on_refresh(*args: Any) -> Any:
-            return raising()
-
-        case = a_guard(clock, on_refresh=on_refresh)
-        peer, sid = await joined(case, clock, jti="old")
-        assert of_refusal(await peer.refresh("/messages", token_at(clock, 600))) == ("internal_error", "backoff")
-        assert case.guard.identity(sid).token_id == "old"
-        await ends_after(case, clock, peer, 70)
+        await unchanged(case, clock, peer)
 
     async def test_it_hangs(self, clock: Clock, events: Events) -> None:
-        pausing = Pausing()
-        case = a_guard(clock, on_refresh=pausing, admission_timeout=0.05)
+        pausing = Pause()
+        case = a_guard(clock, on_refresh=pausing.wait, admission_timeout=0.05)
         peer, sid = await joined(case, clock, jti="old")
         answer = await peer.refresh("/messages", token_at(clock, 600))
         assert of_refusal(answer) == ("admission_timeout", "backoff")
@@ -526,8 +504,8 @@ class TestOnRefresh:
         assert (await peer.refresh("/messages", token_at(clock, 600)))["ok"] is True
 
     async def test_events_go_on_while_it_runs(self, clock: Clock) -> None:
-        pausing = Pausing()
-        case = a_guard(clock, on_refresh=pausing)
+        pausing = Pause()
+        case = a_guard(clock, on_refresh=pausing.wait)
         peer, sid = await joined(case, clock, jti="old")
         await peer.emit("/messages", REFRESH, {"token": token_at(clock, 600, jti="new")}, number=1)
         await pausing.entered.wait()
@@ -539,8 +517,8 @@ class TestOnRefresh:
 
 class TestTwoAtOnce:
     async def test_the_second_is_told_to_wait(self, clock: Clock) -> None:
-        pausing = Pausing()
-        case = a_guard(clock, on_refresh=pausing)
+        pausing = Pause()
+        case = a_guard(clock, on_refresh=pausing.wait)
         peer, sid = await joined(case, clock)
         await peer.emit("/messages", REFRESH, {"token": token_at(clock, 600, jti="first")}, number=1)
         await pausing.entered.wait()
@@ -553,8 +531,8 @@ class TestTwoAtOnce:
         assert (await peer.refresh("/messages", token_at(clock, 900, jti="second")))["ok"] is True
 
     async def test_other_connections_are_no_concern_of_it(self, clock: Clock) -> None:
-        pausing = Pausing()
-        case = guarded("/a", "/b", auth=make_auth(clock=clock), on_refresh=pausing)
+        pausing = Pause()
+        case = guarded("/a", "/b", auth=make_auth(clock=clock), on_refresh=pausing.wait)
         peer = await Client(case).open()
         for namespace in ("/a", "/b"):
             await peer.join(namespace, token_at(clock, 600))
@@ -598,34 +576,12 @@ class TestItsBudget:
             assert (await peer.refresh("/messages", token_at(clock)))["ok"] is True
 
 
-class SlowStore:
-    """A store whose answers wait until they are let go."""
-
-    def __init__(self) -> None:
-        self.kept: list[Revocation] = []
-        self.slow = False
-        self.asked = asyncio.Event()
-        self.release = asyncio.Event()
-        self.error: Exception | None = None
-
-    async def revoke(self, revocation: Revocation) -> None:
-        self.kept.append(revocation)
-
-    async def is_revoked(self, identity: Identity) -> bool:
-        found = any(revocation.covers(identity) for revocation in self.kept)
-        if self.error is not None:
-            raise self.error
-        if self.slow:
-            self.asked.set()
-            await self.release.wait()
-        return found
-
-
 class TestRevokedTokens:
     @pytest.mark.parametrize("kind", KINDS)
     async def test_who_offers_one_is_sent_away(self, kind: str, clock: Clock, events: Events) -> None:
-        options = {"serializer": "msgpack"} if kind == "msgpack" else {}
-        case = guarded("/messages", "/b", server_options=options, auth=make_auth(clock=clock, max_lifetime=7200))
+        case = guarded(
+            "/messages", "/b", server_options=serializer(kind), auth=make_auth(clock=clock, max_lifetime=7200)
+        )
         peer, sid = await joined_client(case, "/messages", token_at(clock, 600, jti="old"), kind=kind)
         await peer.join("/b", token_at(clock, 600, jti="other"))
         assert await case.guard.revoke(token_id="stolen") == 0
@@ -639,54 +595,40 @@ class TestRevokedTokens:
         assert (closed["reason"], closed["sid"], closed["token_id"]) == ("token_revoked", sid, "old")
         assert lines(events, "token.refresh_rejected")[0]["reason"] == "token_revoked"
 
-    async def test_a_fresh_token_that_is_revoked_while_on_refresh_runs(self, clock: Clock) -> None:
-        pausing = Pausing()
-        case = a_guard(clock, on_refresh=pausing)
-        peer, sid = await joined(case, clock, jti="old")
-        await peer.emit("/messages", REFRESH, {"token": token_at(clock, 600, jti="new")}, number=1)
-        await pausing.entered.wait()
-        await case.guard.revoke(token_id="new")
-        pausing.release.set()
-        await no_longer_with(case, sid, "new")
-
-    @pytest.mark.parametrize("where", ["here", "by another worker"])
-    async def test_a_fresh_token_that_is_revoked_while_authorize_runs(self, where: str, clock: Clock) -> None:
-        entered, release, calls = asyncio.Event(), asyncio.Event(), 0
+    @pytest.mark.parametrize("where", ["on_refresh", "authorize", "authorize, by another worker", "store"])
+    async def test_a_fresh_token_that_is_revoked_while_something_waits(self, where: str, clock: Clock) -> None:
+        pausing, calls = Pause(), 0
 
         async def authorize(identity: Identity, connection: Connection) -> bool:
             nonlocal calls
             calls += 1
-            if calls > 1:
-                entered.set()
-                await release.wait()
-            return True
+            return calls == 1 or await pausing.wait()
 
-        store = MemoryStore(clock=clock)
-        case = a_guard(clock, store=store, namespaces=[NamespacePolicy("/messages", authorize=authorize)])
+        store: Any = Store() if where == "store" else MemoryStore(clock=clock)
+        case = a_guard(
+            clock,
+            store=store,
+            namespaces=[NamespacePolicy("/messages", authorize=authorize if "authorize" in where else None)],
+            on_refresh=pausing.wait if where == "on_refresh" else None,
+        )
         peer, sid = await joined(case, clock, jti="old")
+        if where == "store":
+            store.pause = pausing
         await peer.emit("/messages", REFRESH, {"token": token_at(clock, 600, jti="new")}, number=1)
-        await entered.wait()
-        if where == "here":
-            await case.guard.revoke(token_id="new")
-        else:
+        await pausing.entered.wait()
+        if "another worker" in where:
             store.revoke(Revocation(None, "new", None, None, clock.now + 600))
-        release.set()
-        await no_longer_with(case, sid, "new")
-
-    async def test_a_fresh_token_that_is_revoked_while_the_store_looks(self, clock: Clock) -> None:
-        store = SlowStore()
-        case = a_guard(clock, store=store)
-        peer, sid = await joined(case, clock, jti="old")
-        store.slow = True
-        await peer.emit("/messages", REFRESH, {"token": token_at(clock, 600, jti="new")}, number=1)
-        await store.asked.wait()
-        await case.guard.revoke(token_id="new")
-        store.release.set()
-        await no_longer_with(case, sid, "new")
+        else:
+            await case.guard.revoke(token_id="new")
+        pausing.release.set()
+        # Once everything has come to rest, no connection is open with this token.
+        await until(lambda: not any(each.sid == sid and each.refreshing for each in case.guard.connections()))
+        await rest()
+        assert [each for each in case.guard.connections() if each.identity.token_id == "new"] == []
 
     async def test_the_old_token_is_revoked_while_on_refresh_runs(self, clock: Clock, events: Events) -> None:
-        pausing = Pausing()
-        case = a_guard(clock, on_refresh=pausing)
+        pausing = Pause()
+        case = a_guard(clock, on_refresh=pausing.wait)
         peer, _ = await joined(case, clock, jti="old")
         await peer.emit("/messages", REFRESH, {"token": token_at(clock, 600, jti="new")}, number=1)
         await pausing.entered.wait()
@@ -700,7 +642,7 @@ class TestRevokedTokens:
 
     @pytest.mark.parametrize("fail_open", [False, True])
     async def test_the_store_gives_no_answer(self, fail_open: bool, clock: Clock, events: Events) -> None:
-        store = SlowStore()
+        store = Store()
         case = a_guard(clock, store=store, fail_open=fail_open)
         peer, sid = await joined(case, clock, jti="old")
         store.error = ConnectionError("the store is down")
@@ -717,20 +659,12 @@ class TestRevokedTokens:
         assert len(lines(events, "store.recovered")) == 1
 
 
-async def no_longer_with(case: Guarded, sid: str, token_id: str) -> None:
-    """Once everything has come to rest, no connection is open with this token."""
-
-    await until(lambda: not any(each.sid == sid and each.refreshing for each in case.guard.connections()))
-    await rest()
-    assert [each for each in case.guard.connections() if each.identity.token_id == token_id] == []
-
-
 class TestWhoHasLeftMeanwhile:
     @pytest.mark.parametrize("way", ["client", "kicked", "server", "expired"])
     async def test_the_fresh_token_comes_too_late(self, way: str, clock: Clock, events: Events) -> None:
-        pausing = Pausing()
+        pausing = Pause()
         patient = {"server_options": {"ping_timeout": 1000}, "admission_timeout": 500}
-        case = a_guard(clock, on_refresh=pausing, **patient)
+        case = a_guard(clock, on_refresh=pausing.wait, **patient)
         peer, sid = await joined(case, clock, jti="old")
         await peer.emit("/messages", REFRESH, {"token": token_at(clock, 600, jti="new")}, number=1)
         await pausing.entered.wait()
@@ -753,37 +687,27 @@ class TestWhoHasLeftMeanwhile:
         assert closed["token_id"] == "old"
 
     async def test_it_comes_while_the_disconnect_handler_hangs(self, clock: Clock, events: Events) -> None:
-        entered, release = asyncio.Event(), asyncio.Event()
-
-        async def disconnect(sid: str, *_: Any) -> None:
-            entered.set()
-            await release.wait()
-
-        case = guarded("/messages", "/b", handlers={"disconnect": disconnect}, auth=make_auth(clock=clock))
+        pausing = Pause()
+        case = guarded("/messages", "/b", handlers={"disconnect": pausing.wait}, auth=make_auth(clock=clock))
         peer, _ = await joined(case, clock)
         await peer.join("/b", token_at(clock, 600))
         kicking = asyncio.ensure_future(case.guard.disconnect(subject="user-1", namespace="/messages"))
-        await entered.wait()
+        await pausing.entered.wait()
         await peer.disconnected("/messages")
         await peer.emit("/messages", REFRESH, {"token": token_at(clock, 600)}, number=1)
         assert await peer.alive("/b")
-        release.set()
+        pausing.release.set()
         assert await kicking == 1
         assert not lines(events, "token.refreshed")
 
     async def test_it_comes_while_the_connect_handler_runs(self, clock: Clock, events: Events) -> None:
-        entered, release = asyncio.Event(), asyncio.Event()
-
-        async def connect(sid: str, environ: Any, auth: Any) -> None:
-            entered.set()
-            await release.wait()
-
-        case = a_guard(clock, handlers={"connect": connect})
+        pausing = Pause()
+        case = a_guard(clock, handlers={"connect": pausing.wait})
         peer = await Client(case, "polling").open()
         joining = asyncio.ensure_future(peer.connect("/messages", token_at(clock, jti="old")))
-        await entered.wait()
+        await pausing.entered.wait()
         await peer.emit("/messages", REFRESH, {"token": token_at(clock, 600, jti="new")}, number=1)
-        release.set()
+        pausing.release.set()
         await joining
         packet = await peer.packet()
         assert packet.kind == 0
@@ -855,116 +779,64 @@ async def test_several_issuers(clock: Clock, events: Events) -> None:
     assert case.guard.identity(sid).issuer == "one"
 
 
-KEYS: dict[str, Any] = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("first", "second")}
-
-
 class TestKeys:
     """The fresh token is signed with a key that has to be fetched first."""
 
-    def document(self, *names: str) -> bytes:
-        algorithm = jwt.algorithms.ECAlgorithm(jwt.algorithms.ECAlgorithm.SHA256)
-        keys = [
-            {**algorithm.to_jwk(KEYS[name].public_key(), as_dict=True), "kid": name, "use": "sig"} for name in names
-        ]
-        return json.dumps({"keys": keys}).encode()
-
-    def guard(self, clock: Clock, fetch: Callable[[str], Any], **options: Any) -> Guarded:
-        auth = JWTAuth(
-            jwks_url="https://keys.example/jwks",
-            algorithms=["ES256"],
-            issuer="https://issuer.example",
-            audience="tests",
-            fetch=fetch,
-            jwks_cooldown=0.1,
-            clock=clock,
-        )
-        return guarded(auth=auth, expiring_notice=None, **options)
+    def guard(self, clock: Clock, server: KeyServer, **options: Any) -> Guarded:
+        return guarded(auth=server.auth(jwks_cooldown=0.1, clock=clock), expiring_notice=None, **options)
 
     def token(self, clock: Clock, name: str, **claims: Any) -> str:
-        return token_at(
-            clock,
-            600,
-            key=KEYS[name],
-            algorithm="ES256",
-            headers={"kid": name},
-            iss="https://issuer.example",
-            aud="tests",
-            **claims,
-        )
+        return signed(name, now=clock.now, lifetime=600, **claims)
 
     async def test_it_is_fetched(self, clock: Clock) -> None:
-        published = ["first"]
-
-        async def fetch(url: str) -> bytes:
-            return self.document(*published)
-
-        case = self.guard(clock, fetch)
-        peer, sid = await joined_client(case, "/messages", self.token(clock, "first"))
-        published[:] = ["second"]
+        server = KeyServer()
+        case = self.guard(clock, server)
+        peer, sid = await joined_client(case, "/messages", self.token(clock, "one"))
+        server.published = ["two"]
         await cool_down(case)
-        assert (await peer.refresh("/messages", self.token(clock, "second", jti="new")))["ok"] is True
-        assert case.guard.identity(sid).key_id == "second"
+        assert (await peer.refresh("/messages", self.token(clock, "two", jti="new")))["ok"] is True
+        assert case.guard.identity(sid).key_id == "two"
 
     async def test_a_token_that_is_revoked_while_they_are_fetched(self, clock: Clock) -> None:
-        published, entered, release = ["first"], asyncio.Event(), asyncio.Event()
-
-        async def fetch(url: str) -> bytes:
-            if published != ["first"]:
-                entered.set()
-                await release.wait()
-            return self.document(*published)
-
-        case = self.guard(clock, fetch)
-        peer, _ = await joined_client(case, "/messages", self.token(clock, "first"))
-        published[:] = ["second"]
+        server = KeyServer()
+        case = self.guard(clock, server)
+        peer, _ = await joined_client(case, "/messages", self.token(clock, "one"))
+        server.published = ["two"]
+        server.pause = pausing = Pause()
         await cool_down(case)
-        await peer.emit("/messages", REFRESH, {"token": self.token(clock, "second", jti="new")}, number=1)
-        await entered.wait()
+        await peer.emit("/messages", REFRESH, {"token": self.token(clock, "two", jti="new")}, number=1)
+        await pausing.entered.wait()
         # Nobody knows yet whose token it is.
         assert await case.guard.revoke(token_id="new", expires_at=clock.now + 600) == 0
-        release.set()
+        pausing.release.set()
         assert of_refusal((await peer.packet()).data[0]) == ("token_revoked", "login")
         await peer.sent_away("/messages", "token_revoked")
 
     async def test_a_client_that_leaves_before_it_is_in(self, clock: Clock, events: Events) -> None:
-        release = asyncio.Event()
-
-        async def fetch(url: str) -> bytes:
-            await release.wait()
-            return self.document("first")
-
-        case = self.guard(clock, fetch)
+        pausing = Pause()
+        case = self.guard(clock, KeyServer(pause=pausing))
         # Over WebSocket nobody reads, while it waits, that the client has gone.
         peer = await Client(case, "polling").open()
-        joining = asyncio.ensure_future(peer.connect("/messages", self.token(clock, "first", jti="a")))
+        joining = asyncio.ensure_future(peer.connect("/messages", self.token(clock, "one", jti="a")))
         await until(lambda: case.guard.status()["connections"]["being_admitted"])
         await peer.close()
-        release.set()
+        pausing.release.set()
         await asyncio.gather(joining, return_exceptions=True)  # Whatever a client hears that has gone.
         await gone(case)
         assert not lines(events, "connection.accepted")
         assert [line["token_id"] for line in lines(events, "connection.closed")] == ["a"]
 
     async def test_the_key_server_hangs(self, clock: Clock, events: Events) -> None:
-        fetched = 0
-
-        async def fetch(url: str) -> bytes:
-            nonlocal fetched
-            fetched += 1
-            if fetched > 1:
-                await asyncio.Event().wait()
-            return self.document("first")
-
-        case = self.guard(clock, fetch, admission_timeout=0.05)
-        peer, sid = await joined_client(case, "/messages", self.token(clock, "first", jti="old"))
+        server = KeyServer()
+        case = self.guard(clock, server, admission_timeout=0.05)
+        peer, sid = await joined_client(case, "/messages", self.token(clock, "one", jti="old"))
+        server.pause = Pause()
         await cool_down(case)
-        answer = await peer.refresh("/messages", self.token(clock, "second"))
+        answer = await peer.refresh("/messages", self.token(clock, "two"))
         assert of_refusal(answer) == ("admission_timeout", "backoff")
         assert lines(events, "token.refresh_rejected")[0]["detail"] == "keys"
         assert case.guard.identity(sid).token_id == "old"
         assert await peer.alive()
-        await peer.close()
-        await gone(case)
         assert case.guard.auth is not None
         await case.guard.auth.close()
 
