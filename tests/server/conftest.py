@@ -30,6 +30,9 @@ async def nothing_is_left() -> AsyncIterator[None]:
     scripted.opened = []
     yield
     await asyncio.gather(*(client.close() for client in scripted.opened), return_exceptions=True)
+    for case in scripted.made:
+        if case.guard.auth is not None:
+            await case.guard.auth.close()  # Nothing of its fetches may go on.
     cases = [case for case in scripted.made if not case.leaves]
     with contextlib.suppress(TimeoutError):
         await scripted.until(lambda: not any(map(scripted.left, cases)) and not _tasks(), timeout=2)

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 import socketio
-from cryptography.hazmat.primitives.asymmetric import ec
-from jwt.algorithms import ECAlgorithm
 
-from socketguard import JWTAuth, Limits, NamespacePolicy, SocketGuard
-from socketguard.testing import Refused, capture_events, make_auth, mint
+from socketguard import Limits, NamespacePolicy, SocketGuard
+from socketguard.testing import Refused, make_auth, mint
 from tests.scripted import (
     UNLIMITED,
+    Answer,
     Client,
     Clock,
     Events,
     Guarded,
+    Pause,
     Socket,
     connect_packet,
     guarded,
@@ -30,8 +29,11 @@ from tests.scripted import (
     open_wire,
     refusal_in,
     rest,
+    sid_in,
     until,
+    within,
 )
+from tests.server.keyserver import KeyServer, signed
 
 OPEN = "EIO=4&transport=polling"
 EXPIRED = {"now": 1_000_000_000.0}
@@ -128,25 +130,16 @@ async def test_a_session_that_left_its_last_namespace_has_the_same_time_again(cl
 
 
 async def test_a_client_that_is_being_admitted_is_not_cut_off(clock: Clock, events: Events) -> None:
-    go, asked = asyncio.Event(), asyncio.Event()
-
-    async def authorize(identity: Any, connection: Any) -> bool:
-        asked.set()
-        await go.wait()
-        return True
-
-    case = guarded(
-        namespaces=[NamespacePolicy("/messages", authorize=authorize)],
-        server_options={"ping_timeout": 1000},
-        admission_timeout=500,
-    )
+    pause = Pause()
+    policy = NamespacePolicy("/messages", authorize=pause.wait)
+    case = guarded(namespaces=[policy], server_options={"ping_timeout": 1000}, admission_timeout=500)
     wire = await open_wire(case.app, connect_packet())
-    await asked.wait()
+    await pause.entered.wait()
     for _ in range(3):
         clock.passes(15)
         await rest()
-    go.set()
-    assert str(await wire.frame()).startswith("40/messages,")
+    pause.release.set()
+    sid_in(await wire.frame())
     assert not lines(events, "session.ended")
     assert case.guard.status()["timers"]["connect"] == 0
 
@@ -427,14 +420,9 @@ async def test_many_names_are_too_many_too() -> None:
     case = guarded(limits=Limits(repeats_per_namespace=2, namespaces_per_session=3, failures_per_address=None))
     wire = await open_wire(case.app)
     for number in range(6):
-        await ask_unknown(wire, f"/unknown-{number}")
+        assert await ask(wire, f"/unknown-{number}") == {"message": "Invalid namespace"}
     await wire.send(connect_packet("/unknown-7"))
     assert await wire.closed() == ([], 4429)
-
-
-async def ask_unknown(wire: Socket, namespace: str) -> None:
-    await wire.send(connect_packet(namespace))
-    assert await wire.frame() == f'44{namespace},{{"message":"Invalid namespace"}}'
 
 
 async def test_too_many_failures_over_polling(events: Events) -> None:
@@ -467,83 +455,45 @@ async def test_a_proxy_that_is_not_trusted_switches_the_limits_per_address_off_a
     assert line["fix"].startswith("write trusted_proxies=['10.0.0.1']")
 
 
-async def test_behind_a_trusted_proxy_each_client_has_limits_of_its_own(events: Events) -> None:
-    case = guarded(trusted_proxies=["10.0.0.0/8"], limits=Limits(failures_per_address="1/day"))
-    for address, status in (("203.0.113.1", 429), ("203.0.113.2", 200)):
-        options = {"client": ("10.0.0.1", 1), "headers": {"x-forwarded-for": address}}
-        if status == 429:
-            wire = await open_wire(case.app, **options)
-            assert (await ask(wire, token=None))["code"] == "token_missing"
-            await wire.close()
-        if status == 429:
-            assert (await http(case.app, "GET", OPEN, **options)).status == status
-        else:
-            await (await Client(case.app, "polling", **options).open()).close()
-    assert not [line for line in lines(events, "config.warning") if line["id"] == "SG050"]
-
-
-async def test_an_address_of_the_internet_is_no_proxy_whatever_it_sends(events: Events) -> None:
-    case = guarded(limits=Limits(failures_per_address="1/day"))
-    options = {"client": ("203.0.113.1", 1), "headers": {"x-forwarded-for": "198.51.100.1"}}
-    wire = await open_wire(case.app, **options)
+@pytest.mark.parametrize(
+    ("client", "trusted", "others_may"),
+    [("10.0.0.1", ["10.0.0.0/8"], True), ("203.0.113.1", (), False)],
+    ids=["a trusted proxy", "an address of the internet"],
+)
+async def test_whose_limits_they_are(client: str, trusted: Any, others_may: bool, events: Events) -> None:
+    case = guarded(trusted_proxies=trusted, limits=Limits(failures_per_address="1/day"))
+    first, other = (
+        {"client": (client, 1), "headers": {"x-forwarded-for": address}} for address in ("198.51.100.1", "198.51.100.2")
+    )
+    wire = await open_wire(case.app, **first)
     assert (await ask(wire, token=None))["code"] == "token_missing"
-    await wire.close()
-    assert (await http(case.app, "GET", OPEN, **options)).status == 429
+    assert (await http(case.app, "GET", OPEN, **first)).status == 429
+    if others_may:
+        await Client(case.app, "polling", **other).open()
+    else:
+        assert (await http(case.app, "GET", OPEN, **other)).status == 429
     assert not [line for line in lines(events, "config.warning") if line["id"] == "SG050"]
 
 
 # Keys that can't be had
 
-ISSUER = "https://login.example.com/"
-PRIVATE = ec.generate_private_key(ec.SECP256R1())
 
-
-class KeyServer:
-    """A fetch: answers, fails, or waits."""
-
-    def __init__(self) -> None:
-        self.document: bytes | None = json.dumps(
-            {"keys": [{**json.loads(ECAlgorithm.to_jwk(PRIVATE.public_key())), "kid": "one", "use": "sig"}]}
-        ).encode()
-        self.gate: asyncio.Event | None = None
-        self.calls = 0
-
-    async def __call__(self, url: str) -> bytes:
-        self.calls += 1
-        if self.gate is not None:
-            await self.gate.wait()
-        if self.document is None:
-            raise OSError("no route to host")
-        return self.document
-
-
-def remote(server: KeyServer, **options: Any) -> JWTAuth:
-    return JWTAuth(
-        jwks_url=f"{ISSUER}keys", issuer=ISSUER, audience="crm", algorithms=["ES256"], fetch=server, **options
-    )
-
-
-def remote_token(kid: str = "one", **claims: Any) -> str:
-    return mint(key=PRIVATE, algorithm="ES256", headers={"kid": kid}, iss=ISSUER, aud="crm", **claims)
-
-
-async def test_without_keys_no_session_is_made_and_with_them_it_is() -> None:
-    server = KeyServer()
-    document, server.document = server.document, None
-    auth = remote(server, jwks_cooldown=0.1)
-    case = guarded(auth=auth)
+async def test_without_keys_no_session_is_made_and_with_them_it_is(events: Events) -> None:
+    server = KeyServer(fails=True)
+    case = guarded(auth=server.auth(jwks_cooldown=0.1))
     case.leaves = True  # The sessions that are opened while nothing is known yet.
-    with capture_events() as events:
-        # The first request begins the first attempt.
-        await until_async(lambda: _status(case, "GET"), 503)
-        answer = await http(case.app, "GET", OPEN)
-        while answer.status == 200:  # the attempt that the request before has begun
-            answer = await http(case.app, "GET", OPEN)
-        with pytest.raises(Refused) as caught:
-            await open_wire(case.app)
-    assert answer.status == 503
-    assert answer.json["code"] == "keys_unavailable"
-    assert answer.json["retry"] == "backoff"
+
+    async def answered(status: int) -> Answer:
+        while (answer := await http(case.app, "GET", OPEN)).status != status:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.001)
+        return answer
+
+    # The first request begins the first attempt, and the next one may begin another.
+    await within(answered(503), 5)
+    answer = await within(answered(503), 5)
+    with pytest.raises(Refused) as caught:
+        await open_wire(case.app)
+    assert (answer.json["code"], answer.json["retry"]) == ("keys_unavailable", "backoff")
     assert answer.header("retry-after") == [str(answer.json["retry_after"])]
     assert answer.json["retry_after"] >= 1
     assert (caught.value.status, caught.value.code) == (503, "keys_unavailable")
@@ -552,101 +502,62 @@ async def test_without_keys_no_session_is_made_and_with_them_it_is() -> None:
     assert "socketguard.keys.unavailable" in handshake["hint"]
     (line,) = lines(events, "keys.unavailable")
     assert line["level"] == "error"
+    assert not lines(events, "keys.refreshed")
     assert case.guard.status()["keys"][0]["state"] == "unavailable"
 
-    server.document = document
-    with capture_events() as events:
-        await until_async(lambda: _status(case, "GET"), 200)
-        wire, _ = await joined_wire(case.app, token=remote_token())
-        await wire.close()
+    server.fails = False
+    await within(answered(200), 5)
+    wire, _ = await joined_wire(case.app, token=signed())
+    await wire.close()
     assert len(lines(events, "keys.refreshed")) == 1
     assert case.guard.status()["keys"][0]["state"] == "fresh"
-    await close_keys(auth)
-
-
-async def _status(case: Guarded, method: str) -> int:
-    return (await http(case.app, method, OPEN)).status
-
-
-async def until_async(call: Callable[[], Awaitable[int]], expected: int) -> None:
-    async def wait() -> None:
-        while await call() != expected:  # noqa: ASYNC110 - what it waits for tells nobody
-            await asyncio.sleep(0.001)
-
-    await asyncio.wait_for(wait(), 5)
-
-
-async def close_keys(auth: JWTAuth) -> None:
-    """Nothing of the fetches may go on after a test."""
-    await auth.close()
 
 
 async def test_a_connect_that_finds_no_keys_ends_its_transport(events: Events) -> None:
-    server = KeyServer()
-    server.document, server.gate = None, asyncio.Event()
-    auth = remote(server, jwks_cooldown=300)
-    case = guarded(auth=auth)
+    server = KeyServer(fails=True, pause=Pause())
+    case = guarded(auth=server.auth(jwks_cooldown=300))
     # They were opened while nothing spoke against it.
-    wire = await open_wire(case.app)
+    wire = await open_wire(case.app, connect_packet(token=signed()))
     client = await Client(case.app, "polling").open()
-    await wire.send(connect_packet(token=remote_token()))
-    await until(lambda: server.calls == 1)
-    server.gate.set()
-    frames, code = await wire.closed()
-    assert (frames, code) == ([], 4503)
-    await client.post(connect_packet(token=remote_token()))
+    assert server.pause is not None
+    await server.pause.entered.wait()
+    server.pause.release.set()
+    assert await wire.closed() == ([], 4503)
+    await client.post(connect_packet(token=signed()))
     await until(lambda: not case.server.eio.sockets)
     await wire.close()
-    rejected = lines(events, "connection.rejected")
-    assert [line["reason"] for line in rejected] == ["keys_unavailable"] * 2
-    ended = lines(events, "session.ended")
-    assert [(line["reason"], line["transport"]) for line in ended] == [
+    assert [line["reason"] for line in lines(events, "connection.rejected")] == ["keys_unavailable"] * 2
+    assert [(line["reason"], line["transport"]) for line in lines(events, "session.ended")] == [
         ("keys_unavailable", "websocket"),
         ("keys_unavailable", "polling"),
     ]
     assert case.guard.status()["refused"] == {"keys_unavailable": 2}
-    await close_keys(auth)
 
 
 async def test_a_member_hears_that_there_are_no_keys_for_another_namespace() -> None:
-    server = KeyServer()
-    auth = remote(server, jwks_cooldown=300)
-    case = guarded("/messages", "/other", auth=auth)
-    wire, _ = await joined_wire(case.app, token=remote_token())
-    said = await ask(wire, "/other", remote_token("another"))
-    assert said["code"] == "keys_unavailable"
-    assert said["retry"] == "backoff"
+    case = guarded("/messages", "/other", auth=KeyServer().auth(jwks_cooldown=300))
+    wire, _ = await joined_wire(case.app, token=signed())
+    said = await ask(wire, "/other", signed("another"))
+    assert (said["code"], said["retry"]) == ("keys_unavailable", "backoff")
     assert said["retry_after"] >= 1
     # Its namespace lives on.
     assert await wire.alive()
-    await wire.close()
-    await close_keys(auth)
 
 
 async def test_keys_that_take_too_long_are_an_admission_timeout(events: Events) -> None:
-    server = KeyServer()
-    server.gate = asyncio.Event()
-    auth = remote(server)
-    case = guarded(auth=auth, admission_timeout=0.02)
-    wire = await open_wire(case.app)
-    said = await ask(wire, token=remote_token())
+    case = guarded(auth=KeyServer(pause=Pause()).auth(), admission_timeout=0.02)
+    said = await ask(await open_wire(case.app), token=signed())
     assert (said["code"], said["retry"], said["retry_after"]) == ("admission_timeout", "backoff", 5)
     assert lines(events, "connection.rejected")[0]["detail"] == "keys"
-    await wire.close()
-    await close_keys(auth)
 
 
 @pytest.mark.parametrize("token", ["optional", "none"])
 async def test_where_a_namespace_needs_no_token_sessions_are_made_without_keys(token: Any) -> None:
-    server = KeyServer()
-    server.document = None
-    auth = remote(server, jwks_cooldown=300)
+    auth = KeyServer(fails=True).auth(jwks_cooldown=300)
     case = guarded(auth=auth, namespaces=[NamespacePolicy("/messages", token=token)])
     assert auth.outage() is None
     await until(lambda: auth.outage() is not None)
-    wire, _ = await joined_wire(case.app, token=None)
-    await wire.close()
-    await close_keys(auth)
+    await joined_wire(case.app, token=None)
 
 
 async def test_without_auth_there_is_no_outage() -> None:
@@ -762,21 +673,15 @@ async def test_detaching_forgets_sessions_and_lets_everybody_go_on(clock: Clock)
 
 @pytest.mark.parametrize("where", ["authorize", "handler"])
 async def test_detaching_while_somebody_is_admitted_leaves_nothing_behind(where: str) -> None:
-    go, asked = asyncio.Event(), asyncio.Event()
-
-    async def wait(*args: Any) -> bool:
-        asked.set()
-        await go.wait()
-        return True
-
+    pause = Pause()
     case = guarded(
-        prepare=(lambda server: server.on("connect", wait, namespace="/messages")) if where == "handler" else None,
-        namespaces=[NamespacePolicy("/messages", authorize=wait if where == "authorize" else None)],
+        handlers={"connect": pause.wait} if where == "handler" else {},
+        namespaces=[NamespacePolicy("/messages", authorize=pause.wait if where == "authorize" else None)],
     )
     wire = await open_wire(case.app, connect_packet())
-    await asyncio.wait_for(asked.wait(), 5)
+    await within(pause.entered.wait())
     case.guard.detach()
-    go.set()
+    pause.release.set()
     assert str(await wire.frame()).startswith("4")
     await wire.close()
     assert not case.server.environ

@@ -837,8 +837,6 @@ class TestKeys:
         assert lines(events, "token.refresh_rejected")[0]["detail"] == "keys"
         assert case.guard.identity(sid).token_id == "old"
         assert await peer.alive()
-        assert case.guard.auth is not None
-        await case.guard.auth.close()
 
 
 async def cool_down(case: Guarded) -> None:
