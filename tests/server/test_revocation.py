@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from typing import Any
 
@@ -21,10 +20,13 @@ from tests.scripted import (
     Clock,
     Events,
     Guarded,
+    Pause,
+    Store,
     guarded,
     joined_client,
     lines,
     rest,
+    serializer,
     token_at,
     until,
 )
@@ -63,8 +65,7 @@ async def close(case: Guarded, *peers: Client) -> None:
 class TestOneToken:
     @pytest.mark.parametrize("kind", KINDS)
     async def test_it_is_refused_and_its_connections_end(self, kind: str, clock: Clock, events: Events) -> None:
-        options = {"serializer": "msgpack"} if kind == "msgpack" else {}
-        case = a_guard(clock, "/messages", "/b", server_options=options)
+        case = a_guard(clock, "/messages", "/b", server_options=serializer(kind))
         revoked, other = token_at(clock, jti="revoked"), token_at(clock, jti="other")
         peer, sid = await joined_client(case, "/messages", revoked, kind=kind)
         await peer.join("/b", other)
@@ -251,171 +252,106 @@ class TestSeveralIssuers:
 
 
 class Held:
-    """Something of the application that is asked while a client is admitted, and waits."""
+    """A guard whose application waits, in one of these places, while a client is admitted."""
 
-    def __init__(self) -> None:
-        self.entered = asyncio.Event()
-        self.release = asyncio.Event()
+    def __init__(self, place: str, clock: Clock) -> None:
+        self.place = place
+        self.pause = Pause()
         self.connected: list[str] = []
         self.left: list[str] = []
-        self.store: Any = None
-
-    async def wait(self) -> None:
-        self.entered.set()
-        await self.release.wait()
-
-    def in_(self, place: str, clock: Clock) -> Guarded:
-        """A guard that waits in this place."""
-
-        async def connect(sid: str, environ: Any, auth: Any) -> None:
-            self.connected.append(sid)
-            if place == "connect":
-                await self.wait()
-
-        async def authorize(identity: Identity, connection: Connection) -> bool:
-            await self.wait()
-            return True
-
-        async def disconnect(sid: str, *_: Any) -> None:
-            self.left.append(sid)
-
-        policy = NamespacePolicy("/messages", authorize=authorize if place == "authorize" else None)
-        self.store = Slow(self.wait) if place == "store" else MemoryStore(clock=clock)
-        return a_guard(
-            clock, handlers={"disconnect": disconnect, "connect": connect}, namespaces=[policy], store=self.store
+        self.store: Any = MemoryStore(clock=clock)
+        if place == "store":
+            self.store = Store()
+            self.store.pause = self.pause
+        self.case = a_guard(
+            clock,
+            handlers={"disconnect": self.disconnect, "connect": self.connect},
+            namespaces=[NamespacePolicy("/messages", authorize=self.pause.wait if place == "authorize" else None)],
+            store=self.store,
         )
 
+    async def connect(self, sid: str, environ: Any, auth: Any) -> None:
+        self.connected.append(sid)
+        if self.place == "connect":
+            await self.pause.wait()
 
-class Slow:
-    """A store that waits before it answers, with what was so when it was asked."""
+    async def disconnect(self, sid: str, *_: Any) -> None:
+        self.left.append(sid)
 
-    def __init__(self, wait: Callable[[], Awaitable[None]]) -> None:
-        self.kept: list[Revocation] = []
-        self.wait = wait
+    async def joining(self, token: str) -> Client:
+        """A client that is being admitted."""
+        peer = await Client(self.case).open()
+        await peer.connect("/messages", token)
+        await self.pause.entered.wait()
+        return peer
 
-    async def revoke(self, revocation: Revocation) -> None:
-        self.kept.append(revocation)
-
-    async def is_revoked(self, identity: Identity) -> bool:
-        answer = any(revocation.covers(identity) for revocation in self.kept)
-        await self.wait()
-        return answer
+    async def goes_on(self, peer: Client, expected: str | None) -> None:
+        """The application answers; the client hears this code, or is in."""
+        self.pause.release.set()
+        packet = await peer.packet()
+        if expected is None:
+            assert packet.kind == 0
+        else:
+            assert (packet.kind, packet.data["data"]["code"]) == (4, expected)
 
 
 PLACES = ["connect", "authorize", "store"]
+REVOKED: dict[str, Any] = {"token_id": "a"}
+KICKED: dict[str, Any] = {"subject": "user-1", "reason": "fired\x1b"}
 
 
 class TestWhileItIsAdmitted:
     @pytest.mark.parametrize("place", PLACES)
-    @pytest.mark.parametrize("selector", ["token_id", "subject"])
-    async def test_a_revoked_token_does_not_get_in(
-        self, selector: str, place: str, clock: Clock, events: Events
+    @pytest.mark.parametrize(
+        ("calls", "expected"),
+        [
+            ([REVOKED], "token_revoked"),
+            ([{"subject": "user-1"}], "token_revoked"),
+            ([KICKED], "refused_by_app"),
+            ([KICKED, REVOKED], "token_revoked"),
+            ([REVOKED, KICKED], "token_revoked"),
+            ([REVOKED, REVOKED], "token_revoked"),
+        ],
+    )
+    async def test_who_is_revoked_or_disconnected_does_not_get_in(
+        self, calls: list[dict[str, Any]], expected: str, place: str, clock: Clock, events: Events
     ) -> None:
-        held = Held()
-        case = held.in_(place, clock)
-        peer = await Client(case).open()
-        await peer.connect("/messages", token_at(clock, jti="a"))
-        await held.entered.wait()
-        value = "a" if selector == "token_id" else "user-1"
-        assert await case.guard.revoke(**{selector: value}) == 1  # type: ignore[arg-type]
-        held.release.set()
-        packet = await peer.packet()
-        assert (packet.kind, packet.data["data"]["code"]) == (4, "token_revoked")
+        held = Held(place, clock)
+        guard, token = held.case.guard, token_at(clock, jti="a")
+        peer = await held.joining(token)
+        counts = [await (guard.disconnect(**call) if call is KICKED else guard.revoke(**call)) for call in calls]
+        assert counts == [1, 0][: len(calls)]
+        await held.goes_on(peer, expected)
         assert held.left == []
         assert len(held.connected) == (place == "connect")
         assert not lines(events, "connection.accepted")
         assert not lines(events, "connection.closed")
-        assert len(lines(events, "connection.rejected", reason="token_revoked", subject="user-1", token_id="a")) == 1
+        [line] = lines(events, "connection.rejected", subject="user-1", token_id="a", namespace="/messages")
+        assert line["reason"] == expected
+        assert "\x1b" not in repr(line)
+        if calls == [KICKED]:
+            assert line["detail"] == "disconnect_called"
+            assert any("fired" in str(value) for value in line.values())
+            await peer.join("/messages", token)  # It was no revocation.
 
     async def test_another_worker_revokes_it_while_authorize_runs(self, clock: Clock) -> None:
-        held = Held()
-        case = held.in_("authorize", clock)
-        peer = await Client(case).open()
-        await peer.connect("/messages", token_at(clock, jti="a"))
-        await held.entered.wait()
+        held = Held("authorize", clock)
+        peer = await held.joining(token_at(clock, jti="a"))
         held.store.revoke(Revocation(None, "a", None, None, clock.now + 600))
-        held.release.set()
-        packet = await peer.packet()
-        assert (packet.kind, packet.data["data"]["code"]) == (4, "token_revoked")
+        await held.goes_on(peer, "token_revoked")
         assert held.connected == []
 
     @pytest.mark.parametrize("place", PLACES)
-    async def test_a_client_that_is_disconnected_does_not_get_in(
-        self, place: str, clock: Clock, events: Events
-    ) -> None:
-        held = Held()
-        case = held.in_(place, clock)
-        peer = await Client(case).open()
-        await peer.connect("/messages", token_at(clock, jti="a"))
-        await held.entered.wait()
-        assert await case.guard.disconnect(subject="user-1") == 1
-        held.release.set()
-        packet = await peer.packet()
-        assert (packet.kind, packet.data["data"]["code"]) == (4, "refused_by_app")
-        assert held.left == []
-        assert len(held.connected) == (place == "connect")
-        [line] = lines(events, "connection.rejected")
-        assert (line["detail"], line["subject"], line["namespace"]) == ("disconnect_called", "user-1", "/messages")
-        # It was no revocation.
-        await peer.join("/messages", token_at(clock, jti="a"))
-
-    @pytest.mark.parametrize("place", PLACES)
-    async def test_the_reason_of_a_disconnect_while_admitted(self, place: str, clock: Clock, events: Events) -> None:
-        held = Held()
-        case = held.in_(place, clock)
-        peer = await Client(case).open()
-        await peer.connect("/messages", token_at(clock))
-        await held.entered.wait()
-        assert await case.guard.disconnect(subject="user-1", reason="fired\x1b") == 1
-        held.release.set()
-        assert (await peer.packet()).kind == 4
-        [line] = lines(events, "connection.rejected")
-        assert (line["subject"], line["namespace"]) == ("user-1", "/messages")
-        assert any("fired" in str(value) for value in line.values())
-        assert "\x1b" not in repr(line)
-
-    @pytest.mark.parametrize("place", PLACES)
-    @pytest.mark.parametrize("order", ["kicked first", "revoked first", "revoked twice"])
-    async def test_both_kicked_and_revoked_while_it_is_admitted(
-        self, order: str, place: str, clock: Clock, events: Events
-    ) -> None:
-        held = Held()
-        case = held.in_(place, clock)
-        peer = await Client(case).open()
-        await peer.connect("/messages", token_at(clock, jti="a"))
-        await held.entered.wait()
-        calls: list[Callable[[], Awaitable[int]]] = [
-            lambda: case.guard.disconnect(subject="user-1"),
-            lambda: case.guard.revoke(token_id="a"),
-        ]
-        if order == "revoked first":
-            calls.reverse()
-        elif order == "revoked twice":
-            calls[0] = calls[1]
-        assert [await call() for call in calls] == [1, 0]
-        held.release.set()
-        packet = await peer.packet()
-        assert (packet.kind, packet.data["data"]["code"]) == (4, "token_revoked")
-        assert held.left == []
-        assert len(lines(events, "connection.rejected")) == 1
-        assert not lines(events, "connection.closed")
-
-    @pytest.mark.parametrize("place", PLACES)
     async def test_a_connect_that_is_cancelled_leaves_nothing(self, place: str, clock: Clock) -> None:
-        held = Held()
-        case = held.in_(place, clock)
-        peer = await Client(case, "polling").open()
+        held = Held(place, clock)
+        peer = await Client(held.case, "polling").open()
         posting = asyncio.ensure_future(peer.connect("/messages", token_at(clock)))
-        await held.entered.wait()
+        await held.pause.entered.wait()
         posting.cancel()
         await asyncio.wait((posting,))
         assert posting.cancelled()
-        assert case.guard.status()["connections"] == {
-            "open": 0,
-            "being_admitted": 0,
-            "by_namespace": {},
-            "by_transport": {},
-        }
+        nobody = {"open": 0, "being_admitted": 0, "by_namespace": {}, "by_transport": {}}
+        assert held.case.guard.status()["connections"] == nobody
 
     async def test_the_connect_handler_may_do_it_itself(self, clock: Clock) -> None:
         async def connect(sid: str, environ: Any, auth: Any) -> None:
@@ -532,23 +468,13 @@ class Unreliable:
         return self._now()
 
 
-NO_ANSWERS = [
-    ConnectionError("gone"),
-    asyncio.CancelledError(),
-    GeneratorExit(),
-    None,
-    0,
-    1,
-    "",
-    "false",
-    [],
-    Unreliable.HANG,
-]
+NO_ANSWERS = [ConnectionError("gone"), asyncio.CancelledError(), GeneratorExit(), None, 0, 1, "", "false", []]
+NO_ANSWERS.append(Unreliable.HANG)
 
 
+@pytest.mark.parametrize("asynchronous", [True, False])
+@pytest.mark.parametrize("answer", NO_ANSWERS, ids=repr)
 class TestAStoreThatGivesNoAnswer:
-    @pytest.mark.parametrize("asynchronous", [True, False])
-    @pytest.mark.parametrize("answer", NO_ANSWERS, ids=repr)
     async def test_nobody_gets_in_and_who_is_in_stays(
         self, answer: Any, asynchronous: bool, clock: Clock, events: Events
     ) -> None:
@@ -576,8 +502,6 @@ class TestAStoreThatGivesNoAnswer:
         assert len(lines(events, "store.recovered")) == 1
         await joined(case, token_at(clock))
 
-    @pytest.mark.parametrize("asynchronous", [True, False])
-    @pytest.mark.parametrize("answer", NO_ANSWERS, ids=repr)
     async def test_fail_open(self, answer: Any, asynchronous: bool, clock: Clock, events: Events) -> None:
         store = Unreliable(asynchronous=asynchronous)
         case = a_guard(clock, "/messages", "/b", store=store, store_timeout=0.05, fail_open=True)
@@ -589,21 +513,17 @@ class TestAStoreThatGivesNoAnswer:
         assert (await peer.call("/b", "socketguard:refresh", {"token": token_at(clock)}))["code"] == "token_revoked"
         assert len(lines(events, "store.recovered")) == 1
 
-    async def test_a_hidden_namespace_stays_hidden(self, clock: Clock, events: Events) -> None:
-        store = Unreliable(asynchronous=False)
-        case = a_guard(
-            clock,
-            "/messages",
-            "/secret",
-            namespaces=["/messages", NamespacePolicy("/secret", hidden=True)],
-            store=store,
-        )
-        peer = await joined(case, token_at(clock))
-        store.answer = None
-        await peer.connect("/secret", token_at(clock))
-        assert (await peer.packet()).data == {"message": "Invalid namespace"}
-        [line] = lines(events, "connection.rejected")
-        assert (line["detail"], line["hidden_reason"]) == ("hidden", "keys_unavailable")
+
+async def test_a_hidden_namespace_stays_hidden_without_the_store(clock: Clock, events: Events) -> None:
+    store = Unreliable(asynchronous=False)
+    policies = ["/messages", NamespacePolicy("/secret", hidden=True)]
+    case = a_guard(clock, "/messages", "/secret", namespaces=policies, store=store)
+    peer = await joined(case, token_at(clock))
+    store.answer = None
+    await peer.connect("/secret", token_at(clock))
+    assert (await peer.packet()).data == {"message": "Invalid namespace"}
+    [line] = lines(events, "connection.rejected")
+    assert (line["detail"], line["hidden_reason"]) == ("hidden", "keys_unavailable")
 
 
 class TestDisconnect:
@@ -654,8 +574,7 @@ class TestDisconnect:
 
     @pytest.mark.parametrize("kind", KINDS)
     async def test_nothing_is_said_but_that_it_is_over(self, kind: str, clock: Clock, events: Events) -> None:
-        options = {"serializer": "msgpack"} if kind == "msgpack" else {}
-        case = a_guard(clock, server_options=options)
+        case = a_guard(clock, server_options=serializer(kind))
         peer, sid = await joined_client(case, "/messages", token_at(clock), kind=kind)
         assert await case.guard.disconnect(sid=sid, reason="moved to another\x1b[31m tenant") == 1
         await peer.disconnected("/messages")
@@ -681,31 +600,22 @@ class TestDisconnect:
         ],
     )
     async def test_disconnect_with_a_selector_that_can_not_work(self, selector: dict[str, Any], clock: Clock) -> None:
-        held = Held()
-        case = held.in_("authorize", clock)
-        peer = await Client(case).open()
-        await peer.connect("/messages", token_at(clock))
-        await held.entered.wait()
+        held = Held("authorize", clock)
+        peer = await held.joining(token_at(clock))
         with pytest.raises(ConfigurationError):
-            await case.guard.disconnect(**selector)
-        held.release.set()
-        assert (await peer.packet()).kind == 0
+            await held.case.guard.disconnect(**selector)
+        await held.goes_on(peer, None)
 
     @pytest.mark.parametrize("call", ["disconnect", "revoke"])
     async def test_a_disconnect_handler_that_hangs_is_not_waited_for(self, call: str, clock: Clock) -> None:
-        entered, release = asyncio.Event(), asyncio.Event()
-
-        async def disconnect(sid: str, *_: Any) -> None:
-            entered.set()
-            await release.wait()
-
-        case = a_guard(clock, "/messages", "/b", handlers={"disconnect": disconnect})
+        pause = Pause()
+        case = a_guard(clock, "/messages", "/b", handlers={"disconnect": pause.wait})
         peer = await joined(case, token_at(clock, 600), "/messages", "/b")
         if call == "disconnect":
             calling = asyncio.ensure_future(case.guard.disconnect(subject="user-1", namespace="/messages"))
         else:
             calling = asyncio.ensure_future(case.guard.revoke(subject="user-1"))
-        await entered.wait()
+        await pause.entered.wait()
         await rest()
         assert not calling.done()
         clock.passes(5)
@@ -714,7 +624,7 @@ class TestDisconnect:
         await peer.emit("/messages", "echo", "too late", number=1)
         # And a second call does not count it once more.
         assert await case.guard.disconnect(subject="user-1", namespace="/messages") == 0
-        release.set()
+        pause.release.set()
 
     async def test_one_that_raises(self, clock: Clock, events: Events) -> None:
         async def disconnect(sid: str, *_: Any) -> None:
