@@ -496,6 +496,27 @@ class Socket:
             await within(self.task)
 
 
+class Line:
+    """An application behind a line that can be cut: what is sent then waits, and nothing is lost."""
+
+    def __init__(self, app: Any, *, all_of_it: bool = False) -> None:
+        self.app = app
+        self.open = asyncio.Event()
+        self.open.set()
+        self.waiting = 0
+        self._kinds = ("websocket.send", "http.response.body", *["websocket.close"] * all_of_it)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def slowly(message: dict[str, Any]) -> None:
+            if message["type"] in self._kinds:
+                self.waiting += 1
+                await self.open.wait()
+                self.waiting -= 1
+            await send(message)
+
+        await self.app(scope, receive, slowly)
+
+
 async def open_wire(app: ASGI, *frames: str | bytes, **options: Any) -> Socket:
     """A WebSocket with its OPEN packet read, and with these frames sent."""
     wire = await Socket(app, **options).open()

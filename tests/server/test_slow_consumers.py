@@ -14,6 +14,7 @@ from tests.scripted import (
     Clock,
     Events,
     Guarded,
+    Line,
     Socket,
     connect_packet,
     guarded,
@@ -34,30 +35,18 @@ SEND_TIMEOUT, ROUNDS = 30, 3
 """Seconds within which something must be taken, and how often that is looked at."""
 
 
-class Line:
-    """An application behind a line that can be cut: what is sent then waits, and nothing is lost."""
-
-    def __init__(self, app: Any, *, all_of_it: bool = False) -> None:
-        self.app = app
-        self.open = asyncio.Event()
-        self.open.set()
-        self.waiting = 0
-        self._kinds = ("websocket.send", "http.response.body", *["websocket.close"] * all_of_it)
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def slowly(message: dict[str, Any]) -> None:
-            if message["type"] in self._kinds:
-                self.waiting += 1
-                await self.open.wait()
-                self.waiting -= 1
-            await send(message)
-
-        await self.app(scope, receive, slowly)
-
-
 def limited(**limits: Any) -> Guarded:
     values = {"queue_bytes": LIMIT, "send_timeout": float(SEND_TIMEOUT), **limits}
     return guarded("/messages", "/other", limits=Limits(**values))
+
+
+async def cut_off(case: Guarded | None = None, **limits: Any) -> tuple[Guarded, Line, Socket]:
+    """A WebSocket that has joined and takes nothing more: its line is cut."""
+    case = case or limited(**limits)
+    line = Line(case.app)
+    wire, _ = await joined_wire(line)
+    line.open.clear()
+    return case, line, wire
 
 
 async def emit(case: Guarded, *sizes: int) -> None:
@@ -73,13 +62,16 @@ async def burst(case: Guarded, *sizes: int) -> None:
         await case.server.eio.send(case.eio_sid, text)
 
 
-async def kept(case: Guarded, clock: Clock, *, seconds: float = 0) -> bool:
-    """Whether the session is still served after a while."""
-    if seconds:
-        clock.passes(seconds)
-    await rest()
-    status = case.guard.status()
-    return bool(status["sessions"]["open"]) and not status["timers"]["ending"]
+async def kept(case: Guarded, clock: Clock, *, seconds: float = 0, times: int = 1) -> bool:
+    """Whether the session is still served after a while, which may pass several times."""
+    for _ in range(times):
+        if seconds:
+            clock.passes(seconds)
+        await rest()
+        status = case.guard.status()
+        if not status["sessions"]["open"] or status["timers"]["ending"]:
+            return False
+    return True
 
 
 async def dropped(case: Guarded, clock: Clock, wire: Socket | None = None) -> None:
@@ -166,10 +158,7 @@ async def test_a_stalled_client_that_has_joined_nothing_has_a_line_too(clock: Cl
 
 @pytest.mark.parametrize("stalls", [False, True])
 async def test_a_line_that_is_slow_but_moves_is_borne(stalls: bool, clock: Clock) -> None:
-    case = limited()
-    line = Line(case.app)
-    wire, _ = await joined_wire(line)
-    line.open.clear()
+    case, line, wire = await cut_off()
     await emit(case, *[600] * 6)
     for _ in range(2):
         await rest()
@@ -203,10 +192,7 @@ async def test_a_line_that_is_slow_but_moves_is_borne(stalls: bool, clock: Clock
     ],
 )
 async def test_how_much_may_wait(sizes: list[int], at_once: bool, later: bool, clock: Clock) -> None:
-    case = limited(send_timeout=None)
-    line = Line(case.app)
-    wire, _ = await joined_wire(line)
-    line.open.clear()
+    case, line, wire = await cut_off(send_timeout=None)
     await burst(case, *sizes)
     assert bool(case.guard.status()["timers"]["ending"]) is not at_once
     if at_once:
@@ -232,8 +218,7 @@ async def test_a_burst_that_a_healthy_client_takes(clock: Clock) -> None:
         for _ in range(BURST + 1):
             assert len(str(await wire.frame())) == LIMIT + 1
         assert await kept(case, clock, seconds=GRACE)
-    for _ in range(2 * ROUNDS):
-        assert await kept(case, clock, seconds=SEND_TIMEOUT / ROUNDS)
+    assert await kept(case, clock, seconds=SEND_TIMEOUT / ROUNDS, times=2 * ROUNDS)
 
 
 async def test_a_binary_event_may_be_larger_than_the_queue(clock: Clock) -> None:
@@ -284,10 +269,7 @@ async def test_a_healthy_client_is_not_made_to_pay_for_another_one(clock: Clock)
 
 
 async def test_without_limits_nobody_is_dropped(clock: Clock) -> None:
-    case = guarded(limits=UNLIMITED)
-    line = Line(case.app)
-    wire, _ = await joined_wire(line)
-    line.open.clear()
+    case, line, wire = await cut_off(guarded(limits=UNLIMITED))
     await emit(case, *[100_000] * 50)
     for _ in range(3 * ROUNDS):
         assert await kept(case, clock, seconds=SEND_TIMEOUT / ROUNDS)
@@ -298,19 +280,14 @@ async def test_without_limits_nobody_is_dropped(clock: Clock) -> None:
 
 @pytest.mark.parametrize("limits", [{"queue_bytes": None}, {"send_timeout": None}])
 async def test_each_limit_can_be_turned_off_alone(limits: dict[str, Any], clock: Clock) -> None:
-    case = limited(**limits)
-    line = Line(case.app)
-    wire, _ = await joined_wire(line)
-    line.open.clear()
+    case, _line, wire = await cut_off(**limits)
     if "queue_bytes" in limits:
         await emit(case, *[100_000] * 50)
-        for _ in range(ROUNDS):
-            assert await kept(case, clock, seconds=SEND_TIMEOUT / ROUNDS)
+        assert await kept(case, clock, seconds=SEND_TIMEOUT / ROUNDS, times=ROUNDS)
         clock.passes(SEND_TIMEOUT / ROUNDS)
     else:
         await emit(case, 600)
-        for _ in range(2 * ROUNDS):
-            assert await kept(case, clock, seconds=SEND_TIMEOUT / ROUNDS)
+        assert await kept(case, clock, seconds=SEND_TIMEOUT / ROUNDS, times=2 * ROUNDS)
         await emit(case, 600, 600, 600)
         clock.passes(GRACE)
     await dropped(case, clock, wire)
@@ -347,8 +324,7 @@ async def test_a_poll_takes_all_that_waits(clock: Clock) -> None:
         await emit(case, *[600] * 4)
         assert len(await client.poll()) == 4
         assert await kept(case, clock, seconds=GRACE)
-    for _ in range(2 * ROUNDS):
-        assert await kept(case, clock, seconds=SEND_TIMEOUT / ROUNDS)
+    assert await kept(case, clock, seconds=SEND_TIMEOUT / ROUNDS, times=2 * ROUNDS)
 
 
 @pytest.mark.parametrize("read", [True, False])
@@ -398,10 +374,7 @@ async def test_the_application_hears_of_it_once(clock: Clock) -> None:
     async def disconnect(sid: str, reason: str) -> None:
         heard.append(reason)
 
-    case = guarded(handlers={"disconnect": disconnect}, limits=Limits(queue_bytes=LIMIT))
-    line = Line(case.app)
-    wire, _ = await joined_wire(line)
-    line.open.clear()
+    case, _, wire = await cut_off(guarded(handlers={"disconnect": disconnect}, limits=Limits(queue_bytes=LIMIT)))
     await emit(case, *[600] * 50)
     await until(lambda: heard)
     await dropped(case, clock, wire)
@@ -412,10 +385,7 @@ async def test_the_application_hears_of_it_once(clock: Clock) -> None:
 async def test_a_client_that_goes_while_it_is_watched_is_not_ended_twice(
     way: str, clock: Clock, events: Events
 ) -> None:
-    case = limited()
-    line = Line(case.app)
-    wire, _ = await joined_wire(line)
-    line.open.clear()
+    case, line, wire = await cut_off()
     await emit(case, 600, 600, 600)
     line.open.set()
     if way == "goes":
