@@ -106,22 +106,16 @@ async def test_a_protected_server_is_guarded_wherever_it_is_mounted_later(style:
     await works(style(server), path)
 
 
-async def test_as_middleware_of_starlette() -> None:
+@pytest.mark.parametrize("added", [False, True], ids=["of Starlette", "added to FastAPI"])
+async def test_as_middleware(added: bool) -> None:
     server = make_server()
-    app = Starlette(
-        routes=[Mount("/socket.io", socketio.ASGIApp(server))],
-        middleware=[Middleware(SocketGuard, server=server, auth=make_auth(), logger=False)],
-    )
+    options = {"server": server, "auth": make_auth(), "logger": False}
+    app: Any = FastAPI() if added else Starlette(middleware=[Middleware(SocketGuard, **options)])
+    if added:
+        app.add_middleware(SocketGuard, **options)
+    app.mount("/socket.io", socketio.ASGIApp(server))
     with pytest.raises(LookupError, match="first request"):
         SocketGuard.of(server)
-    await works(app)
-
-
-async def test_as_added_middleware_of_fastapi() -> None:
-    server = make_server()
-    app = FastAPI()
-    app.add_middleware(SocketGuard, server=server, auth=make_auth(), logger=False)
-    app.mount("/socket.io", socketio.ASGIApp(server))
     await works(app)
     assert (await http(app, "GET", "EIO=4&transport=polling", path="/ws/")).json["code"] == "wrong_path"
 
@@ -212,27 +206,30 @@ def fails(match: str) -> Any:
     return pytest.raises(ConfigurationError, match=match)
 
 
-def test_a_synchronous_server() -> None:
-    with fails("synchronous"):
-        SocketGuard.protect(socketio.Server(async_mode="threading"), auth=make_auth())
-    with fails("synchronous"):
-        SocketGuard(socketio.WSGIApp(socketio.Server(async_mode="threading")), auth=make_auth())
+def _of_another_framework() -> Any:
+    server = make_server()
+    server.eio.async_mode = server.async_mode = "aiohttp"
+    return server
 
 
-def test_an_engineio_server() -> None:
-    server = engineio.AsyncServer(async_mode="asgi")
-    for make in (
-        lambda: SocketGuard.protect(server, auth=None),
-        lambda: SocketGuard(engineio.ASGIApp(server), auth=None),
+async def test_what_is_no_server_that_can_be_guarded() -> None:
+    threaded = socketio.Server(async_mode="threading")
+    bare = engineio.AsyncServer(async_mode="asgi")
+    connected = make_server()
+    await connected.manager.connect("eio", "/messages")
+    for server, text in (
+        (threaded, "synchronous"),
+        (bare, "without Socket.IO"),
+        *((other, type(other).__name__) for other in (object(), "server", 5, socketio.ASGIApp)),
+        (_of_another_framework(), "async_mode 'aiohttp'"),
+        (make_server(always_connect=True), "always_connect=True"),
+        (connected, "connected to this server already"),
     ):
-        with fails("without Socket.IO"):
-            make()
-
-
-@pytest.mark.parametrize("server", [object(), "server", 5, socketio.ASGIApp], ids=repr)
-def test_something_else(server: Any) -> None:
-    with fails(f"{type(server).__name__}"):
-        SocketGuard.protect(server, auth=make_auth())
+        with fails(text):
+            SocketGuard.protect(server, auth=make_auth())
+    for app, text in ((socketio.WSGIApp(threaded), "synchronous"), (engineio.ASGIApp(bare), "without Socket.IO")):
+        with fails(text):
+            SocketGuard(app, auth=make_auth())
 
 
 @pytest.mark.parametrize(
@@ -253,18 +250,6 @@ def test_several_servers_must_be_named() -> None:
     assert guard.server is second
     with pytest.raises(LookupError):
         SocketGuard.of(first)
-
-
-def test_a_server_of_another_framework() -> None:
-    server = make_server()
-    server.eio.async_mode = server.async_mode = "aiohttp"
-    with fails("async_mode 'aiohttp'"):
-        SocketGuard.protect(server, auth=make_auth())
-
-
-def test_always_connect() -> None:
-    with fails("always_connect=True"):
-        SocketGuard.protect(make_server(always_connect=True), auth=make_auth())
 
 
 def _without(name: str) -> Any:
@@ -316,13 +301,6 @@ def test_an_unknown_python_socketio_is_refused_with_both_versions(change: Any, n
         SocketGuard.of(server)
 
 
-async def test_a_server_with_clients_is_refused() -> None:
-    server = make_server()
-    await server.manager.connect("eio", "/messages")
-    with fails("connected to this server already"):
-        SocketGuard.protect(server, auth=make_auth())
-
-
 async def test_a_session_from_before_the_guard_is_unknown_to_it() -> None:
     server = make_server()
     app = socketio.ASGIApp(server)
@@ -339,20 +317,19 @@ async def test_a_session_from_before_the_guard_is_unknown_to_it() -> None:
 # Two guards
 
 
-def test_equal_guards_share_a_server() -> None:
+@pytest.mark.parametrize("shared", [True, False], ids=["one verifier", "equal verifiers"])
+def test_equal_guards_share_a_server(shared: bool) -> None:
     server, auth = make_server(), make_auth()
-    options = {"auth": auth, "namespaces": ["/messages"], "heartbeat": Heartbeat(interval=20, timeout=15)}
-    first = SocketGuard(socketio.ASGIApp(server), **options)
-    second = SocketGuard.protect(server, **options)
+
+    def options() -> dict[str, Any]:
+        policies = [NamespacePolicy("/messages", scopes={"a"})]
+        heartbeat = Heartbeat(interval=20, timeout=15)
+        return {"auth": auth if shared else make_auth(), "namespaces": policies, "heartbeat": heartbeat}
+
+    first = SocketGuard(socketio.ASGIApp(server), **options())
+    second = SocketGuard.protect(server, **options())
     assert first.describe() == second.describe()
     assert first.describe()["paths"] == ["/socket.io/"]
-
-
-def test_equal_guards_of_an_application_factory_share_a_server() -> None:
-    server = make_server()
-    first = SocketGuard.protect(server, auth=make_auth(), namespaces=[NamespacePolicy("/messages", scopes={"a"})])
-    second = SocketGuard.protect(server, auth=make_auth(), namespaces=[NamespacePolicy("/messages", scopes={"a"})])
-    assert first.describe() == second.describe()
 
 
 @pytest.mark.parametrize(

@@ -18,12 +18,14 @@ from tests.scripted import (
     Clock,
     Events,
     Guarded,
+    Pause,
     Socket,
     gone,
     guarded,
     http,
     joined_client,
     lines,
+    serializer,
     styled,
     token_at,
     until,
@@ -60,6 +62,14 @@ class Leaving:
         return disconnect
 
 
+async def one_joined(
+    clock: Clock, lifetime: float = 60, kind: str = "websocket", **options: Any
+) -> tuple[Guarded, Client, str]:
+    """A client in /messages with a token of so many seconds."""
+    case = guarded(auth=make_auth(clock=clock), **options)
+    return case, *await joined_client(case, "/messages", token_at(clock, lifetime), kind=kind)
+
+
 async def both_joined(
     clock: Clock, first: float, second: float, **options: Any
 ) -> tuple[Guarded, Client, dict[str, str]]:
@@ -75,8 +85,7 @@ async def test_a_client_is_warned_then_told_and_comes_back_with_a_fresh_token(
     kind: str, clock: Clock, events: Events
 ) -> None:
     leaving = Leaving()
-    options = {"serializer": "msgpack"} if kind == "msgpack" else {}
-    case = guarded(prepare=leaving("/messages"), server_options=options, auth=make_auth(clock=clock))
+    case = guarded(prepare=leaving("/messages"), server_options=serializer(kind), auth=make_auth(clock=clock))
     peer, sid = await joined_client(case, "/messages", token_at(clock, 60, jti="first"), kind=kind)
 
     clock.passes(60 + LEEWAY - 30)
@@ -120,7 +129,7 @@ async def test_it_ends_at_the_moment_and_not_before(style: str, clock: Clock) ->
     await peer.emit("/messages", "echo", "too late", number=1)
     await peer.emit("/messages", "socketguard:nonsense", number=2)
     clock.passes(0)
-    await peer.expired("/messages")
+    await peer.expired()
     assert seen == [("echo", "hello")]
 
 
@@ -178,16 +187,11 @@ async def test_a_namespace_that_needs_no_token_keeps_the_session(clock: Clock) -
 
 @pytest.mark.parametrize("lifetime", [600, 20])
 async def test_a_namespace_that_is_being_joined_keeps_the_session(lifetime: int, clock: Clock, events: Events) -> None:
-    entered, go_on = asyncio.Event(), asyncio.Event()
-
-    async def connect(sid: str, environ: Any, auth: Any) -> None:
-        entered.set()
-        await go_on.wait()
-
+    pause = Pause()
     case = guarded(
         "/a",
         "/b",
-        prepare=lambda server: server.on("connect", connect, namespace="/b"),
+        prepare=lambda server: server.on("connect", pause.wait, namespace="/b"),
         auth=make_auth(clock=clock),
         server_options={"ping_timeout": 100},
         admission_timeout=90,
@@ -196,10 +200,10 @@ async def test_a_namespace_that_is_being_joined_keeps_the_session(lifetime: int,
     peer, _ = await joined_client(case, "/a", token_at(clock, 20), kind="polling")
     assert await peer.event("/a", "socketguard:expiring") == {"in": 30}
     joining = asyncio.ensure_future(peer.connect("/b", token_at(clock, lifetime)))
-    await entered.wait()
+    await pause.entered.wait()
     clock.passes(20 + LEEWAY)
     await peer.sent_away("/a", "token_expired")
-    go_on.set()
+    pause.release.set()
     await joining
     if lifetime == 600:
         assert (await peer.packet()).kind == 0
@@ -212,58 +216,43 @@ async def test_a_namespace_that_is_being_joined_keeps_the_session(lifetime: int,
 
 
 async def test_a_token_that_ends_while_the_connect_handler_runs(clock: Clock, events: Events) -> None:
-    async def connect(sid: str, environ: Any, auth: Any) -> None:
-        clock.move(60 + LEEWAY)
-
     leaving = Leaving()
-
-    def prepare(server: Any) -> None:
-        server.on("connect", connect, namespace="/messages")
-        leaving("/messages")(server)
-
-    case = guarded(prepare=prepare, auth=make_auth(clock=clock))
-    peer, _ = await joined_client(case, "/messages", token_at(clock, 60))
-    await peer.expired("/messages")
+    _, peer, _ = await one_joined(
+        clock, handlers={"connect": lambda *args: clock.move(60 + LEEWAY)}, prepare=leaving("/messages")
+    )
+    await peer.expired()
     await until(lambda: leaving.left)
     assert not lines(events, "token.expiring")
 
 
-class TestWhatNeverEnds:
-    async def test_expiry_ignore(self, clock: Clock, events: Events) -> None:
-        case = guarded(auth=make_auth(clock=clock, expiry="ignore"))
-        peer, _ = await joined_client(case, "/messages", token_at(clock, 60))
-        assert case.guard.status()["timers"]["expiry"] == 0
-        clock.passes(10**6)
-        assert await peer.alive()
-        assert not lines(events, "token.expiring")
-        # Only who is in stays in.
+@pytest.mark.parametrize(
+    ("options", "exp", "timers"),
+    [({"expiry": "ignore"}, 60, 0), ({"require": ("sub",)}, None, 0), ({}, 253_402_300_799, 1)],
+)
+async def test_what_never_ends(
+    options: dict[str, Any], exp: int | None, timers: int, clock: Clock, events: Events
+) -> None:
+    case = guarded(auth=make_auth(clock=clock, **options))
+    if exp == 60:
+        exp = int(clock.now) + 60
+    peer, _ = await joined_client(case, "/messages", token_at(clock, exp=exp))
+    assert case.guard.status()["timers"]["expiry"] == timers
+    clock.passes(10**9 if timers else 10**6)
+    assert await peer.alive()
+    assert not lines(events, "token.expiring")
+    if "expiry" in options:  # Only who is in stays in.
         other = await Client(case).open()
         assert (await other.refused("/messages", token_at(clock, -LEEWAY)))["code"] == "token_expired"
 
-    async def test_no_exp(self, clock: Clock) -> None:
-        case = guarded(auth=make_auth(clock=clock, require=("sub",)))
-        peer, _ = await joined_client(case, "/messages", token_at(clock, exp=None))
-        assert case.guard.status()["timers"]["expiry"] == 0
-        clock.passes(10**6)
-        assert await peer.alive()
-
-    async def test_an_exp_thousands_of_years_ahead(self, clock: Clock) -> None:
-        case = guarded(auth=make_auth(clock=clock))
-        peer, _ = await joined_client(case, "/messages", token_at(clock, exp=253_402_300_799))
-        assert case.guard.status()["timers"]["expiry"] == 1
-        clock.passes(10**9)
-        assert await peer.alive()
-
 
 async def test_a_clock_that_jumps_back_and_forth(clock: Clock) -> None:
-    case = guarded(auth=make_auth(clock=clock), expiring_notice=None)
-    peer, _ = await joined_client(case, "/messages", token_at(clock, 60))
+    _, peer, _ = await one_joined(clock, 60, expiring_notice=None)
     clock.passes(-86_400)
     assert await peer.alive()
     clock.passes(86_400 + 60 + LEEWAY - BEFORE_THE_END)
     assert await peer.alive()
     clock.passes(86_400)
-    await peer.expired("/messages")
+    await peer.expired()
 
 
 @pytest.mark.parametrize(
@@ -271,8 +260,7 @@ async def test_a_clock_that_jumps_back_and_forth(clock: Clock) -> None:
     [(60, 30.0, 30), (60, 0.5, None), (5, 30.0, 15), (60, None, None), (600, 120.0, 120)],
 )
 async def test_the_notice(lifetime: int, notice: float | None, first: int | None, clock: Clock) -> None:
-    case = guarded(auth=make_auth(clock=clock), expiring_notice=notice)
-    peer, _ = await joined_client(case, "/messages", token_at(clock, lifetime))
+    _, peer, _ = await one_joined(clock, lifetime, expiring_notice=notice)
     if notice is not None and lifetime + LEEWAY > notice:
         clock.passes(lifetime + LEEWAY - notice - BEFORE_THE_END)
         assert await peer.alive()
@@ -282,14 +270,13 @@ async def test_the_notice(lifetime: int, notice: float | None, first: int | None
     elif notice is not None:
         assert await peer.event("/messages", "socketguard:expiring") == {"in": round(notice)}
     clock.passes(lifetime + LEEWAY)
-    await peer.expired("/messages")
+    await peer.expired()
 
 
 async def test_a_notice_that_was_missed_is_not_made_up_for(clock: Clock, events: Events) -> None:
-    case = guarded(auth=make_auth(clock=clock))
-    peer, _ = await joined_client(case, "/messages", token_at(clock, 600))
+    _, peer, _ = await one_joined(clock, 600)
     clock.passes(600 + LEEWAY)
-    await peer.expired("/messages")
+    await peer.expired()
     assert not lines(events, "token.expiring")
 
 
@@ -306,8 +293,7 @@ async def test_who_has_left_is_not_ended_again(clock: Clock, events: Events) -> 
 
 @pytest.mark.parametrize("moment", ["notice", "end"])
 async def test_who_is_being_kicked_hears_of_nothing_else(moment: str, clock: Clock, events: Events) -> None:
-    case = guarded(auth=make_auth(clock=clock))
-    peer, sid = await joined_client(case, "/messages", token_at(clock, 600))
+    case, peer, sid = await one_joined(clock, 600)
     kicking = asyncio.ensure_future(case.guard.disconnect(sid=sid))
     # It runs in the next turn of the loop, and the timer right after it.
     clock.passes(590 if moment == "notice" else 610)
@@ -398,24 +384,21 @@ class TestDisconnectHandlers:
 
 class TestPolling:
     async def test_who_does_not_poll_is_ended_all_the_same(self, clock: Clock) -> None:
-        case = guarded(auth=make_auth(clock=clock), expiring_notice=None)
-        peer, _ = await joined_client(case, "/messages", token_at(clock, 60), kind="polling")
+        case, peer, _ = await one_joined(clock, 60, "polling", expiring_notice=None)
         clock.passes(60 + LEEWAY)
         await gone(case)
         answer = await http(case.app, "GET", peer.query)
         assert (answer.status, answer.json["code"], answer.json["retry"]) == (400, "session_unknown", "now")
 
     async def test_a_poll_that_waits_is_answered_at_once(self, clock: Clock) -> None:
-        case = guarded(auth=make_auth(clock=clock), expiring_notice=None)
-        peer, _ = await joined_client(case, "/messages", token_at(clock, 60), kind="polling")
+        _, peer, _ = await one_joined(clock, 60, "polling", expiring_notice=None)
         waiting = asyncio.ensure_future(peer.poll())
         await asyncio.sleep(0)
         clock.passes(60 + LEEWAY)
         assert (await waiting)[0].startswith('42/messages,["socketguard:closing",{"code":"token_expired"')
 
     async def test_a_body_that_is_half_sent(self, clock: Clock) -> None:
-        case = guarded(auth=make_auth(clock=clock), expiring_notice=None)
-        peer, _ = await joined_client(case, "/messages", token_at(clock, 60), kind="polling")
+        _, peer, _ = await one_joined(clock, 60, "polling", expiring_notice=None)
         task, request = await peer.begin("POST", b"4")
         clock.passes(60 + LEEWAY)
         await task
@@ -423,8 +406,7 @@ class TestPolling:
 
     @pytest.mark.parametrize("stage", ["opened", "probed", "probed, still polls", "finishes"])
     async def test_an_upgrade_that_is_under_way(self, stage: str, clock: Clock) -> None:
-        case = guarded(auth=make_auth(clock=clock), expiring_notice=None)
-        peer, _ = await joined_client(case, "/messages", token_at(clock, 60), kind="polling")
+        case, peer, _ = await one_joined(clock, 60, "polling", expiring_notice=None)
         if stage == "opened":
             wire = await Socket(case.app, query=f"&sid={peer.sid}").open()
         else:
@@ -455,10 +437,10 @@ async def test_each_issuer_has_a_leeway_of_its_own(clock: Clock) -> None:
         await peers[issuer].join("/messages", token_at(clock, 60, iss=issuer))
     assert case.guard.status()["timers"]["expiry"] == 2
     clock.passes(60)
-    await peers["one"].expired("/messages")
+    await peers["one"].expired()
     assert await peers["two"].alive()
     clock.passes(60)
-    await peers["two"].expired("/messages")
+    await peers["two"].expired()
     assert await peers["three"].alive()
     await peers["three"].close()
 
