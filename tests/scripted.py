@@ -248,8 +248,10 @@ class Pause:
     def __init__(self) -> None:
         self.entered = asyncio.Event()
         self.release = asyncio.Event()
+        self.times = 0
 
     async def wait(self, *args: Any) -> bool:
+        self.times += 1
         self.entered.set()
         await self.release.wait()
         return True
