@@ -61,9 +61,14 @@ async def may_fail(case: Guarded, address: str, rate: int) -> int:
 # connect_timeout
 
 
-async def test_a_websocket_that_joins_nothing_is_closed_with_its_reason(clock: Clock, events: Events) -> None:
+@pytest.mark.parametrize("refused", [False, True])
+async def test_a_websocket_that_joins_nothing_is_closed_with_its_reason(
+    refused: bool, clock: Clock, events: Events
+) -> None:
     case = guarded()
     wire = await open_wire(case.app)
+    if refused:
+        assert (await ask(wire, token=None))["code"] == "token_missing"
     clock.passes(14.9)
     await wire.send("3")
     await rest()
@@ -98,14 +103,6 @@ async def test_a_polling_session_that_joins_nothing_is_ended_with_its_reason(clo
     assert (line["reason"], line["transport"]) == ("connect_timeout", "polling")
     answer = await http(case.app, "GET", client.query)
     assert (answer.status, answer.json["code"], answer.json["retry"]) == (400, "session_unknown", "now")
-
-
-async def test_a_refused_client_that_only_waits_is_overdue_too(clock: Clock) -> None:
-    case = guarded()
-    wire = await open_wire(case.app)
-    assert (await ask(wire, token=None))["code"] == "token_missing"
-    clock.passes(15)
-    assert (await wire.closed())[1] == 4408
 
 
 async def test_a_session_that_left_its_last_namespace_has_the_same_time_again(clock: Clock) -> None:
@@ -188,20 +185,17 @@ async def test_a_session_that_is_one_too_many(limit: str, status: int, transport
     await open_wire(case.app)
 
 
-async def test_another_address_has_sessions_of_its_own() -> None:
-    case = guarded(limits=Limits(sessions_per_address=1))
-    await open_wire(case.app, client=("203.0.113.1", 1))
-    await open_wire(case.app, client=("203.0.113.2", 1))
+@pytest.mark.parametrize("limit", ["sessions_per_address", "pending_sessions"])
+async def test_whose_sessions_are_counted(limit: str) -> None:
+    case = guarded(limits=Limits(**{limit: 1}))
+    first, second = ("203.0.113.1", 1), ("203.0.113.2", 1)
+    if limit == "sessions_per_address":
+        await open_wire(case.app, client=first)
+    else:  # Who has joined is not pending.
+        await joined_wire(case.app, client=first)
+    await open_wire(case.app, client=second)
     with pytest.raises(Refused):
         await open_wire(case.app, client=("203.0.113.2", 2))
-
-
-async def test_sessions_that_have_joined_are_not_pending() -> None:
-    case = guarded(limits=Limits(pending_sessions=1))
-    await joined_wire(case.app)
-    await open_wire(case.app)
-    with pytest.raises(Refused):
-        await open_wire(case.app)
 
 
 # Limits of connections, at the CONNECT
@@ -381,17 +375,19 @@ async def test_a_limit_that_is_full_is_no_failure_of_the_address(hidden: bool) -
     assert await may_fail(case, "127.0.0.1", 1) == 1
 
 
-async def test_a_session_that_asks_for_the_same_again_and_again_is_ended(events: Events) -> None:
+@pytest.mark.parametrize("transport", ["websocket", "polling"])
+async def test_a_session_that_asks_for_the_same_again_and_again_is_ended(transport: str, events: Events) -> None:
     case = guarded(limits=Limits(repeats_per_namespace=3, failures_per_address=None))
-    wire = await open_wire(case.app)
+    client = await Client(case, transport).open()
     for _ in range(3):
-        assert (await ask(wire, token=None))["code"] == "token_missing"
-    await wire.send(connect_packet(token=None))
-    frames, code = await wire.closed()
-    await wire.close()
-    assert (frames, code) == ([], 4429)
+        assert (await client.refused(token=None))["code"] == "token_missing"
+    await client.connect(token=None)
+    if client.wire is not None:
+        assert await client.wire.closed() == ([], 4429)
+        await client.close()
+    await until(lambda: not case.server.eio.sockets)
     (line,) = lines(events, "session.ended")
-    assert line["reason"] == "too_many_failures"
+    assert (line["reason"], line["transport"]) == ("too_many_failures", transport)
     assert "again and again" in line["hint"]
     assert case.guard.status()["refused"] == {"token_missing": 4}
 
@@ -422,17 +418,6 @@ async def test_many_names_are_too_many_too() -> None:
         assert await ask(wire, f"/unknown-{number}") == {"message": "Invalid namespace"}
     await wire.send(connect_packet("/unknown-7"))
     assert await wire.closed() == ([], 4429)
-
-
-async def test_too_many_failures_over_polling(events: Events) -> None:
-    case = guarded(limits=Limits(repeats_per_namespace=1, failures_per_address=None))
-    client = await Client(case.app, "polling").open()
-    await client.post(connect_packet(token=None))
-    assert str(await client.frame()).startswith("44/messages,")
-    await client.post(connect_packet(token=None))
-    await until(lambda: not case.server.eio.sockets)
-    (line,) = lines(events, "session.ended")
-    assert (line["reason"], line["transport"]) == ("too_many_failures", "polling")
 
 
 # Proxies
@@ -557,13 +542,6 @@ async def test_where_a_namespace_needs_no_token_sessions_are_made_without_keys(t
     assert auth.outage() is None
     await until(lambda: auth.outage() is not None)
     await joined_wire(case.app, token=None)
-
-
-async def test_without_auth_there_is_no_outage() -> None:
-    case = guarded(auth=None)
-    wire, _ = await joined_wire(case.app)
-    await wire.close()
-    assert case.guard.status()["keys"] == []
 
 
 # bind_polling

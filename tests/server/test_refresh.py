@@ -56,6 +56,12 @@ async def ends_after(case: Guarded, clock: Clock, peer: Client, seconds: float, 
     await peer.closed()
 
 
+async def offered(peer: Client, token: str, pausing: Pause) -> None:
+    """A fresh token is looked at, and something waits."""
+    await peer.emit("/messages", REFRESH, {"token": token}, number=1)
+    await pausing.entered.wait()
+
+
 async def unchanged(case: Guarded, clock: Clock, peer: Client) -> None:
     """The connection goes on with the old token until that ends, and had no other."""
     [connection] = case.guard.connections()
@@ -363,22 +369,6 @@ class TestThePolicyOfTheNamespace:
             assert of_refusal(found) == ("insufficient_scope", "never")
         assert case.guard.identity(sid).token_id == ("new" if answer is True else "old")
 
-    async def test_authorize_that_hangs(self, clock: Clock) -> None:
-        calls = 0
-
-        async def authorize(identity: Identity, connection: Connection) -> bool:
-            nonlocal calls
-            calls += 1
-            if calls > 1:
-                await asyncio.Event().wait()
-            return True
-
-        case = a_guard(clock, namespaces=[NamespacePolicy("/messages", authorize=authorize)], admission_timeout=0.05)
-        peer, _ = await joined(case, clock, jti="old")
-        answer = await peer.refresh("/messages", token_at(clock, 600))
-        assert of_refusal(answer) == ("admission_timeout", "backoff")
-        await unchanged(case, clock, peer)
-
     @pytest.mark.parametrize("where", ["authorize", "on_refresh"])
     async def test_who_is_cancelled_with_all_the_rest(self, where: str, clock: Clock) -> None:
         entered, calls = asyncio.Event(), 0
@@ -490,41 +480,44 @@ class TestOnRefresh:
         assert (line["detail"], line["received"]) == ("on_refresh_refused", type(said).__name__)
         await unchanged(case, clock, peer)
 
-    async def test_it_hangs(self, clock: Clock, events: Events) -> None:
-        pausing = Pause()
-        case = a_guard(clock, on_refresh=pausing.wait, admission_timeout=0.05)
-        peer, sid = await joined(case, clock, jti="old")
+    @pytest.mark.parametrize("where", ["authorize", "on_refresh"])
+    async def test_what_hangs_refuses_the_token(self, where: str, clock: Clock, events: Events) -> None:
+        pausing, calls = Pause(), 0
+
+        async def authorize(identity: Identity, connection: Connection) -> bool:
+            nonlocal calls
+            calls += 1
+            return calls == 1 or await pausing.wait()
+
+        policy = NamespacePolicy("/messages", authorize=authorize if where == "authorize" else None)
+        on_refresh = pausing.wait if where == "on_refresh" else None
+        case = a_guard(clock, namespaces=[policy], on_refresh=on_refresh, admission_timeout=0.05)
+        peer, _ = await joined(case, clock, jti="old")
         answer = await peer.refresh("/messages", token_at(clock, 600))
         assert of_refusal(answer) == ("admission_timeout", "backoff")
-        assert lines(events, "token.refresh_rejected")[0]["detail"] == "on_refresh"
-        assert case.guard.identity(sid).token_id == "old"
-        assert await peer.alive()
-        # And another one may follow.
+        assert lines(events, "token.refresh_rejected")[0]["detail"] == where
+        await unchanged(case, clock, peer)
+
+    async def test_another_one_may_follow_one_that_hangs(self, clock: Clock) -> None:
+        pausing = Pause()
+        case = a_guard(clock, on_refresh=pausing.wait, admission_timeout=0.05)
+        peer, _ = await joined(case, clock)
+        assert (await peer.refresh("/messages", token_at(clock, 600)))["code"] == "admission_timeout"
         pausing.release.set()
         assert (await peer.refresh("/messages", token_at(clock, 600)))["ok"] is True
-
-    async def test_events_go_on_while_it_runs(self, clock: Clock) -> None:
-        pausing = Pause()
-        case = a_guard(clock, on_refresh=pausing.wait)
-        peer, sid = await joined(case, clock, jti="old")
-        await peer.emit("/messages", REFRESH, {"token": token_at(clock, 600, jti="new")}, number=1)
-        await pausing.entered.wait()
-        assert await peer.alive()
-        assert case.guard.identity(sid).token_id == "old"
-        pausing.release.set()
-        assert (await peer.packet()).data == [{"ok": True, "expires_in": 610}]
 
 
 class TestTwoAtOnce:
     async def test_the_second_is_told_to_wait(self, clock: Clock) -> None:
         pausing = Pause()
         case = a_guard(clock, on_refresh=pausing.wait)
-        peer, sid = await joined(case, clock)
-        await peer.emit("/messages", REFRESH, {"token": token_at(clock, 600, jti="first")}, number=1)
-        await pausing.entered.wait()
+        peer, sid = await joined(case, clock, jti="old")
+        await offered(peer, token_at(clock, 600, jti="first"), pausing)
         answer = await peer.refresh("/messages", token_at(clock, 900, jti="second"))
         assert of_refusal(answer) == ("rate_limited", "backoff")
         assert answer["retry_after"] == 1
+        assert await peer.alive()  # Events go on meanwhile.
+        assert case.guard.identity(sid).token_id == "old"
         pausing.release.set()
         assert (await peer.packet()).data == [{"ok": True, "expires_in": 610}]
         assert case.guard.identity(sid).token_id == "first"
@@ -546,8 +539,14 @@ class TestTwoAtOnce:
 
 class TestItsBudget:
     async def test_it_has_one_of_its_own(self, clock: Clock) -> None:
-        case = a_guard(clock, limits=Limits(refreshes_per_connection="2/day"))
+        @SocketGuard.requires(rate="1/day")
+        async def rated(sid: str) -> str:
+            return "done"
+
+        case = a_guard(clock, handlers={"rated": rated}, limits=Limits(refreshes_per_connection="2/day"))
         peer, _ = await joined(case, clock)
+        assert await peer.call("/messages", "rated") == "done"
+        assert (await peer.call("/messages", "rated"))["code"] == "rate_limited"
         assert (await peer.refresh("/messages", token_at(clock)))["ok"] is True
         assert (await peer.refresh("/messages", "nonsense"))["code"] == "token_malformed"
         answer = await peer.refresh("/messages", token_at(clock))
@@ -556,18 +555,6 @@ class TestItsBudget:
         assert await peer.alive()
         other, _ = await joined(case, clock)
         assert (await other.refresh("/messages", token_at(clock)))["ok"] is True
-
-    async def test_it_is_not_that_of_the_handlers(self, clock: Clock) -> None:
-        @SocketGuard.requires(rate="1/day")
-        async def rated(sid: str) -> str:
-            return "done"
-
-        case = a_guard(clock, handlers={"rated": rated}, limits=Limits(refreshes_per_connection="1/day"))
-        peer, _ = await joined(case, clock)
-        assert await peer.call("/messages", "rated") == "done"
-        assert (await peer.call("/messages", "rated"))["code"] == "rate_limited"
-        assert (await peer.refresh("/messages", token_at(clock)))["ok"] is True
-        assert (await peer.refresh("/messages", token_at(clock)))["code"] == "rate_limited"
 
     async def test_it_can_be_turned_off(self, clock: Clock) -> None:
         case = a_guard(clock, limits=Limits(refreshes_per_connection=None))
@@ -614,8 +601,7 @@ class TestRevokedTokens:
         peer, sid = await joined(case, clock, jti="old")
         if where == "store":
             store.pause = pausing
-        await peer.emit("/messages", REFRESH, {"token": token_at(clock, 600, jti="new")}, number=1)
-        await pausing.entered.wait()
+        await offered(peer, token_at(clock, 600, jti="new"), pausing)
         if "another worker" in where:
             store.revoke(Revocation(None, "new", None, None, clock.now + 600))
         else:
@@ -630,8 +616,7 @@ class TestRevokedTokens:
         pausing = Pause()
         case = a_guard(clock, on_refresh=pausing.wait)
         peer, _ = await joined(case, clock, jti="old")
-        await peer.emit("/messages", REFRESH, {"token": token_at(clock, 600, jti="new")}, number=1)
-        await pausing.entered.wait()
+        await offered(peer, token_at(clock, 600, jti="new"), pausing)
         assert await case.guard.revoke(token_id="old") == 1
         await peer.sent_away("/messages", "token_revoked")
         pausing.release.set()
@@ -666,8 +651,7 @@ class TestWhoHasLeftMeanwhile:
         patient = {"server_options": {"ping_timeout": 1000}, "admission_timeout": 500}
         case = a_guard(clock, on_refresh=pausing.wait, **patient)
         peer, sid = await joined(case, clock, jti="old")
-        await peer.emit("/messages", REFRESH, {"token": token_at(clock, 600, jti="new")}, number=1)
-        await pausing.entered.wait()
+        await offered(peer, token_at(clock, 600, jti="new"), pausing)
         if way == "client":
             await peer.close()
         elif way == "kicked":

@@ -87,20 +87,26 @@ class TestOneToken:
         )
         assert lines(events, "connection.rejected", reason="token_revoked", detail="revoked")
 
-    async def test_nobody_has_it(self, clock: Clock, events: Events) -> None:
+    @pytest.mark.parametrize("days", [-1000, 0, 1000])
+    async def test_nobody_has_it(self, days: int, clock: Clock, events: Events) -> None:
+        """The store of the guard goes by the clock of its verifier."""
+        clock.move(days * 86_400)
         case = a_guard(clock)
         assert await case.guard.revoke(token_id="stolen") == 0
         peer = await Client(case).open()
         assert (await peer.refused("/messages", token_at(clock, jti="stolen")))["code"] == "token_revoked"
         assert lines(events, "token.revoked")[0]["until"] == clock.now + MAX_LIFETIME + 2 * LEEWAY
 
-    async def test_twice_is_no_error(self, clock: Clock) -> None:
+    async def test_twice_is_no_error_and_the_transport_is_left_to_the_client(self, clock: Clock) -> None:
+        """A stock client would come back over a new transport, again and again."""
         case = a_guard(clock)
         peer = await joined(case, token_at(clock, jti="a"))
         first, second = await asyncio.gather(case.guard.revoke(token_id="a"), case.guard.revoke(token_id="a"))
         assert first + second == 1
         await sent_away(peer, "/messages")
         assert await case.guard.revoke(token_id="a") == 0
+        assert case.guard.status()["sessions"]["open"] == 1
+        assert case.guard.status()["timers"] == {"expiry": 0, "connect": 1, "ending": 0}
 
     async def test_it_is_forgotten_once_the_token_has_expired(self, clock: Clock) -> None:
         store = MemoryStore(capacity=1, clock=clock)
@@ -150,15 +156,6 @@ class TestOneToken:
         assert await revoking == len(names)
         await sent_away(peer, *names)
         assert len(lines(events, "connection.closed", reason="token_revoked")) == len(names)
-
-    async def test_the_transport_is_left_to_the_client(self, clock: Clock) -> None:
-        """A stock client would come back over a new transport, again and again."""
-        case = a_guard(clock)
-        peer = await joined(case, token_at(clock, jti="a"))
-        await case.guard.revoke(token_id="a")
-        await sent_away(peer, "/messages")
-        assert case.guard.status()["sessions"]["open"] == 1
-        assert case.guard.status()["timers"] == {"expiry": 0, "connect": 1, "ending": 0}
 
     async def test_a_handler_may_revoke_the_token_of_its_own_client(self, clock: Clock) -> None:
         async def logout(sid: str) -> int:
@@ -424,14 +421,6 @@ class TestTheStore:
         assert (await peer.call("/messages", "socketguard:refresh", {"token": token}))["code"] == "token_revoked"
         await sent_away(peer, "/messages")
         await close(there, peer)
-
-    @pytest.mark.parametrize("days", [-1000, 0, 1000])
-    async def test_the_store_of_the_guard_goes_by_the_clock_of_its_verifier(self, days: int, clock: Clock) -> None:
-        clock.move(days * 86_400)
-        case = a_guard(clock)
-        await case.guard.revoke(token_id="a")
-        peer = await Client(case).open()
-        assert (await peer.refused("/messages", token_at(clock, jti="a")))["code"] == "token_revoked"
 
     @pytest.mark.parametrize("explicit", [False, True])
     async def test_memory_is_warned_about_once(self, explicit: bool, clock: Clock, events: Events) -> None:

@@ -296,25 +296,22 @@ async def test_each_limit_can_be_turned_off_alone(limits: dict[str, Any], clock:
 # Polling
 
 
-async def test_a_client_that_never_polls_is_dropped(clock: Clock, events: Events) -> None:
+@pytest.mark.parametrize(
+    ("sizes", "seconds", "times"), [([600, 600, 600], GRACE, 1), ([100], SEND_TIMEOUT / ROUNDS, ROUNDS + 1)]
+)
+async def test_a_client_that_never_polls_is_dropped(
+    sizes: list[int], seconds: float, times: int, clock: Clock, events: Events
+) -> None:
     case = limited()
     client, _ = await joined_client(case, kind="polling")
-    await emit(case, 600, 600, 600)
-    clock.passes(GRACE)
+    await emit(case, *sizes)
+    for _ in range(times):
+        clock.passes(seconds)
+        await rest()
     await until(lambda: not case.server.eio.sockets)
     (closed,) = lines(events, "connection.closed")
     assert (closed["reason"], closed["transport"]) == ("slow_consumer", "polling")
     assert (await client.http("GET")).json["code"] == "session_unknown"
-
-
-async def test_a_client_that_polls_too_seldom_is_dropped_after_send_timeout(clock: Clock) -> None:
-    case = limited()
-    await joined_client(case, kind="polling")
-    await emit(case, 100)
-    for _ in range(ROUNDS + 1):
-        clock.passes(SEND_TIMEOUT / ROUNDS)
-        await rest()
-    await until(lambda: not case.server.eio.sockets)
 
 
 async def test_a_poll_takes_all_that_waits(clock: Clock) -> None:
