@@ -20,6 +20,8 @@ import msgpack
 import socketio
 
 from socketguard import Limits, SocketGuard
+from socketguard.connection import Identity
+from socketguard.limits.revocation import Revocation
 from socketguard.testing import FakeClock, Refused, make_auth, mint
 
 ASGI = Callable[..., Awaitable[Any]]
@@ -67,20 +69,25 @@ class Guarded:
 
 made: list[Guarded] = []
 """Those that were made in the test that runs."""
+opened: list[Socket | Client] | None = None
+"""Who was opened in the test that runs, to be closed at its end; None where whoever opens a client closes it."""
 
 
 def guarded(
     *namespaces: str,
+    handlers: Mapping[str, Callable[..., Any]] | None = None,
     prepare: Callable[[Any], None] | None = None,
     server_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Guarded:
-    """A guarded server with an echo in each of the namespaces."""
+    """A guarded server with an echo in each of the namespaces, and with these handlers in ``/messages``."""
     # The task that looks for silent clients would outlive the test; a moved clock is no reason for a ping.
     defaults = {"monitor_clients": False, "ping_interval": 10**6}
     server = socketio.AsyncServer(async_mode="asgi", **{**defaults, **(server_options or {})})
     for namespace in namespaces or ("/messages",):
         server.on("echo", _echo, namespace=namespace)
+    for event, handler in (handlers or {}).items():
+        server.on(event, handler, namespace="/messages")
     if prepare is not None:
         prepare(server)
     guard = SocketGuard(socketio.ASGIApp(server), **{"auth": make_auth(), "logger": False, **options})
@@ -233,6 +240,41 @@ async def rest() -> None:
         await asyncio.sleep(0)
 
 
+class Pause:
+    """Something of the application that waits, once it was entered, until it is released."""
+
+    def __init__(self) -> None:
+        self.entered = asyncio.Event()
+        self.release = asyncio.Event()
+        self.times = 0
+
+    async def wait(self, *args: Any) -> bool:
+        self.times += 1
+        self.entered.set()
+        await self.release.wait()
+        return True
+
+
+class Store:
+    """A store of revocations that answers with what was so when it was asked, later or not at all."""
+
+    def __init__(self) -> None:
+        self.kept: list[Revocation] = []
+        self.pause: Pause | None = None
+        self.error: Exception | None = None
+
+    async def revoke(self, revocation: Revocation) -> None:
+        self.kept.append(revocation)
+
+    async def is_revoked(self, identity: Identity) -> bool:
+        found = any(revocation.covers(identity) for revocation in self.kept)
+        if self.error is not None:
+            raise self.error
+        if self.pause is not None:
+            await self.pause.wait()
+        return found
+
+
 # Requests
 
 
@@ -371,6 +413,8 @@ class Socket:
     def start(self) -> None:
         """Let the request arrive, without its first message."""
         self.task = asyncio.ensure_future(self.app(self.scope, self.inbox.get, self.outbox.put))
+        if opened is not None:
+            opened.append(self)
 
     async def open(self) -> Socket:
         """Shake hands."""
@@ -435,6 +479,16 @@ class Socket:
         except ConnectionError:
             return found, self.close_code
 
+    async def join(self, namespace: str = "/messages", token: str | None = "", **auth: Any) -> str:
+        """Join a namespace and return the Socket.IO session id."""
+        await self.send(connect_packet(namespace, token, **auth))
+        return sid_in(await self.frame(), namespace)
+
+    async def alive(self) -> bool:
+        """Whether an event in ``/messages`` is answered, with nothing before the answer."""
+        await self.send('42/messages,99["echo","hello"]')
+        return await self.frame() == '43/messages,99["hello"]'
+
     async def close(self, code: int = 1005) -> None:
         """Go away without a word, and wait until the application has noticed."""
         if self.task is not None:
@@ -442,12 +496,33 @@ class Socket:
             await within(self.task)
 
 
-async def open_wire(app: ASGI, **options: Any) -> Socket:
-    """A WebSocket with its OPEN packet read."""
+class Line:
+    """An application behind a line that can be cut: what is sent then waits, and nothing is lost."""
+
+    def __init__(self, app: Any, *, all_of_it: bool = False) -> None:
+        self.app = app
+        self.open = asyncio.Event()
+        self.open.set()
+        self.waiting = 0
+        self._kinds = ("websocket.send", "http.response.body", *["websocket.close"] * all_of_it)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def slowly(message: dict[str, Any]) -> None:
+            if message["type"] in self._kinds:
+                self.waiting += 1
+                await self.open.wait()
+                self.waiting -= 1
+            await send(message)
+
+        await self.app(scope, receive, slowly)
+
+
+async def open_wire(app: ASGI, *frames: str | bytes, **options: Any) -> Socket:
+    """A WebSocket with its OPEN packet read, and with these frames sent."""
     wire = await Socket(app, **options).open()
-    opened = await wire.frame()
-    assert isinstance(opened, str)
-    assert opened.startswith("0{")
+    assert str(await wire.frame()).startswith("0{")
+    for frame in frames:
+        await wire.send(frame)
     return wire
 
 
@@ -456,8 +531,7 @@ async def joined_wire(
 ) -> tuple[Socket, str]:
     """A WebSocket that has joined a namespace, and the Socket.IO session id."""
     wire = await open_wire(app, **options)
-    await wire.send(connect_packet(namespace, token))
-    return wire, sid_in(await wire.frame(), namespace)
+    return wire, await wire.join(namespace, token)
 
 
 def connect_packet(namespace: str = "/messages", token: str | None = "", **auth: Any) -> str:
@@ -520,6 +594,8 @@ class Client:
             answer = await self.http("GET", OPEN)
             assert answer.status == 200, answer
             self.sid = json.loads(answer.body.decode().split("\x1e")[0][1:])["sid"]
+            if opened is not None:
+                opened.append(self)
         return self
 
     # Over polling
@@ -693,6 +769,16 @@ class Client:
         advice: str = data["retry"]
         return advice
 
+    async def sent_away(self, namespace: str, code: str) -> None:
+        """The next packets must say why this namespace ends, and end it."""
+        await self.told(namespace, code)
+        await self.disconnected(namespace)
+
+    async def expired(self, namespace: str = "/messages") -> None:
+        """The next packet must say that the token has expired, and the WebSocket be closed."""
+        await self.told(namespace, "token_expired")
+        assert await self.closed() == 4401
+
     async def closed(self) -> int | None:
         """The close code of the transport, which must be what comes next; None over polling."""
         try:
@@ -701,6 +787,19 @@ class Client:
             code: int | None = exc.args[0]
             return code
         raise AssertionError(packet)
+
+
+async def joined_client(
+    case: Guarded | ASGI,
+    namespace: str = "/messages",
+    token: str | None = "",
+    *,
+    kind: str = "websocket",
+    **options: Any,
+) -> tuple[Client, str]:
+    """A client that has joined a namespace, and the Socket.IO session id."""
+    client = await Client(case, kind, **options).open()
+    return client, await client.join(namespace, token)
 
 
 def _taken_out(value: Any, attachments: list[bytes]) -> Any:

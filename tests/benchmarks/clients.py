@@ -244,10 +244,7 @@ class Polling:
     async def run(self, app: App) -> None:
         opened = await self._request(app, "GET", OPEN, b"", [])
         query = f"{OPEN}&sid={json.loads(opened[1:])['sid']}"
-        headers = [
-            (b"content-type", b"text/plain;charset=UTF-8"),
-            (b"content-length", str(len(self._body)).encode()),
-        ]
+        headers = [(b"content-type", b"text/plain;charset=UTF-8"), (b"content-length", str(len(self._body)).encode())]
         turns = Turns()
         turns.start()
         await self._request(app, "POST", query, self._body, headers)

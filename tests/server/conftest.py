@@ -25,9 +25,14 @@ def nothing_blocks_the_loop() -> Iterator[BlockBuster]:
 
 @pytest.fixture(autouse=True)
 async def nothing_is_left() -> AsyncIterator[None]:
-    """When a test has ended, nothing is held of the clients of its servers, and nothing goes on for them."""
+    """When a test has ended and its clients have gone, nothing is held of them, and nothing goes on for them."""
     scripted.made.clear()
+    scripted.opened = []
     yield
+    await asyncio.gather(*(client.close() for client in scripted.opened), return_exceptions=True)
+    for case in scripted.made:
+        if case.guard.auth is not None:
+            await case.guard.auth.close()  # Nothing of its fetches may go on.
     cases = [case for case in scripted.made if not case.leaves]
     with contextlib.suppress(TimeoutError):
         await scripted.until(lambda: not any(map(scripted.left, cases)) and not _tasks(), timeout=2)

@@ -21,13 +21,7 @@ from starlette.routing import Host, Mount, Route, Router
 
 from socketguard import ConfigurationError, Heartbeat, JWTAuth, NamespacePolicy, SocketGuard
 from socketguard.testing import TEST_SECRET, Refused, join, make_auth, mint
-from tests.scripted import (
-    Events,
-    Socket,
-    guarded,
-    http,
-    joined_wire,
-)
+from tests.scripted import Events, Socket, guarded, http, joined_wire
 
 
 def make_server(**options: Any) -> Any:
@@ -112,35 +106,28 @@ async def test_a_protected_server_is_guarded_wherever_it_is_mounted_later(style:
     await works(style(server), path)
 
 
-async def test_as_middleware_of_starlette() -> None:
+@pytest.mark.parametrize("added", [False, True], ids=["of Starlette", "added to FastAPI"])
+async def test_as_middleware(added: bool) -> None:
     server = make_server()
-    app = Starlette(
-        routes=[Mount("/socket.io", socketio.ASGIApp(server))],
-        middleware=[Middleware(SocketGuard, server=server, auth=make_auth(), logger=False)],
-    )
+    options = {"server": server, "auth": make_auth(), "logger": False}
+    app: Any = FastAPI() if added else Starlette(middleware=[Middleware(SocketGuard, **options)])
+    if added:
+        app.add_middleware(SocketGuard, **options)
+    app.mount("/socket.io", socketio.ASGIApp(server))
     with pytest.raises(LookupError, match="first request"):
         SocketGuard.of(server)
-    await works(app)
-
-
-async def test_as_added_middleware_of_fastapi() -> None:
-    server = make_server()
-    app = FastAPI()
-    app.add_middleware(SocketGuard, server=server, auth=make_auth(), logger=False)
-    app.mount("/socket.io", socketio.ASGIApp(server))
     await works(app)
     assert (await http(app, "GET", "EIO=4&transport=polling", path="/ws/")).json["code"] == "wrong_path"
 
 
 async def test_the_guard_of_a_server_is_the_same_wherever_it_is_asked_for() -> None:
     case = guarded()
-    wire, sid = await joined_wire(case.app)
+    _, sid = await joined_wire(case.app)
     other = SocketGuard.of(case.server)
     assert other.identity(sid).subject == "user-1"
     assert other.auth is case.guard.auth
     assert other.server is case.server
     assert other.check() == case.guard.check()
-    await wire.close()
 
 
 async def test_http_routes_are_not_touched() -> None:
@@ -206,8 +193,7 @@ async def test_the_start_is_logged_once_with_the_configuration_and_no_secret(eve
     (line,) = [event for event in events if event["event"] == "socketguard.started"]
     configuration = line["configuration"]
     assert configuration["heartbeat"] == {"interval_s": 20, "timeout_s": 15}
-    assert configuration["paths"] == ["/socket.io/"]
-    assert configuration["trusted_proxies"] == ["10.0.0.0/8"]
+    assert (configuration["paths"], configuration["trusted_proxies"]) == (["/socket.io/"], ["10.0.0.0/8"])
     assert configuration["admission_timeout_s"] == 7.5
     assert TEST_SECRET not in str(events)
 
@@ -219,27 +205,30 @@ def fails(match: str) -> Any:
     return pytest.raises(ConfigurationError, match=match)
 
 
-def test_a_synchronous_server() -> None:
-    with fails("synchronous"):
-        SocketGuard.protect(socketio.Server(async_mode="threading"), auth=make_auth())
-    with fails("synchronous"):
-        SocketGuard(socketio.WSGIApp(socketio.Server(async_mode="threading")), auth=make_auth())
+def _of_another_framework() -> Any:
+    server = make_server()
+    server.eio.async_mode = server.async_mode = "aiohttp"
+    return server
 
 
-def test_an_engineio_server() -> None:
-    server = engineio.AsyncServer(async_mode="asgi")
-    for make in (
-        lambda: SocketGuard.protect(server, auth=None),
-        lambda: SocketGuard(engineio.ASGIApp(server), auth=None),
+async def test_what_is_no_server_that_can_be_guarded() -> None:
+    threaded = socketio.Server(async_mode="threading")
+    bare = engineio.AsyncServer(async_mode="asgi")
+    connected = make_server()
+    await connected.manager.connect("eio", "/messages")
+    for server, text in (
+        (threaded, "synchronous"),
+        (bare, "without Socket.IO"),
+        *((other, type(other).__name__) for other in (object(), "server", 5, socketio.ASGIApp)),
+        (_of_another_framework(), "async_mode 'aiohttp'"),
+        (make_server(always_connect=True), "always_connect=True"),
+        (connected, "connected to this server already"),
     ):
-        with fails("without Socket.IO"):
-            make()
-
-
-@pytest.mark.parametrize("server", [object(), "server", 5, socketio.ASGIApp], ids=repr)
-def test_something_else(server: Any) -> None:
-    with fails(f"{type(server).__name__}"):
-        SocketGuard.protect(server, auth=make_auth())
+        with fails(text):
+            SocketGuard.protect(server, auth=make_auth())
+    for app, text in ((socketio.WSGIApp(threaded), "synchronous"), (engineio.ASGIApp(bare), "without Socket.IO")):
+        with fails(text):
+            SocketGuard(app, auth=make_auth())
 
 
 @pytest.mark.parametrize(
@@ -260,18 +249,6 @@ def test_several_servers_must_be_named() -> None:
     assert guard.server is second
     with pytest.raises(LookupError):
         SocketGuard.of(first)
-
-
-def test_a_server_of_another_framework() -> None:
-    server = make_server()
-    server.eio.async_mode = server.async_mode = "aiohttp"
-    with fails("async_mode 'aiohttp'"):
-        SocketGuard.protect(server, auth=make_auth())
-
-
-def test_always_connect() -> None:
-    with fails("always_connect=True"):
-        SocketGuard.protect(make_server(always_connect=True), auth=make_auth())
 
 
 def _without(name: str) -> Any:
@@ -323,13 +300,6 @@ def test_an_unknown_python_socketio_is_refused_with_both_versions(change: Any, n
         SocketGuard.of(server)
 
 
-async def test_a_server_with_clients_is_refused() -> None:
-    server = make_server()
-    await server.manager.connect("eio", "/messages")
-    with fails("connected to this server already"):
-        SocketGuard.protect(server, auth=make_auth())
-
-
 async def test_a_session_from_before_the_guard_is_unknown_to_it() -> None:
     server = make_server()
     app = socketio.ASGIApp(server)
@@ -346,20 +316,19 @@ async def test_a_session_from_before_the_guard_is_unknown_to_it() -> None:
 # Two guards
 
 
-def test_equal_guards_share_a_server() -> None:
+@pytest.mark.parametrize("shared", [True, False], ids=["one verifier", "equal verifiers"])
+def test_equal_guards_share_a_server(shared: bool) -> None:
     server, auth = make_server(), make_auth()
-    options = {"auth": auth, "namespaces": ["/messages"], "heartbeat": Heartbeat(interval=20, timeout=15)}
-    first = SocketGuard(socketio.ASGIApp(server), **options)
-    second = SocketGuard.protect(server, **options)
+
+    def options() -> dict[str, Any]:
+        policies = [NamespacePolicy("/messages", scopes={"a"})]
+        heartbeat = Heartbeat(interval=20, timeout=15)
+        return {"auth": auth if shared else make_auth(), "namespaces": policies, "heartbeat": heartbeat}
+
+    first = SocketGuard(socketio.ASGIApp(server), **options())
+    second = SocketGuard.protect(server, **options())
     assert first.describe() == second.describe()
     assert first.describe()["paths"] == ["/socket.io/"]
-
-
-def test_equal_guards_of_an_application_factory_share_a_server() -> None:
-    server = make_server()
-    first = SocketGuard.protect(server, auth=make_auth(), namespaces=[NamespacePolicy("/messages", scopes={"a"})])
-    second = SocketGuard.protect(server, auth=make_auth(), namespaces=[NamespacePolicy("/messages", scopes={"a"})])
-    assert first.describe() == second.describe()
 
 
 @pytest.mark.parametrize(
@@ -398,8 +367,7 @@ async def test_detaching_puts_everything_back() -> None:
         heartbeat=Heartbeat(interval=20, timeout=15),
         allowed_origins=["https://y.example"],
     )
-    assert server.eio.ping_interval == 20
-    assert server.eio.cors_allowed_origins == ["https://y.example"]
+    assert (server.eio.ping_interval, server.eio.cors_allowed_origins) == (20, ["https://y.example"])
     await works(socketio.ASGIApp(server))
     guard.detach()
     guard.detach()
@@ -426,7 +394,8 @@ async def test_what_somebody_else_has_wrapped_stays_and_lets_through() -> None:
     server = make_server()
     guard = SocketGuard.protect(server, auth=make_auth(), logger=False)
     seen: list[Any] = []
-    ours = {name: getattr(server, name) for name in ("_handle_connect", "_trigger_event", "disconnect")}
+    names = ("_handle_connect", "_trigger_event", "disconnect", "handle_request")
+    ours = {name: getattr(server, name) for name in names}
 
     def wrap(name: str) -> Any:
         async def outer(*args: Any, **kwargs: Any) -> Any:
@@ -437,25 +406,18 @@ async def test_what_somebody_else_has_wrapped_stays_and_lets_through() -> None:
 
     for name in ours:
         setattr(server, name, wrap(name))
+    wrapped = server.handle_request
+    await works(socketio.ASGIApp(server))
     message = server.eio.handlers["message"]
     guard.detach()
+    assert server.handle_request is wrapped
+    seen.clear()
     server.eio.on("message", message)
     async with join(socketio.ASGIApp(server), "/messages") as client:
         assert await client.call("echo", 1) == 1
         await server.disconnect(client.sid, namespace="/messages")
-    assert {"_handle_connect", "_trigger_event", "disconnect"} <= set(seen)
+    assert set(names) <= set(seen)
     assert not server.manager.rooms
-
-
-async def test_clients_that_are_connected_when_the_guard_goes_stay() -> None:
-    case = guarded()
-    wire, _ = await joined_wire(case.app)
-    case.guard.detach()
-    await wire.send('42/messages,1["echo",1]')
-    assert await wire.frame() == "43/messages,1[1]"
-    await wire.close()
-    assert not case.server.manager.rooms
-    assert not case.server.environ
 
 
 # Options
@@ -657,30 +619,23 @@ async def test_uvicorns_own_pings_are_compared_with_the_heartbeat(events: Events
     assert not expected & found[0]
 
 
-async def test_a_request_handler_that_somebody_else_has_wrapped_lets_through_after_the_guard_has_gone() -> None:
-    server = make_server()
-    guard = SocketGuard.protect(server, auth=make_auth(), logger=False)
-    ours = server.handle_request
-
-    async def wrapped(scope: Any, receive: Any, send: Any) -> None:
-        await ours(scope, receive, send)
-
-    server.handle_request = wrapped
-    await works(socketio.ASGIApp(server))
-    guard.detach()
-    assert server.handle_request is wrapped
-    async with join(socketio.ASGIApp(server), "/messages") as client:
-        assert await client.call("echo", 1) == 1
-
-
-async def test_detaching_leaves_a_handler_that_was_registered_since() -> None:
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_detaching_gives_the_application_its_own_handlers_back(replaced: bool) -> None:
     async def first(sid: str, environ: Any, auth: Any) -> None: ...
 
     async def second(sid: str, environ: Any, auth: Any) -> None: ...
 
-    case = guarded(prepare=lambda server: server.on("connect", first, namespace="/messages"))
-    async with join(case.app, "/messages", token=mint()):
-        pass
-    case.server.on("connect", second, namespace="/messages")
+    class Namespace(socketio.AsyncNamespace):
+        async def on_connect(self, sid: str, environ: Any, auth: Any) -> None: ...
+
+    namespace = Namespace("/class")
+    case = guarded(handlers={"connect": first}, prepare=lambda server: server.register_namespace(namespace))
+    for name in ("/messages", "/class"):
+        async with join(case.app, name, token=mint()):
+            pass
+    assert case.server.handlers["/messages"]["connect"] is not first
+    if replaced:
+        case.server.on("connect", second, namespace="/messages")
     case.guard.detach()
-    assert case.server.handlers["/messages"]["connect"] is second
+    assert case.server.handlers["/messages"]["connect"] is (second if replaced else first)
+    assert namespace.on_connect.__func__ is Namespace.on_connect

@@ -18,11 +18,14 @@ from tests.scripted import (
     Client,
     Events,
     Guarded,
+    Pause,
     connect_packet,
     guarded,
+    joined_client,
     joined_wire,
     open_wire,
     outside,
+    rest,
     serializer,
     until,
 )
@@ -43,9 +46,7 @@ def packed() -> Guarded:
 async def test_deep_nesting_of_a_member_ends_the_session(case: Guarded) -> None:
     wire, _ = await joined_wire(case.app)
     await wire.send('42/messages,["echo",' + "[" * 50_000 + "]" * 50_000 + "]")
-    assert await wire.frames() == []
-    assert wire.close_code == 1003
-    await wire.close()
+    assert await wire.closed() == ([], 1003)
 
 
 # Frames that are not what they look like
@@ -93,18 +94,13 @@ TEXT_TRICKS = {
 
 @pytest.mark.parametrize("frame", TEXT_TRICKS.values(), ids=TEXT_TRICKS)
 async def test_a_malformed_frame_ends_the_session(case: Guarded, frame: str, events: Events) -> None:
-    wire = await open_wire(case.app)
-    await wire.send(frame)
+    wire = await open_wire(case.app, frame)
     await wire.send(connect_packet())
-    assert await wire.frames() == []
-    assert wire.close_code == 1003
+    assert await wire.closed() == ([], 1003)
     outside(case)
     await wire.close()
-    assert [
-        event["event"]
-        for event in events
-        if not event["event"].startswith(("socketguard.started", "socketguard.config"))
-    ] == ["socketguard.packet.rejected"]
+    names = [event["event"].removeprefix("socketguard.") for event in events]
+    assert [name for name in names if not name.startswith(("started", "config"))] == ["packet.rejected"]
 
 
 @pytest.mark.parametrize("frame", TEXT_TRICKS.values(), ids=TEXT_TRICKS)
@@ -140,14 +136,14 @@ HARMLESS_TRICKS = {
 async def test_a_stranger_gets_nothing_done_and_may_still_join(frame: str) -> None:
     called: list[str] = []
 
-    def prepare(server: Any) -> None:
-        server.on("connect", lambda sid, environ, auth: called.append("connect"), namespace="/messages")
-        server.on("disconnect", lambda sid, reason: called.append("disconnect"), namespace="/messages")
-        server.on("*", lambda event, sid, *args: called.append(event), namespace="/messages")
-
-    case = guarded(prepare=prepare)
-    wire = await open_wire(case.app)
-    await wire.send(frame)
+    case = guarded(
+        handlers={
+            "connect": lambda sid, environ, auth: called.append("connect"),
+            "disconnect": lambda sid, reason: called.append("disconnect"),
+            "*": lambda event, sid, *args: called.append(event),
+        }
+    )
+    wire = await open_wire(case.app, frame)
     await wire.send(connect_packet())
     assert str(await wire.frame()).startswith('40/messages,{"sid":')
     assert called == ["connect"]
@@ -158,31 +154,32 @@ async def test_a_stranger_gets_nothing_done_and_may_still_join(frame: str) -> No
 @pytest.mark.parametrize("frame", [b"0{}", b"0", b"\x80", b"", b"\xd9\xa0/messages,{}"], ids=repr)
 async def test_a_binary_frame_opens_nothing(case: Guarded, frame: bytes) -> None:
     # int(b"0") is 0 too.
-    wire = await open_wire(case.app)
-    await wire.send(frame)
+    wire = await open_wire(case.app, frame)
     await wire.frames()
     outside(case)
-    await wire.close()
 
 
 @pytest.mark.parametrize("zero", [0, 0.0, -0.0, False])
 async def test_msgpack_types_that_equal_connect_need_a_token(packed: Guarded, zero: Any) -> None:
-    wire = await open_wire(packed.app)
-    await wire.send(msgpack.dumps({"type": zero, "nsp": "/messages", "data": {}}))
+    wire = await open_wire(packed.app, msgpack.dumps({"type": zero, "nsp": "/messages", "data": {}}))
     answer = msgpack.loads(await wire.frame())
     assert answer["type"] == 4
     assert answer["data"]["data"]["code"] == "token_missing"
     outside(packed)
-    await wire.close()
 
 
-@pytest.mark.parametrize("kind", ["0", None, [], {}, b"\0", 7, -1, "CONNECT", 2**63])
-async def test_msgpack_types_that_are_no_type_end_the_session(packed: Guarded, kind: Any) -> None:
-    wire = await open_wire(packed.app)
-    await wire.send(msgpack.dumps({"type": kind, "nsp": "/messages", "data": {"token": mint()}}))
-    assert await wire.frames() == []
-    assert wire.close_code == 1003
-    await wire.close()
+@pytest.mark.parametrize(
+    "changed",
+    [*[{"type": kind} for kind in ("0", None, [], {}, b"\0", 7, -1, "CONNECT", 2**63)], "without type", "without nsp"],
+)
+async def test_msgpack_types_that_are_no_type_end_the_session(packed: Guarded, changed: Any) -> None:
+    packet = {"type": 0, "nsp": "/messages", "data": {"token": mint()}}
+    if isinstance(changed, str):
+        del packet[changed.removeprefix("without ")]
+    else:
+        packet |= changed
+    wire = await open_wire(packed.app, msgpack.dumps(packet))
+    assert await wire.closed() == ([], 1003)
 
 
 NAMES = [None, "", 0, False, [], {}, 5, 1.5, True, ["/messages"], {"/messages": 1}, b"/messages"]
@@ -196,29 +193,15 @@ async def test_a_namespace_of_an_odd_type_opens_nothing(packed: Guarded, name: A
     for frame in await wire.frames():
         assert msgpack.loads(frame)["type"] == 4
     outside(packed)
-    await wire.close()
 
 
 @pytest.mark.parametrize("kind", [1, 2, 3])
 @pytest.mark.parametrize("name", [[], {}, ["/messages"], b"/messages", 7], ids=repr)
 async def test_a_member_can_do_nothing_with_a_namespace_of_an_odd_type(packed: Guarded, name: Any, kind: int) -> None:
-    wire = await open_wire(packed.app)
-    await wire.send(msgpack.dumps({"type": 0, "nsp": "/messages", "data": {"token": mint()}}))
+    wire = await open_wire(packed.app, msgpack.dumps({"type": 0, "nsp": "/messages", "data": {"token": mint()}}))
     assert msgpack.loads(await wire.frame())["type"] == 0
     await wire.send(msgpack.dumps({"type": kind, "nsp": name, "data": ["echo"], "id": 1}))
     await wire.frames()
-    await wire.close()
-
-
-@pytest.mark.parametrize("missing", ["type", "nsp"])
-async def test_a_msgpack_packet_without_a_part_ends_the_session(packed: Guarded, missing: str) -> None:
-    packet = {"type": 0, "nsp": "/messages", "data": {"token": mint()}}
-    del packet[missing]
-    wire = await open_wire(packed.app)
-    await wire.send(msgpack.dumps(packet))
-    assert await wire.frames() == []
-    assert wire.close_code == 1003
-    await wire.close()
 
 
 @pytest.mark.parametrize(
@@ -235,35 +218,26 @@ async def test_a_msgpack_packet_without_a_part_ends_the_session(packed: Guarded,
     ],
 )
 async def test_a_name_that_resembles_one_is_another(case: Guarded, name: str) -> None:
-    wire = await open_wire(case.app)
-    await wire.send(connect_packet(name))
+    wire = await open_wire(case.app, connect_packet(name))
     assert await wire.frame() == f'44{name},{{"message":"Invalid namespace"}}'
     outside(case)
-    await wire.close()
 
 
 async def test_a_name_with_a_lone_surrogate_ends_the_session(packed: Guarded) -> None:
     case = guarded()
-    wire = await open_wire(case.app)
-    await wire.send("40/\ud800,{}")
-    assert await wire.frames() == []
-    assert wire.close_code == 1003
-    await wire.close()
+    wire = await open_wire(case.app, "40/\ud800,{}")
+    assert await wire.closed() == ([], 1003)
 
 
 async def test_a_name_with_a_comma_is_one_name(packed: Guarded) -> None:
-    wire = await open_wire(packed.app)
-    await wire.send(msgpack.dumps({"type": 0, "nsp": "/messages,x", "data": {"token": mint()}}))
+    wire = await open_wire(packed.app, msgpack.dumps({"type": 0, "nsp": "/messages,x", "data": {"token": mint()}}))
     answer = msgpack.loads(await wire.frame())
     assert answer == {"type": 4, "data": {"message": "Invalid namespace"}, "nsp": "/messages,x"}
-    await wire.close()
 
 
 async def test_a_huge_name_of_a_stranger_is_too_large(case: Guarded, events: Events) -> None:
-    wire = await open_wire(case.app)
-    await wire.send(f"40/{'a' * 300_000},{{}}")
-    assert await wire.frames() == []
-    assert wire.close_code == 1009
+    wire = await open_wire(case.app, f"40/{'a' * 300_000},{{}}")
+    assert await wire.closed() == ([], 1009)
     await wire.close()
     assert [event["reason"] for event in events if "packet" in event["event"]] == ["packet_too_large"]
 
@@ -283,38 +257,17 @@ async def test_a_huge_name_of_a_member_is_refused_and_cut_in_the_log(case: Guard
 # Races with admission
 
 
-class Gate:
-    """Holds `authorize` or a connect handler, and counts who waits."""
+def gated(where: str, called: list[Any]) -> tuple[Guarded, Pause]:
+    """A guard whose `authorize` or connect handler waits, and which notes the events that are dispatched."""
+    pause = Pause()
 
-    def __init__(self) -> None:
-        self.open = asyncio.Event()
-        self.waiting = 0
+    async def anything(event: str, sid: str, *args: Any) -> str:
+        called.append(event)
+        return "answer"
 
-    async def __call__(self, *args: Any) -> bool:
-        self.waiting += 1
-        await self.open.wait()
-        return True
-
-
-def gated(where: str, called: list[Any]) -> tuple[Guarded, Gate]:
-    gate = Gate()
-
-    def prepare(server: Any) -> None:
-        if where == "connect":
-
-            async def connect(sid: str, environ: Any, auth: Any) -> None:
-                await gate()
-
-            server.on("connect", connect, namespace="/messages")
-
-        async def anything(event: str, sid: str, *args: Any) -> str:
-            called.append(event)
-            return "answer"
-
-        server.on("*", anything, namespace="/messages")
-
-    authorize = gate if where == "authorize" else None
-    return guarded(prepare=prepare, namespaces=[NamespacePolicy("/messages", authorize=authorize)]), gate
+    handlers = {"*": anything, **({"connect": pause.wait} if where == "connect" else {})}
+    policy = NamespacePolicy("/messages", authorize=pause.wait if where == "authorize" else None)
+    return guarded(handlers=handlers, namespaces=[policy]), pause
 
 
 @pytest.mark.parametrize("where", ["authorize", "connect"])
@@ -322,17 +275,16 @@ async def test_two_connects_in_concurrent_posts_make_one_client(where: str) -> N
     case, gate = gated(where, [])
     client = await Client(case.app, "polling").open()
     first = asyncio.ensure_future(client.post(connect_packet()))
-    await until(lambda: gate.waiting)
+    await gate.entered.wait()
     second = await client.post(connect_packet())
     assert second.status == 200
     refusal = await client.frame()
     assert json.loads(refusal.removeprefix("44/messages,"))["data"]["code"] == "already_connected"
-    gate.open.set()
+    gate.release.set()
     assert (await first).status == 200
     assert (await client.frame()).startswith('40/messages,{"sid":')
-    assert gate.waiting == 1
+    assert gate.times == 1
     assert len(case.guard.connections()) == 1
-    await client.close()
 
 
 @pytest.mark.parametrize("where", ["authorize", "connect"])
@@ -342,15 +294,14 @@ async def test_an_event_that_races_its_connect_is_not_dispatched(where: str, nam
     case, gate = gated(where, called)
     client = await Client(case.app, "polling").open()
     first = asyncio.ensure_future(client.post(connect_packet()))
-    await until(lambda: gate.waiting)
+    await gate.entered.wait()
     assert (await client.post(f'42/messages,1["{name}"]', '43/messages,1["x"]')).status == 200
-    gate.open.set()
+    gate.release.set()
     await first
     assert (await client.frame()).startswith('40/messages,{"sid":')
     await client.post('42/messages,2["now"]')
     assert await client.frame() == '43/messages,2["answer"]'
     assert called == ["now"]
-    await client.close()
 
 
 @pytest.mark.parametrize("where", ["authorize", "connect"])
@@ -358,34 +309,30 @@ async def test_a_binary_packet_that_races_its_connect_ends_the_session(where: st
     case, gate = gated(where, [])
     client = await Client(case.app, "polling").open()
     first = asyncio.ensure_future(client.post(connect_packet()))
-    await until(lambda: gate.waiting)
+    await gate.entered.wait()
     await client.post('451-/messages,["x",{"_placeholder":true,"num":0}]')
-    gate.open.set()
+    gate.release.set()
     await first
     assert (await client.post("3")).status == 400
 
 
 async def test_no_broadcast_reaches_a_client_before_its_token_is_accepted() -> None:
     case, gate = gated("authorize", [])
-    wire = await open_wire(case.app)
-    await wire.send(connect_packet())
-    await until(lambda: gate.waiting)
+    wire = await open_wire(case.app, connect_packet())
+    await gate.entered.wait()
     await case.server.emit("news", SECRET_ROOM_MESSAGE, namespace="/messages")
-    gate.open.set()
+    gate.release.set()
     assert str(await wire.frame()).startswith('40/messages,{"sid":')
     await case.server.emit("news", "public", namespace="/messages")
     assert await wire.frame() == '42/messages,["news","public"]'
-    await wire.close()
 
 
 @pytest.mark.parametrize("token", [None, "x.y.z", "expired"])
 async def test_no_broadcast_reaches_a_client_that_was_refused(case: Guarded, token: str | None) -> None:
-    wire = await open_wire(case.app)
-    await wire.send(connect_packet(token=mint(lifetime=-60) if token == "expired" else token))
+    wire = await open_wire(case.app, connect_packet(token=mint(lifetime=-60) if token == "expired" else token))
     assert str(await wire.frame()).startswith("44/messages,")
     await case.server.emit("news", SECRET_ROOM_MESSAGE, namespace="/messages")
     assert await wire.frames() == []
-    await wire.close()
 
 
 # Members that misbehave
@@ -395,12 +342,13 @@ async def test_no_broadcast_reaches_a_client_that_was_refused(case: Guarded, tok
 async def test_an_event_with_a_reserved_name_or_none_is_not_dispatched(name: str, events: Events) -> None:
     called: list[Any] = []
 
-    def prepare(server: Any) -> None:
-        server.on("*", lambda event, sid, *args: called.append(event), namespace="/messages")
-        server.on("connect", lambda sid, environ, auth: called.append("connect"), namespace="/messages")
-        server.on("disconnect", lambda sid, reason: called.append(reason), namespace="/messages")
-
-    case = guarded(prepare=prepare)
+    case = guarded(
+        handlers={
+            "*": lambda event, sid, *args: called.append(event),
+            "connect": lambda sid, environ, auth: called.append("connect"),
+            "disconnect": lambda sid, reason: called.append(reason),
+        }
+    )
     wire, _ = await joined_wire(case.app)
     await wire.send(f'42/messages,1[{name},"evil"]')
     await wire.send('42/messages,2["echo","good"]')
@@ -416,20 +364,15 @@ async def test_a_client_can_not_call_the_disconnect_handler_while_it_leaves(reas
     reasons: list[str] = []
     gate = asyncio.Event()
 
-    def prepare(server: Any) -> None:
-        async def disconnect(sid: str, reason: str) -> None:
-            reasons.append(reason)
-            await gate.wait()
+    async def disconnect(sid: str, reason: str) -> None:
+        reasons.append(reason)
+        await gate.wait()
 
-        server.on("disconnect", disconnect, namespace="/messages")
-
-    case = guarded(prepare=prepare)
-    client = await Client(case.app, "polling").open()
-    await client.join()
+    case = guarded(handlers={"disconnect": disconnect})
+    client, _ = await joined_client(case, kind="polling")
     leaving = asyncio.ensure_future(client.post(f'42/messages,["disconnect","{reason}"]', "41/messages,"))
     await until(lambda: reasons)
-    for _ in range(10):
-        await asyncio.sleep(0)
+    await rest()
     gate.set()
     await leaving
     await client.close()
@@ -440,12 +383,10 @@ async def test_a_client_can_not_call_the_disconnect_handler_while_it_leaves(reas
 async def test_an_event_that_outlives_its_connection_is_dropped_in_silence(case: Guarded) -> None:
     complaints: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
-    client = await Client(case.app, "polling").open()
-    await client.join()
+    client, _ = await joined_client(case, kind="polling")
     await client.post('42/messages,["connect",{}]', '42/messages,["echo"]', "41/messages,")
     await client.close()
-    for _ in range(10):
-        await asyncio.sleep(0)
+    await rest()
     gc.collect()
     assert complaints == []
 
@@ -455,9 +396,7 @@ async def test_a_member_can_not_join_again(case: Guarded) -> None:
     await wire.send(connect_packet())
     assert json.loads(str(await wire.frame()).removeprefix("44/messages,"))["data"]["code"] == "already_connected"
     assert [connection.sid for connection in case.guard.connections()] == [sid]
-    await wire.send('42/messages,1["echo",1]')
-    assert await wire.frame() == "43/messages,1[1]"
-    await wire.close()
+    assert await wire.alive()
 
 
 async def test_a_member_can_leave_and_join_again(case: Guarded) -> None:
@@ -466,7 +405,6 @@ async def test_a_member_can_leave_and_join_again(case: Guarded) -> None:
     await wire.send(connect_packet())
     second = json.loads(str(await wire.frame()).removeprefix("40/messages,"))["sid"]
     assert second != first
-    await wire.close()
 
 
 async def test_membership_of_one_namespace_opens_no_other() -> None:
@@ -476,9 +414,7 @@ async def test_membership_of_one_namespace_opens_no_other() -> None:
     await wire.send(connect_packet("/scheduler", None))
     assert json.loads(str(await wire.frame()).removeprefix("44/scheduler,"))["data"]["code"] == "token_missing"
     await wire.send('451-/scheduler,["x",{"_placeholder":true,"num":0}]')
-    assert await wire.frames() == []
-    assert wire.close_code == 1003
-    await wire.close()
+    assert await wire.closed() == ([], 1003)
 
 
 async def test_binary_events_of_members_pass(case: Guarded) -> None:
@@ -487,7 +423,6 @@ async def test_binary_events_of_members_pass(case: Guarded) -> None:
     await wire.send(b"abc")
     assert await wire.frame() == '461-/messages,5[{"_placeholder":true,"num":0}]'
     assert await wire.frame() == b"abc"
-    await wire.close()
 
 
 @pytest.mark.parametrize(
@@ -505,19 +440,16 @@ async def test_binary_nonsense_of_a_member_ends_its_session_at_most(case: Guarde
         await wire.send(frame)
     await wire.frames()
     assert wire.close_code == 1003
-    await wire.close()
 
 
 async def test_a_member_that_leaves_in_the_middle_of_a_binary_event_leaves_nothing(case: Guarded) -> None:
     wire, _ = await joined_wire(case.app)
     await wire.send('452-/messages,["echo",{"_placeholder":true,"num":0}]')
     await wire.send(b"x")
-    await wire.close()
 
 
 async def test_an_acknowledgement_with_an_odd_id_is_the_fault_of_the_packet(packed: Guarded, events: Events) -> None:
-    wire = await open_wire(packed.app)
-    await wire.send(msgpack.dumps({"type": 0, "nsp": "/messages", "data": {"token": mint()}}))
+    wire = await open_wire(packed.app, msgpack.dumps({"type": 0, "nsp": "/messages", "data": {"token": mint()}}))
     sid = msgpack.loads(await wire.frame())["data"]["sid"]
     await packed.server.emit("question", to=sid, namespace="/messages", callback=lambda *args: None)
     await wire.frame()
@@ -533,41 +465,25 @@ async def test_an_acknowledgement_with_an_odd_id_is_the_fault_of_the_packet(pack
 # Sessions that end
 
 
-async def test_close_then_connect_leaves_no_ghost(case: Guarded) -> None:
-    wire = await open_wire(case.app)
-    await wire.send("1")
-    await wire.send(connect_packet())
-    assert await wire.frames() == []
-    assert wire.close_code == 1000
-    outside(case)
-    await wire.close()
-
-
-async def test_close_and_connect_in_one_body_leave_no_ghost(case: Guarded) -> None:
-    client = await Client(case.app, "polling").open()
-    await client.post("1", connect_packet())
+@pytest.mark.parametrize("polling", [False, True])
+async def test_close_then_connect_leaves_no_ghost(polling: bool, case: Guarded) -> None:
+    client = await Client(case, "polling" if polling else "websocket").open()
+    await client.send("1", connect_packet())
+    if client.wire is not None:
+        assert await client.wire.closed() == ([], 1000)
     outside(case)
 
 
 async def test_a_session_that_is_ending_takes_no_connect(events: Events) -> None:
     """While a disconnect handler runs, the session is still known."""
-    gate, leaving = asyncio.Event(), asyncio.Event()
-
-    def prepare(server: Any) -> None:
-        async def disconnect(sid: str, reason: str) -> None:
-            leaving.set()
-            await gate.wait()
-
-        server.on("disconnect", disconnect, namespace="/messages")
-
-    case = guarded("/messages", "/scheduler", prepare=prepare)
-    client = await Client(case.app, "polling").open()
-    await client.join()
+    pause = Pause()
+    case = guarded("/messages", "/scheduler", handlers={"disconnect": pause.wait})
+    client, _ = await joined_client(case, kind="polling")
     closing = asyncio.ensure_future(client.post("1"))
-    await leaving.wait()
+    await pause.entered.wait()
     await client.post(connect_packet("/scheduler"))
     assert not case.server.manager.rooms.get("/scheduler")
-    gate.set()
+    pause.release.set()
     await closing
     assert [event for event in events if event.get("namespace") == "/scheduler"] == []
 
@@ -595,7 +511,6 @@ async def test_nobody_joins_by_calling_the_inner_parts(case: Guarded) -> None:
     await type(server)._handle_connect(server, eio_sid, "/messages", {"token": mint()})
     assert str(await wire.frame()).startswith("44/messages,")
     outside(case)
-    await wire.close()
 
 
 async def test_a_server_wide_wildcard_opens_nothing_without_the_guard() -> None:
@@ -605,7 +520,6 @@ async def test_a_server_wide_wildcard_opens_nothing_without_the_guard() -> None:
     (eio_sid,) = case.server.eio.sockets
     await type(case.server)._handle_connect(case.server, eio_sid, "/anything", {})
     assert await wire.frame() == '44/anything,"Unable to connect"'
-    await wire.close()
 
 
 # Many
@@ -623,16 +537,12 @@ async def test_a_thousand_refused_connects_leave_nothing(events: Events) -> None
 
 
 async def test_a_thousand_namespaces_on_one_session() -> None:
-    def prepare(server: Any) -> None:
-        server.on("echo", lambda sid: None, namespace="*")
-
-    case = guarded(prepare=prepare, namespaces=["/n-{number}"], limits=UNLIMITED)
+    anywhere = {"prepare": lambda server: server.on("echo", lambda sid: None, namespace="*")}
+    case = guarded(**anywhere, namespaces=["/n-{number}"], limits=UNLIMITED)
     wire = await open_wire(case.app)
     for number in range(1000):
-        await wire.send(connect_packet(f"/n-{number}"))
-        assert str(await wire.frame()).startswith(f"40/n-{number},")
+        await wire.join(f"/n-{number}")
     assert len(case.guard.connections()) == 1000
-    await wire.close()
 
 
 async def test_a_refused_connect_that_waits_for_its_client_holds_nothing() -> None:
@@ -642,7 +552,6 @@ async def test_a_refused_connect_that_waits_for_its_client_holds_nothing() -> No
     for _ in range(20):
         await client.post(connect_packet(token=None))
     outside(case)
-    await client.close()
 
 
 def test_the_packet_class_of_the_driver_is_the_real_one() -> None:

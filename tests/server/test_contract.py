@@ -15,12 +15,7 @@ import pytest
 import socketio
 
 from socketguard.testing import mint
-from tests.scripted import (
-    connect_packet,
-    guarded,
-    joined_wire,
-    open_wire,
-)
+from tests.scripted import connect_packet, guarded, joined_wire, open_wire
 
 
 def server(**options: Any) -> Any:
@@ -215,8 +210,7 @@ async def test_the_admitted_names_are_asked_by_membership_only() -> None:
 
     found = server()
     found.namespaces = Names()
-    wire = await open_wire(socketio.ASGIApp(found))
-    await wire.send("40/nowhere,{}")
+    wire = await open_wire(socketio.ASGIApp(found), "40/nowhere,{}")
     assert await wire.frame() == '44/nowhere,"Unable to connect"'
     await wire.close()
     assert asked == ["/nowhere"]
@@ -229,8 +223,7 @@ async def test_a_refusal_by_exception_is_answered_and_cleaned_up() -> None:
         raise socketio.exceptions.ConnectionRefusedError("no", {"a": 1})
 
     found.on("connect", connect, namespace="/messages")
-    wire = await open_wire(socketio.ASGIApp(found))
-    await wire.send(connect_packet(token=mint()))
+    wire = await open_wire(socketio.ASGIApp(found), connect_packet(token=mint()))
     assert await wire.frame() == '44/messages,{"message":"no","data":{"a":1}}'
     assert not found.manager.rooms
     await wire.close()

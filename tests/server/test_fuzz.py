@@ -12,15 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from socketguard.testing import mint
-from tests.scripted import (
-    Client,
-    Guarded,
-    Socket,
-    connect_packet,
-    guarded,
-    http,
-    open_wire,
-)
+from tests.scripted import Client, Guarded, Socket, connect_packet, guarded, http, open_wire
 
 EXAMPLES = settings(max_examples=60, deadline=None)
 

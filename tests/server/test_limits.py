@@ -4,33 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 import socketio
-from cryptography.hazmat.primitives.asymmetric import ec
-from jwt.algorithms import ECAlgorithm
 
-from socketguard import JWTAuth, Limits, NamespacePolicy, SocketGuard
-from socketguard.testing import Refused, capture_events, make_auth, mint
+from socketguard import Limits, NamespacePolicy, SocketGuard
+from socketguard.testing import Refused, make_auth, mint
 from tests.scripted import (
     UNLIMITED,
+    Answer,
     Client,
     Clock,
     Events,
     Guarded,
+    Pause,
     Socket,
     connect_packet,
     guarded,
     http,
+    joined_client,
     joined_wire,
     lines,
     open_wire,
     refusal_in,
     rest,
+    sid_in,
     until,
+    within,
 )
+from tests.server.keyserver import KeyServer, signed
 
 OPEN = "EIO=4&transport=polling"
 EXPIRED = {"now": 1_000_000_000.0}
@@ -58,9 +61,14 @@ async def may_fail(case: Guarded, address: str, rate: int) -> int:
 # connect_timeout
 
 
-async def test_a_websocket_that_joins_nothing_is_closed_with_its_reason(clock: Clock, events: Events) -> None:
+@pytest.mark.parametrize("refused", [False, True])
+async def test_a_websocket_that_joins_nothing_is_closed_with_its_reason(
+    refused: bool, clock: Clock, events: Events
+) -> None:
     case = guarded()
     wire = await open_wire(case.app)
+    if refused:
+        assert (await ask(wire, token=None))["code"] == "token_missing"
     clock.passes(14.9)
     await wire.send("3")
     await rest()
@@ -97,20 +105,10 @@ async def test_a_polling_session_that_joins_nothing_is_ended_with_its_reason(clo
     assert (answer.status, answer.json["code"], answer.json["retry"]) == (400, "session_unknown", "now")
 
 
-async def test_a_refused_client_that_only_waits_is_overdue_too(clock: Clock) -> None:
-    case = guarded()
-    wire = await open_wire(case.app)
-    assert (await ask(wire, token=None))["code"] == "token_missing"
-    clock.passes(15)
-    assert (await wire.closed())[1] == 4408
-    await wire.close()
-
-
 async def test_a_session_that_left_its_last_namespace_has_the_same_time_again(clock: Clock) -> None:
     case = guarded("/messages", "/other")
     wire, _ = await joined_wire(case.app)
-    await wire.send(connect_packet("/other"))
-    await wire.frame()
+    await wire.join("/other")
     clock.passes(1000)
     await wire.send("41/messages,")
     await until(lambda: case.guard.status()["connections"]["open"] == 1)
@@ -120,40 +118,27 @@ async def test_a_session_that_left_its_last_namespace_has_the_same_time_again(cl
     assert case.guard.status()["timers"]["connect"] == 1
     clock.passes(14.9)
     # It may come back.
-    await wire.send(connect_packet())
-    assert str(await wire.frame()).startswith("40/messages,")
+    await wire.join()
     clock.passes(1000)
     await wire.send("41/messages,")
     await until(lambda: case.guard.status()["connections"]["open"] == 0)
     clock.passes(15)
     assert (await wire.closed())[1] == 4408
-    await wire.close()
 
 
 async def test_a_client_that_is_being_admitted_is_not_cut_off(clock: Clock, events: Events) -> None:
-    go, asked = asyncio.Event(), asyncio.Event()
-
-    async def authorize(identity: Any, connection: Any) -> bool:
-        asked.set()
-        await go.wait()
-        return True
-
-    case = guarded(
-        namespaces=[NamespacePolicy("/messages", authorize=authorize)],
-        server_options={"ping_timeout": 1000},
-        admission_timeout=500,
-    )
-    wire = await open_wire(case.app)
-    await wire.send(connect_packet())
-    await asked.wait()
+    pause = Pause()
+    policy = NamespacePolicy("/messages", authorize=pause.wait)
+    case = guarded(namespaces=[policy], server_options={"ping_timeout": 1000}, admission_timeout=500)
+    wire = await open_wire(case.app, connect_packet())
+    await pause.entered.wait()
     for _ in range(3):
         clock.passes(15)
         await rest()
-    go.set()
-    assert str(await wire.frame()).startswith("40/messages,")
+    pause.release.set()
+    sid_in(await wire.frame())
     assert not lines(events, "session.ended")
     assert case.guard.status()["timers"]["connect"] == 0
-    await wire.close()
 
 
 async def test_without_connect_timeout_nobody_is_ended(clock: Clock) -> None:
@@ -161,9 +146,7 @@ async def test_without_connect_timeout_nobody_is_ended(clock: Clock) -> None:
     wire = await open_wire(case.app)
     assert case.guard.status()["timers"]["connect"] == 0
     clock.passes(1e9)
-    await wire.send(connect_packet())
-    assert str(await wire.frame()).startswith("40/messages,")
-    await wire.close()
+    await wire.join()
 
 
 # Limits of sessions, at the handshake
@@ -199,28 +182,20 @@ async def test_a_session_that_is_one_too_many(limit: str, status: int, transport
     assert limit in line["hint"]
     assert case.guard.status()["sessions"]["open"] == 1
     await first.close()
-    again = await open_wire(case.app)
-    await again.close()
+    await open_wire(case.app)
 
 
-async def test_another_address_has_sessions_of_its_own() -> None:
-    case = guarded(limits=Limits(sessions_per_address=1))
-    first = await open_wire(case.app, client=("203.0.113.1", 1))
-    second = await open_wire(case.app, client=("203.0.113.2", 1))
+@pytest.mark.parametrize("limit", ["sessions_per_address", "pending_sessions"])
+async def test_whose_sessions_are_counted(limit: str) -> None:
+    case = guarded(limits=Limits(**{limit: 1}))
+    first, second = ("203.0.113.1", 1), ("203.0.113.2", 1)
+    if limit == "sessions_per_address":
+        await open_wire(case.app, client=first)
+    else:  # Who has joined is not pending.
+        await joined_wire(case.app, client=first)
+    await open_wire(case.app, client=second)
     with pytest.raises(Refused):
         await open_wire(case.app, client=("203.0.113.2", 2))
-    for wire in (first, second):
-        await wire.close()
-
-
-async def test_sessions_that_have_joined_are_not_pending() -> None:
-    case = guarded(limits=Limits(pending_sessions=1))
-    first, _ = await joined_wire(case.app)
-    second = await open_wire(case.app)
-    with pytest.raises(Refused):
-        await open_wire(case.app)
-    for wire in (first, second):
-        await wire.close()
 
 
 # Limits of connections, at the CONNECT
@@ -246,9 +221,7 @@ async def test_a_connection_that_is_one_too_many(limit: str, events: Events) -> 
     assert case.guard.status()["refused"] == {"connection_limit": 1}
     await wire.send("41/messages,")
     await until(lambda: not case.guard.connections())
-    await wire.send(connect_packet("/other"))
-    assert str(await wire.frame()).startswith("40/other,")
-    await wire.close()
+    await wire.join("/other")
 
 
 async def test_subjects_and_issuers_are_counted_apart() -> None:
@@ -260,15 +233,11 @@ async def test_subjects_and_issuers_are_counted_apart() -> None:
     for wire in wires[:3]:
         assert str(await wire.frame()).startswith("40/messages,")
     assert (await ask(wires[3], token=mint("ann")))["code"] == "connection_limit"
-    for wire in wires:
-        await wire.close()
 
 
 async def test_the_anonymous_are_no_subject() -> None:
     case = guarded(namespaces=[NamespacePolicy("/messages", token="none")], limits=Limits(connections_per_subject=1))
-    wires = [(await joined_wire(case.app))[0] for _ in range(3)]
-    for wire in wires:
-        await wire.close()
+    [(await joined_wire(case.app))[0] for _ in range(3)]
 
 
 @pytest.mark.parametrize("outcome", ["refuses", "fails", "leaves"])
@@ -280,13 +249,9 @@ async def test_a_place_that_was_not_taken_in_the_end_is_free_again(outcome: str)
             raise RuntimeError("boom")
         return False if outcome == "refuses" else None
 
-    case = guarded(
-        prepare=lambda server: server.on("connect", connect, namespace="/messages"),
-        limits=Limits(connections=1, connections_per_subject=1),
-    )
+    case = guarded(handlers={"connect": connect}, limits=Limits(connections=1, connections_per_subject=1))
     for _ in range(3):
-        wire = await open_wire(case.app)
-        await wire.send(connect_packet())
+        wire = await open_wire(case.app, connect_packet())
         answer = str(await wire.frame())
         assert answer.startswith("40/messages," if outcome == "leaves" else "44/messages,")
         assert "connection_limit" not in answer
@@ -299,14 +264,11 @@ async def test_limits_that_are_turned_off() -> None:
     case = guarded(*names, limits=UNLIMITED, connect_timeout=None)
     wire = await open_wire(case.app)
     for name in names:
-        await wire.send(connect_packet(name))
-        assert str(await wire.frame()).startswith(f"40{name},")
+        await wire.join(name)
     for _ in range(100):
         assert (await ask(wire, "/unknown"))["message"] == "Invalid namespace"
     # 16 KiB are no limit for a stranger either.
-    stranger = await open_wire(case.app)
-    await stranger.send(connect_packet("/n0", padding="x" * 20_000))
-    assert str(await stranger.frame()).startswith("40/n0,")
+    stranger, _ = await joined_wire(case.app, "/n0", padding="x" * 20_000)
     for each in (wire, stranger):
         await each.close()
     await (await Client(case.app, "polling").open()).close()
@@ -342,8 +304,7 @@ async def test_what_several_refusals_of_one_session_cost(asked: list[str], cost:
     for each in asked:
         namespace, _, token = each.partition(" ")
         if token == "good":
-            await wire.send(connect_packet(namespace))
-            assert str(await wire.frame()).startswith(f"40{namespace},")
+            await wire.join(namespace)
         else:
             code = (await ask(wire, namespace, None if token else mint(**EXPIRED)))["code"]
             assert code == ("token_missing" if token else "token_expired")
@@ -373,8 +334,7 @@ async def test_an_address_over_its_budget_is_answered_before_a_session_exists(ev
         "retry_after": wait,
     }
     assert caught.value.status == 429
-    assert said["code"] == "rate_limited"
-    assert said["retry"] == "backoff"
+    assert (said["code"], said["retry"]) == ("rate_limited", "backoff")
     assert 43_000 < said["retry_after"] <= 43_200
     handshake = lines(events, "handshake.rejected")[0]
     assert (handshake["reason"], handshake["status"]) == ("rate_limited", 429)
@@ -382,21 +342,15 @@ async def test_an_address_over_its_budget_is_answered_before_a_session_exists(ev
     connect = lines(events, "connection.rejected")[-1]
     assert (connect["reason"], connect["detail"]) == ("rate_limited", "failures_per_address")
     # Who is in stays in, and nobody pays for somebody else.
-    await joined_before.send('42/messages,1["echo",1]')
-    assert await joined_before.frame() == "43/messages,1[1]"
-    other, _ = await joined_wire(case.app, client=good)
-    for wire in (open_before, joined_before, other):
-        await wire.close()
+    assert await joined_before.alive()
+    await joined_wire(case.app, client=good)
 
 
 @pytest.mark.parametrize(
     ("handler", "code"), [(lambda *_: False, "refused_by_app"), (lambda *_: 1 / 0, "internal_error")]
 )
 async def test_what_the_application_refuses_is_no_failure_of_the_address(handler: Any, code: str) -> None:
-    case = guarded(
-        prepare=lambda server: server.on("connect", handler, namespace="/messages"),
-        limits=Limits(failures_per_address="1/day"),
-    )
+    case = guarded(handlers={"connect": handler}, limits=Limits(failures_per_address="1/day"))
     wire = await open_wire(case.app)
     for _ in range(3):
         await wire.send(connect_packet())
@@ -421,17 +375,19 @@ async def test_a_limit_that_is_full_is_no_failure_of_the_address(hidden: bool) -
     assert await may_fail(case, "127.0.0.1", 1) == 1
 
 
-async def test_a_session_that_asks_for_the_same_again_and_again_is_ended(events: Events) -> None:
+@pytest.mark.parametrize("transport", ["websocket", "polling"])
+async def test_a_session_that_asks_for_the_same_again_and_again_is_ended(transport: str, events: Events) -> None:
     case = guarded(limits=Limits(repeats_per_namespace=3, failures_per_address=None))
-    wire = await open_wire(case.app)
+    client = await Client(case, transport).open()
     for _ in range(3):
-        assert (await ask(wire, token=None))["code"] == "token_missing"
-    await wire.send(connect_packet(token=None))
-    frames, code = await wire.closed()
-    await wire.close()
-    assert (frames, code) == ([], 4429)
+        assert (await client.refused(token=None))["code"] == "token_missing"
+    await client.connect(token=None)
+    if client.wire is not None:
+        assert await client.wire.closed() == ([], 4429)
+        await client.close()
+    await until(lambda: not case.server.eio.sockets)
     (line,) = lines(events, "session.ended")
-    assert line["reason"] == "too_many_failures"
+    assert (line["reason"], line["transport"]) == ("too_many_failures", transport)
     assert "again and again" in line["hint"]
     assert case.guard.status()["refused"] == {"token_missing": 4}
 
@@ -459,26 +415,9 @@ async def test_many_names_are_too_many_too() -> None:
     case = guarded(limits=Limits(repeats_per_namespace=2, namespaces_per_session=3, failures_per_address=None))
     wire = await open_wire(case.app)
     for number in range(6):
-        await ask_unknown(wire, f"/unknown-{number}")
+        assert await ask(wire, f"/unknown-{number}") == {"message": "Invalid namespace"}
     await wire.send(connect_packet("/unknown-7"))
     assert await wire.closed() == ([], 4429)
-    await wire.close()
-
-
-async def ask_unknown(wire: Socket, namespace: str) -> None:
-    await wire.send(connect_packet(namespace))
-    assert await wire.frame() == f'44{namespace},{{"message":"Invalid namespace"}}'
-
-
-async def test_too_many_failures_over_polling(events: Events) -> None:
-    case = guarded(limits=Limits(repeats_per_namespace=1, failures_per_address=None))
-    client = await Client(case.app, "polling").open()
-    await client.post(connect_packet(token=None))
-    assert str(await client.frame()).startswith("44/messages,")
-    await client.post(connect_packet(token=None))
-    await until(lambda: not case.server.eio.sockets)
-    (line,) = lines(events, "session.ended")
-    assert (line["reason"], line["transport"]) == ("too_many_failures", "polling")
 
 
 # Proxies
@@ -487,9 +426,7 @@ async def test_too_many_failures_over_polling(events: Events) -> None:
 async def test_a_proxy_that_is_not_trusted_switches_the_limits_per_address_off_and_is_named_once(
     events: Events,
 ) -> None:
-    case = guarded(
-        limits=Limits(failures_per_address="1/day", sessions_per_address=1, connections_per_address=1),
-    )
+    case = guarded(limits=Limits(failures_per_address="1/day", sessions_per_address=1, connections_per_address=1))
     proxy = {"client": ("10.0.0.1", 1), "headers": {"x-forwarded-for": "203.0.113.9"}}
     wires = [(await joined_wire(case.app, **proxy))[0] for _ in range(3)]
     for _ in range(3):
@@ -500,87 +437,47 @@ async def test_a_proxy_that_is_not_trusted_switches_the_limits_per_address_off_a
     assert line["level"] == "warning"
     assert "10.0.0.1" in line["text"]
     assert line["fix"].startswith("write trusted_proxies=['10.0.0.1']")
-    for wire in wires:
-        await wire.close()
 
 
-async def test_behind_a_trusted_proxy_each_client_has_limits_of_its_own(events: Events) -> None:
-    case = guarded(trusted_proxies=["10.0.0.0/8"], limits=Limits(failures_per_address="1/day"))
-    for address, status in (("203.0.113.1", 429), ("203.0.113.2", 200)):
-        options = {"client": ("10.0.0.1", 1), "headers": {"x-forwarded-for": address}}
-        if status == 429:
-            wire = await open_wire(case.app, **options)
-            assert (await ask(wire, token=None))["code"] == "token_missing"
-            await wire.close()
-        if status == 429:
-            assert (await http(case.app, "GET", OPEN, **options)).status == status
-        else:
-            await (await Client(case.app, "polling", **options).open()).close()
-    assert not [line for line in lines(events, "config.warning") if line["id"] == "SG050"]
-
-
-async def test_an_address_of_the_internet_is_no_proxy_whatever_it_sends(events: Events) -> None:
-    case = guarded(limits=Limits(failures_per_address="1/day"))
-    options = {"client": ("203.0.113.1", 1), "headers": {"x-forwarded-for": "198.51.100.1"}}
-    wire = await open_wire(case.app, **options)
+@pytest.mark.parametrize(
+    ("client", "trusted", "others_may"),
+    [("10.0.0.1", ["10.0.0.0/8"], True), ("203.0.113.1", (), False)],
+    ids=["a trusted proxy", "an address of the internet"],
+)
+async def test_whose_limits_they_are(client: str, trusted: Any, others_may: bool, events: Events) -> None:
+    case = guarded(trusted_proxies=trusted, limits=Limits(failures_per_address="1/day"))
+    first, other = (
+        {"client": (client, 1), "headers": {"x-forwarded-for": address}} for address in ("198.51.100.1", "198.51.100.2")
+    )
+    wire = await open_wire(case.app, **first)
     assert (await ask(wire, token=None))["code"] == "token_missing"
-    await wire.close()
-    assert (await http(case.app, "GET", OPEN, **options)).status == 429
+    assert (await http(case.app, "GET", OPEN, **first)).status == 429
+    if others_may:
+        await Client(case.app, "polling", **other).open()
+    else:
+        assert (await http(case.app, "GET", OPEN, **other)).status == 429
     assert not [line for line in lines(events, "config.warning") if line["id"] == "SG050"]
 
 
 # Keys that can't be had
 
-ISSUER = "https://login.example.com/"
-PRIVATE = ec.generate_private_key(ec.SECP256R1())
 
-
-class KeyServer:
-    """A fetch: answers, fails, or waits."""
-
-    def __init__(self) -> None:
-        self.document: bytes | None = json.dumps(
-            {"keys": [{**json.loads(ECAlgorithm.to_jwk(PRIVATE.public_key())), "kid": "one", "use": "sig"}]}
-        ).encode()
-        self.gate: asyncio.Event | None = None
-        self.calls = 0
-
-    async def __call__(self, url: str) -> bytes:
-        self.calls += 1
-        if self.gate is not None:
-            await self.gate.wait()
-        if self.document is None:
-            raise OSError("no route to host")
-        return self.document
-
-
-def remote(server: KeyServer, **options: Any) -> JWTAuth:
-    return JWTAuth(
-        jwks_url=f"{ISSUER}keys", issuer=ISSUER, audience="crm", algorithms=["ES256"], fetch=server, **options
-    )
-
-
-def remote_token(kid: str = "one", **claims: Any) -> str:
-    return mint(key=PRIVATE, algorithm="ES256", headers={"kid": kid}, iss=ISSUER, aud="crm", **claims)
-
-
-async def test_without_keys_no_session_is_made_and_with_them_it_is() -> None:
-    server = KeyServer()
-    document, server.document = server.document, None
-    auth = remote(server, jwks_cooldown=0.1)
-    case = guarded(auth=auth)
+async def test_without_keys_no_session_is_made_and_with_them_it_is(events: Events) -> None:
+    server = KeyServer(fails=True)
+    case = guarded(auth=server.auth(jwks_cooldown=0.1))
     case.leaves = True  # The sessions that are opened while nothing is known yet.
-    with capture_events() as events:
-        # The first request begins the first attempt.
-        await until_async(lambda: _status(case, "GET"), 503)
-        answer = await http(case.app, "GET", OPEN)
-        while answer.status == 200:  # the attempt that the request before has begun
-            answer = await http(case.app, "GET", OPEN)
-        with pytest.raises(Refused) as caught:
-            await open_wire(case.app)
-    assert answer.status == 503
-    assert answer.json["code"] == "keys_unavailable"
-    assert answer.json["retry"] == "backoff"
+
+    async def answered(status: int) -> Answer:
+        while (answer := await http(case.app, "GET", OPEN)).status != status:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.001)
+        return answer
+
+    # The first request begins the first attempt, and the next one may begin another.
+    await within(answered(503), 5)
+    answer = await within(answered(503), 5)
+    with pytest.raises(Refused) as caught:
+        await open_wire(case.app)
+    assert (answer.json["code"], answer.json["retry"]) == ("keys_unavailable", "backoff")
     assert answer.header("retry-after") == [str(answer.json["retry_after"])]
     assert answer.json["retry_after"] >= 1
     assert (caught.value.status, caught.value.code) == (503, "keys_unavailable")
@@ -589,115 +486,62 @@ async def test_without_keys_no_session_is_made_and_with_them_it_is() -> None:
     assert "socketguard.keys.unavailable" in handshake["hint"]
     (line,) = lines(events, "keys.unavailable")
     assert line["level"] == "error"
+    assert not lines(events, "keys.refreshed")
     assert case.guard.status()["keys"][0]["state"] == "unavailable"
 
-    server.document = document
-    with capture_events() as events:
-        await until_async(lambda: _status(case, "GET"), 200)
-        wire = await open_wire(case.app)
-        await wire.send(connect_packet(token=remote_token()))
-        assert str(await wire.frame()).startswith("40/messages,")
-        await wire.close()
+    server.fails = False
+    await within(answered(200), 5)
+    wire, _ = await joined_wire(case.app, token=signed())
+    await wire.close()
     assert len(lines(events, "keys.refreshed")) == 1
     assert case.guard.status()["keys"][0]["state"] == "fresh"
-    await close_keys(auth)
-
-
-async def _status(case: Guarded, method: str) -> int:
-    return (await http(case.app, method, OPEN)).status
-
-
-async def until_async(call: Callable[[], Awaitable[int]], expected: int) -> None:
-    async def wait() -> None:
-        while await call() != expected:  # noqa: ASYNC110 - what it waits for tells nobody
-            await asyncio.sleep(0.001)
-
-    await asyncio.wait_for(wait(), 5)
-
-
-async def close_keys(auth: JWTAuth) -> None:
-    """Nothing of the fetches may go on after a test."""
-    await auth.close()
 
 
 async def test_a_connect_that_finds_no_keys_ends_its_transport(events: Events) -> None:
-    server = KeyServer()
-    server.document, server.gate = None, asyncio.Event()
-    auth = remote(server, jwks_cooldown=300)
-    case = guarded(auth=auth)
+    server = KeyServer(fails=True, pause=Pause())
+    case = guarded(auth=server.auth(jwks_cooldown=300))
     # They were opened while nothing spoke against it.
-    wire = await open_wire(case.app)
+    wire = await open_wire(case.app, connect_packet(token=signed()))
     client = await Client(case.app, "polling").open()
-    await wire.send(connect_packet(token=remote_token()))
-    await until(lambda: server.calls == 1)
-    server.gate.set()
-    frames, code = await wire.closed()
-    assert (frames, code) == ([], 4503)
-    await client.post(connect_packet(token=remote_token()))
+    assert server.pause is not None
+    await server.pause.entered.wait()
+    server.pause.release.set()
+    assert await wire.closed() == ([], 4503)
+    await client.post(connect_packet(token=signed()))
     await until(lambda: not case.server.eio.sockets)
     await wire.close()
-    rejected = lines(events, "connection.rejected")
-    assert [line["reason"] for line in rejected] == ["keys_unavailable"] * 2
-    ended = lines(events, "session.ended")
-    assert [(line["reason"], line["transport"]) for line in ended] == [
+    assert [line["reason"] for line in lines(events, "connection.rejected")] == ["keys_unavailable"] * 2
+    assert [(line["reason"], line["transport"]) for line in lines(events, "session.ended")] == [
         ("keys_unavailable", "websocket"),
         ("keys_unavailable", "polling"),
     ]
     assert case.guard.status()["refused"] == {"keys_unavailable": 2}
-    await close_keys(auth)
 
 
 async def test_a_member_hears_that_there_are_no_keys_for_another_namespace() -> None:
-    server = KeyServer()
-    auth = remote(server, jwks_cooldown=300)
-    case = guarded("/messages", "/other", auth=auth)
-    wire = await open_wire(case.app)
-    await wire.send(connect_packet(token=remote_token()))
-    assert str(await wire.frame()).startswith("40/messages,")
-    said = await ask(wire, "/other", remote_token("another"))
-    assert said["code"] == "keys_unavailable"
-    assert said["retry"] == "backoff"
+    case = guarded("/messages", "/other", auth=KeyServer().auth(jwks_cooldown=300))
+    wire, _ = await joined_wire(case.app, token=signed())
+    said = await ask(wire, "/other", signed("another"))
+    assert (said["code"], said["retry"]) == ("keys_unavailable", "backoff")
     assert said["retry_after"] >= 1
     # Its namespace lives on.
-    await wire.send('42/messages,1["echo",1]')
-    assert await wire.frame() == "43/messages,1[1]"
-    await wire.close()
-    await close_keys(auth)
+    assert await wire.alive()
 
 
 async def test_keys_that_take_too_long_are_an_admission_timeout(events: Events) -> None:
-    server = KeyServer()
-    server.gate = asyncio.Event()
-    auth = remote(server)
-    case = guarded(auth=auth, admission_timeout=0.02)
-    wire = await open_wire(case.app)
-    said = await ask(wire, token=remote_token())
+    case = guarded(auth=KeyServer(pause=Pause()).auth(), admission_timeout=0.02)
+    said = await ask(await open_wire(case.app), token=signed())
     assert (said["code"], said["retry"], said["retry_after"]) == ("admission_timeout", "backoff", 5)
     assert lines(events, "connection.rejected")[0]["detail"] == "keys"
-    await wire.close()
-    await close_keys(auth)
 
 
 @pytest.mark.parametrize("token", ["optional", "none"])
 async def test_where_a_namespace_needs_no_token_sessions_are_made_without_keys(token: Any) -> None:
-    server = KeyServer()
-    server.document = None
-    auth = remote(server, jwks_cooldown=300)
+    auth = KeyServer(fails=True).auth(jwks_cooldown=300)
     case = guarded(auth=auth, namespaces=[NamespacePolicy("/messages", token=token)])
     assert auth.outage() is None
     await until(lambda: auth.outage() is not None)
-    wire = await open_wire(case.app)
-    await wire.send(connect_packet(token=None))
-    assert str(await wire.frame()).startswith("40/messages,")
-    await wire.close()
-    await close_keys(auth)
-
-
-async def test_without_auth_there_is_no_outage() -> None:
-    case = guarded(auth=None)
-    wire, _ = await joined_wire(case.app)
-    await wire.close()
-    assert case.guard.status()["keys"] == []
+    await joined_wire(case.app, token=None)
 
 
 # bind_polling
@@ -706,8 +550,7 @@ async def test_without_auth_there_is_no_outage() -> None:
 @pytest.mark.parametrize("how", ["poll", "post", "upgrade"])
 async def test_a_request_from_another_address_is_refused(how: str, events: Events) -> None:
     case = guarded(bind_polling="address")
-    client = await Client(case.app, "polling", client=("203.0.113.1", 1)).open()
-    await client.join()
+    client, _ = await joined_client(case, kind="polling", client=("203.0.113.1", 1))
     thief = ("203.0.113.2", 1)
     if how == "upgrade":
         with pytest.raises(Refused) as caught:
@@ -728,7 +571,6 @@ async def test_a_request_from_another_address_is_refused(how: str, events: Event
     client.options = {"client": ("203.0.113.1", 2)}
     await client.post('42/messages,1["echo",1]')
     assert await client.frame() == "43/messages,1[1]"
-    await client.close()
 
 
 async def test_the_address_is_that_behind_the_proxies() -> None:
@@ -740,7 +582,6 @@ async def test_the_address_is_that_behind_the_proxies() -> None:
     client.options = {"client": ("10.0.0.1", 1), "headers": {"x-forwarded-for": "203.0.113.2"}}
     assert (await client.post("3")).status == 400
     client.options = {"client": ("10.0.0.1", 1), "headers": headers}
-    await client.close()
 
 
 async def test_without_bind_polling_a_phone_may_change_its_network() -> None:
@@ -748,7 +589,6 @@ async def test_without_bind_polling_a_phone_may_change_its_network() -> None:
     client = await Client(case.app, "polling", client=("203.0.113.1", 1)).open()
     client.options = {"client": ("203.0.113.2", 1)}
     await client.join()
-    await client.close()
 
 
 # Sessions that are let go
@@ -789,8 +629,7 @@ async def test_detaching_forgets_sessions_and_lets_everybody_go_on(clock: Clock)
     case = guarded("/messages", "/other")
     joined, _ = await joined_wire(case.app)
     waiting = await open_wire(case.app)
-    client = await Client(case.app, "polling").open()
-    await client.join()
+    client, _ = await joined_client(case, kind="polling")
     case.guard.detach()
     status = case.guard.status()
     assert status["sessions"] == {"open": 0, "without_namespace": 0, "by_transport": {}}
@@ -798,10 +637,8 @@ async def test_detaching_forgets_sessions_and_lets_everybody_go_on(clock: Clock)
     clock.passes(1000)
     client.options = {"bare": True}
     # Nobody is checked any more, and nobody is ended.
-    await waiting.send(connect_packet("/other", None))
-    assert str(await waiting.frame()).startswith("40/other,")
-    await joined.send('42/messages,1["echo",1]')
-    assert await joined.frame() == "43/messages,1[1]"
+    await waiting.join("/other", None)
+    assert await joined.alive()
     await client.post('42/messages,1["echo",2]')
     assert await client.frame() == "43/messages,1[2]"
     for wire in (joined, waiting):
@@ -813,22 +650,15 @@ async def test_detaching_forgets_sessions_and_lets_everybody_go_on(clock: Clock)
 
 @pytest.mark.parametrize("where", ["authorize", "handler"])
 async def test_detaching_while_somebody_is_admitted_leaves_nothing_behind(where: str) -> None:
-    go, asked = asyncio.Event(), asyncio.Event()
-
-    async def wait(*args: Any) -> bool:
-        asked.set()
-        await go.wait()
-        return True
-
+    pause = Pause()
     case = guarded(
-        prepare=(lambda server: server.on("connect", wait, namespace="/messages")) if where == "handler" else None,
-        namespaces=[NamespacePolicy("/messages", authorize=wait if where == "authorize" else None)],
+        handlers={"connect": pause.wait} if where == "handler" else {},
+        namespaces=[NamespacePolicy("/messages", authorize=pause.wait if where == "authorize" else None)],
     )
-    wire = await open_wire(case.app)
-    await wire.send(connect_packet())
-    await asyncio.wait_for(asked.wait(), 5)
+    wire = await open_wire(case.app, connect_packet())
+    await within(pause.entered.wait())
     case.guard.detach()
-    go.set()
+    pause.release.set()
     assert str(await wire.frame()).startswith("4")
     await wire.close()
     assert not case.server.environ
@@ -846,16 +676,12 @@ async def test_detaching_a_guard_that_has_replaced_less(options: dict[str, Any])
     assert (case.server.eio.send_packet.__func__ is own) == ("limits" in options)
     case.guard.detach()
     assert case.server.eio.send_packet.__func__ is own
-    wire = await open_wire(case.app)
-    await wire.send(connect_packet(token=None))
-    assert str(await wire.frame()).startswith("40/messages,")
+    wire, _ = await joined_wire(case.app, token=None)
     await wire.close()
     assert not case.server.manager.rooms
 
 
-async def test_a_send_packet_that_somebody_else_has_wrapped_ends_nobody_once_the_guard_has_gone(
-    events: Events,
-) -> None:
+async def test_a_send_packet_that_somebody_else_has_wrapped_ends_nobody_once_the_guard_has_gone(events: Events) -> None:
     case = guarded(limits=Limits(queue_bytes=100))
     ours = case.server.eio.send_packet
 
@@ -871,7 +697,6 @@ async def test_a_send_packet_that_somebody_else_has_wrapped_ends_nobody_once_the
     for _ in range(50):
         assert str(await wire.frame()).startswith('42/messages,["x"')
     assert not lines(events, "connection.closed")
-    await wire.close()
 
 
 async def test_a_session_from_before_the_guard_ends_as_ever() -> None:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 from typing import Any
 
-import jwt.algorithms
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from socketguard import JWTAuth, Limits, MemoryStore, NamespacePolicy, SocketGuard, current_connection
 from socketguard.connection import Connection, Identity
@@ -22,14 +19,19 @@ from tests.scripted import (
     Clock,
     Events,
     Guarded,
+    Pause,
+    Store,
     gone,
     guarded,
+    joined_client,
     lines,
     rest,
+    serializer,
     styled,
     token_at,
     until,
 )
+from tests.server.keyserver import KeyServer, signed
 
 LEEWAY = 10
 REFRESH = "socketguard:refresh"
@@ -54,22 +56,23 @@ async def ends_after(case: Guarded, clock: Clock, peer: Client, seconds: float, 
     await peer.closed()
 
 
+async def offered(peer: Client, token: str, pausing: Pause) -> None:
+    """A fresh token is looked at, and something waits."""
+    await peer.emit("/messages", REFRESH, {"token": token}, number=1)
+    await pausing.entered.wait()
+
+
+async def unchanged(case: Guarded, clock: Clock, peer: Client) -> None:
+    """The connection goes on with the old token until that ends, and had no other."""
+    [connection] = case.guard.connections()
+    assert (connection.identity.token_id, connection.refreshes) == ("old", 0)
+    await ends_after(case, clock, peer, 70)
+
+
 def of_refusal(answer: dict[str, Any]) -> tuple[Any, ...]:
     assert answer["ok"] is False
     assert set(answer) - {"retry_after"} == {"ok", "code", "message", "retry", "ref"}
     return answer["code"], answer["retry"]
-
-
-class Pausing:
-    """An ``on_refresh`` that waits until it is told to go on."""
-
-    def __init__(self) -> None:
-        self.entered = asyncio.Event()
-        self.release = asyncio.Event()
-
-    async def __call__(self, connection: Connection, old: Identity, new: Identity) -> None:
-        self.entered.set()
-        await self.release.wait()
 
 
 class TestInEachWay:
@@ -78,8 +81,7 @@ class TestInEachWay:
     async def test_the_connection_goes_on_with_it(self, style: str, kind: str, clock: Clock, events: Events) -> None:
         seen: list[Any] = []
         case = styled(style, lambda *args: seen.append(args), kind=kind, auth=make_auth(clock=clock))
-        peer = await Client(case, kind).open()
-        sid = await peer.join("/messages", token_at(clock, 60, jti="old"))
+        peer, sid = await joined_client(case, "/messages", token_at(clock, 60, jti="old"), kind=kind)
         clock.passes(45)
         assert await peer.event("/messages", "socketguard:expiring") == {"in": 25}
 
@@ -117,8 +119,7 @@ class TestInEachWay:
         case = styled(
             style, lambda *args: seen.append(args), kind=kind, auth=make_auth(clock=clock), expiring_notice=None
         )
-        peer = await Client(case, kind).open()
-        sid = await peer.join("/messages", token_at(clock, 60))
+        peer, sid = await joined_client(case, "/messages", token_at(clock, 60), kind=kind)
         fresh = {"token": token_at(clock, 100, jti="new")}
         assert await peer.call("/messages", REFRESH, fresh, b"\0binary\xff") == {"ok": True, "expires_in": 110}
         assert case.guard.identity(sid).token_id == "new"
@@ -128,19 +129,15 @@ class TestInEachWay:
         assert of_refusal(answer) == ("token_malformed", "login")
         assert case.guard.identity(sid).token_id == "new"
         assert seen == []
-        await peer.close()
 
     @pytest.mark.parametrize("kind", KINDS)
     async def test_without_an_acknowledgement(self, kind: str, clock: Clock) -> None:
-        options = {"serializer": "msgpack"} if kind == "msgpack" else {}
-        case = a_guard(clock, server_options=options)
-        peer = await Client(case, kind).open()
-        sid = await peer.join("/messages", token_at(clock, 60))
+        case = a_guard(clock, server_options=serializer(kind))
+        peer, sid = await joined_client(case, "/messages", token_at(clock, 60), kind=kind)
         await peer.emit("/messages", REFRESH, {"token": token_at(clock, 100, jti="new")})
         await until(lambda: case.guard.identity(sid).token_id == "new")
         await peer.emit("/messages", REFRESH, {"token": "nonsense"})
         assert await peer.alive()  # And nothing was sent before.
-        await peer.close()
 
     async def test_when_events_are_handled_one_after_the_other(self, clock: Clock) -> None:
         case = a_guard(clock, server_options={"async_handlers": False})
@@ -156,8 +153,7 @@ class TestInEachWay:
             await peer.join(namespace, token_at(clock, 60))
         assert (await peer.refresh("/a", token_at(clock, 100)))["ok"] is True
         clock.passes(70)
-        await peer.told("/b", "token_expired")
-        await peer.disconnected("/b")
+        await peer.sent_away("/b", "token_expired")
         await ends_after(case, clock, peer, 40, "/a")
 
     async def test_in_the_root_namespace(self, clock: Clock) -> None:
@@ -165,7 +161,6 @@ class TestInEachWay:
         peer, sid = await joined(case, clock, "/")
         assert (await peer.refresh("/", token_at(clock, 100, jti="new")))["ok"] is True
         assert case.guard.identity(sid, "/").token_id == "new"
-        await peer.close()
 
     async def test_again_and_again(self, clock: Clock, events: Events) -> None:
         case = a_guard(clock, expiring_notice=30)
@@ -176,18 +171,15 @@ class TestInEachWay:
             assert (await peer.refresh("/messages", token_at(clock, 60)))["expires_in"] == 70
             assert case.guard.connections()[0].refreshes == number
         assert len(lines(events, "token.expiring", sid=sid)) == 5
-        await peer.close()
 
     async def test_a_token_that_lives_for_less_than_the_notice_asks_for_no_flood(self, clock: Clock) -> None:
         case = a_guard(clock, expiring_notice=30)
-        peer = await Client(case).open()
-        await peer.join("/messages", token_at(clock, 10))
+        peer, _ = await joined_client(case, "/messages", token_at(clock, 10))
         assert await peer.event("/messages", "socketguard:expiring") == {"in": 20}
         assert (await peer.refresh("/messages", token_at(clock, 10)))["expires_in"] == 20
         assert await peer.alive()
         clock.passes(10)
         assert await peer.event("/messages", "socketguard:expiring") == {"in": 10}
-        await peer.close()
 
     async def test_a_shorter_token_ends_sooner(self, clock: Clock) -> None:
         case = a_guard(clock)
@@ -240,9 +232,7 @@ class TestWhatIsNoGoodToken:
         }
         assert line["detail"]
         assert "\x1b" not in repr(line)
-        assert case.guard.identity(sid).token_id == "old"
-        assert case.guard.connections()[0].refreshes == 0
-        await ends_after(case, clock, peer, 70)
+        await unchanged(case, clock, peer)
 
     async def test_the_guards_other_names_are_no_way_around(self, clock: Clock) -> None:
         seen: list[Any] = []
@@ -255,7 +245,6 @@ class TestWhatIsNoGoodToken:
         )
         assert case.guard.identity(sid).token_id == "old"
         assert [name for name, *_ in seen] == ["Socketguard:refresh"]
-        await peer.close()
 
 
 class TestSomebodyElse:
@@ -277,12 +266,11 @@ class TestSomebodyElse:
         self, old: dict[str, Any], new: dict[str, Any], detail: str, clock: Clock, events: Events
     ) -> None:
         case = a_guard(clock, stable_claims=("plan", "tenant"))
-        peer, sid = await joined(case, clock, jti="old", plan="free", **old)
+        peer, _ = await joined(case, clock, jti="old", plan="free", **old)
         answer = await peer.refresh("/messages", token_at(clock, 600, **{"plan": "free", **new}))
         assert of_refusal(answer) == ("subject_mismatch", "never")
         assert lines(events, "token.refresh_rejected")[0]["detail"] == detail
-        assert case.guard.identity(sid).token_id == "old"
-        await ends_after(case, clock, peer, 70)
+        await unchanged(case, clock, peer)
 
     @pytest.mark.parametrize("tenant", ["acme", 5, True, ["a", {"b": 1}], None])
     async def test_the_same_value_is_fine(self, tenant: Any, clock: Clock) -> None:
@@ -290,7 +278,6 @@ class TestSomebodyElse:
         peer, _ = await joined(case, clock, tenant=tenant, other="one")
         answer = await peer.refresh("/messages", token_at(clock, 600, tenant=tenant, other="two"))
         assert answer["ok"] is True
-        await peer.close()
 
     @pytest.mark.parametrize(("tenant", "detail"), [("other", "claim_changed"), (5, "claim_changed"), ("5", None)])
     async def test_the_claims_of_a_pattern(self, tenant: Any, detail: str | None, clock: Clock, events: Events) -> None:
@@ -309,22 +296,17 @@ class TestSomebodyElse:
             assert of_refusal(answer) == ("subject_mismatch", "never")
             assert lines(events, "token.refresh_rejected")[0]["detail"] == detail
         assert await peer.alive("/tenant-5")
-        await peer.close()
 
     async def test_nobody_becomes_somebody(self, clock: Clock) -> None:
         case = a_guard(clock, namespaces=[NamespacePolicy("/messages", token="optional")])
-        peer = await Client(case).open()
-        sid = await peer.join("/messages", None)
+        peer, sid = await joined_client(case, "/messages", None)
         assert of_refusal(await peer.refresh("/messages", token_at(clock))) == ("subject_mismatch", "never")
         assert not case.guard.identity(sid).is_authenticated
-        await peer.close()
 
     async def test_where_there_are_no_tokens(self) -> None:
         case = guarded(auth=None)
-        peer = await Client(case).open()
-        await peer.join("/messages", None)
+        peer, _ = await joined_client(case, "/messages", None)
         assert of_refusal(await peer.refresh("/messages", mint())) == ("subject_mismatch", "never")
-        await peer.close()
 
 
 async def _echo_anywhere(namespace: str, sid: str, *args: Any) -> Any:
@@ -342,20 +324,17 @@ class TestThePolicyOfTheNamespace:
         await ends_after(case, clock, peer, 70)
 
     async def test_a_scope_that_was_gained_counts_at_once(self, clock: Clock) -> None:
-        def prepare(server: Any) -> None:
-            @server.on("write", namespace="/messages")
-            @SocketGuard.requires("write")
-            async def write(sid: str) -> str:
-                return "written"
+        @SocketGuard.requires("write")
+        async def write(sid: str) -> str:
+            return "written"
 
-        case = a_guard(clock, prepare=prepare)
+        case = a_guard(clock, handlers={"write": write})
         peer, _ = await joined(case, clock, scope="read")
         assert (await peer.call("/messages", "write"))["code"] == "insufficient_scope"
         assert (await peer.refresh("/messages", token_at(clock, 600, scope="read write")))["ok"] is True
         assert await peer.call("/messages", "write") == "written"
         assert (await peer.refresh("/messages", token_at(clock, 600, scope="read")))["ok"] is True
         assert (await peer.call("/messages", "write"))["code"] == "insufficient_scope"
-        await peer.close()
 
     @pytest.mark.parametrize("asynchronous", [False, True])
     @pytest.mark.parametrize("answer", [True, False, None, 1, "yes", RuntimeError("broken")])
@@ -389,24 +368,6 @@ class TestThePolicyOfTheNamespace:
         else:
             assert of_refusal(found) == ("insufficient_scope", "never")
         assert case.guard.identity(sid).token_id == ("new" if answer is True else "old")
-        await peer.close()
-
-    async def test_authorize_that_hangs(self, clock: Clock) -> None:
-        calls = 0
-
-        async def authorize(identity: Identity, connection: Connection) -> bool:
-            nonlocal calls
-            calls += 1
-            if calls > 1:
-                await asyncio.Event().wait()
-            return True
-
-        case = a_guard(clock, namespaces=[NamespacePolicy("/messages", authorize=authorize)], admission_timeout=0.05)
-        peer, sid = await joined(case, clock, jti="old")
-        answer = await peer.refresh("/messages", token_at(clock, 600))
-        assert of_refusal(answer) == ("admission_timeout", "backoff")
-        assert case.guard.identity(sid).token_id == "old"
-        await ends_after(case, clock, peer, 70)
 
     @pytest.mark.parametrize("where", ["authorize", "on_refresh"])
     async def test_who_is_cancelled_with_all_the_rest(self, where: str, clock: Clock) -> None:
@@ -431,7 +392,6 @@ class TestThePolicyOfTheNamespace:
         await asyncio.wait((handling,))
         assert case.guard.identity(sid).token_id == "old"
         assert (await peer.refresh("/messages", fresh["token"]))["ok"] is True
-        await peer.close()
 
     async def test_a_token_that_expires_while_authorize_runs(self, clock: Clock) -> None:
         calls = 0
@@ -456,7 +416,6 @@ class TestThePolicyOfTheNamespace:
         del case.server.handlers["/messages"]
         answer = await peer.refresh("/messages", token_at(clock, 600))
         assert (answer["code"], answer["retry"]) == ("invalid_namespace", None)
-        await peer.close()
 
 
 class TestOnRefresh:
@@ -479,29 +438,29 @@ class TestOnRefresh:
         assert (await peer.refresh("/messages", token_at(clock, subject="user-2")))["ok"] is False
         assert called == [("one", "two", "one", 0), ("two", "three", "two", 1)]
         assert case.guard.identity(sid).token_id == "three"
-        await peer.close()
 
-    @pytest.mark.parametrize("asynchronous", [False, True])
+    @pytest.mark.parametrize("times", [0, 1, 2])
     @pytest.mark.parametrize("error", [RuntimeError, asyncio.CancelledError, GeneratorExit])
     async def test_what_it_raises_refuses_the_token(
-        self, error: type[BaseException], asynchronous: bool, clock: Clock, events: Events
+        self, error: type[BaseException], times: int, clock: Clock, events: Events
     ) -> None:
-        def on_refresh(connection: Connection, old: Identity, new: Identity) -> None:
+        def on_refresh(*args: Any, times: int = times) -> Any:
+            if times:
+                return later(times - 1)
             raise error("secret-of-the-application")
 
-        async def later(connection: Connection, old: Identity, new: Identity) -> None:
-            on_refresh(connection, old, new)
+        async def later(times: int) -> Any:
+            return on_refresh(times=times)
 
-        case = a_guard(clock, on_refresh=later if asynchronous else on_refresh)
-        peer, sid = await joined(case, clock, jti="old")
+        case = a_guard(clock, on_refresh=on_refresh)
+        peer, _ = await joined(case, clock, jti="old")
         answer = await peer.refresh("/messages", token_at(clock, 600))
         assert of_refusal(answer) == ("internal_error", "backoff")
         assert "secret" not in json.dumps(answer)
         [line] = lines(events, "token.refresh_rejected")
         assert (line["detail"], line["ref"]) == ("on_refresh", answer["ref"])
         assert line["error"] in (error.__name__, "Escaped")
-        assert case.guard.identity(sid).token_id == "old"
-        await ends_after(case, clock, peer, 70)
+        await unchanged(case, clock, peer)
 
     @pytest.mark.parametrize("said", [False, 0, "no", [None]], ids=repr)
     @pytest.mark.parametrize("times", [0, 1, 2])
@@ -515,72 +474,58 @@ class TestOnRefresh:
             return on_refresh(times=times)
 
         case = a_guard(clock, on_refresh=on_refresh)
-        peer, sid = await joined(case, clock, jti="old")
+        peer, _ = await joined(case, clock, jti="old")
         assert of_refusal(await peer.refresh("/messages", token_at(clock, 600))) == ("insufficient_scope", "never")
         [line] = lines(events, "token.refresh_rejected")
         assert (line["detail"], line["received"]) == ("on_refresh_refused", type(said).__name__)
-        assert case.guard.identity(sid).token_id == "old"
-        await ends_after(case, clock, peer, 70)
+        await unchanged(case, clock, peer)
 
-    async def test_what_it_raises_later_refuses_the_token(self, clock: Clock) -> None:
-        async def raising() -> None:
-            raise PermissionError
+    @pytest.mark.parametrize("where", ["authorize", "on_refresh"])
+    async def test_what_hangs_refuses_the_token(self, where: str, clock: Clock, events: Events) -> None:
+        pausing, calls = Pause(), 0
 
-        async def on_refresh(*args: Any) -> Any:
-            return raising()
+        async def authorize(identity: Identity, connection: Connection) -> bool:
+            nonlocal calls
+            calls += 1
+            return calls == 1 or await pausing.wait()
 
-        case = a_guard(clock, on_refresh=on_refresh)
-        peer, sid = await joined(case, clock, jti="old")
-        assert of_refusal(await peer.refresh("/messages", token_at(clock, 600))) == ("internal_error", "backoff")
-        assert case.guard.identity(sid).token_id == "old"
-        await ends_after(case, clock, peer, 70)
-
-    async def test_it_hangs(self, clock: Clock, events: Events) -> None:
-        pausing = Pausing()
-        case = a_guard(clock, on_refresh=pausing, admission_timeout=0.05)
-        peer, sid = await joined(case, clock, jti="old")
+        policy = NamespacePolicy("/messages", authorize=authorize if where == "authorize" else None)
+        on_refresh = pausing.wait if where == "on_refresh" else None
+        case = a_guard(clock, namespaces=[policy], on_refresh=on_refresh, admission_timeout=0.05)
+        peer, _ = await joined(case, clock, jti="old")
         answer = await peer.refresh("/messages", token_at(clock, 600))
         assert of_refusal(answer) == ("admission_timeout", "backoff")
-        assert lines(events, "token.refresh_rejected")[0]["detail"] == "on_refresh"
-        assert case.guard.identity(sid).token_id == "old"
-        assert await peer.alive()
-        # And another one may follow.
+        assert lines(events, "token.refresh_rejected")[0]["detail"] == where
+        await unchanged(case, clock, peer)
+
+    async def test_another_one_may_follow_one_that_hangs(self, clock: Clock) -> None:
+        pausing = Pause()
+        case = a_guard(clock, on_refresh=pausing.wait, admission_timeout=0.05)
+        peer, _ = await joined(case, clock)
+        assert (await peer.refresh("/messages", token_at(clock, 600)))["code"] == "admission_timeout"
         pausing.release.set()
         assert (await peer.refresh("/messages", token_at(clock, 600)))["ok"] is True
-        await peer.close()
-
-    async def test_events_go_on_while_it_runs(self, clock: Clock) -> None:
-        pausing = Pausing()
-        case = a_guard(clock, on_refresh=pausing)
-        peer, sid = await joined(case, clock, jti="old")
-        await peer.emit("/messages", REFRESH, {"token": token_at(clock, 600, jti="new")}, number=1)
-        await pausing.entered.wait()
-        assert await peer.alive()
-        assert case.guard.identity(sid).token_id == "old"
-        pausing.release.set()
-        assert (await peer.packet()).data == [{"ok": True, "expires_in": 610}]
-        await peer.close()
 
 
 class TestTwoAtOnce:
     async def test_the_second_is_told_to_wait(self, clock: Clock) -> None:
-        pausing = Pausing()
-        case = a_guard(clock, on_refresh=pausing)
-        peer, sid = await joined(case, clock)
-        await peer.emit("/messages", REFRESH, {"token": token_at(clock, 600, jti="first")}, number=1)
-        await pausing.entered.wait()
+        pausing = Pause()
+        case = a_guard(clock, on_refresh=pausing.wait)
+        peer, sid = await joined(case, clock, jti="old")
+        await offered(peer, token_at(clock, 600, jti="first"), pausing)
         answer = await peer.refresh("/messages", token_at(clock, 900, jti="second"))
         assert of_refusal(answer) == ("rate_limited", "backoff")
         assert answer["retry_after"] == 1
+        assert await peer.alive()  # Events go on meanwhile.
+        assert case.guard.identity(sid).token_id == "old"
         pausing.release.set()
         assert (await peer.packet()).data == [{"ok": True, "expires_in": 610}]
         assert case.guard.identity(sid).token_id == "first"
         assert (await peer.refresh("/messages", token_at(clock, 900, jti="second")))["ok"] is True
-        await peer.close()
 
     async def test_other_connections_are_no_concern_of_it(self, clock: Clock) -> None:
-        pausing = Pausing()
-        case = guarded("/a", "/b", auth=make_auth(clock=clock), on_refresh=pausing)
+        pausing = Pause()
+        case = guarded("/a", "/b", auth=make_auth(clock=clock), on_refresh=pausing.wait)
         peer = await Client(case).open()
         for namespace in ("/a", "/b"):
             await peer.join(namespace, token_at(clock, 600))
@@ -590,13 +535,18 @@ class TestTwoAtOnce:
         pausing.release.set()
         answers = [await peer.packet(), await peer.packet()]
         assert [(answer.number, answer.data[0]["ok"]) for answer in answers] == [(1, True), (2, True)]
-        await peer.close()
 
 
 class TestItsBudget:
     async def test_it_has_one_of_its_own(self, clock: Clock) -> None:
-        case = a_guard(clock, limits=Limits(refreshes_per_connection="2/day"))
+        @SocketGuard.requires(rate="1/day")
+        async def rated(sid: str) -> str:
+            return "done"
+
+        case = a_guard(clock, handlers={"rated": rated}, limits=Limits(refreshes_per_connection="2/day"))
         peer, _ = await joined(case, clock)
+        assert await peer.call("/messages", "rated") == "done"
+        assert (await peer.call("/messages", "rated"))["code"] == "rate_limited"
         assert (await peer.refresh("/messages", token_at(clock)))["ok"] is True
         assert (await peer.refresh("/messages", "nonsense"))["code"] == "token_malformed"
         answer = await peer.refresh("/messages", token_at(clock))
@@ -605,62 +555,21 @@ class TestItsBudget:
         assert await peer.alive()
         other, _ = await joined(case, clock)
         assert (await other.refresh("/messages", token_at(clock)))["ok"] is True
-        await other.close()
-        await peer.close()
-
-    async def test_it_is_not_that_of_the_handlers(self, clock: Clock) -> None:
-        def prepare(server: Any) -> None:
-            @server.on("rated", namespace="/messages")
-            @SocketGuard.requires(rate="1/day")
-            async def rated(sid: str) -> str:
-                return "done"
-
-        case = a_guard(clock, prepare=prepare, limits=Limits(refreshes_per_connection="1/day"))
-        peer, _ = await joined(case, clock)
-        assert await peer.call("/messages", "rated") == "done"
-        assert (await peer.call("/messages", "rated"))["code"] == "rate_limited"
-        assert (await peer.refresh("/messages", token_at(clock)))["ok"] is True
-        assert (await peer.refresh("/messages", token_at(clock)))["code"] == "rate_limited"
-        await peer.close()
 
     async def test_it_can_be_turned_off(self, clock: Clock) -> None:
         case = a_guard(clock, limits=Limits(refreshes_per_connection=None))
         peer, _ = await joined(case, clock)
         for _ in range(50):
             assert (await peer.refresh("/messages", token_at(clock)))["ok"] is True
-        await peer.close()
-
-
-class SlowStore:
-    """A store whose answers wait until they are let go."""
-
-    def __init__(self) -> None:
-        self.kept: list[Revocation] = []
-        self.slow = False
-        self.asked = asyncio.Event()
-        self.release = asyncio.Event()
-        self.error: Exception | None = None
-
-    async def revoke(self, revocation: Revocation) -> None:
-        self.kept.append(revocation)
-
-    async def is_revoked(self, identity: Identity) -> bool:
-        found = any(revocation.covers(identity) for revocation in self.kept)
-        if self.error is not None:
-            raise self.error
-        if self.slow:
-            self.asked.set()
-            await self.release.wait()
-        return found
 
 
 class TestRevokedTokens:
     @pytest.mark.parametrize("kind", KINDS)
     async def test_who_offers_one_is_sent_away(self, kind: str, clock: Clock, events: Events) -> None:
-        options = {"serializer": "msgpack"} if kind == "msgpack" else {}
-        case = guarded("/messages", "/b", server_options=options, auth=make_auth(clock=clock, max_lifetime=7200))
-        peer = await Client(case, kind).open()
-        sid = await peer.join("/messages", token_at(clock, 600, jti="old"))
+        case = guarded(
+            "/messages", "/b", server_options=serializer(kind), auth=make_auth(clock=clock, max_lifetime=7200)
+        )
+        peer, sid = await joined_client(case, "/messages", token_at(clock, 600, jti="old"), kind=kind)
         await peer.join("/b", token_at(clock, 600, jti="other"))
         assert await case.guard.revoke(token_id="stolen") == 0
         answer = await peer.refresh("/messages", token_at(clock, 600, jti="stolen"))
@@ -672,65 +581,44 @@ class TestRevokedTokens:
         [closed] = lines(events, "connection.closed")
         assert (closed["reason"], closed["sid"], closed["token_id"]) == ("token_revoked", sid, "old")
         assert lines(events, "token.refresh_rejected")[0]["reason"] == "token_revoked"
-        await peer.close()
 
-    async def test_a_fresh_token_that_is_revoked_while_on_refresh_runs(self, clock: Clock) -> None:
-        pausing = Pausing()
-        case = a_guard(clock, on_refresh=pausing)
-        peer, sid = await joined(case, clock, jti="old")
-        await peer.emit("/messages", REFRESH, {"token": token_at(clock, 600, jti="new")}, number=1)
-        await pausing.entered.wait()
-        await case.guard.revoke(token_id="new")
-        pausing.release.set()
-        await no_longer_with(case, sid, "new")
-        await peer.close()
-
-    @pytest.mark.parametrize("where", ["here", "by another worker"])
-    async def test_a_fresh_token_that_is_revoked_while_authorize_runs(self, where: str, clock: Clock) -> None:
-        entered, release, calls = asyncio.Event(), asyncio.Event(), 0
+    @pytest.mark.parametrize("where", ["on_refresh", "authorize", "authorize, by another worker", "store"])
+    async def test_a_fresh_token_that_is_revoked_while_something_waits(self, where: str, clock: Clock) -> None:
+        pausing, calls = Pause(), 0
 
         async def authorize(identity: Identity, connection: Connection) -> bool:
             nonlocal calls
             calls += 1
-            if calls > 1:
-                entered.set()
-                await release.wait()
-            return True
+            return calls == 1 or await pausing.wait()
 
-        store = MemoryStore(clock=clock)
-        case = a_guard(clock, store=store, namespaces=[NamespacePolicy("/messages", authorize=authorize)])
+        store: Any = Store() if where == "store" else MemoryStore(clock=clock)
+        case = a_guard(
+            clock,
+            store=store,
+            namespaces=[NamespacePolicy("/messages", authorize=authorize if "authorize" in where else None)],
+            on_refresh=pausing.wait if where == "on_refresh" else None,
+        )
         peer, sid = await joined(case, clock, jti="old")
-        await peer.emit("/messages", REFRESH, {"token": token_at(clock, 600, jti="new")}, number=1)
-        await entered.wait()
-        if where == "here":
-            await case.guard.revoke(token_id="new")
-        else:
+        if where == "store":
+            store.pause = pausing
+        await offered(peer, token_at(clock, 600, jti="new"), pausing)
+        if "another worker" in where:
             store.revoke(Revocation(None, "new", None, None, clock.now + 600))
-        release.set()
-        await no_longer_with(case, sid, "new")
-        await peer.close()
-
-    async def test_a_fresh_token_that_is_revoked_while_the_store_looks(self, clock: Clock) -> None:
-        store = SlowStore()
-        case = a_guard(clock, store=store)
-        peer, sid = await joined(case, clock, jti="old")
-        store.slow = True
-        await peer.emit("/messages", REFRESH, {"token": token_at(clock, 600, jti="new")}, number=1)
-        await store.asked.wait()
-        await case.guard.revoke(token_id="new")
-        store.release.set()
-        await no_longer_with(case, sid, "new")
-        await peer.close()
+        else:
+            await case.guard.revoke(token_id="new")
+        pausing.release.set()
+        # Once everything has come to rest, no connection is open with this token.
+        await until(lambda: not any(each.sid == sid and each.refreshing for each in case.guard.connections()))
+        await rest()
+        assert [each for each in case.guard.connections() if each.identity.token_id == "new"] == []
 
     async def test_the_old_token_is_revoked_while_on_refresh_runs(self, clock: Clock, events: Events) -> None:
-        pausing = Pausing()
-        case = a_guard(clock, on_refresh=pausing)
+        pausing = Pause()
+        case = a_guard(clock, on_refresh=pausing.wait)
         peer, _ = await joined(case, clock, jti="old")
-        await peer.emit("/messages", REFRESH, {"token": token_at(clock, 600, jti="new")}, number=1)
-        await pausing.entered.wait()
+        await offered(peer, token_at(clock, 600, jti="new"), pausing)
         assert await case.guard.revoke(token_id="old") == 1
-        await peer.told("/messages", "token_revoked")
-        await peer.disconnected("/messages")
+        await peer.sent_away("/messages", "token_revoked")
         pausing.release.set()
         await peer.close()
         await gone(case)
@@ -739,7 +627,7 @@ class TestRevokedTokens:
 
     @pytest.mark.parametrize("fail_open", [False, True])
     async def test_the_store_gives_no_answer(self, fail_open: bool, clock: Clock, events: Events) -> None:
-        store = SlowStore()
+        store = Store()
         case = a_guard(clock, store=store, fail_open=fail_open)
         peer, sid = await joined(case, clock, jti="old")
         store.error = ConnectionError("the store is down")
@@ -754,26 +642,16 @@ class TestRevokedTokens:
         store.error = None
         assert (await peer.refresh("/messages", token_at(clock, 600, jti="newer")))["ok"] is True
         assert len(lines(events, "store.recovered")) == 1
-        await peer.close()
-
-
-async def no_longer_with(case: Guarded, sid: str, token_id: str) -> None:
-    """Once everything has come to rest, no connection is open with this token."""
-
-    await until(lambda: not any(each.sid == sid and each.refreshing for each in case.guard.connections()))
-    await rest()
-    assert [each for each in case.guard.connections() if each.identity.token_id == token_id] == []
 
 
 class TestWhoHasLeftMeanwhile:
     @pytest.mark.parametrize("way", ["client", "kicked", "server", "expired"])
     async def test_the_fresh_token_comes_too_late(self, way: str, clock: Clock, events: Events) -> None:
-        pausing = Pausing()
+        pausing = Pause()
         patient = {"server_options": {"ping_timeout": 1000}, "admission_timeout": 500}
-        case = a_guard(clock, on_refresh=pausing, **patient)
+        case = a_guard(clock, on_refresh=pausing.wait, **patient)
         peer, sid = await joined(case, clock, jti="old")
-        await peer.emit("/messages", REFRESH, {"token": token_at(clock, 600, jti="new")}, number=1)
-        await pausing.entered.wait()
+        await offered(peer, token_at(clock, 600, jti="new"), pausing)
         if way == "client":
             await peer.close()
         elif way == "kicked":
@@ -782,8 +660,7 @@ class TestWhoHasLeftMeanwhile:
             await case.server.disconnect(sid, namespace="/messages")
         else:
             clock.passes(70)
-            await peer.told("/messages", "token_expired")
-            assert await peer.closed() == 4401
+            await peer.expired("/messages")
         await until(lambda: not case.guard.connections())
         pausing.release.set()
         await until(lambda: lines(events, "token.refresh_rejected"))
@@ -794,48 +671,33 @@ class TestWhoHasLeftMeanwhile:
         assert closed["token_id"] == "old"
 
     async def test_it_comes_while_the_disconnect_handler_hangs(self, clock: Clock, events: Events) -> None:
-        entered, release = asyncio.Event(), asyncio.Event()
-
-        async def disconnect(sid: str, *_: Any) -> None:
-            entered.set()
-            await release.wait()
-
-        def prepare(server: Any) -> None:
-            server.on("disconnect", disconnect, namespace="/messages")
-
-        case = guarded("/messages", "/b", prepare=prepare, auth=make_auth(clock=clock))
+        pausing = Pause()
+        case = guarded("/messages", "/b", handlers={"disconnect": pausing.wait}, auth=make_auth(clock=clock))
         peer, _ = await joined(case, clock)
         await peer.join("/b", token_at(clock, 600))
         kicking = asyncio.ensure_future(case.guard.disconnect(subject="user-1", namespace="/messages"))
-        await entered.wait()
+        await pausing.entered.wait()
         await peer.disconnected("/messages")
         await peer.emit("/messages", REFRESH, {"token": token_at(clock, 600)}, number=1)
         assert await peer.alive("/b")
-        release.set()
+        pausing.release.set()
         assert await kicking == 1
         assert not lines(events, "token.refreshed")
-        await peer.close()
 
     async def test_it_comes_while_the_connect_handler_runs(self, clock: Clock, events: Events) -> None:
-        entered, release = asyncio.Event(), asyncio.Event()
-
-        async def connect(sid: str, environ: Any, auth: Any) -> None:
-            entered.set()
-            await release.wait()
-
-        case = a_guard(clock, prepare=lambda server: server.on("connect", connect, namespace="/messages"))
+        pausing = Pause()
+        case = a_guard(clock, handlers={"connect": pausing.wait})
         peer = await Client(case, "polling").open()
         joining = asyncio.ensure_future(peer.connect("/messages", token_at(clock, jti="old")))
-        await entered.wait()
+        await pausing.entered.wait()
         await peer.emit("/messages", REFRESH, {"token": token_at(clock, 600, jti="new")}, number=1)
-        release.set()
+        pausing.release.set()
         await joining
         packet = await peer.packet()
         assert packet.kind == 0
         assert case.guard.identity(packet.data["sid"]).token_id == "old"
         assert await peer.alive()
         assert not lines(events, "token.refreshed")
-        await peer.close()
 
     async def test_it_comes_when_the_end_has_been_decided(self, clock: Clock, events: Events) -> None:
         """Many are ended one after the other, so that nothing has been sent to the last one yet."""
@@ -863,7 +725,6 @@ async def test_expiry_ignore(clock: Clock) -> None:
     assert case.guard.identity(sid).token_id == "new"
     answer = await peer.refresh("/messages", token_at(clock, -600))
     assert of_refusal(answer) == ("token_expired", "refresh")
-    await peer.close()
 
 
 async def test_from_an_end_to_none_and_back(clock: Clock) -> None:
@@ -900,127 +761,66 @@ async def test_several_issuers(clock: Clock, events: Events) -> None:
     assert (await peer.refresh("/messages", token_at(clock, 600, iss="three")))["code"] == "token_invalid"
     assert await peer.refresh("/messages", token_at(clock, 600, iss="one")) == {"ok": True, "expires_in": 600}
     assert case.guard.identity(sid).issuer == "one"
-    await peer.close()
-
-
-KEYS: dict[str, Any] = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("first", "second")}
 
 
 class TestKeys:
     """The fresh token is signed with a key that has to be fetched first."""
 
-    def document(self, *names: str) -> bytes:
-        algorithm = jwt.algorithms.ECAlgorithm(jwt.algorithms.ECAlgorithm.SHA256)
-        keys = [
-            {**algorithm.to_jwk(KEYS[name].public_key(), as_dict=True), "kid": name, "use": "sig"} for name in names
-        ]
-        return json.dumps({"keys": keys}).encode()
-
-    def guard(self, clock: Clock, fetch: Callable[[str], Any], **options: Any) -> Guarded:
-        auth = JWTAuth(
-            jwks_url="https://keys.example/jwks",
-            algorithms=["ES256"],
-            issuer="https://issuer.example",
-            audience="tests",
-            fetch=fetch,
-            jwks_cooldown=0.1,
-            clock=clock,
-        )
-        return guarded(auth=auth, expiring_notice=None, **options)
+    def guard(self, clock: Clock, server: KeyServer, **options: Any) -> Guarded:
+        return guarded(auth=server.auth(jwks_cooldown=0.1, clock=clock), expiring_notice=None, **options)
 
     def token(self, clock: Clock, name: str, **claims: Any) -> str:
-        return token_at(
-            clock,
-            600,
-            key=KEYS[name],
-            algorithm="ES256",
-            headers={"kid": name},
-            iss="https://issuer.example",
-            aud="tests",
-            **claims,
-        )
+        return signed(name, now=clock.now, lifetime=600, **claims)
 
     async def test_it_is_fetched(self, clock: Clock) -> None:
-        published = ["first"]
-
-        async def fetch(url: str) -> bytes:
-            return self.document(*published)
-
-        case = self.guard(clock, fetch)
-        peer = await Client(case).open()
-        sid = await peer.join("/messages", self.token(clock, "first"))
-        published[:] = ["second"]
+        server = KeyServer()
+        case = self.guard(clock, server)
+        peer, sid = await joined_client(case, "/messages", self.token(clock, "one"))
+        server.published = ["two"]
         await cool_down(case)
-        assert (await peer.refresh("/messages", self.token(clock, "second", jti="new")))["ok"] is True
-        assert case.guard.identity(sid).key_id == "second"
-        await peer.close()
+        assert (await peer.refresh("/messages", self.token(clock, "two", jti="new")))["ok"] is True
+        assert case.guard.identity(sid).key_id == "two"
 
     async def test_a_token_that_is_revoked_while_they_are_fetched(self, clock: Clock) -> None:
-        published, entered, release = ["first"], asyncio.Event(), asyncio.Event()
-
-        async def fetch(url: str) -> bytes:
-            if published != ["first"]:
-                entered.set()
-                await release.wait()
-            return self.document(*published)
-
-        case = self.guard(clock, fetch)
-        peer = await Client(case).open()
-        await peer.join("/messages", self.token(clock, "first"))
-        published[:] = ["second"]
+        server = KeyServer()
+        case = self.guard(clock, server)
+        peer, _ = await joined_client(case, "/messages", self.token(clock, "one"))
+        server.published = ["two"]
+        server.pause = pausing = Pause()
         await cool_down(case)
-        await peer.emit("/messages", REFRESH, {"token": self.token(clock, "second", jti="new")}, number=1)
-        await entered.wait()
+        await peer.emit("/messages", REFRESH, {"token": self.token(clock, "two", jti="new")}, number=1)
+        await pausing.entered.wait()
         # Nobody knows yet whose token it is.
         assert await case.guard.revoke(token_id="new", expires_at=clock.now + 600) == 0
-        release.set()
+        pausing.release.set()
         assert of_refusal((await peer.packet()).data[0]) == ("token_revoked", "login")
-        await peer.told("/messages", "token_revoked")
-        await peer.disconnected("/messages")
-        await peer.close()
+        await peer.sent_away("/messages", "token_revoked")
 
     async def test_a_client_that_leaves_before_it_is_in(self, clock: Clock, events: Events) -> None:
-        release = asyncio.Event()
-
-        async def fetch(url: str) -> bytes:
-            await release.wait()
-            return self.document("first")
-
-        case = self.guard(clock, fetch)
+        pausing = Pause()
+        case = self.guard(clock, KeyServer(pause=pausing))
         # Over WebSocket nobody reads, while it waits, that the client has gone.
         peer = await Client(case, "polling").open()
-        joining = asyncio.ensure_future(peer.connect("/messages", self.token(clock, "first", jti="a")))
+        joining = asyncio.ensure_future(peer.connect("/messages", self.token(clock, "one", jti="a")))
         await until(lambda: case.guard.status()["connections"]["being_admitted"])
         await peer.close()
-        release.set()
+        pausing.release.set()
         await asyncio.gather(joining, return_exceptions=True)  # Whatever a client hears that has gone.
         await gone(case)
         assert not lines(events, "connection.accepted")
         assert [line["token_id"] for line in lines(events, "connection.closed")] == ["a"]
 
     async def test_the_key_server_hangs(self, clock: Clock, events: Events) -> None:
-        fetched = 0
-
-        async def fetch(url: str) -> bytes:
-            nonlocal fetched
-            fetched += 1
-            if fetched > 1:
-                await asyncio.Event().wait()
-            return self.document("first")
-
-        case = self.guard(clock, fetch, admission_timeout=0.05)
-        peer = await Client(case).open()
-        sid = await peer.join("/messages", self.token(clock, "first", jti="old"))
+        server = KeyServer()
+        case = self.guard(clock, server, admission_timeout=0.05)
+        peer, sid = await joined_client(case, "/messages", self.token(clock, "one", jti="old"))
+        server.pause = Pause()
         await cool_down(case)
-        answer = await peer.refresh("/messages", self.token(clock, "second"))
+        answer = await peer.refresh("/messages", self.token(clock, "two"))
         assert of_refusal(answer) == ("admission_timeout", "backoff")
         assert lines(events, "token.refresh_rejected")[0]["detail"] == "keys"
         assert case.guard.identity(sid).token_id == "old"
         assert await peer.alive()
-        await peer.close()
-        await gone(case)
-        assert case.guard.auth is not None
-        await case.guard.auth.close()
 
 
 async def cool_down(case: Guarded) -> None:

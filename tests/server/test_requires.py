@@ -6,7 +6,6 @@ import asyncio
 import functools
 import gc
 import inspect
-import json
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -15,86 +14,83 @@ import pytest
 import socketio
 
 from socketguard import ConfigurationError, NamespacePolicy, SocketGuard, current_connection
-from socketguard.testing import Refused, join, make_auth, mint
+from socketguard.testing import join, make_auth, mint
 from tests.scripted import (
-    Client,
+    KINDS,
     Clock,
     Events,
     Guarded,
     connect_packet,
     guarded,
-    joined_wire,
+    joined_client,
     lines,
     open_wire,
+    refusal_in,
+    serializer,
     until,
 )
 
-Register = Callable[[Any, list[Any]], None]
+Register = Callable[[Any, Any, list[Any]], None]
+"""Registers a handler ``save`` that notes its arguments, with a scope that `requires` asks for."""
 
 
-def asynchronous(server: Any, seen: list[Any]) -> None:
-    @server.on("save", namespace="/messages")
-    @SocketGuard.requires("messages:write")
-    async def save(sid: str, *args: Any) -> str:
-        seen.append(args)
+BOTH = slice(-2, None)
+
+
+def saving(seen: list[Any], noted: Any = -1, *, synchronous: bool = False) -> Any:
+    """A handler that notes what the client has sent last."""
+
+    def save_now(*args: Any) -> str:
+        seen.append(args[noted])
         return "saved"
 
+    async def save(*args: Any) -> str:
+        return save_now(*args)
 
-def synchronous(server: Any, seen: list[Any]) -> None:
-    @server.on("save", namespace="/messages")
-    @SocketGuard.requires("messages:write")
-    def save(sid: str, *args: Any) -> str:
-        seen.append(args)
-        return "saved"
+    return save_now if synchronous else save
 
 
-def class_based(server: Any, seen: list[Any]) -> None:
+def namespace_of(handler: Any) -> Any:
     class Messages(socketio.AsyncNamespace):
-        @SocketGuard.requires("messages:write")
-        async def on_save(self, sid: str, *args: Any) -> str:
-            seen.append(args)
-            return "saved"
+        on_save = handler
 
-    server.register_namespace(Messages("/messages"))
+    return Messages
 
 
-def class_based_synchronous(server: Any, seen: list[Any]) -> None:
-    class Messages(socketio.AsyncNamespace):
-        @SocketGuard.requires("messages:write")
-        def on_save(self, sid: str, *args: Any) -> str:
-            seen.append(args)
-            return "saved"
+def below(event: str, namespace: str, *, synchronous: bool = False, in_class: bool = False) -> Register:
+    """Written below ``@sio.on``, or in a class."""
 
-    server.register_namespace(Messages("/messages"))
+    def register(server: Any, requires: Any, seen: list[Any]) -> None:
+        handler = requires("messages:write")(saving(seen, BOTH, synchronous=synchronous))
+        if in_class:
+            server.register_namespace(namespace_of(handler)(namespace))
+        else:
+            server.on(event, handler, namespace=namespace)
 
-
-def any_event(server: Any, seen: list[Any]) -> None:
-    @server.on("*", namespace="/messages")
-    @SocketGuard.requires("messages:write")
-    async def anything(event: str, sid: str, *args: Any) -> str:
-        seen.append(args)
-        return "saved"
+    return register
 
 
-def any_namespace(server: Any, seen: list[Any]) -> None:
-    @server.on("save", namespace="*")
-    @SocketGuard.requires("messages:write")
-    async def save(namespace: str, sid: str, *args: Any) -> str:
-        seen.append(args)
-        return "saved"
+BELOW = {
+    "asynchronous": below("save", "/messages"),
+    "synchronous": below("save", "/messages", synchronous=True),
+    "class": below("save", "/messages", in_class=True),
+    "synchronous class": below("save", "/messages", synchronous=True, in_class=True),
+    "any event": below("*", "/messages"),
+    "any namespace": below("save", "*"),
+}
 
 
-STYLES = [asynchronous, synchronous, class_based, class_based_synchronous, any_event, any_namespace]
+def case_of(style: str, seen: list[Any], **options: Any) -> Guarded:
+    def prepare(server: Any) -> None:
+        BELOW[style](server, SocketGuard.requires, seen)
+
+    return guarded("/other", prepare=prepare, **{"namespaces": ["/messages"], **options})
 
 
-def case_of(style: Register, seen: list[Any], **options: Any) -> Guarded:
-    return guarded("/other", prepare=lambda server: style(server, seen), namespaces=["/messages"], **options)
-
-
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("style", BELOW)
 @pytest.mark.parametrize("async_handlers", [True, False])
 async def test_an_event_without_its_scope_is_answered_and_not_dispatched(
-    style: Register, async_handlers: bool, events: Events
+    style: str, async_handlers: bool, events: Events
 ) -> None:
     seen: list[Any] = []
     case = case_of(style, seen, server_options={"async_handlers": async_handlers})
@@ -123,34 +119,19 @@ async def test_an_event_without_its_scope_is_answered_and_not_dispatched(
     assert not lines(events, "handler.failed")
 
 
-async def test_over_polling() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sent", ["text", b"\x00\x01"])
+async def test_over_each_transport_and_serializer(sent: Any, kind: str) -> None:
     seen: list[Any] = []
-    case = case_of(asynchronous, seen)
-    client = await Client(case.app, "polling").open()
-    await client.join(token=mint(scope="messages:read"))
-    await client.post('42/messages,3["save","text"]')
-    frame = await client.frame()
-    assert frame.startswith("43/messages,3[")
-    assert json.loads(frame[len("43/messages,3") :])[0]["code"] == "insufficient_scope"
+    case = case_of("asynchronous", seen, server_options=serializer(kind))
+    client, _ = await joined_client(case, token=mint(scope="messages:read"), kind=kind)
+    said = await client.call("/messages", "save", sent)
+    assert (said["ok"], said["code"]) == (False, "insufficient_scope")
     assert seen == []
-    await client.close()
-
-
-async def test_binary_events() -> None:
-    seen: list[Any] = []
-    case = case_of(asynchronous, seen)
-    wire = await open_wire(case.app)
-    await wire.send(connect_packet(token=mint(scope="messages:read")))
-    await wire.frame()
-    await wire.send('451-/messages,4["save",{"_placeholder":true,"num":0}]')
-    await wire.send(b"\x00\x01")
-    assert str(await wire.frame()).startswith('43/messages,4[{"ok":false,"code":"insufficient_scope"')
-    assert seen == []
-    await wire.close()
 
 
 async def test_the_name_of_a_hostile_event_is_neutralised_in_the_log(events: Events) -> None:
-    case = case_of(any_event, [])
+    case = case_of("any event", [])
     async with join(case.app, "/messages", token=mint()) as client:
         await client.call("\x1b[31m\n" + "x" * 500)
     (line,) = lines(events, "event.rejected")
@@ -160,7 +141,7 @@ async def test_the_name_of_a_hostile_event_is_neutralised_in_the_log(events: Eve
 
 
 async def test_many_refused_events_do_not_fill_the_log(events: Events) -> None:
-    case = case_of(asynchronous, [])
+    case = case_of("asynchronous", [])
     async with join(case.app, "/messages", token=mint()) as client:
         for _ in range(200):
             assert (await client.call("save"))["ok"] is False
@@ -170,14 +151,12 @@ async def test_many_refused_events_do_not_fill_the_log(events: Events) -> None:
 async def test_a_rate_is_per_connection(events: Events) -> None:
     seen: list[Any] = []
 
-    def prepare(server: Any) -> None:
-        @server.on("save", namespace="/messages")
-        @SocketGuard.requires(rate="2/day")
-        async def save(sid: str) -> str:
-            seen.append(sid)
-            return "saved"
+    @SocketGuard.requires(rate="2/day")
+    async def save(sid: str) -> str:
+        seen.append(sid)
+        return "saved"
 
-    case = guarded("/messages", "/other", prepare=prepare)
+    case = guarded("/messages", "/other", handlers={"save": save})
     async with join(case.app, "/messages", token=mint()) as first:
         assert [await first.call("save") for _ in range(2)] == ["saved", "saved"]
         said = await first.call("save")
@@ -199,72 +178,9 @@ async def test_a_rate_is_per_connection(events: Events) -> None:
     }
 
 
-@pytest.mark.parametrize("style", ["function", "synchronous", "class"])
-async def test_on_a_connect_handler_it_refuses_the_client(style: str, events: Events) -> None:
-    seen: list[str] = []
-
-    def prepare(server: Any) -> None:
-        if style == "function":
-
-            @server.on("connect", namespace="/messages")
-            @SocketGuard.requires("messages:write")
-            async def connect(sid: str, environ: Any, auth: Any) -> None:
-                seen.append(sid)
-
-        elif style == "synchronous":
-
-            @server.on("connect", namespace="/messages")
-            @SocketGuard.requires("messages:write")
-            def connect_now(sid: str, environ: Any) -> None:
-                seen.append(sid)
-
-        else:
-
-            class Messages(socketio.AsyncNamespace):
-                @SocketGuard.requires("messages:write")
-                async def on_connect(self, sid: str, environ: Any) -> None:
-                    seen.append(sid)
-
-            server.register_namespace(Messages("/messages"))
-
-    case = guarded("/other", prepare=prepare, namespaces=["/messages"])
-    wire = await open_wire(case.app)
-    await wire.send(connect_packet(token=mint(scope="messages:read")))
-    said = json.loads(str(await wire.frame()).removeprefix("44/messages,"))
-    (line,) = lines(events, "connection.rejected")
-    assert said == {
-        "message": "Forbidden",
-        "data": {"code": "insufficient_scope", "retry": "never", "ref": line["ref"]},
-    }
-    assert (line["reason"], line["detail"]) == ("insufficient_scope", "scope_missing")
-    assert line["missing"] == ["messages:write"]
-    assert not lines(events, "event.rejected")
-    assert seen == []
-    await wire.send(connect_packet(token=mint(scope="messages:write")))
-    assert str(await wire.frame()).startswith("40/messages,")
-    assert len(seen) == 1
-    assert case.guard.status()["refused"] == {"insufficient_scope": 1}
-    await wire.close()
-
-
-async def test_a_disconnect_handler_runs_whatever_the_client_may_do() -> None:
-    seen: list[str] = []
-
-    def prepare(server: Any) -> None:
-        @server.on("disconnect", namespace="/messages")
-        @SocketGuard.requires("messages:write")
-        async def disconnect(sid: str, reason: str) -> None:
-            seen.append(sid)
-
-    case = guarded("/messages", prepare=prepare)
-    wire, sid = await joined_wire(case.app)
-    await wire.close()
-    assert seen == [sid]
-
-
 async def test_what_a_refresh_has_changed_holds_at_once() -> None:
     seen: list[Any] = []
-    case = case_of(asynchronous, seen)
+    case = case_of("asynchronous", seen)
     async with join(case.app, "/messages", token=mint(scope="messages:write")) as client:
         assert await client.call("save", 1) == "saved"
         answer = await client.call("socketguard:refresh", {"token": mint(scope="messages:read")})
@@ -272,16 +188,12 @@ async def test_what_a_refresh_has_changed_holds_at_once() -> None:
         assert (await client.call("save", 2))["code"] == "insufficient_scope"
         answer = await client.call("socketguard:refresh", {"token": mint(scope="messages:write")})
         assert await client.call("save", 3) == "saved"
-    assert seen == [(1,), (3,)]
+    assert [last for _, last in seen] == [1, 3]
 
 
 async def test_the_anonymous_have_no_scopes() -> None:
     seen: list[Any] = []
-    case = guarded(
-        "/other",
-        prepare=lambda server: asynchronous(server, seen),
-        namespaces=[NamespacePolicy("/messages", token="optional")],
-    )
+    case = case_of("asynchronous", seen, namespaces=[NamespacePolicy("/messages", token="optional")])
     async with join(case.app, "/messages") as client:
         assert (await client.call("save"))["code"] == "insufficient_scope"
     assert seen == []
@@ -307,7 +219,7 @@ async def test_without_a_guard_the_handler_fails_closed() -> None:
     server = socketio.AsyncServer(async_mode="asgi", monitor_clients=False, async_handlers=False)
     server.on("echo", lambda sid, value: value, namespace="/messages")
     seen: list[Any] = []
-    asynchronous(server, seen)
+    BELOW["asynchronous"](server, SocketGuard.requires, seen)
     guard = SocketGuard.protect(server, auth=make_auth(), logger=False)
     app = socketio.ASGIApp(server)
     async with join(app, "/messages", token=mint(scope="messages:write")) as client:
@@ -319,52 +231,6 @@ async def test_without_a_guard_the_handler_fails_closed() -> None:
 
 
 # Above sio.on
-
-Registered = Callable[[Any, Any, list[Any]], None]
-
-
-def saving(seen: list[Any]) -> Any:
-    async def save(*args: Any) -> str:
-        seen.append(args[-1])
-        return "saved"
-
-    return save
-
-
-def above_a_function(server: Any, requires: Any, seen: list[Any]) -> None:
-    @requires("messages:write")
-    @server.on("save", namespace="/messages")
-    async def save(sid: str, *args: Any) -> str:
-        seen.append(args[-1])
-        return "saved"
-
-
-def above_a_synchronous_function(server: Any, requires: Any, seen: list[Any]) -> None:
-    @requires("messages:write")
-    @server.on("save", namespace="/messages")
-    def save(sid: str, *args: Any) -> str:
-        seen.append(args[-1])
-        return "saved"
-
-
-def above_event(server: Any, requires: Any, seen: list[Any]) -> None:
-    @requires("messages:write")
-    @server.event(namespace="/messages")
-    async def save(sid: str, *args: Any) -> str:
-        seen.append(args[-1])
-        return "saved"
-
-
-def above_any_event(server: Any, requires: Any, seen: list[Any]) -> None:
-    requires("messages:write")(server.on("*", namespace="/messages")(saving(seen)))
-
-
-def above_any_namespace(server: Any, requires: Any, seen: list[Any]) -> None:
-    requires("messages:write")(server.on("save", namespace="*")(saving(seen)))
-
-
-def above_anything(server: Any, requires: Any, seen: list[Any]) -> None:
-    requires("messages:write")(server.on("*", namespace="*")(saving(seen)))
 
 
 class Callback:
@@ -378,22 +244,6 @@ class Callback:
     __call__ = save
 
 
-def above_a_method(server: Any, requires: Any, seen: list[Any]) -> None:
-    handlers = Callback(seen)
-    requires("messages:write")(Callback(seen).save)  # Another one's.
-    server.on("save", handlers.save, namespace="/messages")
-    requires("messages:write")(handlers.save)
-    server.keep = handlers
-
-
-def above_an_object(server: Any, requires: Any, seen: list[Any]) -> None:
-    requires("messages:write")(server.on("save", namespace="/messages")(Callback(seen)))
-
-
-def above_a_partial(server: Any, requires: Any, seen: list[Any]) -> None:
-    requires("messages:write")(server.on("save", namespace="/messages")(functools.partial(saving(seen), "more")))
-
-
 def logged(handler: Any) -> Any:
     @functools.wraps(handler)
     async def save(*args: Any) -> Any:
@@ -402,8 +252,15 @@ def logged(handler: Any) -> Any:
     return save
 
 
-def above_another_decorator(server: Any, requires: Any, seen: list[Any]) -> None:
-    requires("messages:write")(logged(server.on("save", namespace="/messages")(saving(seen))))
+def above_event(server: Any, requires: Any, seen: list[Any]) -> None:
+    requires("messages:write")(server.event(namespace="/messages")(saving(seen)))
+
+
+def above_a_method(server: Any, requires: Any, seen: list[Any]) -> None:
+    server.kept = handlers = Callback(seen)
+    requires("messages:write")(Callback(seen).save)  # Another one's.
+    server.on("save", handlers.save, namespace="/messages")
+    requires("messages:write")(handlers.save)
 
 
 def below_another_decorator(server: Any, requires: Any, seen: list[Any]) -> None:
@@ -411,56 +268,55 @@ def below_another_decorator(server: Any, requires: Any, seen: list[Any]) -> None
 
 
 def between_two(server: Any, requires: Any, seen: list[Any]) -> None:
-    save = requires("messages:write")(saving(seen))
-    requires(rate="100/second")(server.on("save", namespace="/messages")(save))
-
-
-def two_above(server: Any, requires: Any, seen: list[Any]) -> None:
-    save = server.on("save", namespace="/messages")(saving(seen))
-    requires(rate="100/second")(requires("messages:write")(save))
+    requires(rate="100/second")(server.on("save", namespace="/messages")(requires("messages:write")(saving(seen))))
 
 
 def of_a_class(server: Any, requires: Any, seen: list[Any]) -> None:
-    class Messages(socketio.AsyncNamespace):
-        async def on_save(self, *args: Any) -> str:
-            seen.append(args[-1])
-            return "saved"
-
-    requires("messages:write")(Messages.on_save)
-    server.register_namespace(Messages("/messages"))
+    messages = namespace_of(saving(seen))
+    requires("messages:write")(messages.on_save)
+    server.register_namespace(messages("/messages"))
 
 
 def of_an_instance(server: Any, requires: Any, seen: list[Any]) -> None:
-    class Messages(socketio.AsyncNamespace):
-        async def on_save(self, *args: Any) -> str:
-            seen.append(args[-1])
-            return "saved"
-
-    messages = Messages("*")
+    messages = namespace_of(saving(seen))("*")
     server.register_namespace(messages)
     requires("messages:write")(messages.on_save)
 
 
-ABOVE: list[Registered] = [
-    above_a_function,
-    above_a_synchronous_function,
-    above_event,
-    above_any_event,
-    above_any_namespace,
-    above_anything,
-    above_a_method,
-    above_an_object,
-    above_a_partial,
-    above_another_decorator,
-    below_another_decorator,
-    between_two,
-    two_above,
-    of_a_class,
-    of_an_instance,
-]
+def above_on(make: Callable[[list[Any]], Any], event: str = "save", namespace: str = "/messages") -> Register:
+    """Written above ``@sio.on``, whose handler this makes."""
+
+    def register(server: Any, requires: Any, seen: list[Any]) -> None:
+        requires("messages:write")(server.on(event, namespace=namespace)(make(seen)))
+
+    return register
 
 
-def above(register: Registered, seen: list[Any], when: str) -> tuple[Any, SocketGuard]:
+above_a_function = above_on(saving)
+ABOVE: dict[str, Register] = {
+    "a function": above_a_function,
+    "a synchronous function": above_on(lambda seen: saving(seen, synchronous=True)),
+    "event": above_event,
+    "any event": above_on(saving, "*"),
+    "any namespace": above_on(saving, "save", "*"),
+    "anything": above_on(saving, "*", "*"),
+    "a method": above_a_method,
+    "an object": above_on(Callback),
+    "a partial": above_on(lambda seen: functools.partial(saving(seen), "more")),
+    "another decorator": lambda server, requires, seen: requires("messages:write")(
+        logged(server.on("save", namespace="/messages")(saving(seen)))
+    ),
+    "below another decorator": below_another_decorator,
+    "between two": between_two,
+    "two": lambda server, requires, seen: requires(rate="100/second")(
+        requires("messages:write")(server.on("save", namespace="/messages")(saving(seen)))
+    ),
+    "of a class": of_a_class,
+    "of an instance": of_an_instance,
+}
+
+
+def above(register: Register, seen: list[Any], when: str) -> tuple[Any, SocketGuard]:
     """An application and its guard; the handlers are registered before or after that is made."""
     server = socketio.AsyncServer(async_mode="asgi", monitor_clients=False)
     app = socketio.ASGIApp(server)
@@ -473,8 +329,8 @@ def above(register: Registered, seen: list[Any], when: str) -> tuple[Any, Socket
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("register", ABOVE)
-async def test_it_works_above_too(register: Registered, when: str) -> None:
+@pytest.mark.parametrize("register", ABOVE.values(), ids=ABOVE)
+async def test_it_works_above_too(register: Register, when: str) -> None:
     seen: list[Any] = []
     app, guard = above(register, seen, when)
     async with join(app, "/messages", token=mint(scope="messages:read")) as reader:
@@ -528,52 +384,77 @@ async def test_another_instance_asks_for_nothing() -> None:
         assert await client.call("save", 1) == "saved"
 
 
+@pytest.mark.parametrize("where", ["above", "below"])
 @pytest.mark.parametrize("style", ["function", "synchronous", "any namespace", "class", "instance"])
-async def test_above_a_connect_handler_it_refuses_the_client(style: str) -> None:
+async def test_on_a_connect_handler_it_refuses_the_client(style: str, where: str, events: Events) -> None:
     seen: list[Any] = []
 
-    class Messages(socketio.AsyncNamespace):
-        async def on_connect(self, *args: Any) -> None:
-            seen.append(args[0])
+    def connect_now(*args: Any) -> None:
+        seen.append(args)
 
     async def connect(*args: Any) -> None:
-        seen.append(args[0])
+        seen.append(args)
 
-    def connect_now(*args: Any) -> None:
-        seen.append(args[0])
+    class Messages(socketio.AsyncNamespace):
+        async def on_connect(self, sid: str, environ: Any) -> None:
+            seen.append(sid)
 
     def register(server: Any, requires: Any, seen: list[Any]) -> None:
         decorate = requires("messages:write")
-        if style == "class":
-            decorate(Messages.on_connect)
-            server.register_namespace(Messages("/messages"))
-        elif style == "instance":
+        handler = connect_now if style == "synchronous" else connect
+        name = "*" if style == "any namespace" else "/messages"
+        if style == "instance":
             messages = Messages("/messages")
             server.register_namespace(messages)
             decorate(messages.on_connect)
+        elif style == "class":
+            decorated = decorate(Messages.on_connect)
+            if where == "below":
+                Messages.on_connect = decorated  # type: ignore[method-assign]
+            server.register_namespace(Messages("/messages"))
+        elif where == "above":
+            decorate(server.on("connect", namespace=name)(handler))
         else:
-            handler = connect_now if style == "synchronous" else connect
-            decorate(server.on("connect", namespace="*" if style == "any namespace" else "/messages")(handler))
+            server.on("connect", namespace=name)(decorate(handler))
 
     app, guard = above(register, seen, "before")
-    for _ in range(2):
-        with pytest.raises(Refused, match="Forbidden"):
-            async with join(app, "/messages", token=mint(scope="messages:read")):
-                pass
+    wire = await open_wire(app)
+    for number in (1, 2):
+        await wire.send(connect_packet(token=mint(scope="messages:read")))
+        said = refusal_in(await wire.frame())
+        line = lines(events, "connection.rejected")[-1]
+        assert said == {
+            "message": "Forbidden",
+            "data": {"code": "insufficient_scope", "retry": "never", "ref": line["ref"]},
+        }
+        assert (line["reason"], line["detail"]) == ("insufficient_scope", "scope_missing")
+        assert line["missing"] == ["messages:write"]
+        assert len(lines(events, "connection.rejected")) == number
+    assert not lines(events, "event.rejected")
     assert seen == []
-    async with join(app, "/messages", token=mint(scope="messages:write")):
-        assert len(seen) == 1
+    await wire.join(token=mint(scope="messages:write"))
+    assert len(seen) == 1
     assert guard.status()["refused"] == {"insufficient_scope": 2}
 
 
-async def test_a_disconnect_handler_below_it_runs() -> None:
+@pytest.mark.parametrize("where", ["above", "below"])
+@pytest.mark.parametrize("older", [True, False])
+async def test_a_disconnect_handler_runs_whatever_the_client_may_do(older: bool, where: str) -> None:
     seen: list[Any] = []
 
+    async def disconnect(sid: str, reason: str) -> None:
+        seen.append(sid)
+
+    async def disconnect_without_a_reason(sid: str) -> None:
+        seen.append(sid)
+
     def register(server: Any, requires: Any, seen: list[Any]) -> None:
-        @requires("messages:write")
-        @server.on("disconnect", namespace="/messages")
-        async def disconnect(sid: str) -> None:  # The older signature.
-            seen.append(sid)
+        handler, on = (
+            disconnect_without_a_reason if older else disconnect,
+            server.on("disconnect", namespace="/messages"),
+        )
+        decorate = requires("messages:write")
+        decorate(on(handler)) if where == "above" else on(decorate(handler))
 
     app, _ = above(register, seen, "before")
     async with join(app, "/messages", token=mint()) as client:

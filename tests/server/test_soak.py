@@ -9,7 +9,8 @@ from tests import scripted
 from tests.benchmarks.soak import soak
 
 
-async def test_nothing_is_left_of_two_hundred_clients() -> None:
+async def test_nothing_is_left_of_two_hundred_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scripted, "opened", None)
     found = await soak(200, seed=1, together=25, over=0.1, ping_interval=1)
 
     assert (found.left, found.tasks, found.records) == ({}, 0, 0)

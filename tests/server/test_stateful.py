@@ -17,13 +17,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from socketguard import Limits, NamespacePolicy
 from socketguard.testing import mint
-from tests.scripted import (
-    PATIENCE,
-    Client,
-    guarded,
-    left,
-    until,
-)
+from tests.scripted import PATIENCE, Client, guarded, left, until
 
 NAMESPACES = ["/a", "/b", "/"]
 OUTCOMES = ["accept", "False", "refuse", "raise", "cancel", "disconnect", "unserializable"]

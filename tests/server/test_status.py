@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
 
-from socketguard import JWTAuth, Limits, MemoryStore, NamespacePolicy
+from socketguard import Limits, MemoryStore, NamespacePolicy
 from socketguard.testing import make_auth, mint
 from tests.scripted import (
     Client,
     Guarded,
+    Pause,
     Socket,
+    Store,
     connect_packet,
     guarded,
+    joined_client,
     joined_wire,
     open_wire,
     until,
+    within,
 )
+from tests.server.keyserver import KeyServer
 
 IDLE = {
     "sessions": {"open": 0, "without_namespace": 0, "by_transport": {}},
@@ -40,15 +44,10 @@ async def test_sessions_and_connections_by_namespace_and_transport() -> None:
     status = case.guard.status
     wire = await open_wire(case.app)
     client = await Client(case.app, "polling").open()
-    assert status()["sessions"] == {
-        "open": 2,
-        "without_namespace": 2,
-        "by_transport": {"websocket": 1, "polling": 1},
-    }
+    assert status()["sessions"] == {"open": 2, "without_namespace": 2, "by_transport": {"websocket": 1, "polling": 1}}
     assert status()["timers"] == {"expiry": 0, "connect": 2, "ending": 0}
     for namespace in ("/messages", "/other"):
-        await wire.send(connect_packet(namespace))
-        await wire.frame()
+        await wire.join(namespace)
     await client.join()
     assert status()["sessions"]["without_namespace"] == 0
     assert status()["connections"] == {
@@ -69,8 +68,7 @@ async def test_sessions_and_connections_by_namespace_and_transport() -> None:
 
 async def test_an_upgrade_moves_a_session_to_the_other_transport() -> None:
     case = guarded()
-    client = await Client(case.app, "polling").open()
-    await client.join()
+    client, _ = await joined_client(case, kind="polling")
     wire = Socket(case.app, query=f"&sid={client.sid}")
     await wire.open()
     await wire.send("2probe")
@@ -80,44 +78,31 @@ async def test_an_upgrade_moves_a_session_to_the_other_transport() -> None:
     await wire.send("5")
     await until(lambda: case.guard.status()["sessions"]["by_transport"] == {"websocket": 1})
     assert case.guard.status()["connections"]["by_transport"] == {"websocket": 1}
-    await wire.close()
 
 
 async def test_those_that_are_being_admitted_or_are_leaving_are_not_open() -> None:
-    go, running = asyncio.Event(), asyncio.Event()
-
-    async def wait(*args: Any) -> None:
-        running.set()
-        await go.wait()
-
-    def prepare(server: Any) -> None:
-        server.on("connect", wait, namespace="/slow")
-        server.on("disconnect", wait, namespace="/messages")
-
-    case = guarded("/messages", "/slow", prepare=prepare)
+    pause = Pause()
+    case = guarded(
+        "/messages",
+        "/slow",
+        handlers={"disconnect": pause.wait},
+        prepare=lambda server: server.on("connect", pause.wait, namespace="/slow"),
+    )
     status = case.guard.status
     wire, _ = await joined_wire(case.app)
-    other = await open_wire(case.app)
-    await other.send(connect_packet("/slow"))
-    await asyncio.wait_for(running.wait(), 5)
+    other = await open_wire(case.app, connect_packet("/slow"))
+    await within(pause.entered.wait())
     assert status()["connections"]["being_admitted"] == 1
     assert status()["connections"]["open"] == 1
     assert status()["accepted"] == 1
     assert status()["sessions"]["without_namespace"] == 1
-    running.clear()
+    pause.entered.clear()
     await wire.send("41/messages,")
-    await asyncio.wait_for(running.wait(), 5)
-    assert status()["connections"] == {
-        "open": 0,
-        "being_admitted": 1,
-        "by_namespace": {},
-        "by_transport": {},
-    }
+    await within(pause.entered.wait())
+    assert status()["connections"] == {"open": 0, "being_admitted": 1, "by_namespace": {}, "by_transport": {}}
     assert status()["timers"]["expiry"] == 0
-    go.set()
+    pause.release.set()
     assert str(await other.frame()).startswith("40/slow,")
-    for each in (wire, other):
-        await each.close()
 
 
 async def test_refusals_by_code() -> None:
@@ -146,62 +131,35 @@ async def test_refusals_by_code() -> None:
         "invalid_namespace": 1,
     }
     assert case.guard.status()["accepted"] == 0
-    await wire.close()
 
 
 async def test_a_client_that_went_while_it_was_admitted_was_neither_accepted_nor_refused() -> None:
-    running, go = asyncio.Event(), asyncio.Event()
-
-    async def connect(*args: Any) -> None:
-        running.set()
-        await go.wait()
-
-    case = guarded(prepare=lambda server: server.on("connect", connect, namespace="/messages"))
+    pause = Pause()
+    case = guarded(handlers={"connect": pause.wait})
     client = await Client(case.app, "polling").open()
     posting = asyncio.ensure_future(client.post(connect_packet()))
-    await asyncio.wait_for(running.wait(), 5)
+    await within(pause.entered.wait())
     await client.close()
-    go.set()
+    pause.release.set()
     await posting
     await until(lambda: not case.guard.status()["connections"]["being_admitted"])
     assert case.guard.status()["refused"] == {}
     assert case.guard.status()["connections"]["open"] == 0
 
 
-class Remote:
-    """A store that fails when a test says so."""
-
-    def __init__(self) -> None:
-        self.fails = False
-
-    async def revoke(self, revocation: Any) -> None:
-        raise NotImplementedError
-
-    async def is_revoked(self, identity: Any) -> bool:
-        if self.fails:
-            raise OSError("no route to host")
-        return False
-
-
 async def test_the_store() -> None:
-    store = Remote()
+    store = Store()
     case = guarded(store=store)
-    assert case.guard.status()["store"] == {"kind": "Remote", "available": True}
-    store.fails = True
-    wire = await open_wire(case.app)
-    await wire.send(connect_packet())
+    assert case.guard.status()["store"] == {"kind": "Store", "available": True}
+    store.error = OSError("no route to host")
+    await open_wire(case.app, connect_packet())
     await until(lambda: not case.guard.status()["sessions"]["open"])
-    assert case.guard.status()["store"] == {"kind": "Remote", "available": False}
-    await wire.close()
+    assert case.guard.status()["store"] == {"kind": "Store", "available": False}
     assert guarded(store=MemoryStore()).guard.status()["store"]["kind"] == "MemoryStore"
 
 
 async def test_keys() -> None:
-    async def fetch(url: str) -> bytes:
-        raise OSError("no route to host")
-
-    issuer = "https://login.example.com/"
-    auth = JWTAuth(jwks_url=f"{issuer}keys", issuer=issuer, audience="crm", algorithms=["RS256"], fetch=fetch)
+    auth = KeyServer(fails=True).auth()
     case = guarded(auth=auth)
     (keys,) = case.guard.status()["keys"]
     assert (keys["state"], keys["keys"], keys["key_ids"]) == ("empty", 0, [])
@@ -213,42 +171,33 @@ async def test_keys() -> None:
 
 async def test_without_auth() -> None:
     case = guarded(auth=None)
-    wire, _ = await joined_wire(case.app)
+    await joined_wire(case.app)
     status = case.guard.status()
     assert status["connections"]["open"] == 1
     assert status["timers"] == {"expiry": 0, "connect": 0, "ending": 0}
     assert status["keys"] == []
-    await wire.close()
 
 
 async def test_endings_that_are_on_their_way() -> None:
-    go, running = asyncio.Event(), asyncio.Event()
-
-    async def disconnect(sid: str, reason: str) -> None:
-        running.set()
-        await go.wait()
-
-    case = guarded(prepare=lambda server: server.on("disconnect", disconnect, namespace="/messages"))
-    wire, sid = await joined_wire(case.app)
+    pause = Pause()
+    case = guarded(handlers={"disconnect": pause.wait})
+    _, sid = await joined_wire(case.app)
     task = asyncio.ensure_future(case.guard.disconnect(sid=sid))
-    await asyncio.wait_for(running.wait(), 5)
+    await within(pause.entered.wait())
     assert case.guard.status()["timers"]["ending"] == 1
-    go.set()
+    pause.release.set()
     assert await task == 1
     await until(lambda: case.guard.status()["timers"]["ending"] == 0)
-    await wire.close()
 
 
 async def test_it_is_json_without_a_secret() -> None:
     case: Guarded = guarded()
     token = mint("somebody", jti="token-1")
-    wire = await open_wire(case.app)
-    await wire.send(connect_packet(token=token))
+    wire = await open_wire(case.app, connect_packet(token=token))
     sid = json.loads(str(await wire.frame()).removeprefix("40/messages,"))["sid"]
     text = json.dumps(case.guard.status())
     for secret in (token, sid, case.eio_sid, "somebody", "token-1"):
         assert secret not in text
-    await wire.close()
 
 
 async def test_what_is_handed_out_is_a_copy() -> None:
