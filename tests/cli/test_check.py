@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 import socketio
@@ -354,15 +355,9 @@ def test_the_workers_of_the_environment_and_where_a_server_is_mounted(
 
 async def test_the_configuration_is_the_one_that_is_logged_at_start() -> None:
     app = guard(server("/messages"), namespaces=["/messages", NamespacePolicy("/x", scopes={"x"})])
-    asked = iter(["lifespan.startup", "lifespan.shutdown"])
-
-    async def receive() -> dict[str, str]:
-        return {"type": next(asked)}
-
-    async def send(message: Any) -> None: ...
-
+    receive = AsyncMock(side_effect=[{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
     with capture_events() as lines:
-        await app({"type": "lifespan"}, receive, send)
+        await app({"type": "lifespan"}, receive, AsyncMock())
     assert app.describe() == lines[0]["configuration"]
 
 

@@ -124,11 +124,8 @@ def test_the_command_on_a_good_server(engine: Engine, port: int, run: Run) -> No
     assert "    without Origin: 200, session opened" in printed
     assert printed.endswith("Nothing is wrong here.\n")
     assert "secret-session" not in printed
-    assert json.loads(run("doctor", f"http://127.0.0.1:{port}", "--json").out) == {
-        "schema_version": 1,
-        "target": f"http://127.0.0.1:{port}/socket.io/",
-        "findings": [],
-    }
+    shown = json.loads(run("doctor", f"http://127.0.0.1:{port}", "--json").out)
+    assert shown == {"schema_version": 1, "target": f"http://127.0.0.1:{port}/socket.io/", "findings": []}
 
 
 def test_json_with_findings_and_without_secrets(engine: Engine, port: int, run: Run) -> None:
@@ -161,10 +158,8 @@ def test_a_check_that_fails_by_itself(engine: Engine, port: int, run: Run, monke
     monkeypatch.setattr(checks, "CHECKS", {**CHECKS, "preflight": replace(CHECKS["preflight"], ask=broken)})
     monkeypatch.setattr(Examination, "leave", broken)
     findings = json.loads(run("doctor", f"http://127.0.0.1:{port}", "--json", status=1).out)["findings"]
-    assert [finding["evidence"] for finding in findings] == [
-        "preflight: ValueError: nobody thought of this",
-        "end: ValueError: nobody thought of this",
-    ]
+    evidence = [f"{name}: ValueError: nobody thought of this" for name in ("preflight", "end")]
+    assert [finding["evidence"] for finding in findings] == evidence
 
 
 # --- the command line ---
@@ -227,9 +222,10 @@ def test_what_the_options_do(engine: Engine, port: int, run: Run, tmp_path: Path
 # --- below HTTP ---
 
 
-def certificate(folder: Path, name: str, days: int = 60) -> tuple[ssl.SSLContext, Path]:
+def certificate(folder: Path) -> tuple[ssl.SSLContext, Path]:
+    """One for localhost and 60 days, signed by itself."""
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.datetime.now(datetime.UTC)
     made = (
         x509.CertificateBuilder()
@@ -238,16 +234,15 @@ def certificate(folder: Path, name: str, days: int = 60) -> tuple[ssl.SSLContext
         .public_key(key.public_key())
         .serial_number(1)
         .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=days, hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .not_valid_after(now + datetime.timedelta(days=60, hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
-    pem = folder / "certificate.pem"
-    pem.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
+    encoding, pem = serialization.Encoding.PEM, folder / "certificate.pem"
+    private = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    pem.write_bytes(made.public_bytes(encoding))
+    (folder / "key.pem").write_bytes(private)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem, folder / "key.pem")
     context.set_alpn_protocols(["http/1.1"])
@@ -255,7 +250,7 @@ def certificate(folder: Path, name: str, days: int = 60) -> tuple[ssl.SSLContext
 
 
 async def test_a_trusted_certificate(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    context, pem = certificate(tmp_path, "localhost")
+    context, pem = certificate(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(pem))
     with serving(engine, context) as port:
         seen, lines = await look(port, "websocket", scheme="https", host="localhost")
@@ -267,7 +262,7 @@ async def test_a_trusted_certificate(engine: Engine, tmp_path: Path, monkeypatch
 
 async def test_without_a_trusted_certificate_the_token_stays_here(engine: Engine, tmp_path: Path) -> None:
     engine.connect = "40/m,{}"
-    context, _ = certificate(tmp_path, "localhost")
+    context, _ = certificate(tmp_path)
     with serving(engine, context) as port:
         seen, lines = await look(port, "namespace", scheme="https", token="the-token", namespaces=("/m",))
     assert isinstance(seen.tls, Tls)
@@ -278,7 +273,7 @@ async def test_without_a_trusted_certificate_the_token_stays_here(engine: Engine
 
 
 async def test_http_and_tls_mixed_up(engine: Engine, port: int, tmp_path: Path) -> None:
-    context, _ = certificate(tmp_path, "localhost")
+    context, _ = certificate(tmp_path)
     with serving(engine, context) as tls_port:
         seen, _ = await look(tls_port)
     assert seen.speaks_tls
@@ -297,13 +292,6 @@ async def test_no_connection(host: str, kind: str, title: str) -> None:
     assert seen.network.kind == kind
     assert lines[title].mark == "bad"
     assert list(lines)[-1] == title
-
-
-async def test_the_url_is_remarked_upon() -> None:
-    for url, mark, details in (("http://h", "good", 0), ("h/m", "note", 1)):
-        target = parse_target(url)
-        line = await probes.url(Examination(Network(target, timeout=PATIENCE), Observations(target)))
-        assert (line.mark, len(line.details)) == (mark, details)
 
 
 @pytest.mark.parametrize(
@@ -635,6 +623,7 @@ async def test_holding_needs_a_namespace(engine: Engine, port: int) -> None:
     assert {hold.outcome for hold in seen.holds} == {"failed"}
     assert lines["Quiet connections"].mark == "skipped"
     assert "quiet WebSocket: not tried" in lines["Quiet connections"].details
+    assert lines["Namespaces"].mark == "note"
     # The namespace was joined, and is closed meanwhile.
     opened = Answer(101, (), OPEN)
     found = examination(port, polling=Answer(200, (), OPEN), websocket=opened, joins=[Join("/", "joined")])
@@ -690,10 +679,14 @@ async def test_the_page_names_the_namespaces(engine: Engine, port: int) -> None:
         assert lines["Page"].mark == "bad"
 
 
-async def test_the_token_line(port: int) -> None:
+async def test_the_lines_of_the_token_and_the_url(port: int) -> None:
     for token, mark, problem in ((mint("ana"), "good", ""), ("no-token", "bad", "it is no JWT")):
         seen, lines = await look(port, "token", token=token)
         assert (lines["Token"].mark, seen.token_problem) == (mark, problem)
+    for url, mark, details in (("http://h", "good", 0), ("h/m", "note", 1)):
+        target = parse_target(url)
+        line = await probes.url(Examination(Network(target, timeout=PATIENCE), Observations(target)))
+        assert (line.mark, len(line.details)) == (mark, details)
 
 
 # --- printing ---

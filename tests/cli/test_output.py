@@ -67,6 +67,7 @@ def test_long_texts_stay_within_80_columns() -> None:
         (0, "0 seconds"),
         (1, "1 second"),
         (-59.4, "59 seconds"),
+        (1.6, "2 seconds"),
         (60, "1 minute"),
         (3599, "59 minutes"),
         (3600, "1 hour"),

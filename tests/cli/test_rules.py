@@ -313,6 +313,14 @@ CUT = ("cut", 30.0, 1, 5.0)
         # A lifetime is told from an idle limit only by a busy connection.
         (held(CUT, ("cut", 30.5, 1, 0.5, None, None, 1.2)), "title", "WebSockets are ended at a fixed age"),
         (held(CUT, ("cut", 30.5, 1, 0.5, None, None, 6.0)), "title", SYMPTOMS["S-14"].title),
+        (matrix(OPEN, Answer(502), Answer(502)), "fix", SYMPTOMS["S-11"].fix),
+        (
+            seen("https://h/x", joins=[Join("/x", "refused", message="Invalid namespace")]),
+            "cause",
+            SYMPTOMS["S-25"].cause,
+        ),
+        (seen(page=page(Baked("https://old.example", "/", None, "a.js", OPEN))), "severity", "warning"),
+        (seen(page=page(Baked("https://old.example", "/", None, "a.js", REFUSED))), "severity", "error"),
         # A guessed origin is a warning only.
         (matrix(BAD_ORIGIN, WS_OPEN, REFUSED), "severity", "warning"),
         (matrix(BAD_ORIGIN, WS_OPEN, REFUSED, origin_given=True), "severity", "error"),
