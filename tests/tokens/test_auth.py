@@ -418,6 +418,7 @@ class TestConfiguration:
         ]
         assert [change for change in changes if auth == make(**{**same, change[0]: change[1]})] == []
         assert make(**same, claims={"level": 1}) != make(**same, claims={"level": True})
+        assert make(**same, claims={"a": 1, "b": "2"}) == make(**same, claims={"b": "2", "a": 1})
 
     def test_what_it_uses_and_finds(self) -> None:
         auth = make(sources=("payload", "cookie:c"))
