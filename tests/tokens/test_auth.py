@@ -422,7 +422,7 @@ class TestConfiguration:
 
     def test_what_it_uses_and_finds(self) -> None:
         auth = make(sources=("payload", "cookie:c"))
-        assert (auth.uses_cookie, auth.finder.uses_query) == (True, False)
+        assert (auth.uses_cookie, make().uses_cookie) == (True, False)
         assert auth.find({"token": "a.b.c"}, [], b"") == Found("a.b.c", "payload")
         assert make().find(None, [], b"token=a.b.c") is None
 
