@@ -87,17 +87,27 @@ class Verifier(Backend):
             await source.close()
 
     @property
+    def issuers(self) -> frozenset[str]:
+        """The issuers that are accepted, templates as they were written; empty when ``iss`` is not checked."""
+        return frozenset(issuer for auth in self.auths for issuer in auth.rules.issuers)
+
+    @property
+    def leeway(self) -> float:
+        """How far clocks may differ at most, in seconds."""
+        return max(auth.rules.leeway for auth in self.auths)
+
+    @property
+    def is_on_real_time(self) -> bool:
+        """Whether the clocks are those of the machine, and none that is moved by hand."""
+        return all(auth.rules.clock is time.time for auth in self.auths)
+
+    def now(self) -> float:
+        """The time by which tokens are judged, in seconds since the epoch: the clock of the first verifier."""
+        return self.auths[0].rules.clock()
+
+    @property
     @abstractmethod
     def auths(self) -> tuple[JWTAuth, ...]: ...
-    @property
-    @abstractmethod
-    def issuers(self) -> frozenset[str]: ...
-    @property
-    @abstractmethod
-    def leeway(self) -> float: ...
-    @property
-    @abstractmethod
-    def is_on_real_time(self) -> bool: ...
     @abstractmethod
     def verify(self, token: str) -> Identity: ...
     @abstractmethod
@@ -106,8 +116,6 @@ class Verifier(Backend):
     def check_time(self, identity: Identity) -> None: ...
     @abstractmethod
     def ends_at(self, identity: Identity) -> float | None: ...
-    @abstractmethod
-    def now(self) -> float: ...
     @abstractmethod
     def max_lifetime_of(self, issuer: str | None) -> float | None: ...
     @abstractmethod
@@ -294,16 +302,6 @@ class JWTAuth(Presets, Verifier):
         twin._keys, twin._sources, twin.known_headers = keys, (keys,), {}
         return twin
 
-    @property
-    def issuers(self) -> frozenset[str]:
-        """The issuers that are accepted, templates as they were written; empty when ``iss`` is not checked."""
-        return frozenset(self.rules.issuers)
-
-    @property
-    def leeway(self) -> float:
-        """How far clocks may differ, in seconds."""
-        return self.rules.leeway
-
     def describe(self) -> dict[str, Any]:
         """The effective configuration for a log line, without secrets. Times are in seconds."""
         return {
@@ -384,15 +382,6 @@ class JWTAuth(Presets, Verifier):
         if identity.expires_at is None or self._expiry == "ignore":
             return None
         return identity.expires_at + self.rules.leeway
-
-    @property
-    def is_on_real_time(self) -> bool:
-        """Whether the clock is that of the machine, and none that is moved by hand."""
-        return self.rules.clock is time.time
-
-    def now(self) -> float:
-        """The time by which tokens are judged, in seconds since the epoch."""
-        return self.rules.clock()
 
     def max_lifetime_of(self, issuer: str | None) -> float | None:
         """The longest lifetime of an issuer's tokens, in seconds; None when nobody knows."""

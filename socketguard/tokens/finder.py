@@ -73,7 +73,6 @@ class TokenFinder:
                     f"sources names the cookie {name!r}, which no cookie can be called (RFC 6265 section 4.1.1)",
                     option="sources",
                 )
-        self.uses_query = any(kind == "query" for _, kind, _ in self._others)
         self.uses_cookie = any(kind == "cookie" for _, kind, _ in self._others)
 
     def find(

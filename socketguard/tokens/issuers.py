@@ -67,18 +67,6 @@ class Issuers(Verifier):
         """The verifiers, one for each issuer or more."""
         return self._auths
 
-    @property
-    def issuers(self) -> frozenset[str]:
-        return frozenset(self._by_issuer)
-
-    @property
-    def leeway(self) -> float:
-        return max(auth.leeway for auth in self._auths)
-
-    @property
-    def is_on_real_time(self) -> bool:
-        return all(auth.is_on_real_time for auth in self._auths)
-
     def describe(self) -> dict[str, Any]:
         return {"issuers": [auth.describe() for auth in self._auths]}
 
@@ -100,9 +88,6 @@ class Issuers(Verifier):
 
     def ends_at(self, identity: Identity) -> float | None:
         return self._of(identity).ends_at(identity)
-
-    def now(self) -> float:
-        return self._auths[0].now()
 
     def max_lifetime_of(self, issuer: str | None) -> float | None:
         """The longest lifetime of an issuer's tokens (None: of anybody's), in seconds; None when nobody knows."""

@@ -154,10 +154,7 @@ def jwk(key: Any, key_id: str | None = None, **members: Any) -> dict[str, Any]:
 class KeyServer:
     """An identity provider as a ``fetch`` function: serves a JWK Set, and an OpenID Connect configuration.
 
-    Attributes:
-        keys: what it publishes now.
-        answer: what it answers instead, whatever it is asked: bytes, or a function; an exception is raised.
-        asked: the URLs that were fetched.
+    With an `answer` it answers that, whatever it is asked: bytes, or a function; an exception is raised.
     """
 
     def __init__(self, *keys: dict[str, Any], issuer: str = ISSUER) -> None:

@@ -418,10 +418,11 @@ class TestConfiguration:
         ]
         assert [change for change in changes if auth == make(**{**same, change[0]: change[1]})] == []
         assert make(**same, claims={"level": 1}) != make(**same, claims={"level": True})
+        assert make(**same, claims={"a": 1, "b": "2"}) == make(**same, claims={"b": "2", "a": 1})
 
     def test_what_it_uses_and_finds(self) -> None:
         auth = make(sources=("payload", "cookie:c"))
-        assert (auth.uses_cookie, auth.finder.uses_query) == (True, False)
+        assert (auth.uses_cookie, make().uses_cookie) == (True, False)
         assert auth.find({"token": "a.b.c"}, [], b"") == Found("a.b.c", "payload")
         assert make().find(None, [], b"token=a.b.c") is None
 
