@@ -39,8 +39,7 @@ def listed(value: Any, option: str, *, example: str, of: str = "") -> tuple[Any,
     elif isinstance(value, Iterator):
         why = ", which can be read only once"
     raise ConfigurationError(
-        f"{option}{of} must be a list, not {type(value).__name__}{why}; {_write(option, example)}",
-        option=option,
+        f"{option}{of} must be a list, not {type(value).__name__}{why}; {_write(option, example)}", option=option
     )
 
 

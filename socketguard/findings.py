@@ -459,9 +459,7 @@ _KINDS = (
         "docs/quickstart.md",
         "the Socket.IO server{where} has no guard: everybody may join without a token",
         "write SocketGuard.protect(sio, auth=JWTAuth(…)) right after the server is made",
-        cases={
-            "unfit": ("the Socket.IO server{where} has no guard: everybody may join without a token", "{reason}"),
-        },
+        cases={"unfit": ("the Socket.IO server{where} has no guard: everybody may join without a token", "{reason}")},
     ),
     Kind(
         "SG037",

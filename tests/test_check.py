@@ -118,11 +118,7 @@ LISTS: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     ),
     "proxies": ("proxies", lambda value: Heartbeat(proxies=value), "nginx"),
     "transports": ("transports", lambda value: Heartbeat().findings(transports=value), "polling"),
-    "watch_emits": (
-        "namespaces",
-        lambda value: watch_emits(socketio.AsyncManager(), namespaces=value),
-        "/messages",
-    ),
+    "watch_emits": ("namespaces", lambda value: watch_emits(socketio.AsyncManager(), namespaces=value), "/messages"),
 }
 ONE_MAY_DO = {"issuer", "audience", "audience of a discovery", "key"}
 
@@ -195,10 +191,7 @@ def test_policies_are_no_mapping(values: Any) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "values",
-    [["/admin", "/admin"], ["/admin", NamespacePolicy("/admin", scopes={"admin"})]],
-)
+@pytest.mark.parametrize("values", [["/admin", "/admin"], ["/admin", NamespacePolicy("/admin", scopes={"admin"})]])
 def test_a_namespace_that_is_there_twice(values: Any) -> None:
     with pytest.raises(ConfigurationError, match="'/admin' is declared twice: keep one of them"):
         guarding("namespaces")(values)

@@ -25,13 +25,7 @@ from socketguard.config import (
 )
 from socketguard.testing import FakeClock, capture_events, make_auth, mint
 from socketguard.tokens.issuers import Issuers
-from tests.scripted import (
-    connect_packet,
-    guarded,
-    left,
-    open_wire,
-    until,
-)
+from tests.scripted import connect_packet, guarded, left, open_wire, until
 
 ISSUERS = ("https://a.example.com/", "https://b.example.com/")
 

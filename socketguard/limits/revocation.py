@@ -197,8 +197,7 @@ def _token_id(value: Any) -> str:
     token_id = _name(value, "token_id")
     if token_id.startswith("eyJ") and token_id.count(".") == 2:
         raise ConfigurationError(
-            "token_id is a whole token; write its id, such as current_connection().identity.token_id",
-            option="token_id",
+            "token_id is a whole token; write its id, such as current_connection().identity.token_id", option="token_id"
         )
     return token_id
 

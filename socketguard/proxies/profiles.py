@@ -355,9 +355,7 @@ _ALL = (
         forward="SSL/TLS mode Full (strict) instead of Flexible",
     ),
     _profile(
-        "gcp-classic-alb",
-        ("backend service timeout", 30, _LIFE, True, True, _GCP, _DOC),
-        aliases=("gcp-classic",),
+        "gcp-classic-alb", ("backend service timeout", 30, _LIFE, True, True, _GCP, _DOC), aliases=("gcp-classic",)
     ),
     _profile(
         "gcp-global-alb",

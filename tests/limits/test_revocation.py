@@ -244,11 +244,7 @@ REVOCATIONS = st.one_of(
     st.builds(Revocation, ISSUERS, st.none(), NAMES, TIMES, TIMES),
 )
 IDENTITIES = st.builds(
-    identity,
-    subject=st.none() | NAMES,
-    token_id=st.none() | NAMES,
-    issuer=ISSUERS,
-    issued_at=st.none() | TIMES,
+    identity, subject=st.none() | NAMES, token_id=st.none() | NAMES, issuer=ISSUERS, issued_at=st.none() | TIMES
 )
 STEPS = st.one_of(
     st.tuples(st.just("revoke"), REVOCATIONS),

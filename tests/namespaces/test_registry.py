@@ -362,17 +362,7 @@ def test_an_anonymous_client_has_no_scopes_and_no_claims(options: dict[str, Any]
         assert refusal.fields == fields
 
 
-@pytest.mark.parametrize(
-    ("wanted", "value"),
-    [
-        ("acme", "acme"),
-        ("5", 5),
-        (5, 5),
-        (5, "5"),
-        (-1, -1),
-        (0, 0),
-    ],
-)
+@pytest.mark.parametrize(("wanted", "value"), [("acme", "acme"), ("5", 5), (5, 5), (5, "5"), (-1, -1), (0, 0)])
 def test_claims_that_fit(wanted: str | int, value: object) -> None:
     assert authorise(known(claims={"c": wanted}), holder(c=value)) is None
 

@@ -121,20 +121,13 @@ ANSWERS: list[tuple[int, list[tuple[str, str]], str, list[tuple[str, str]]]] = [
     (200, [("server", "Apache/2.4" + "x" * 90)], "", [("apache", "server: Apache/2.4" + "x" * 30)]),
     (200, [UVICORN, ("x-served-by", "nginx")], "<hr><center>nginx", []),
     (502, [], "<hr><center>nginx/1.22.1</center>", [("nginx", "its error page for 502")]),
-    (
-        503,
-        [],
-        "<h1>503</h1>\nNo server is available to handle this request",
-        [("haproxy", "its error page for 503")],
-    ),
+    (503, [], "<h1>503</h1>\nNo server is available to handle this request", [("haproxy", "its error page for 503")]),
     (504, [], "The server didn't respond in time.", [("haproxy", "its error page for 504")]),
     (
         400,
         [],
         "<h1>400 Bad request</h1>\nYour browser sent an invalid request",
-        [
-            ("haproxy", "its error page for 400"),
-        ],
+        [("haproxy", "its error page for 400")],
     ),
     (404, [], "<address>Apache/2.4 Server</address>", [("apache", "its error page for 404")]),
     (404, [], "404 page not found\n", [("traefik", "its answer for 404")]),
@@ -150,11 +143,7 @@ ANSWERS: list[tuple[int, list[tuple[str, str]], str, list[tuple[str, str]]]] = [
         502,
         [("server", "nginx"), ("cf-ray", "8f")],
         "<address>Apache/",
-        [
-            ("cloudflare", "the header cf-ray"),
-            ("nginx", "server: nginx"),
-            ("apache", "its error page for 502"),
-        ],
+        [("cloudflare", "the header cf-ray"), ("nginx", "server: nginx"), ("apache", "its error page for 502")],
     ),
 ]
 
