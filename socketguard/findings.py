@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
@@ -25,13 +26,7 @@ WARNING: Final = "warning"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One result of a check.
-
-    Attributes:
-        id: a stable id such as ``SG001``; ids are never reused.
-        text: what was found, with the values.
-        fix: what to write instead.
-    """
+    """One result of a check: a stable id such as ``SG001``, what was found, and what to write instead."""
 
     id: str
     text: str
@@ -52,29 +47,22 @@ def finding(id_: str, case: str = "", /, **values: object) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One configuration warning.
+    """One configuration warning, with the templates of its findings."""
 
-    Attributes:
-        id: such as ``SG012``; never reused.
-        severity: `ERROR` or `WARNING`.
-        title: what it is about, in one line.
-        why: what happens when it stays.
-        docs: the page that says more, as a path in the repository.
-        text: the template of what was found.
-        fix: the template of what to write instead.
-        cases: templates of text and fix for what isn't the usual case; a fix of "" is the usual one.
-        general: what to do, where `fix` says it only with values.
-    """
-
-    id: str
     severity: Severity
     title: str
     why: str
-    docs: str
+    """What happens when it stays."""
     text: str = ""
     fix: str = ""
+    docs: str = "docs/api.md#configuration-warnings"
+    """The page that says more, as a path in the repository."""
     cases: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Templates of text and fix for what isn't the usual case; a fix of "" is the usual one."""
     general: str = ""
+    """What to do, where ``fix`` says it only with values."""
+    id: str = ""
+    """The key in `KINDS`; never reused."""
 
     @property
     def advice(self) -> str:
@@ -83,36 +71,33 @@ class Kind:
         return "".join(literal + (f"{{{name}}}" if name else "") for literal, name, _, _ in parts)
 
 
+_error, _warning = partial(Kind, ERROR), partial(Kind, WARNING)
+
 _HEARTBEAT = "docs/heartbeat.md#what-is-checked"
 _NAMESPACES = "docs/namespaces.md#which-exist"
 _AUTHENTICATION = "docs/authentication.md"
-_API = "docs/api.md#configuration-warnings"
 _WHOLE_SECONDS = "Write whole seconds, such as 25."
 
-_KINDS = (
-    Kind(
-        "SG001",
-        ERROR,
+_KINDS = {
+    "SG001": _error(
         "The ping interval is not below an idle limit on the path",
         "A proxy cuts connections on which nothing is sent for a while. Between two pings nothing is sent, so that "
         "healthy clients are cut again and again, with 'transport close' as the reason.",
-        _HEARTBEAT,
         "The interval of {interval} s is not below the smallest idle limit: {limit} cuts healthy connections between "
         "two pings. Over WebSocket, pings of the application server may hide that.",
         "{fix}",
+        docs=_HEARTBEAT,
         general="Use Heartbeat.behind(…) with every proxy on the path, or raise the proxy's limit above "
         "interval + timeout.",
     ),
-    Kind(
-        "SG002",
-        WARNING,
+    "SG002": _warning(
         "A limit on the length of answers is too short for long-polling",
         "Over long-polling the server holds a GET open until the next ping. A proxy that answers before that with an "
         "error of its own ends the session.",
-        _HEARTBEAT,
         "The interval of {interval} s is not below the smallest limit of answers: {limit} cuts the GET that "
         "long-polling holds open until the next ping.",
         "{fix} Or allow transports=['websocket'] only.",
+        docs=_HEARTBEAT,
         cases={
             "timeout": (
                 "interval + timeout is {total} s, above the smallest limit of answers: {limit}. Healthy clients don't "
@@ -123,26 +108,22 @@ _KINDS = (
         },
         general='Use a shorter interval, raise the limit, or allow transports=["websocket"] only.',
     ),
-    Kind(
-        "SG003",
-        WARNING,
+    "SG003": _warning(
         "A hop ends every connection after a fixed time",
         "The connection ends whether it is busy or not; no heartbeat helps.",
-        _HEARTBEAT,
         "{limit} ends connections whether or not they are busy. No heartbeat helps against it.",
         "Raise {setting} as far as {product} allows, and let clients reconnect and take up their state again.",
+        docs=_HEARTBEAT,
         general="Raise the limit as far as the product allows, and let clients reconnect and take up their state "
         "again.",
     ),
-    Kind(
-        "SG004",
-        WARNING,
+    "SG004": _warning(
         "A time of the heartbeat is a fraction of a second, or no number",
         "python-engineio announces the interval to clients in whole seconds, so that they expect pings sooner than "
         "they come.",
-        _HEARTBEAT,
         "{name} is {value}.",
         _WHOLE_SECONDS,
+        docs=_HEARTBEAT,
         cases={
             "interval": (
                 "ping_interval is {told}, but python-engineio announces whole seconds: clients are told {announced} s, "
@@ -156,47 +137,39 @@ _KINDS = (
         },
         general="Write whole seconds, such as Heartbeat(25, 20).",
     ),
-    Kind(
-        "SG005",
-        ERROR,
+    "SG005": _error(
         "A time of the heartbeat is zero or negative",
         "Clients are pinged without a pause, or are given up at once.",
-        _HEARTBEAT,
         "{name} is {value}.",
         _WHOLE_SECONDS,
+        docs=_HEARTBEAT,
         general="Write whole seconds above zero, such as Heartbeat(25, 20).",
     ),
-    Kind(
-        "SG006",
-        ERROR,
+    "SG006": _error(
         "A time of the heartbeat looks like milliseconds",
         "The JavaScript server counts in milliseconds, python-socketio in seconds: 25000 is seven hours without a "
         "ping, and every proxy cuts the connection before that.",
-        _HEARTBEAT,
         "{name}: {value} looks like milliseconds.",
         "Write {seconds}, in seconds.",
+        docs=_HEARTBEAT,
         cases={"day": ("{name} is more than a day, even in milliseconds.", "Write seconds, such as 25.")},
         general="Write seconds: 25 instead of 25000.",
     ),
-    Kind(
-        "SG007",
-        WARNING,
+    "SG007": _warning(
         "Interval and timeout together come too close to an idle limit",
         "A proxy may cut a dead connection before Engine.IO notices that it is dead. The log then says "
         "'transport close' where it should say 'ping timeout', and hides which of the two it was.",
-        _HEARTBEAT,
         "interval + timeout is {total} s, which leaves less than {margin} s to the smallest idle limit: {limit}. A "
         'dead connection may be cut there first, and is then logged as "transport close" instead of "ping timeout".',
         "{fix}",
+        docs=_HEARTBEAT,
         general="Use Heartbeat.behind(…), which leaves 5 seconds, or raise the limit.",
     ),
-    Kind(
-        "SG008",
-        WARNING,
+    "SG008": _warning(
         "uvicorn's own WebSocket pings end connections that the heartbeat would keep",
         "uvicorn pings every WebSocket too, and closes those whose pong is late by its own figures.",
-        "docs/heartbeat.md#uvicorns-own-pings",
         fix="ws_ping_timeout={timeout} or higher, or ws_ping_interval=None to leave the pings to the heartbeat.",
+        docs="docs/heartbeat.md#uvicorns-own-pings",
         cases={
             "zero": (
                 "ws_ping_timeout={ping_timeout} makes uvicorn close every WebSocket at its first ping; it does not "
@@ -216,14 +189,12 @@ _KINDS = (
         },
         general="Raise ws_ping_timeout or ws_ping_interval of uvicorn, or write ws_ping_interval=None.",
     ),
-    Kind(
-        "SG009",
-        ERROR,
+    "SG009": _error(
         "A product on the path can't carry long-polling, or no Socket.IO at all",
         "Stock clients begin with long-polling. Where it can't pass, they never connect.",
-        _HEARTBEAT,
         "{product} can't carry HTTP long-polling. {note}",
         "transports=['websocket'], at the server and in every client.",
+        docs=_HEARTBEAT,
         cases={
             "socketio": (
                 "{product} can't carry Socket.IO. {note}",
@@ -232,77 +203,63 @@ _KINDS = (
         },
         general='Allow transports=["websocket"] at the server and in every client, or put another product there.',
     ),
-    Kind(
-        "SG010",
-        ERROR,
+    "SG010": _error(
         "A namespace is declared to the guard but has no handler",
         "python-socketio refuses namespaces without handlers, so that nobody can join it. Mostly the module with the "
         "handlers is not imported before the server starts.",
-        _NAMESPACES,
         "{name!r} is declared to the guard, but python-socketio has no handler for it in this process: nobody can "
         "join it",
         'import the module with @sio.on("connect", namespace="{handled}") before the server starts, or remove the name '
         "from namespaces=",
+        docs=_NAMESPACES,
     ),
-    Kind(
-        "SG011",
-        WARNING,
+    "SG011": _warning(
         "A namespace has handlers but is not declared to the guard",
         "A list of namespaces is the truth: what is not in it can't be joined, and is answered as unknown.",
-        _NAMESPACES,
         "handlers are registered for {name!r}, but namespaces= does not declare it: nobody can join it",
         'add it: namespaces=[…, "{name}"]',
+        docs=_NAMESPACES,
     ),
-    Kind(
-        "SG012",
-        ERROR,
+    "SG012": _error(
         "A namespace has no leading slash",
         "Clients always send names with a slash, so that handlers without one are never reached.",
-        _NAMESPACES,
         "handlers are registered for namespace={name!r}, which has no leading slash: no client can reach them",
         'write namespace="/{name}" where the handlers are registered',
+        docs=_NAMESPACES,
     ),
-    Kind(
-        "SG013",
-        WARNING,
+    "SG013": _warning(
         "The server's namespaces option is one string",
         "python-socketio looks for the asked name within that string, so that parts of it are taken for namespaces.",
-        _NAMESPACES,
         "the server was made with namespaces={name!r}, one string, in which python-socketio looks for parts; the guard "
         "takes it for that one name",
         "write namespaces=[{name!r}]",
+        docs=_NAMESPACES,
         general='Write a list: AsyncServer(namespaces=["/messages"]).',
     ),
-    Kind(
-        "SG014",
-        ERROR,
+    "SG014": _error(
         'Handlers for namespace="*", but nothing says for which names',
         "The guard admits no name that nobody has declared, so that no namespace can be joined through these handlers.",
-        _NAMESPACES,
         'handlers are registered for namespace="*", but nothing says which names they are for: no name can be joined '
         "through them",
         'declare the names, such as namespaces=["/messages", NamespacePolicy("/tenant-{{tenant}}", '
         'claims={{"tenant_id": "{{tenant}}"}})]',
+        docs=_NAMESPACES,
     ),
-    Kind(
-        "SG015",
-        WARNING,
+    "SG015": _warning(
         'Function-style handlers for namespace="*" go before class-based namespaces',
         "python-socketio asks functions first: the methods of the classes never run for those events.",
-        _NAMESPACES,
         'the handlers of namespace="*" ({events}) get those events before the class-based namespaces {namespaces} do',
         'register a class-based AsyncNamespace("*") instead of functions, or name the namespaces',
+        docs=_NAMESPACES,
     ),
-    Kind(
-        "SG016",
-        WARNING,
+    "SG016": _warning(
         "The admin namespace of instrument() has no policy",
         "The admin interface has a login of its own, not a token. Without a policy nobody can reach it, or it asks for "
         "a token that its page doesn't send.",
-        "docs/namespaces.md#the-admin-interface",
         "instrument() put its admin interface at {name!r}, with a login of its own; without a policy nobody can reach "
         "it",
         'add NamespacePolicy({name!r}, token="none") to namespaces, and give instrument() a login',
+        docs="docs/namespaces.md#the-admin-interface",
         cases={
             "undeclared": (
                 "instrument() put its admin interface at {name!r}, with a login of its own; without a policy the guard "
@@ -312,71 +269,55 @@ _KINDS = (
         },
         general='Add NamespacePolicy("/admin", token="none") to namespaces, and give instrument() a login.',
     ),
-    Kind(
-        "SG017",
-        ERROR,
+    "SG017": _error(
         "A handler runs without the requires() that was written for it",
         "sio.on registers what it decorates. A requires() above it reaches the handler all the same, but not through a "
         "decorator between them that does not say what it wraps: events are then dispatched to whoever sends them.",
-        "docs/limits.md#per-event",
         "the handler of {event!r} in {namespace!r} runs without what requires() asks for: it was registered before, "
         "and a decorator between the two hides it",
         "write @guard.requires(…) right below @sio.on(…), or functools.wraps into the decorator between them",
+        docs="docs/limits.md#per-event",
     ),
-    Kind(
-        "SG020",
-        WARNING,
+    "SG020": _warning(
         "Middleware of an inner application never sees Socket.IO requests",
         "socketio.ASGIApp(sio, other_asgi_app=app) takes the requests of Socket.IO before app and its middleware.",
-        _API,
         "{middleware} of the application inside socketio.ASGIApp(sio, other_asgi_app=app) never sees Socket.IO "
         "requests: ASGIApp takes them before",
         "for Socket.IO use the guard's own options (allowed_origins, trusted_proxies); wrap the ASGIApp itself with "
         "middleware that must see everything",
     ),
-    Kind(
-        "SG021",
-        ERROR,
+    "SG021": _error(
         "Socket.IO is mounted where no request matches it",
         "Since Starlette 0.33 a mounted application sees the whole path, so that socketio_path must hold the prefix "
         "too. As it is, every client gets 404.",
-        _API,
         "a socketio.ASGIApp with socketio_path={path!r} is mounted at {prefix!r}, where no request matches it: since "
         "Starlette 0.33 a mounted application sees the whole path",
         "write Mount({prefix!r}, ASGIApp(sio, socketio_path={full_path!r})) and give clients path: {client_path!r}",
         general='Write Mount("/ws", ASGIApp(sio, socketio_path="/ws/socket.io")) and give clients '
         'path: "/ws/socket.io/".',
     ),
-    Kind(
-        "SG022",
-        ERROR,
+    "SG022": _error(
         "cors_allowed_origins=[] switches the origin check of WebSockets off",
         "It looks like 'nobody', but python-engineio then looks at no Origin header: any page may connect.",
-        _API,
         "cors_allowed_origins=[] switches the origin check of WebSockets off: any page may connect",
         'write SocketGuard(…, allowed_origins=["https://your-page.example"]) and leave cors_allowed_origins out',
     ),
-    Kind(
-        "SG024",
-        ERROR,
+    "SG024": _error(
         "Every origin is allowed, together with credentials",
         "Any page that a user visits may connect with that user's cookies, and read the answers.",
-        _API,
         'every origin ("*") is allowed together with credentials: any page may connect with the cookies of its visitor '
         "and read the answers",
         "list the origins of your pages in allowed_origins, or make the server with cors_credentials=False and without "
         "a cookie",
     ),
-    Kind(
-        "SG025",
-        ERROR,
+    "SG025": _error(
         "The guard is where it never sees the traffic",
         "It guards another server than the one that is served, or is built only when the inner application gets its "
         "first request: until then, or for ever, clients join without a token.",
-        "docs/api.md#socketguard",
         "a SocketGuard guards another AsyncServer than the one that the application serves: it sees none of its "
         "clients",
         "make the server once, import it wherever it is needed, and pass the same one to the guard and to the ASGIApp",
+        docs="docs/api.md#socketguard",
         cases={
             "inner": (
                 "SocketGuard is middleware of the {application} inside socketio.ASGIApp(sio, other_asgi_app=app): it "
@@ -387,31 +328,24 @@ _KINDS = (
         },
         general="Write SocketGuard.protect(sio, auth=…) right after the server is made, wherever it is mounted.",
     ),
-    Kind(
-        "SG026",
-        WARNING,
+    "SG026": _warning(
         "No Socket.IO endpoint is found in the application",
         "The server is mounted later, or behind something that can't be looked through, or not at all: then every "
         "client gets 404.",
-        "docs/api.md#socketguard",
         "no socketio.ASGIApp is found in {application}, so that it can't be seen where clients reach it",
         "check that the application that is served mounts socketio.ASGIApp(sio) with this very server",
+        docs="docs/api.md#socketguard",
     ),
-    Kind(
-        "SG030",
-        WARNING,
+    "SG030": _warning(
         "auth=None: no token is asked for",
         "Everybody may join every namespace.",
-        "docs/authentication.md#without-a-token",
         "auth=None: everybody may join, without a token",
         "write auth=JWTAuth(…)",
+        docs="docs/authentication.md#without-a-token",
     ),
-    Kind(
-        "SG031",
-        WARNING,
+    "SG031": _warning(
         "debug=True where others reach it",
         "Clients that are refused are told the details, the names of all namespaces among them.",
-        _API,
         "debug=True: refused clients are told the details and all namespaces",
         "leave debug out wherever others reach the server",
         cases={
@@ -421,148 +355,116 @@ _KINDS = (
             )
         },
     ),
-    Kind(
-        "SG033",
-        ERROR,
+    "SG033": _error(
         "Tokens of a public key are accepted whoever they are for",
         "The owner of a private key mostly signs for several services. Without issuer and audience, a token for any "
         "of them opens this one (RFC 8725 sections 3.8 and 3.9).",
-        f"{_AUTHENTICATION}#what-is-checked",
         "JWTAuth verifies with a public key but checks no {missing}: whoever owns the private key also signs for other "
         "services, and their tokens are accepted here",
         "{fix}",
+        docs=f"{_AUTHENTICATION}#what-is-checked",
         general="Add issuer=… and audience=… to JWTAuth.",
     ),
-    Kind(
-        "SG034",
-        WARNING,
+    "SG034": _warning(
         "A token is taken from the query string",
         "URLs are written to the access logs of every proxy, and tokens in them too.",
-        f"{_AUTHENTICATION}#where-the-token-is",
         "sources has {queries}: a token in the URL ends in access logs and browser histories (RFC 6750 section 5.3)",
         'let clients send it as auth: {{token}}, and write sources=("payload", "header")',
+        docs=f"{_AUTHENTICATION}#where-the-token-is",
     ),
-    Kind(
-        "SG035",
-        WARNING,
+    "SG035": _warning(
         "Tokens without an end are accepted",
         "A stolen token without exp works for ever.",
-        f"{_AUTHENTICATION}#what-is-checked",
         "require leaves out exp: a stolen token without an end works for ever",
         'write require=("exp", "sub") and let the issuer set exp',
+        docs=f"{_AUTHENTICATION}#what-is-checked",
     ),
-    Kind(
-        "SG036",
-        ERROR,
+    "SG036": _error(
         "A Socket.IO server has no guard",
         "Everybody may join every namespace without a token.",
-        "docs/quickstart.md",
         "the Socket.IO server{where} has no guard: everybody may join without a token",
         "write SocketGuard.protect(sio, auth=JWTAuth(…)) right after the server is made",
+        docs="docs/quickstart.md",
         cases={"unfit": ("the Socket.IO server{where} has no guard: everybody may join without a token", "{reason}")},
     ),
-    Kind(
-        "SG037",
-        ERROR,
+    "SG037": _error(
         "The secret is the published one for tests",
         "socketguard.testing.TEST_SECRET stands in the source of this package: anybody can sign any token with it.",
-        f"{_AUTHENTICATION}#keys-and-algorithms",
         "JWTAuth verifies with socketguard.testing.TEST_SECRET: anybody can sign tokens with it",
         "read a secret of your own, JWTAuth(os.environ['JWT_SECRET'], …)",
+        docs=f"{_AUTHENTICATION}#keys-and-algorithms",
         general='Make a secret of your own: python -c "import secrets; print(secrets.token_urlsafe(48))"',
     ),
-    Kind(
-        "SG040",
-        ERROR,
+    "SG040": _error(
         "A release of python-socketio or python-engineio has published weaknesses",
         "The advisories, by their ids, say what an attacker can do.",
-        _API,
         "{package} {installed} has known weaknesses ({advisories}, and others fixed up to {fixed})",
         "pip install '{package}>={fixed}'",
         general="Upgrade the package.",
     ),
-    Kind(
-        "SG041",
-        ERROR,
+    "SG041": _error(
         "engineio_logger prints every packet",
         "The tokens and session ids of all clients are in the log then.",
-        "docs/logs.md#other-peoples-lines",
         "engineio_logger prints every packet, and with them the tokens and session ids of all clients",
         "leave engineio_logger out in production, or add socketguard.logs.RedactFilter() to its handlers",
+        docs="docs/logs.md#other-peoples-lines",
     ),
-    Kind(
-        "SG042",
-        ERROR,
+    "SG042": _error(
         "Several workers without a client manager",
         "Each worker knows only its own clients: what one of them emits reaches nobody who is connected to another.",
-        _API,
         "{workers} workers, but the server has no client manager that joins them: what one emits reaches none of the "
         "clients of the others",
         "write AsyncServer(client_manager=socketio.AsyncRedisManager('redis://…')), or run one worker",
     ),
-    Kind(
-        "SG043",
-        ERROR,
+    "SG043": _error(
         "Several workers on one port, with long-polling",
         "The requests of a polling session must all reach the worker that opened it. Workers that share a port get "
         "them at random, so that most sessions break with 'Invalid session' (400).",
-        _API,
         "{workers} workers on one port, and long-polling is allowed: the requests of a session reach workers that "
         "don't know it",
         "run one worker for each port behind a proxy with sticky sessions, or write "
         "AsyncServer(transports=['websocket'])",
     ),
-    Kind(
-        "SG044",
-        ERROR,
+    "SG044": _error(
         "A client manager that only emits",
         "With write_only=True the server does not listen to the queue: what other processes emit never reaches its "
         "clients.",
-        _API,
         "the client manager was made with write_only=True, but this server has clients: what other processes emit "
         "never reaches them",
         "leave write_only out here; it is for processes that only emit",
     ),
-    Kind(
-        "SG050",
-        WARNING,
+    "SG050": _warning(
         "A proxy is not in trusted_proxies",
         "All clients behind it look like one, so that the limits per address are off for it.",
-        "docs/limits.md#behind-proxies",
         "{address} forwards the requests of others (X-Forwarded-…) but is not in trusted_proxies: all clients behind "
         "it look like one, so that the limits per address are off for it",
         "write trusted_proxies=[{address!r}], or its network",
+        docs="docs/limits.md#behind-proxies",
     ),
-    Kind(
-        "SG051",
-        WARNING,
+    "SG051": _warning(
         "Revocations are kept in the memory of one process",
         "They are lost at a restart, and other workers don't know them.",
-        "docs/lifetime.md#stores",
         "revocations are kept in the memory of this process: they are lost at a restart, and other workers don't know "
         "them",
         "run one worker with tokens that live for minutes, or pass a store that the workers share",
+        docs="docs/lifetime.md#stores",
     ),
-    Kind(
-        "SG052",
-        WARNING,
+    "SG052": _warning(
         "A drain takes longer than container runtimes wait",
         "docker stop and Compose kill a container 10 seconds after its SIGTERM; who is not sent away by then is cut.",
-        "docs/draining.md#what-happens",
         "a drain over {over:g} s: container runtimes kill a container 10 s after its SIGTERM",
         "write over={longest:g} or less, or give the container more time (stop_grace_period in Compose, "
         "terminationGracePeriodSeconds in Kubernetes)",
+        docs="docs/draining.md#what-happens",
     ),
-    Kind(
-        "SG053",
-        WARNING,
+    "SG053": _warning(
         "fail_open=True: without an answer of the store, revoked tokens are accepted",
         "Whoever can make the store unreachable can use a revoked token.",
-        "docs/lifetime.md#stores",
         "fail_open=True: while the store of revocations does not answer, revoked tokens are accepted",
         "leave fail_open out; clients are then refused with keys_unavailable and come back by themselves",
+        docs="docs/lifetime.md#stores",
     ),
-)
+}
 
-KINDS: Mapping[str, Kind] = MappingProxyType({kind.id: kind for kind in _KINDS})
+KINDS: Mapping[str, Kind] = MappingProxyType({id_: replace(kind, id=id_) for id_, kind in _KINDS.items()})
 """All kinds by id, in their order."""
