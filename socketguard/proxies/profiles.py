@@ -38,24 +38,16 @@ Setting = Literal["websocket", "forward", "sticky"]
 
 
 class LimitKind(enum.StrEnum):
-    """What a limit measures."""
+    """What a limit measures: the time …"""
 
-    IDLE = "idle"
-    """Time without a byte. Every byte starts it again, so a heartbeat keeps the connection."""
-    FIRST_BYTE = "first_byte"
-    """Time until an answer begins. Long polling holds a GET open for that long."""
-    RESPONSE_LIFETIME = "response_lifetime"
-    """Time until an answer is complete."""
-    LIFETIME = "lifetime"
-    """Time until the connection ends, busy or not. No heartbeat helps."""
-    REQUEST_READ = "request_read"
-    """Time to read a whole request, with its body."""
-    KEEPALIVE = "keepalive"
-    """Time between two requests on one connection."""
-    CONNECT = "connect"
-    """Time to reach the server behind the proxy."""
-    NONE = "none"
-    """Said by the vendor to have no limit."""
+    IDLE = "idle"  # … without a byte. Every byte starts it again, so a heartbeat keeps the connection.
+    FIRST_BYTE = "first_byte"  # … until an answer begins. Long polling holds a GET open for that long.
+    RESPONSE_LIFETIME = "response_lifetime"  # … until an answer is complete.
+    LIFETIME = "lifetime"  # … until the connection ends, busy or not. No heartbeat helps.
+    REQUEST_READ = "request_read"  # … to read a whole request, with its body.
+    KEEPALIVE = "keepalive"  # … between two requests on one connection.
+    CONNECT = "connect"  # … to reach the server behind the proxy.
+    NONE = "none"  # Said by the vendor to have no limit.
 
 
 class Confidence(enum.StrEnum):
@@ -75,16 +67,13 @@ def number(value: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One time limit of one hop; ``websocket`` is None where nobody knows whether it acts there."""
+    """One time limit of one hop."""
 
-    product: str
-    """The canonical name of the profile, or ``configured`` for what the operator gave."""
-    setting: str
-    """The product's own name for it."""
-    seconds: float | None
-    """The default; None when it is off or has no default."""
+    product: str  # The canonical name of the profile, or "configured" for what the operator gave.
+    setting: str  # The product's own name for it.
+    seconds: float | None  # The default; None when it is off or has no default.
     kind: LimitKind
-    websocket: bool | None
+    websocket: bool | None  # Whether it acts there; None where nobody knows.
     polling: bool
     source: str
     confidence: Confidence
@@ -105,30 +94,6 @@ class Limit:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """A proxy, load balancer or platform; one without limits is known, but no reliable source gives them."""
-
-    name: str
-    limits: tuple[Limit, ...]
-    aliases: tuple[str, ...]
-    polling: bool
-    """Whether Socket.IO's HTTP long-polling works there."""
-    socketio: bool
-    """Whether Socket.IO works there at all."""
-    note: str
-    request_headers: tuple[frozenset[bytes], ...]
-    """Headers that it puts into a request by itself; all of one set have to be there."""
-    via: tuple[str, ...]
-    """Words by which it is told in Via of a request (RFC 9110, section 7.6.3)."""
-    answer_headers: tuple[tuple[str, re.Pattern[str]], ...]
-    """Headers of its answers, and what their values look like."""
-    error_pages: tuple[re.Pattern[str], ...]
-    """What its error pages hold."""
-    settings: Mapping[Setting, str]
-    """How it is told to give what Socket.IO needs."""
-
-
 _IDLE, _FIRST, _RESPONSE, _LIFE = LimitKind.IDLE, LimitKind.FIRST_BYTE, LimitKind.RESPONSE_LIFETIME, LimitKind.LIFETIME
 _READ, _KEEP, _DIAL, _NONE = LimitKind.REQUEST_READ, LimitKind.KEEPALIVE, LimitKind.CONNECT, LimitKind.NONE
 _LAB, _SRC, _DOC, _ISSUE = Confidence.MEASURED, Confidence.SOURCE, Confidence.DOCUMENTED, Confidence.REPORTED
@@ -136,13 +101,10 @@ _LAB, _SRC, _DOC, _ISSUE = Confidence.MEASURED, Confidence.SOURCE, Confidence.DO
 _TRAEFIK_STATIC = "Traefik pkg/config/static/static_config.go"
 _TRAEFIK_ENTRY = "Traefik documentation of entry points"
 _TRAEFIK_TRANSPORT = "Traefik documentation of serversTransport"
-_TRAEFIK_DYNAMIC = "Traefik pkg/config/dynamic/http_config.go"
 _NGINX = "https://nginx.org/en/docs/http/ngx_http_proxy_module.html"
 _HAPROXY = "HAProxy doc/configuration.txt"
 _CADDY = "https://caddyserver.com/docs/caddyfile/directives/reverse_proxy"
 _ENVOY = "Envoy docs/root/faq/configuration/timeouts.rst"
-_KONG = "Kong kong/db/schema/entities/services.lua"
-_INGRESS = "ingress-nginx docs/user-guide/miscellaneous.md"
 _ELB = "https://docs.aws.amazon.com/elasticloadbalancing/latest/"
 _ALB = f"{_ELB}application/edit-load-balancer-attributes.html"
 _NLB = f"{_ELB}network/update-idle-timeout.md"
@@ -150,9 +112,7 @@ _APIGW = (
     "https://docs.aws.amazon.com/apigateway/latest/developerguide/"
     "apigateway-execution-service-websocket-limits-table.html"
 )
-_CLOUDFRONT = "https://repost.aws/questions/QU05nkjxdfRC2E67FGICmP3g"
 _CLOUDFLARE = "https://developers.cloudflare.com/fundamentals/reference/connection-limits"
-_CLOUDFLARE_WS = "https://github.com/buildbot/buildbot/issues/4078"
 _GCP = (
     "Socket.IO documentation, Behind a reverse proxy, quoting "
     "https://docs.cloud.google.com/load-balancing/docs/https/request-distribution#timeout-bes"
@@ -169,54 +129,58 @@ _VERCEL = "https://vercel.com/docs/functions/websockets; ai-primer.com"
 _Row = tuple[str, float | None, LimitKind, bool | None, bool, str, Confidence]
 
 
-def _profile(
-    name: str,
-    *limits: _Row,
-    aliases: tuple[str, ...] = (),
-    polling: bool = True,
-    socketio: bool = True,
-    note: str = "",
-    requests: tuple[str, ...] = (),
-    via: tuple[str, ...] = (),
-    answers: tuple[str, ...] = (),
-    error_pages: tuple[str, ...] = (),
-    websocket: str = "",
-    forward: str = "",
-    sticky: str = "",
-) -> Profile:
-    """A row, where headers are written as ``"x-this x-that"`` in requests and as ``"name: pattern"`` in answers."""
-    answer_headers = (answer.partition(": ") for answer in answers)
-    settings: dict[Setting, str] = {"websocket": websocket, "forward": forward, "sticky": sticky}
-    return Profile(
-        name=name,
-        limits=tuple(Limit(name, *row) for row in limits),
-        aliases=aliases,
-        polling=polling,
-        socketio=socketio,
-        note=note,
-        request_headers=tuple(frozenset(headers.encode().split()) for headers in requests),
-        via=via,
-        answer_headers=tuple((header, re.compile(value, re.IGNORECASE)) for header, _, value in answer_headers),
-        error_pages=tuple(map(re.compile, error_pages)),
-        settings=MappingProxyType({setting: line for setting, line in settings.items() if line}),
-    )
+class Profile:
+    """A proxy, load balancer or platform: its name, then its aliases; where it has no limits, no good source gives any."""
+
+    def __init__(
+        self,
+        names: str,
+        *limits: _Row,
+        polling: bool = True,
+        socketio: bool = True,
+        note: str = "",
+        requests: tuple[str, ...] = (),
+        via: tuple[str, ...] = (),
+        answers: tuple[str, ...] = (),
+        error_pages: tuple[str, ...] = (),
+        websocket: str = "",
+        forward: str = "",
+        sticky: str = "",
+    ) -> None:
+        self.name, *self.aliases = names.split()
+        self.limits = tuple(Limit(self.name, *row) for row in limits)
+        self.polling = polling
+        """Whether Socket.IO's HTTP long-polling works there."""
+        self.socketio = socketio
+        """Whether Socket.IO works there at all."""
+        self.note = note
+        self.request_headers = tuple(frozenset(headers.encode().split()) for headers in requests)
+        """Headers that it puts into a request by itself (``"x-this x-that"``); all of one set have to be there."""
+        self.via = via
+        """Words by which it is told in Via of a request (RFC 9110, section 7.6.3)."""
+        split = (answer.partition(": ") for answer in answers)
+        self.answer_headers = tuple((header, re.compile(value, re.IGNORECASE)) for header, _, value in split)
+        """Headers of its answers, and what their values look like (``"name: pattern"``)."""
+        self.error_pages = tuple(map(re.compile, error_pages))
+        """What its error pages hold."""
+        settings: dict[Setting, str] = {"websocket": websocket, "forward": forward, "sticky": sticky}
+        self.settings = {setting: line for setting, line in settings.items() if line}
+        """How it is told to give what Socket.IO needs."""
 
 
-_ITSELF = "it passes upgrades by itself: look at the hop behind it"
 _ITSELF_HTTP1 = "it passes upgrades by itself (over HTTP/1.1): look at the hop behind it"
 
 # The traces of each, the surest first, are from the documentation of the products. Traefik:
 # pkg/middlewares/forwardedheaders/forwarded_header.go, which is the only one to send X-Forwarded-Server together with
 # X-Real-Ip. Apache's mod_proxy sends X-Forwarded-Server and -Host.
 _ALL = (
-    _profile(
-        "traefik",
+    Profile(
+        "traefik easypanel",
         ("respondingTimeouts.readTimeout", 60, _READ, False, False, _TRAEFIK_STATIC, _SRC),
         ("respondingTimeouts.writeTimeout", None, _RESPONSE, False, True, _TRAEFIK_ENTRY, _SRC),
         ("respondingTimeouts.idleTimeout", 180, _KEEP, False, False, _TRAEFIK_STATIC, _SRC),
         ("forwardingTimeouts.responseHeaderTimeout", None, _FIRST, False, True, _TRAEFIK_TRANSPORT, _DOC),
-        ("forwardingTimeouts.dialTimeout", 30, _DIAL, True, True, _TRAEFIK_DYNAMIC, _SRC),
-        aliases=("easypanel",),
+        ("forwardingTimeouts.dialTimeout", 30, _DIAL, True, True, "Traefik pkg/config/dynamic/http_config.go", _SRC),
         note="readTimeout is 60 s in version 3 and from 2.11.2 on, and off up to 2.11.1; it measures the reading of a "
         "request, and ends with the upgrade. A writeTimeout or responseHeaderTimeout below the interval, set by you, "
         "cuts polling.",
@@ -228,7 +192,7 @@ _ALL = (
         sticky="traefik.http.services.app.loadbalancer.sticky.cookie=true; "
         "traefik.http.services.app.loadbalancer.sticky.cookie.name=sio_srv",
     ),
-    _profile(
+    Profile(
         "nginx",
         ("proxy_read_timeout", 60, _IDLE, True, True, f"{_NGINX}#proxy_read_timeout", _LAB),
         ("proxy_send_timeout", 60, _IDLE, True, True, f"{_NGINX}#proxy_send_timeout", _DOC),
@@ -240,7 +204,7 @@ _ALL = (
         forward="proxy_set_header Host $http_host; proxy_set_header X-Forwarded-Proto $scheme;",
         sticky="upstream sio { hash $remote_addr consistent; server app1:8000; server app2:8000; }",
     ),
-    _profile(
+    Profile(
         "haproxy",
         ("timeout tunnel", None, _IDLE, True, False, f"{_HAPROXY}; falls back to timeout client and server", _LAB),
         ("timeout server", None, _FIRST, True, True, _HAPROXY, _LAB),
@@ -255,7 +219,7 @@ _ALL = (
         forward="http-request set-header X-Forwarded-Proto https if { ssl_fc }; and no set-header Host",
         sticky="cookie SRV insert indirect nocache; server a app1:8000 check cookie a",
     ),
-    _profile(
+    Profile(
         "caddy",
         ("stream_timeout", None, _LIFE, True, False, _CADDY, _DOC),
         note="A reload of the configuration closes WebSockets at once unless stream_close_delay is set.",
@@ -265,7 +229,7 @@ _ALL = (
         forward="no header_up Host; trusted_proxies for the proxy in front of Caddy",
         sticky="reverse_proxy /socket.io/* app1:8000 app2:8000 { lb_policy cookie sio_lb }",
     ),
-    _profile(
+    Profile(
         "envoy",
         ("stream_idle_timeout", 300, _IDLE, True, True, _ENVOY, _DOC),
         ("route.timeout", 15, _RESPONSE, None, True, _ENVOY, _DOC),
@@ -283,10 +247,9 @@ _ALL = (
         forward="no host_rewrite on the route; use_remote_address: true, so that x-forwarded-proto is set",
         sticky="lb_policy: RING_HASH; hash_policy: [{cookie: {name: sio, ttl: 0s}}]",
     ),
-    _profile(
-        "apache",
+    Profile(
+        "apache apache2 apache-httpd httpd",
         ("max(Timeout, ProxyTimeout)", 60, _IDLE, True, True, "httpd modules/proxy/proxy_util.c", _LAB),
-        aliases=("apache2", "apache-httpd", "httpd"),
         requests=("x-forwarded-server x-forwarded-host",),
         answers=("server: ^Apache",),
         error_pages=(r"<address>Apache/",),
@@ -295,10 +258,9 @@ _ALL = (
         sticky='ProxySet stickysession=ROUTEID; Header add Set-Cookie "ROUTEID=.%{BALANCER_WORKER_ROUTE}e; path=/" '
         "env=BALANCER_ROUTE_CHANGED",
     ),
-    _profile(
-        "kong",
-        ("service.read_timeout", 60, _IDLE, True, True, _KONG, _SRC),
-        aliases=("kong-gateway",),
+    Profile(
+        "kong kong-gateway",
+        ("service.read_timeout", 60, _IDLE, True, True, "Kong kong/db/schema/entities/services.lua", _SRC),
         note="Kong counts in milliseconds: 60000.",
         requests=("x-kong-request-id",),
         via=("kong",),
@@ -307,60 +269,53 @@ _ALL = (
         forward="preserve_host: true on the route; trusted_ips for the proxy in front of Kong",
         sticky="algorithm: consistent-hashing; hash_on: cookie; hash_on_cookie: sio",
     ),
-    _profile(
-        "ingress-nginx",
-        ("proxy-read-timeout", 60, _IDLE, True, True, _INGRESS, _DOC),
-        aliases=("nginx-ingress",),
+    Profile(
+        "ingress-nginx nginx-ingress",
+        ("proxy-read-timeout", 60, _IDLE, True, True, "ingress-nginx docs/user-guide/miscellaneous.md", _DOC),
         requests=("x-real-ip x-scheme",),
         websocket='no snippet that sets Upgrade or Connection; nginx.ingress.kubernetes.io/proxy-http-version: "1.1"',
         forward='no upstream-vhost annotation; use-forwarded-headers: "true" behind another proxy',
         sticky="nginx.ingress.kubernetes.io/affinity: cookie; nginx.ingress.kubernetes.io/affinity-mode: persistent",
     ),
-    _profile(
-        "aws-alb",
+    Profile(
+        "aws-alb alb",
         ("idle_timeout.timeout_seconds", 60, _IDLE, True, True, _ALB, _DOC),
-        aliases=("alb",),
         requests=("x-amzn-trace-id",),
         answers=("server: ^awselb/", "set-cookie: ^AWSALB"),
         websocket=_ITSELF_HTTP1,
         sticky="stickiness.enabled=true and stickiness.type=lb_cookie on the target group",
     ),
-    _profile("aws-nlb", ("tcp.idle_timeout.seconds", 350, _IDLE, True, True, _NLB, _DOC), aliases=("nlb",)),
-    _profile(
-        "aws-apigw-ws",
+    Profile("aws-nlb nlb", ("tcp.idle_timeout.seconds", 350, _IDLE, True, True, _NLB, _DOC)),
+    Profile(
+        "aws-apigw-ws api-gateway aws-api-gateway apigw-ws",
         ("idle", 600, _IDLE, True, False, _APIGW, _DOC),
         ("connection duration", 7200, _LIFE, True, False, _APIGW, _DOC),
-        aliases=("api-gateway", "aws-api-gateway", "apigw-ws"),
         polling=False,
         socketio=False,
         note="WebSocket APIs of API Gateway speak a protocol of their own.",
     ),
-    _profile(
-        "cloudfront",
-        ("websocket idle", 600, _IDLE, True, False, _CLOUDFRONT, _ISSUE),
-        aliases=("aws-cloudfront",),
+    Profile(
+        "cloudfront aws-cloudfront",
+        ("websocket idle", 600, _IDLE, True, False, "https://repost.aws/questions/QU05nkjxdfRC2E67FGICmP3g", _ISSUE),
         requests=("x-amz-cf-id",),
         via=("cloudfront",),
         answers=("x-amz-cf-id",),
         websocket="an origin request policy that forwards all headers of the viewer (AllViewer)",
         forward="an origin request policy that forwards Host, and CloudFront-Forwarded-Proto as X-Forwarded-Proto",
     ),
-    _profile(
+    Profile(
         "cloudflare",
         ("proxy read timeout", 120, _FIRST, None, True, _CLOUDFLARE, _DOC),
-        ("websocket idle", 100, _IDLE, True, False, _CLOUDFLARE_WS, _ISSUE),
+        ("websocket idle", 100, _IDLE, True, False, "https://github.com/buildbot/buildbot/issues/4078", _ISSUE),
         requests=("cf-ray",),
         answers=("cf-ray", "server: ^cloudflare"),
         websocket="Network, WebSockets: On",
         forward="SSL/TLS mode Full (strict) instead of Flexible",
     ),
-    _profile(
-        "gcp-classic-alb", ("backend service timeout", 30, _LIFE, True, True, _GCP, _DOC), aliases=("gcp-classic",)
-    ),
-    _profile(
-        "gcp-global-alb",
+    Profile("gcp-classic-alb gcp-classic", ("backend service timeout", 30, _LIFE, True, True, _GCP, _DOC)),
+    Profile(
+        "gcp-global-alb gcp gcp-alb gcp-regional-alb",
         ("backend service timeout", 30, _IDLE, True, True, _GCP, _DOC),
-        aliases=("gcp", "gcp-alb", "gcp-regional-alb"),
         note="The classic load balancer cuts busy WebSockets as well: name it gcp-classic-alb.",
         requests=("x-cloud-trace-context",),
         via=("google",),
@@ -368,43 +323,40 @@ _ALL = (
         websocket=_ITSELF_HTTP1,
         sticky="sessionAffinity: GENERATED_COOKIE on the backend service",
     ),
-    _profile(
-        "cloud-run",
+    Profile(
+        "cloud-run cloudrun gcp-cloud-run google-cloud-run",
         ("request timeout", 300, _LIFE, True, True, _CLOUD_RUN, _DOC),
-        aliases=("cloudrun", "gcp-cloud-run", "google-cloud-run"),
         note="The request timeout can be raised to 3600 s.",
         answers=("server: ^Google Frontend",),
     ),
-    _profile("azure-lb", ("idle", 240, _IDLE, True, True, _AZURE_LB, _DOC), aliases=("azure-load-balancer",)),
-    _profile(
-        "azure-app-service",
+    Profile("azure-lb azure-load-balancer", ("idle", 240, _IDLE, True, True, _AZURE_LB, _DOC)),
+    Profile(
+        "azure-app-service app-service",
         ("idle request", 230, _FIRST, None, True, _APP_SERVICE, _ISSUE),
-        aliases=("app-service",),
         note="WebSockets have to be switched on in its settings.",
         requests=("x-arr-log-id",),
         websocket="Configuration, General settings, Web sockets: On",
         sticky="ARR affinity: On",
     ),
-    _profile(
-        "azure-front-door",
+    Profile(
+        "azure-front-door azure-frontdoor front-door",
         ("websocket idle", 300, _IDLE, True, False, _FRONT_DOOR, _DOC),
-        aliases=("azure-frontdoor", "front-door"),
         note="Caching on a route takes the Upgrade header away.",
         requests=("x-azure-fdid", "x-azure-ref"),
         answers=("x-azure-ref",),
         websocket="no caching on the route: caching takes the Upgrade header away",
     ),
-    _profile(
+    Profile(
         "heroku",
         ("H12 initial", 30, _FIRST, False, True, f"{_HEROKU}request-timeout", _DOC),
         ("H15 rolling", 55, _IDLE, True, True, f"{_HEROKU}http-routing", _DOC),
         requests=("x-request-start connect-time",),
         via=("heroku", "vegur"),
         answers=(r"via: \bvegur\b|heroku-router", "server: ^Heroku"),
-        websocket=_ITSELF,
+        websocket="it passes upgrades by itself: look at the hop behind it",
         sticky="heroku features:enable http-session-affinity",
     ),
-    _profile(
+    Profile(
         "railway",
         ("websocket", None, _NONE, False, False, _RAILWAY, _DOC),
         ("http no data", 300, _IDLE, False, True, _RAILWAY, _DOC),
@@ -412,7 +364,7 @@ _ALL = (
         answers=("server: ^railway", "x-railway-request-id"),
         websocket=_ITSELF_HTTP1,
     ),
-    _profile(
+    Profile(
         "vercel",
         ("function max duration (WebSocket beta)", 1800, _LIFE, True, False, _VERCEL, _ISSUE),
         polling=False,
@@ -422,11 +374,11 @@ _ALL = (
         websocket="clients with transports: ['websocket']; rewrites don't carry an upgrade",
         sticky="clients with transports: ['websocket']: there is no affinity between requests",
     ),
-    _profile("fly", aliases=("fly.io", "fly-io"), answers=("fly-request-id",)),
-    _profile("render", answers=("rndr-id",)),
-    _profile("digitalocean", aliases=("digital-ocean",)),
-    _profile("azure-app-gateway", aliases=("app-gateway",)),
-    _profile("istio", answers=("server: ^istio-envoy",)),
+    Profile("fly fly.io fly-io", answers=("fly-request-id",)),
+    Profile("render", answers=("rndr-id",)),
+    Profile("digitalocean digital-ocean"),
+    Profile("azure-app-gateway app-gateway"),
+    Profile("istio", answers=("server: ^istio-envoy",)),
 )
 
 KNOWN: Mapping[str, Profile] = MappingProxyType({profile.name: profile for profile in _ALL})
