@@ -30,17 +30,7 @@ from .proxies.trusted import TrustedProxies
 from .tokens.auth import ANY, JWTAuth, Verifier
 from .tokens.issuers import Issuers
 
-__all__ = [
-    "VARIABLES",
-    "Auth",
-    "Options",
-    "Settings",
-    "admission_timeout",
-    "check_origins",
-    "name_of",
-    "options_from_env",
-    "read_options",
-]
+__all__ = ["VARIABLES", "Auth", "Options", "Settings", "admission_timeout", "options_from_env", "read_options"]
 
 Auth: TypeAlias = JWTAuth | Issuers | Collection[JWTAuth] | None
 """What ``auth=`` takes: one verifier, or one for each issuer, or (written out) none."""
@@ -135,10 +125,6 @@ def _seconds(example: int, *, optional: bool = True, most: float = YEAR) -> Call
     return check
 
 
-def _claims(claims: Any, option: str) -> tuple[str, ...]:
-    return names(claims, option, example='("tenant_id",)')
-
-
 def _on_refresh(function: Any, option: str) -> OnRefresh | None:
     if function is None or callable(function):
         return cast("OnRefresh | None", function)
@@ -157,7 +143,7 @@ def _bind_polling(bind: object, option: str) -> bool:
     )
 
 
-def check_origins(origins: object, option: str = "allowed_origins") -> str | tuple[str, ...] | None:
+def _origins(origins: object, option: str) -> str | tuple[str, ...] | None:
     """Origins as a browser sends them (RFC 6454): scheme, host and a port that isn't the scheme's own."""
     if origins is None or origins == "*":
         return "*" if origins else None
@@ -214,11 +200,11 @@ class Settings:
     connect_timeout: float | None = _option(_seconds(15), 15.0)
     admission_timeout: float | None = _option(_seconds(10))
     expiring_notice: float | None = _option(_seconds(30), 30.0)
-    stable_claims: tuple[str, ...] = _option(_claims, ())
+    stable_claims: tuple[str, ...] = _option(lambda claims, option: names(claims, option, example='("tenant_id",)'), ())
     on_refresh: OnRefresh | None = _option(_on_refresh)
     bind_polling: bool = _option(_bind_polling)
     trusted_proxies: TrustedProxies = _option(lambda networks, _: TrustedProxies(networks), ())
-    allowed_origins: str | tuple[str, ...] | None = _option(check_origins)
+    allowed_origins: str | tuple[str, ...] | None = _option(_origins)
     log_claims: tuple[str, ...] = _option(lambda claims, _: events.check_log_claims(claims), ("sub",))
     logger: Any = _option(lambda logger, _: logger)
     debug: bool = _option(flag, False)
@@ -242,11 +228,6 @@ def read_options(auth: Auth, **options: Unpack[Options]) -> Settings:
 def _advice(name: str, known: Collection[str]) -> str:
     close = difflib.get_close_matches(name, known, 1)
     return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
-
-
-def name_of(policy: str | NamespacePolicy) -> str:
-    """The name of a policy."""
-    return policy if isinstance(policy, str) else policy.name
 
 
 def _check_together(settings: Settings) -> None:
@@ -287,7 +268,6 @@ def admission_timeout(seconds: float | None, ping_timeout: Any) -> float:
 
 
 PREFIX = "SOCKETGUARD_"
-
 VARIABLES: Mapping[str, str] = {
     "AUTH": "'none' for no token at all",
     "JWT_SECRET": "the shared secret, for HS256, HS384 and HS512",
@@ -441,14 +421,13 @@ def _key(config: Config, variable: str) -> Any:
 
 def _heartbeat_from_env(config: Config) -> Heartbeat | None:
     proxies = _get(config, "PROXY", _texts)
-    interval, timeout = _get(config, "PING_INTERVAL", int), _get(config, "PING_TIMEOUT", int)
-    if proxies is None and interval is None and timeout is None:
-        return None
-    if proxies is not None:
-        if interval is not None or timeout is not None:
-            raise ConfigurationError(
-                "set SOCKETGUARD_PROXY, or SOCKETGUARD_PING_INTERVAL and SOCKETGUARD_PING_TIMEOUT, not both",
-                option="SOCKETGUARD_PROXY",
-            )
-        return Heartbeat.behind(*proxies)
-    return Heartbeat(25 if interval is None else interval, 20 if timeout is None else timeout)
+    pings = {"interval": _get(config, "PING_INTERVAL", int), "timeout": _get(config, "PING_TIMEOUT", int)}
+    given = {option: value for option, value in pings.items() if value is not None}
+    if proxies is None:
+        return Heartbeat(**given) if given else None
+    if given:
+        raise ConfigurationError(
+            "set SOCKETGUARD_PROXY, or SOCKETGUARD_PING_INTERVAL and SOCKETGUARD_PING_TIMEOUT, not both",
+            option="SOCKETGUARD_PROXY",
+        )
+    return Heartbeat.behind(*proxies)

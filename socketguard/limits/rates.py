@@ -16,9 +16,7 @@ from socketguard.errors import ConfigurationError
 __all__ = ["AddressBudget", "Bucket", "Rate"]
 
 _UNITS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
-
 _NAMES = {seconds: name for name, seconds in _UNITS.items()}
-
 _RATE = re.compile(r"([1-9][0-9]{0,6})/(second|minute|hour|day)")
 
 _EXEMPT_LIMIT = 4096

@@ -131,7 +131,11 @@ def revocation_for(
         # By default all of the running second too, because iat mostly has whole seconds.
         before = math.floor(now) + 1 if issued_before is None else _moment(issued_before, "issued_before", now)
         return Revocation(issuer, None, subject, before, before + max_lifetime + leeway)
-    token_id = _token_id(token_id)
+    token_id = _name(token_id, "token_id")
+    if token_id.startswith("eyJ") and token_id.count(".") == 2:
+        raise ConfigurationError(
+            "token_id is a whole token; write its id, such as current_connection().identity.token_id", option="token_id"
+        )
     if issued_before is not None:
         raise ConfigurationError(
             "issued_before goes with subject; a token_id is of one token already", option="issued_before"
@@ -156,11 +160,11 @@ def _issuer(issuer: Any, issuers: frozenset[str]) -> str | None:
     """The issuer that is meant; None when none is configured and so none told apart."""
     # A template stands for any number of issuers.
     templates = [name for name in issuers if _PLACEHOLDER.search(name)]
+    known = ", ".join(sorted(issuers))
     if issuer is None:
         if len(issuers) > 1 or templates:
             raise ConfigurationError(
-                f"there are several issuers, so that revoke() needs issuer=…, one of: {_listed(issuers)}",
-                option="issuer",
+                f"there are several issuers, so that revoke() needs issuer=…, one of: {known}", option="issuer"
             )
         return next(iter(issuers), None)
     if not isinstance(issuer, str) or not issuer:
@@ -170,7 +174,7 @@ def _issuer(issuer: Any, issuers: frozenset[str]) -> str | None:
     if issuer in templates or not any(_fits(issuer, template) for template in templates):
         advice = " with its own values in place of the {placeholders}" if templates else ""
         raise ConfigurationError(
-            f"issuer is none of those that are configured; write one of: {_listed(issuers)}{advice}", option="issuer"
+            f"issuer is none of those that are configured; write one of: {known}{advice}", option="issuer"
         )
     return issuer
 
@@ -178,10 +182,6 @@ def _issuer(issuer: Any, issuers: frozenset[str]) -> str | None:
 def _fits(issuer: str, template: str) -> bool:
     pattern = "[^/]+".join(re.escape(part) for part in _PLACEHOLDER.split(template))
     return re.fullmatch(pattern, issuer) is not None
-
-
-def _listed(issuers: frozenset[str]) -> str:
-    return ", ".join(sorted(issuers))
 
 
 def _name(value: Any, option: str) -> str:
@@ -193,17 +193,8 @@ def _name(value: Any, option: str) -> str:
     raise ConfigurationError(f"{option} must be a non-empty string or an integer", option=option)
 
 
-def _token_id(value: Any) -> str:
-    token_id = _name(value, "token_id")
-    if token_id.startswith("eyJ") and token_id.count(".") == 2:
-        raise ConfigurationError(
-            "token_id is a whole token; write its id, such as current_connection().identity.token_id", option="token_id"
-        )
-    return token_id
-
-
 def _moment(value: Any, option: str, now: float) -> float:
-    if not _is_number(value) or not value >= 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
         raise ConfigurationError(
             f"{option} must be a number of seconds since the epoch; write {option}=moment.timestamp() for a datetime",
             option=option,
@@ -217,10 +208,6 @@ def _moment(value: Any, option: str, now: float) -> float:
             f"{option} lies before any token; is it a duration? Write time.time() + {value:g}", option=option
         )
     return float(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class StoreFull(SocketGuardError):

@@ -22,28 +22,20 @@ LONGEST_NAME = 256
 class Served(Protocol):
     """What the python-socketio server has handlers for, as far as namespaces are concerned."""
 
-    def serves(self, name: str) -> bool:
-        """Whether handlers, a class-based namespace or the server's own ``namespaces`` list this exact name."""
-        ...
+    # Whether handlers, a class-based namespace or the server's own ``namespaces`` list this exact name.
+    def serves(self, name: str) -> bool: ...
 
-    @property
-    def catch_all(self) -> bool:
-        """Whether there are handlers for ``namespace="*"``."""
-        ...
+    # All exact names it serves, sorted, but for ``*`` and a ``/`` that python-socketio listed by itself.
+    def names(self) -> tuple[str, ...]: ...
 
-    @property
-    def wildcard(self) -> bool:
-        """Whether the server was made with ``namespaces="*"``."""
-        ...
+    @property  # Whether there are handlers for ``namespace="*"``.
+    def catch_all(self) -> bool: ...
 
-    def names(self) -> tuple[str, ...]:
-        """All exact names it serves, sorted, but for ``*`` and a ``/`` that python-socketio listed by itself."""
-        ...
+    @property  # Whether the server was made with ``namespaces="*"``.
+    def wildcard(self) -> bool: ...
 
-    @property
-    def count(self) -> int:
-        """A number that grows when handlers are registered."""
-        ...
+    @property  # A number that grows when handlers are registered.
+    def count(self) -> int: ...
 
 
 def is_plain(name: str) -> bool:
@@ -59,7 +51,6 @@ def is_plain(name: str) -> bool:
 
 
 Authorize = Callable[[Identity, Connection], bool | Awaitable[bool]]
-
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 

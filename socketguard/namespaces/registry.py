@@ -1,8 +1,4 @@
-"""Which namespaces there are, who may enter them, and what is odd about them.
-
-`NamespacePolicy` says what one namespace, or one family of namespaces, asks of a client. `Registry` holds the policies
-and finds the one for a name. `authorise` compares a policy with what a token says.
-"""
+"""Which namespaces there are (`Registry`), who may enter them (`authorise`), and what is odd about them."""
 
 from __future__ import annotations
 
@@ -22,7 +18,6 @@ __all__ = ["EXAMPLE", "Known", "Registry", "Served", "authorise", "claim_value"]
 
 EXAMPLE = '["/messages", NamespacePolicy("/admin", scopes={"admin"})]'
 """How ``namespaces`` is written, for errors."""
-
 
 _CACHED = 1024  # default policies; more names than that on one server are made anew each time
 
@@ -127,11 +122,8 @@ def authorise(known: Known, identity: Identity) -> Refusal | None:
         return Refusal(RejectCode.INSUFFICIENT_SCOPE, "anonymous", asked)
     missing = policy.scopes - identity.scopes
     if missing:
-        return Refusal(
-            RejectCode.INSUFFICIENT_SCOPE,
-            "scope_missing",
-            {"required": sorted(policy.scopes), "missing": sorted(missing)},
-        )
+        asked = {"required": sorted(policy.scopes), "missing": sorted(missing)}
+        return Refusal(RejectCode.INSUFFICIENT_SCOPE, "scope_missing", asked)
     for claim, wanted in policy.claims.items():
         # One pass: what a client put into a placeholder is never looked at for placeholders again.
         expected = PLACEHOLDER.sub(lambda match: known.placeholders[match[1]], str(wanted))

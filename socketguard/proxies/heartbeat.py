@@ -149,16 +149,8 @@ class Heartbeat:
             case = "early"
         else:
             return []
-        return [
-            finding(
-                "SG008",
-                case,
-                timeout=self.timeout,
-                interval=self.interval,
-                ping_timeout=number(ping_timeout),
-                total=number(ping_interval + ping_timeout),
-            )
-        ]
+        wait, total = number(ping_timeout), number(ping_interval + ping_timeout)
+        return [finding("SG008", case, timeout=self.timeout, interval=self.interval, ping_timeout=wait, total=total)]
 
     def describe(self) -> dict[str, Any]:
         """The heartbeat as plain values for a log line, all durations in seconds."""
@@ -277,7 +269,7 @@ class Heartbeat:
         return f"Heartbeat({interval}, {timeout}), or raise {raised} to {number(enough)} s or more."
 
 
-def findings_for_server(interval: object, timeout: object, grace: object = 0) -> list[Finding]:
+def findings_for_server(interval: Any, timeout: Any, grace: Any = 0) -> list[Finding]:
     """What is wrong with the raw values of a python-engineio server: SG004, SG005 and SG006.
 
     python-engineio accepts anything here. It announces ``int(interval + grace)`` seconds to the client, so a fraction
@@ -288,11 +280,9 @@ def findings_for_server(interval: object, timeout: object, grace: object = 0) ->
         _fault("ping_timeout", timeout),
         _fault("the grace period of ping_interval", grace, zero=True),
     )
-    return [fault for fault in faults if fault] or _fractions(interval, timeout, grace)
-
-
-def _fractions(interval: Any, timeout: Any, grace: Any) -> list[Finding]:
-    findings = []
+    findings = [fault for fault in faults if fault]
+    if findings:
+        return findings
     announced = interval + grace
     if announced != int(announced):
         told = f"{number(interval)} s" if not grace else f"{number(interval)} s with a grace of {number(grace)} s"

@@ -130,7 +130,7 @@ _Row = tuple[str, float | None, LimitKind, bool | None, bool, str, Confidence]
 
 
 class Profile:
-    """A proxy, load balancer or platform: its name, then its aliases; where it has no limits, no good source gives any."""
+    """A proxy, load balancer or platform: its name, then its aliases; without limits where no good source gives any."""
 
     def __init__(
         self,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Any
 
 from starlette.types import Receive, Scope
 
-from socketguard.config import name_of
+from socketguard.check import is_loopback
 from socketguard.diagnosis.startup import Discovery, check_server
 from socketguard.findings import Finding, finding
 from socketguard.limits.revocation import MemoryStore, Store
@@ -47,7 +46,8 @@ class Configuration:
     def check(self) -> list[Finding]:
         """Everything in the configuration that a person should look at."""
         settings, known = self._settings, facts(self._server, self._served)
-        declared = None if settings.namespaces is None else [name_of(policy) for policy in settings.namespaces]
+        policies = self._registry.policies
+        declared = None if policies is None else [policy.name for policy in policies]
         found = [*self._mounts, *check_server(known, policies=declared)]
         found += self._registry.findings(self._served)
         if settings.heartbeat is None:
@@ -117,7 +117,8 @@ class Configuration:
 
     def _check_address(self, scope: Scope) -> None:
         host = (scope.get("server") or ("", None))[0]
-        if self._settings.debug and not _is_loopback(host):
+        # "testserver" is what the test clients of Starlette say.
+        if self._settings.debug and host not in ("", "testserver") and not is_loopback(host):
             self._report.warn([finding("SG031", "served", host=host)])
 
     def warn_of_memory(self) -> None:
@@ -129,10 +130,3 @@ class Configuration:
     def warn_of_proxy(self, address: str) -> None:
         """Say that a proxy forwards without being trusted."""
         self._report.warn([finding("SG050", address=address)])
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host in ("localhost", "testserver", "")

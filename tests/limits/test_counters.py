@@ -23,6 +23,7 @@ NUMBERS = [
     "repeats_per_namespace", "namespaces_per_session", "connect_packet_bytes", "queue_bytes",
 ]  # fmt: skip
 RATE_NAMES = ["failures_per_address", "refreshes_per_connection"]
+NAN = math.nan
 
 
 def test_the_defaults_are_described_for_a_log_line() -> None:
@@ -54,14 +55,9 @@ def test_each_limit_can_be_turned_off() -> None:
 
 
 def test_limits_that_are_right_are_taken_as_they_are() -> None:
-    limits = Limits(connections=1, send_timeout=2, failures_per_address="1/day", refreshes_per_connection="2/hour")
-    assert limits.describe() == {
-        **Limits().describe(),
-        "connections": 1,
-        "send_timeout": 2,
-        "failures_per_address": "1/day",
-        "refreshes_per_connection": "2/hour",
-    }
+    given = {"connections": 1, "send_timeout": 2, "failures_per_address": "1/day", "refreshes_per_connection": "2/hour"}
+    limits = Limits(**given)
+    assert limits.describe() == {**Limits().describe(), **given}
     assert limits.failure_rate == Rate(1, 86400.0)
     assert limits.refresh_rate == Rate(2, 3600.0)
 
@@ -76,7 +72,7 @@ def test_limits_that_are_right_are_taken_as_they_are() -> None:
         ),
         *(
             ("send_timeout", value, "seconds greater than 0, such as 30.0")
-            for value in (0, -1, True, "5", math.inf, math.nan)
+            for value in (0, -1, True, "5", math.inf, NAN)
         ),
         *((name, value, "'30/minute'") for name in RATE_NAMES for value in ("30", 30, "", True, 0)),
     ],
@@ -188,24 +184,29 @@ class LedgerMachine(RuleBasedStateMachine):
         self.held: list[tuple[tuple[str | None, str] | None, str | None]] = []
         self.sessions: list[str | None] = []
 
-    @initialize(total=small(1, 8), subject=small(1, 4), address=small(1, 4), pending=small(1, 3), sessions=small(1, 4))
-    def start(self, **numbers: int | None) -> None:
-        self.limits = Limits(
-            connections=numbers["total"],
-            connections_per_subject=numbers["subject"],
-            connections_per_address=numbers["address"],
-            pending_sessions=numbers["pending"],
-            sessions_per_address=numbers["sessions"],
+    @initialize(
+        limits=st.builds(
+            Limits,
+            connections=small(1, 8),
+            connections_per_subject=small(1, 4),
+            connections_per_address=small(1, 4),
+            pending_sessions=small(1, 3),
+            sessions_per_address=small(1, 4),
         )
-        self.ledger = Ledger(self.limits)
+    )
+    def start(self, limits: Limits) -> None:
+        self.limits, self.ledger = limits, Ledger(limits)
 
     @staticmethod
     def key(address: str | None) -> str | None:
         return None if address is None else address_key(address)
 
-    @staticmethod
-    def full(count: int, limit: int | None) -> bool:
-        return limit is not None and count >= limit
+    def first_full(self, **counts: int) -> str | None:
+        """The first limit, of the given ones, that a count has reached."""
+        limits = self.limits.describe()
+        return next(
+            (name for name, count in counts.items() if limits[name] is not None and count >= limits[name]), None
+        )
 
     def exempt(self, address: str | None) -> bool:
         return address is None or address in self.ledger.exempt or address_key(address) in self.ledger.exempt
@@ -214,14 +215,12 @@ class LedgerMachine(RuleBasedStateMachine):
     def take(self, subject: tuple[str | None, str] | None, address: str | None) -> None:
         of_subject = sum(other == subject for other, _ in self.held)
         of_address = sum(self.key(other) == self.key(address) for _, other in self.held)
-        if self.full(len(self.held), self.limits.connections):
-            expected = "connections"
-        elif subject is not None and self.full(of_subject, self.limits.connections_per_subject):
-            expected = "connections_per_subject"
-        elif not self.exempt(address) and self.full(of_address, self.limits.connections_per_address):
-            expected = "connections_per_address"
-        else:
-            expected = None
+        counts = {"connections": len(self.held)}
+        if subject is not None:
+            counts["connections_per_subject"] = of_subject
+        if not self.exempt(address):
+            counts["connections_per_address"] = of_address
+        expected = self.first_full(**counts)
         assert self.ledger.take(subject, address) == expected
         if expected is None:
             self.held.append((subject, address))
@@ -264,14 +263,10 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(address=ADDRESSES, pending=st.integers(0, 4))
     def ask(self, address: str | None, pending: int) -> None:
         of_address = sum(self.key(other) == self.key(address) for other in self.sessions)
-        if self.full(len(self.held), self.limits.connections):
-            expected = "connections"
-        elif self.full(pending, self.limits.pending_sessions):
-            expected = "pending_sessions"
-        elif not self.exempt(address) and self.full(of_address, self.limits.sessions_per_address):
-            expected = "sessions_per_address"
-        else:
-            expected = None
+        counts = {"connections": len(self.held), "pending_sessions": pending}
+        if not self.exempt(address):
+            counts["sessions_per_address"] = of_address
+        expected = self.first_full(**counts)
         assert self.ledger.session_problem(address, pending) == expected
 
     @invariant()
@@ -282,11 +277,8 @@ class LedgerMachine(RuleBasedStateMachine):
         assert counts["by_subject"] == Counter(subject for subject, _ in self.held)
         assert counts["by_address"] == Counter(self.key(address) for _, address in self.held)
         assert counts["sessions_by_address"] == Counter(map(self.key, self.sessions))
-        assert all(
-            count > 0
-            for table in ("by_subject", "by_address", "sessions_by_address")
-            for count in counts[table].values()
-        )
+        tables = ("by_subject", "by_address", "sessions_by_address")
+        assert all(count > 0 for table in tables for count in counts[table].values())
 
     def teardown(self) -> None:
         for connection in self.held:

@@ -155,18 +155,6 @@ def test_one_that_was_prolonged_often_takes_one_place() -> None:
     assert not store.is_revoked(identity())
 
 
-def test_a_second_revocation_never_shortens_the_first() -> None:
-    clock = Clock()
-    store = MemoryStore(clock=clock)
-    store.revoke(of_subject(issued_before=50.0, expires_at=100.0))
-    store.revoke(of_subject(issued_before=40.0, expires_at=90.0))
-    clock.now = 95.0
-    assert store.is_revoked(identity(issued_at=45.0))
-    store.revoke(of_subject(issued_before=60.0, expires_at=120.0))
-    clock.now = 119.0
-    assert store.is_revoked(identity(issued_at=55.0))
-
-
 def test_an_expired_one_that_is_still_there_does_not_reach_into_its_successor() -> None:
     clock = Clock()
     store = MemoryStore(clock=clock)
@@ -208,12 +196,7 @@ def test_when_full_it_looks_through_all_that_may_have_expired() -> None:
     store.revoke(of_token("last", expires_at=2.0))
     clock.now = 3.0
     store.revoke(of_token("new"))
-    assert [store.is_revoked(identity(token_id=name)) for name in ("0", "99", "last", "new")] == [
-        True,
-        True,
-        False,
-        True,
-    ]
+    assert [store.is_revoked(identity(token_id=name)) for name in ("0", "99", "last", "new")] == [1, 1, 0, 1]
 
 
 def test_it_describes_itself_without_names() -> None:
@@ -223,17 +206,17 @@ def test_it_describes_itself_without_names() -> None:
     assert repr(store) == "<MemoryStore 1 of 3>"
 
 
-@pytest.mark.parametrize("capacity", [0, -1, True, 1.5, "100", None])
-def test_a_wrong_capacity(capacity: Any) -> None:
-    with pytest.raises(ConfigurationError, match="capacity=100000") as caught:
-        MemoryStore(capacity=capacity)
-    assert caught.value.option == "capacity"
-
-
-def test_a_clock_that_is_none() -> None:
-    with pytest.raises(ConfigurationError, match="seconds since the epoch") as caught:
-        MemoryStore(clock=12.0)  # type: ignore[arg-type]
-    assert caught.value.option == "clock"
+@pytest.mark.parametrize(
+    ("option", "value", "text"),
+    [
+        *(("capacity", value, "capacity=100000") for value in (0, -1, True, 1.5, "100", None)),
+        ("clock", 12.0, "seconds since the epoch"),
+    ],
+)
+def test_an_option_that_is_wrong(option: str, value: Any, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=text) as caught:
+        MemoryStore(**{option: value})
+    assert caught.value.option == option
 
 
 ISSUERS = st.sampled_from([None, ISSUER, OTHER])
@@ -413,12 +396,8 @@ class TestBothKinds:
         assert await asked(revocations) == UNAVAILABLE
         store.answer = wrap(lambda: False)
         assert await asked(revocations) is None
-        assert changes(revocations) == [
-            (False, "OSError('1')"),
-            (True, "None"),
-            (False, "OSError('3')"),
-            (True, "None"),
-        ]
+        found = changes(revocations)
+        assert found == [(False, "OSError('1')"), (True, "None"), (False, "OSError('3')"), (True, "None")]
 
     async def test_revoking_raises_what_the_store_raises(self, wrap: Any) -> None:
         full = StoreFull("full")
@@ -544,19 +523,17 @@ def test_both_kinds_of_methods_are_a_store() -> None:
 
 
 def made(**changes: Any) -> Revocation:
-    arguments: dict[str, Any] = {
-        "token_id": None,
-        "subject": None,
-        "issued_before": None,
-        "issuer": None,
-        "expires_at": None,
-        "issuers": frozenset({ISSUER}),
-        "max_lifetime": None,
-        "leeway": 10.0,
-        "now": NOW,
-        "known_expiry": None,
-    }
-    return revocation_for(**{**arguments, **changes})
+    """What ``guard.revoke()`` asks for, with the configuration of one issuer unless told otherwise."""
+    names = ("token_id", "subject", "issued_before", "issuer", "expires_at", "max_lifetime", "known_expiry")
+    usual = {"issuers": frozenset({ISSUER}), "leeway": 10.0, "now": NOW}
+    return revocation_for(**{**dict.fromkeys(names), **usual, **changes})
+
+
+def of_issuers(*issuers: str, **arguments: Any) -> dict[str, Any]:
+    return {"token_id": "t", "expires_at": NOW, "issuers": frozenset(issuers), **arguments}
+
+
+ACME = "https://login.microsoftonline.com/acme/v2.0"
 
 
 @pytest.mark.parametrize(
@@ -590,49 +567,24 @@ def made(**changes: Any) -> Revocation:
             {"subject": "ann", "max_lifetime": 60, "issued_before": NOW, "known_expiry": NOW + 9},
             Revocation(ISSUER, None, "ann", NOW, NOW + 70),
         ),
+        # Small times pass under a clock that begins at nought.
+        ({"token_id": "t", "expires_at": 3600, "now": 0.0}, Revocation(ISSUER, "t", None, None, 3610)),
+        *(
+            (arguments, Revocation(issuer, "t", None, None, NOW + 10))
+            for arguments, issuer in [
+                (of_issuers(), None),
+                (of_issuers(issuer=OTHER), OTHER),
+                (of_issuers(ISSUER), ISSUER),
+                (of_issuers(ISSUER, issuer=ISSUER), ISSUER),
+                (of_issuers(ISSUER, OTHER, issuer=OTHER), OTHER),
+                (of_issuers(TEMPLATE, issuer=ACME), ACME),
+                (of_issuers(TEMPLATE, ISSUER, issuer=ISSUER), ISSUER),
+            ]
+        ),
     ],
 )
 def test_what_revoke_asks_for(arguments: dict[str, Any], expected: Revocation) -> None:
     assert made(**arguments) == expected
-
-
-@pytest.mark.parametrize(
-    ("issuers", "issuer", "expected"),
-    [
-        ([], None, None),
-        ([], OTHER, OTHER),
-        ([ISSUER], None, ISSUER),
-        ([ISSUER], ISSUER, ISSUER),
-        ([ISSUER, OTHER], OTHER, OTHER),
-        ([TEMPLATE], "https://login.microsoftonline.com/acme/v2.0", "https://login.microsoftonline.com/acme/v2.0"),
-        ([TEMPLATE, ISSUER], ISSUER, ISSUER),
-    ],
-)
-def test_which_issuer(issuers: list[str], issuer: str | None, expected: str | None) -> None:
-    revocation = made(token_id="t", expires_at=NOW, issuers=frozenset(issuers), issuer=issuer)
-    assert revocation.issuer == expected
-
-
-@pytest.mark.parametrize(
-    ("issuers", "issuer", "text"),
-    [
-        ([ISSUER, OTHER], None, f"one of: {ISSUER}, {OTHER}"),
-        ([TEMPLATE], None, "needs issuer="),
-        ([ISSUER], OTHER, f"one of: {ISSUER}"),
-        ([ISSUER], ISSUER.rstrip("/"), f"one of: {ISSUER}"),
-        ([ISSUER], "", "non-empty string"),
-        ([ISSUER], 5, "non-empty string"),
-        ([TEMPLATE], TEMPLATE, "in place of the {placeholders}"),
-        ([TEMPLATE], "https://login.microsoftonline.com/a/b/v2.0", "in place of the {placeholders}"),
-        ([TEMPLATE], "https://login.microsoftonline.com//v2.0", "in place of the {placeholders}"),
-        ([TEMPLATE], "https://login.microsoftonline.com/a/v2.0x", "in place of the {placeholders}"),
-        ([TEMPLATE], "https://login-microsoftonline.com/a/v2.0", "in place of the {placeholders}"),
-    ],
-)
-def test_an_issuer_that_is_wrong_or_missing(issuers: list[str], issuer: Any, text: str) -> None:
-    with pytest.raises(ConfigurationError, match=re.escape(text)) as caught:
-        made(token_id="t", expires_at=NOW, issuers=frozenset(issuers), issuer=issuer)
-    assert caught.value.option == "issuer"
 
 
 TOKEN = {"token_id": "t", "expires_at": NOW}
@@ -662,22 +614,34 @@ SUBJECT = {"subject": "ann", "max_lifetime": 60}
         ({**TOKEN, "expires_at": math.inf}, "expires_at", "year 9999"),
         ({**TOKEN, "expires_at": NOW * 1000}, "expires_at", "milliseconds"),
         ({**TOKEN, "expires_at": 10**400}, "expires_at", "year 9999"),
-        ({**TOKEN, "expires_at": 3600}, "expires_at", "write time.time() + 3600"),
+        ({**TOKEN, "expires_at": 3600}, "expires_at", "Write time.time() + 3600"),
         ({**SUBJECT, "issued_before": NOW * 1000}, "issued_before", "milliseconds"),
         ({**SUBJECT, "issued_before": math.nan}, "issued_before", "moment.timestamp()"),
         ({**SUBJECT, "issued_before": 0}, "issued_before", "is it a duration?"),
+        (of_issuers(ISSUER, OTHER), "issuer", f"one of: {ISSUER}, {OTHER}"),
+        (of_issuers(TEMPLATE), "issuer", "needs issuer="),
+        (of_issuers(ISSUER, issuer=OTHER), "issuer", f"one of: {ISSUER}"),
+        (of_issuers(ISSUER, issuer=ISSUER.rstrip("/")), "issuer", f"one of: {ISSUER}"),
+        (of_issuers(ISSUER, issuer=""), "issuer", "non-empty string"),
+        (of_issuers(ISSUER, issuer=5), "issuer", "non-empty string"),
+        *(
+            (of_issuers(TEMPLATE, issuer=issuer), "issuer", "in place of the {placeholders}")
+            for issuer in (
+                TEMPLATE,
+                "https://login.microsoftonline.com/a/b/v2.0",
+                "https://login.microsoftonline.com//v2.0",
+                "https://login.microsoftonline.com/a/v2.0x",
+                "https://login-microsoftonline.com/a/v2.0",
+            )
+        ),
     ],
 )
 def test_wrong_arguments_of_revoke(arguments: dict[str, Any], option: str, text: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         made(**arguments)
     assert caught.value.option == option
-    assert text.lower() in str(caught.value).lower()
+    assert text in str(caught.value)
     assert "secret" not in str(caught.value)
-
-
-def test_small_times_pass_under_a_clock_that_begins_at_nought() -> None:
-    assert made(token_id="t", expires_at=3600, now=0.0).expires_at == 3610
 
 
 @settings(deadline=None)
@@ -691,7 +655,6 @@ def test_small_times_pass_under_a_clock_that_begins_at_nought() -> None:
 def test_no_token_outlives_its_revocation(
     issued_at: float, lifetime: int, leeway: float, by_subject: bool, wait: float
 ) -> None:
-    """A token that was valid when it was revoked is refused from then on, or has expired."""
     assume(issued_at <= NOW + leeway)
     expires_at = issued_at + lifetime
     who = Identity("ann", issuer=ISSUER, token_id="t", issued_at=issued_at, expires_at=expires_at)
