@@ -112,28 +112,6 @@ def test_an_empty_ledger_is_empty() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limits", "problem"),
-    [
-        (Limits(connections=2), "connections"),
-        (Limits(connections_per_subject=2), "connections_per_subject"),
-        (Limits(connections_per_address=2), "connections_per_address"),
-        (Limits(connections=2, connections_per_subject=2, connections_per_address=2), "connections"),
-        (Limits(connections_per_subject=2, connections_per_address=2), "connections_per_subject"),
-    ],
-)
-def test_the_limit_that_is_full_is_named_and_nothing_is_taken(limits: Limits, problem: str) -> None:
-    ledger = Ledger(limits)
-    assert ledger.take(ANNA, "2001:db8::1") is None
-    assert ledger.take(ANNA, "2001:db8::2") is None
-    before = {name: repr(value) for name, value in contents(ledger).items()}
-    assert ledger.take(ANNA, "2001:db8::3") == problem
-    assert {name: repr(value) for name, value in contents(ledger).items()} == before
-    assert ledger.connections == 2
-    ledger.release(ANNA, "2001:db8::1")
-    assert ledger.take(ANNA, "2001:db8::3") is None
-
-
-@pytest.mark.parametrize(
     ("exempt", "address"), [("10.0.0.1", "::ffff:10.0.0.1"), ("fd00::1", "fd00::1"), ("fd00::/64", "fd00::2")]
 )
 def test_the_address_of_a_proxy_has_no_limit_but_is_counted(exempt: str, address: str) -> None:
@@ -149,23 +127,6 @@ def test_the_address_of_a_proxy_has_no_limit_but_is_counted(exempt: str, address
     assert ledger.take(BORIS, "203.0.113.7") == "connections_per_address"
     ledger.exempt.clear()
     assert ledger.take(BORIS, address) == "connections_per_address"
-
-
-def test_the_limit_that_another_session_would_pass_is_named() -> None:
-    ledger = Ledger(Limits(connections=1, pending_sessions=2, sessions_per_address=2))
-    assert ledger.session_problem("203.0.113.7", 1) is None
-    assert ledger.session_problem("203.0.113.7", 2) == "pending_sessions"
-    ledger.open_session("203.0.113.7")
-    assert ledger.session_problem("203.0.113.7", 1) is None
-    ledger.open_session("203.0.113.7")
-    assert ledger.session_problem("203.0.113.7", 1) == "sessions_per_address"
-    assert ledger.session_problem("203.0.113.8", 1) is None
-    assert ledger.session_problem("203.0.113.7", 2) == "pending_sessions"
-    ledger.take(ANNA, "203.0.113.7")
-    assert ledger.session_problem("203.0.113.7", 2) == "connections"
-    ledger.release(ANNA, "203.0.113.7")
-    ledger.close_session("203.0.113.7")
-    assert ledger.session_problem("203.0.113.7", 1) is None
 
 
 SUBJECTS = st.sampled_from([None, ANNA, BORIS, ANOTHER_ANNA])
@@ -302,38 +263,32 @@ def numbered(count: int, of: int) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("calls", "costs"),
+    ("repeats", "namespaces", "calls", "costs", "too_many"),
     [
         # Three namespaces refused for one token are one failure.
-        ([(EXPIRED, "/a"), (EXPIRED, "/b"), (EXPIRED, "/c")], [True, False, False]),
+        (10, 16, [(EXPIRED, "/a"), (EXPIRED, "/b"), (EXPIRED, "/c")], [1, 0, 0], [0] * 3),
         # To ask again costs each time, and so does another code.
-        ([(EXPIRED, "/a"), (EXPIRED, "/a"), (EXPIRED, "/b"), (EXPIRED, "/b"), (EXPIRED, "/a")], [1, 1, 0, 1, 1]),
-        ([(EXPIRED, "/a"), (SCOPE, "/b"), (SCOPE, "/c"), (EXPIRED, "/d"), (SCOPE, "/a")], [1, 1, 1, 0, 1]),
+        (3, 16, [*[(EXPIRED, "/a")] * 5, (EXPIRED, "/b")], [1, 1, 1, 1, 1, 0], [0, 0, 0, 1, 1, 0]),
+        (
+            10,
+            16,
+            [(EXPIRED, "/a"), (SCOPE, "/b"), (SCOPE, "/c"), (EXPIRED, "/d"), (SCOPE, "/a")],
+            [1, 1, 1, 0, 1],
+            [0] * 5,
+        ),
+        # All of a session's refusals have a limit too.
+        (2, 3, numbered(8, 8), [1] + [0] * 7, [0] * 6 + [1] * 2),
+        (2, None, numbered(150, 50), [1] + [0] * 49 + [1] * 100, [0] * 100 + [1] * 50),
+        (None, 1, numbered(1000, 100), [1] + [0] * 63 + [1] * 936, [0] * 1000),
         # Names beyond those that are told apart share a count, and cost.
-        ([*numbered(69, 69), (EXPIRED, "/0")], [1] + [0] * 63 + [1] * 6),
+        (3, None, [*numbered(69, 69), (EXPIRED, "/0")], [1] + [0] * 63 + [1] * 6, [0] * 67 + [1] * 2 + [0]),
     ],
 )
-def test_which_refusals_cost(calls: list[tuple[str, str]], costs: list[bool]) -> None:
-    refusals = Refusals()
-    assert [refusals.count(*call, Limits())[0] for call in calls] == costs
-
-
-@pytest.mark.parametrize(
-    ("repeats", "namespaces", "calls", "too_many"),
-    [
-        (10, 16, [(EXPIRED, "/a"), (EXPIRED, "/b"), (EXPIRED, "/c")], [False] * 3),
-        (3, 16, [*[(EXPIRED, "/a")] * 5, (EXPIRED, "/b")], [False, False, False, True, True, False]),
-        (2, 3, numbered(8, 8), [False] * 6 + [True] * 2),
-        (2, None, numbered(150, 50), [False] * 100 + [True] * 50),
-        (None, 1, numbered(1000, 100), [False] * 1000),
-        (3, None, [*numbered(69, 69), (EXPIRED, "/0")], [False] * 67 + [True] * 2 + [False]),
-    ],
-)
-def test_when_a_session_was_refused_too_often(
-    repeats: int | None, namespaces: int | None, calls: list[tuple[str, str]], too_many: list[bool]
+def test_which_refusals_cost_and_when_there_are_too_many(
+    repeats: int | None, namespaces: int | None, calls: list[tuple[str, str]], costs: list[bool], too_many: list[bool]
 ) -> None:
     refusals, limits = Refusals(), Limits(repeats_per_namespace=repeats, namespaces_per_session=namespaces)
-    assert [refusals.count(*call, limits)[1] for call in calls] == too_many
+    assert [refusals.count(*call, limits) for call in calls] == list(zip(costs, too_many, strict=True))
 
 
 def test_the_refusals_of_a_session_stay_small_whatever_names_it_sends() -> None:

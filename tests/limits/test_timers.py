@@ -36,18 +36,6 @@ def test_entries_of_one_moment_come_in_the_order_in_which_they_were_set() -> Non
     assert take(timers, 10) == items
 
 
-def test_a_hundred_thousand_come_in_order_and_in_batches() -> None:
-    timers = Timers()
-    for number in range(100_000):
-        timers.set((number * 7919) % 100_000, (number * 7919) % 100_000)
-    found: list[int] = []
-    while len(timers):
-        batch = take(timers, 1e9, 1000)
-        assert len(batch) == 1000
-        found += batch
-    assert found == list(range(100_000))
-
-
 @pytest.mark.parametrize("when", [-math.inf, -1e300, -1, 0, -(10**400)])
 def test_what_lies_in_the_past_is_due_at_once(when: float) -> None:
     timers = Timers()
