@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import math
 import runpy
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -122,18 +124,6 @@ def test_a_given_idle_timeout_goes_before_the_defaults(
     assert figures(Heartbeat.behind(*proxies, idle_timeout=idle_timeout)) == chosen
 
 
-def test_behind_needs_something() -> None:
-    with pytest.raises(ConfigurationError, match="without any proxy write Heartbeat"):
-        Heartbeat.behind()
-
-
-@pytest.mark.parametrize("seconds", [None, "60", True, 4, 60_000])
-def test_for_idle_timeout_checks_its_argument(seconds: float) -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        Heartbeat.for_idle_timeout(seconds)
-    assert caught.value.option == "idle_timeout"
-
-
 # --- the constructor
 
 
@@ -150,13 +140,6 @@ def test_proxies_are_stored_once_under_their_names() -> None:
     heartbeat = Heartbeat(proxies=["ALB", "easypanel", "traefik"])  # type: ignore[arg-type]  # a list does no harm
     assert heartbeat.proxies == ("aws-alb", "traefik")
     assert hash(heartbeat) == hash(Heartbeat(proxies=("aws-alb", "traefik")))
-
-
-@pytest.mark.parametrize("proxies", ["nginx", {"nginx": 60}, None])
-def test_proxies_have_to_be_a_list(proxies: tuple[str, ...]) -> None:
-    with pytest.raises(ConfigurationError, match="write proxies=") as caught:
-        Heartbeat(proxies=proxies)
-    assert caught.value.option == "proxies"
 
 
 @pytest.mark.parametrize("option", ["interval", "timeout"])
@@ -191,11 +174,25 @@ def test_values_that_are_refused(option: str, value: int, text: str) -> None:
 # --- findings
 
 
-@pytest.mark.parametrize("transports", [(), "websocket", ["webtransport"], ["polling", "sse"]])
-def test_transports_are_checked(transports: list[str]) -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        Heartbeat().findings(transports=transports)
-    assert caught.value.option == "transports"
+@pytest.mark.parametrize(
+    ("make", "option", "text"),
+    [
+        (Heartbeat.behind, "proxies", "without any proxy write Heartbeat"),
+        *((partial(Heartbeat, proxies=value), "proxies", "write proxies=") for value in ("nginx", {"nginx": 60}, None)),
+        *(
+            (partial(Heartbeat.for_idle_timeout, value), "idle_timeout", "idle_timeout")
+            for value in (None, "60", True, 4, 60_000)
+        ),
+        *(
+            (partial(Heartbeat().findings, transports=value), "transports", "transports")
+            for value in ((), "websocket", ["webtransport"], ["polling", "sse"])
+        ),
+    ],
+)
+def test_arguments_that_are_refused(make: Callable[[], object], option: str, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=text) as caught:
+        make()
+    assert caught.value.option == option
 
 
 POLLING, WEBSOCKET, BOTH = ["polling"], ["websocket"], ["polling", "websocket"]
