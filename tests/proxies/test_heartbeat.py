@@ -328,14 +328,11 @@ def test_sg003_names_every_lifetime() -> None:
 @pytest.mark.parametrize(
     ("interval", "timeout", "ping_interval", "ping_timeout", "text"),
     [
-        (25, 20, 20, 20, None),
-        (7, 5, 20.0, 20.0, None),
-        (10, 10, 20.0, 20.0, None),
-        (25, 20, None, 20, None),
-        (25, 20, 0, 20, None),
-        (25, 20, 0.0, 1, None),
-        (25, 20, -1, 1, None),
-        (25, 20, 20, None, None),
+        *(
+            (25, 20, every, wait, None)
+            for every, wait in ((20, 20), (None, 20), (0, 20), (0.0, 1), (-1, 1), (20, None))
+        ),
+        *((interval, interval, 20.0, 20.0, None) for interval in (7, 10)),
         (25, 20, 1, 20, "ws_ping_interval + ws_ping_timeout = 21 s"),
         (25, 20, 5, 20, "ws_ping_interval + ws_ping_timeout = 25 s"),
         (25, 20, 5.5, 20, None),
@@ -372,22 +369,14 @@ def test_sg008_exactly_when_uvicorn_is_first(interval: int, timeout: int, every:
 @pytest.mark.parametrize(
     ("interval", "timeout", "grace", "found"),
     [
-        (25, 20, 0, []),
-        (25.0, 20.0, 0, []),
-        (25, 20, 5, []),
-        (25, 20.5, 0, []),  # announced to the millisecond
-        (24.5, 20, 0.5, []),  # together whole
-        (12.5, 20, 0, ["SG004"]),
-        (25, 20, 0.5, ["SG004"]),
+        # The timeout is announced to the millisecond, and the interval with the grace period.
+        *((*values, []) for values in ((25, 20, 0), (25.0, 20.0, 0), (25, 20, 5), (25, 20.5, 0), (24.5, 20, 0.5))),
+        *((*values, ["SG004"]) for values in ((12.5, 20, 0), (25, 20, 0.5), (25, 0.9, 0))),
         (0.3, 0.5, 0, ["SG004", "SG004"]),
-        (25, 0.9, 0, ["SG004"]),
-        (0, 20, 0, ["SG005"]),
-        (25, 0, 0, ["SG005"]),
-        (0, 0, 0, ["SG005", "SG005"]),
-        (-1, 20, -2, ["SG005", "SG005"]),
+        *((*values, ["SG005"]) for values in ((0, 20, 0), (25, 0, 0))),
+        *((*values, ["SG005", "SG005"]) for values in ((0, 0, 0), (-1, 20, -2))),
+        *((*values, ["SG006"]) for values in ((25_000, 20, 0), (10**400, 20, 0))),
         (25_000, 20_000, 5000, ["SG006", "SG006", "SG006"]),
-        (25_000, 20, 0, ["SG006"]),
-        (10**400, 20, 0, ["SG006"]),
         ("25", None, True, ["SG004", "SG004", "SG004"]),
         ((25, 5), 20, 0, ["SG004"]),
         (math.nan, math.inf, 0, ["SG004", "SG004"]),
