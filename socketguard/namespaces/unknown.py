@@ -25,30 +25,13 @@ from .registry import Registry
 
 __all__ = ["Cause", "Unknown", "differing", "distance", "explain"]
 
-Cause = Literal[
-    "nothing_registered",
-    "nothing_declared",
-    "hidden",
-    "not_declared",
-    "no_handler",
-    "query_string",
-    "too_long",
-    "stray_characters",
-    "registered_without_slash",
-    "default_namespace",
-    "comma",
-    "missing_slash",
-    "doubled_slash",
-    "trailing_slash",
-    "other_case",
-    "percent_encoded",
-    "url_path",
-    "typo",
-    "sub_path",
-    "pattern_nearly",
-    "only_default",
-    "not_registered",
+_AtTheServer = Literal["nothing_registered", "nothing_declared", "hidden", "not_declared", "no_handler"]
+_OfLetters = Literal["query_string", "too_long", "stray_characters", "comma", "other_case", "percent_encoded"]
+_OfSlashes = Literal[
+    "registered_without_slash", "default_namespace", "missing_slash", "doubled_slash", "trailing_slash"
 ]
+_OfNothingElse = Literal["url_path", "typo", "sub_path", "pattern_nearly", "only_default", "not_registered"]
+Cause = Literal[_AtTheServer, _OfLetters, _OfSlashes, _OfNothingElse]
 
 _LISTED = 20  # names in one log line
 _SHOWN = 128  # characters of a client's name in a log line

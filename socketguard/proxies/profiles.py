@@ -17,21 +17,7 @@ from typing import Literal
 from socketguard.errors import ConfigurationError
 from socketguard.text import neutralise
 
-__all__ = [
-    "KNOWN",
-    "PROFILES",
-    "Confidence",
-    "Limit",
-    "LimitKind",
-    "Profile",
-    "Setting",
-    "canonical_name",
-    "check_idle_timeout",
-    "describe_path",
-    "limits_on_path",
-    "number",
-    "where",
-]
+__all__ = ["KNOWN", "PROFILES", "Limit", "LimitKind", "Profile", "Setting", "canonical_name", "number", "where"]
 
 Setting = Literal["websocket", "forward", "sticky"]
 """What Socket.IO needs of a proxy: the upgrade, the Host and scheme of the client, and one server for a session."""

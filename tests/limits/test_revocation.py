@@ -134,6 +134,31 @@ def test_full_of_live_revocations_it_raises_and_forgets_none() -> None:
     assert len(store) == 2
 
 
+def test_one_that_was_prolonged_often_takes_one_place() -> None:
+    clock = Clock()
+    store = MemoryStore(capacity=1, clock=clock)
+    for expires_at in range(10, 100):
+        store.revoke(of_token(expires_at=expires_at))
+    clock.now = 98.0
+    with pytest.raises(StoreFull):
+        store.revoke(of_token("b", expires_at=200.0))
+    clock.now = 99.0
+    store.revoke(of_token("b", expires_at=200.0))
+    assert not store.is_revoked(identity())
+
+
+def test_a_second_revocation_never_shortens_the_first() -> None:
+    clock = Clock()
+    store = MemoryStore(clock=clock)
+    store.revoke(of_subject(issued_before=50.0, expires_at=100.0))
+    store.revoke(of_subject(issued_before=40.0, expires_at=90.0))
+    clock.now = 95.0
+    assert store.is_revoked(identity(issued_at=45.0))
+    store.revoke(of_subject(issued_before=60.0, expires_at=120.0))
+    clock.now = 119.0
+    assert store.is_revoked(identity(issued_at=55.0))
+
+
 def test_an_expired_one_that_is_still_there_does_not_reach_into_its_successor() -> None:
     clock = Clock()
     store = MemoryStore(clock=clock)
