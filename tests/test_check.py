@@ -81,6 +81,8 @@ def guarding(name: str) -> Callable[[Any], Any]:
     return make
 
 
+PROFILED = {"issuer": "a", "audience": "b", "profile": "rfc9068"}
+TENANT = "8eaef023-2b34-4da1-9baa-8bc8c9d6a490"
 LISTS: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "namespaces": ("namespaces", guarding("namespaces"), "/admin"),
     "trusted_proxies": ("trusted_proxies", guarding("trusted_proxies"), "10.0.0.1"),
@@ -91,27 +93,15 @@ LISTS: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "scopes": ("scopes", lambda value: NamespacePolicy("/admin", scopes=value), "admin"),
     "algorithms": ("algorithms", lambda value: JWTAuth(TEST_SECRET, algorithms=value), "HS256"),
     "require": ("require", lambda value: jwt(require=value), "exp"),
-    "require of a profile": (
-        "require",
-        lambda value: jwt(issuer="a", audience="b", profile="rfc9068", require=value),
-        "exp",
-    ),
+    "require of a profile": ("require", lambda value: jwt(**PROFILED, require=value), "exp"),
     "sources": ("sources", lambda value: jwt(sources=value), "payload"),
     "payload_keys": ("payload_keys", lambda value: jwt(payload_keys=value), "token"),
     "types": ("types", lambda value: jwt(types=value), "JWT"),
     "issuer": ("issuer", lambda value: jwt(issuer=value), "https://id.example"),
     "audience": ("audience", lambda value: jwt(audience=value), "crm"),
-    "audience of a discovery": (
-        "audience",
-        lambda value: JWTAuth.discover("https://id.example", audience=value),
-        "crm",
-    ),
+    "audience of a discovery": ("audience", lambda value: JWTAuth.discover("https://a.example", audience=value), "crm"),
     "key": ("key", lambda value: jwt(key=value), TEST_SECRET),
-    "tenants": (
-        "tenants",
-        lambda value: JWTAuth.entra("common", audience="crm", tenants=value),
-        "8eaef023-2b34-4da1-9baa-8bc8c9d6a490",
-    ),
+    "tenants": ("tenants", lambda value: JWTAuth.entra("common", audience="crm", tenants=value), TENANT),
     "proxies": ("proxies", lambda value: Heartbeat(proxies=value), "nginx"),
     "transports": ("transports", lambda value: Heartbeat().findings(transports=value), "polling"),
     "watch_emits": ("namespaces", lambda value: watch_emits(socketio.AsyncManager(), namespaces=value), "/messages"),

@@ -112,6 +112,39 @@ def test_an_empty_ledger_is_empty() -> None:
 
 
 @pytest.mark.parametrize(
+    ("limits", "problem"),
+    [
+        (Limits(connections=2, connections_per_subject=2, connections_per_address=2), "connections"),
+        (Limits(connections_per_subject=2, connections_per_address=2), "connections_per_subject"),
+        (Limits(connections_per_address=2), "connections_per_address"),
+    ],
+)
+def test_the_limit_that_is_full_is_named_and_nothing_is_taken(limits: Limits, problem: str) -> None:
+    ledger = Ledger(limits)
+    assert ledger.take(ANNA, "2001:db8::1") is None
+    assert ledger.take(ANNA, "2001:db8::2") is None
+    before = repr(contents(ledger))
+    assert ledger.take(ANNA, "2001:db8::3") == problem
+    assert repr(contents(ledger)) == before
+    ledger.release(ANNA, "2001:db8::1")
+    assert ledger.take(ANNA, "2001:db8::3") is None
+
+
+def test_the_limit_that_another_session_would_pass_is_named() -> None:
+    ledger = Ledger(Limits(connections=1, pending_sessions=2, sessions_per_address=1))
+    assert ledger.session_problem("203.0.113.7", 1) is None
+    ledger.open_session("203.0.113.7")
+    assert ledger.session_problem("203.0.113.7", 1) == "sessions_per_address"
+    assert ledger.session_problem("203.0.113.8", 1) is None
+    assert ledger.session_problem("203.0.113.7", 2) == "pending_sessions"
+    ledger.take(ANNA, "203.0.113.7")
+    assert ledger.session_problem("203.0.113.7", 2) == "connections"
+    ledger.release(ANNA, "203.0.113.7")
+    ledger.close_session("203.0.113.7")
+    assert ledger.session_problem("203.0.113.7", 1) is None
+
+
+@pytest.mark.parametrize(
     ("exempt", "address"), [("10.0.0.1", "::ffff:10.0.0.1"), ("fd00::1", "fd00::1"), ("fd00::/64", "fd00::2")]
 )
 def test_the_address_of_a_proxy_has_no_limit_but_is_counted(exempt: str, address: str) -> None:
