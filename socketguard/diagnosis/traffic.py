@@ -156,11 +156,11 @@ def _defaults(kind: LimitKind, seconds: int) -> str:
 
 
 class Share:
-    """How often something is so, among the last 51 to 100 times; the pattern stands from a share on, until another."""
+    """How often something is so, among the last 51 to 100 times; the pattern stands from a share on, until 0.4 less."""
 
-    def __init__(self, pattern: str, begins: float, ends: float, text: str, fix: str) -> None:
+    def __init__(self, pattern: str, begins: float, text: str, fix: str) -> None:
         self._pattern, self._text, self._fix = pattern, text, fix
-        self._begins, self._ends = begins, ends
+        self._begins, self._ends = begins, begins - 0.4
         self._counts, self._old_counts = (0, 0), (0, 0)
         self._is_new = False
         self._stands = False
@@ -403,7 +403,6 @@ class Patterns:
         self._unanswered = Share(
             FIRST_PING_UNANSWERED,
             0.8,
-            0.4,
             f"WebSockets that broke were gone at the first ping of the heartbeat, after {every} s: a firewall or NAT "
             "drops quiet connections without a word, or the clients speak no Engine.IO 4",
             "send pings more often, such as heartbeat=Heartbeat.for_idle_timeout"
@@ -412,7 +411,6 @@ class Patterns:
         self._polling = Share(
             NEVER_UPGRADED,
             0.9,
-            0.5,
             "sessions stayed on polling to their end, though the server offers WebSocket: a proxy in front drops the "
             "Upgrade header, or the origin of WebSockets is refused",
             "let each proxy pass the headers Upgrade and Connection on, over HTTP/1.1; when the clients are made with "
@@ -421,7 +419,6 @@ class Patterns:
         self._upgrades = Share(
             UPGRADES_FAIL,
             0.8,
-            0.4,
             "upgrades to WebSocket were begun and not finished: something in front opens WebSockets, but does not "
             "carry their frames",
             "look for a proxy or a filter that buffers or inspects WebSockets; clients connect sooner with "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import traceback
 from typing import Any
 
 from socketguard.deadline import Escaped
@@ -15,12 +16,7 @@ __all__ = ["ConnectHandlers", "app_message", "bypassed_handlers", "callback_fram
 
 
 def _frames_of(error: BaseException) -> list[Any]:
-    frames = []
-    traceback = error.__traceback__
-    while traceback is not None:
-        frames.append(traceback.tb_frame)
-        traceback = traceback.tb_next
-    return frames
+    return [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
 
 
 def _in_socketio(frame: Any) -> bool:
@@ -122,9 +118,6 @@ def _is_shielded(handler: Any) -> bool:
     return getattr(handler, "__code__", None) is _SHIELD_CODE
 
 
-# Handlers that `SocketGuard.requires` has decorated after they were registered.
-
-
 def _methods_of(namespace: Any) -> list[tuple[str, Any]]:
     """The handlers of a class-based namespace."""
     names = [name for name in dir(namespace) if name.startswith("on_")]
@@ -133,10 +126,11 @@ def _methods_of(namespace: Any) -> list[tuple[str, Any]]:
 
 def bypassed_handlers(server: Any) -> list[tuple[str, str]]:
     """Namespaces and events whose handlers run without the checks that somebody has written for them."""
-    found = []
-    for name, handlers in server.handlers.items():
-        for event, handler in handlers.items():
-            found.append((handler.__wrapped__ if _is_shielded(handler) else handler, (name, event)))
+    found = [
+        (handler.__wrapped__ if _is_shielded(handler) else handler, (name, event))
+        for name, handlers in server.handlers.items()
+        for event, handler in handlers.items()
+    ]
     for name, namespace in server.namespace_handlers.items():
         found += [(method, (name, event.removeprefix("on_"))) for event, method in _methods_of(namespace)]
     ids = {id(handler) for handler in bypassed(handler for handler, _ in found)}

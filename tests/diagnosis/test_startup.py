@@ -30,14 +30,11 @@ def ids(*, policies: Any = None, **changes: Any) -> list[str]:
     return [finding.id for finding in check_server(replace(PLAIN, **changes), policies=policies)]
 
 
-def test_a_plain_server_has_nothing_to_say() -> None:
-    assert ids() == []
-    assert ids(policies=["/messages"]) == []
-
-
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
+        ({}, []),
+        ({"policies": ["/messages"]}, []),
         ({"cors_allowed_origins": []}, ["SG022"]),
         ({"cors_allowed_origins": "*"}, ["SG024"]),
         ({"cors_allowed_origins": ["*"]}, ["SG024"]),
@@ -52,6 +49,8 @@ def test_a_plain_server_has_nothing_to_say() -> None:
         ({"class_namespaces": ("/a",)}, []),
         ({"catch_all_events": ("message",), "class_namespaces": ("/a",)}, ["SG015"]),
         ({"admin_namespaces": ("/admin",)}, ["SG016"]),
+        ({"admin_namespaces": ("/admin",), "policies": ["/admin"]}, []),
+        ({"admin_namespaces": ("/admin",), "policies": ["/messages"]}, ["SG016"]),
         ({"bypassed": (("/a", "save"), ("*", "save"))}, ["SG017", "SG017"]),
         ({"packets_logged": True}, ["SG041"]),
         # A manager that only emits is nothing for a server with clients.
@@ -63,8 +62,6 @@ def test_traps(changes: dict[str, Any], expected: list[str]) -> None:
 
 
 def test_the_admin_namespace_needs_a_policy() -> None:
-    assert ids(admin_namespaces=("/admin",), policies=["/admin"]) == []
-    assert ids(admin_namespaces=("/admin",), policies=["/messages"]) == ["SG016"]
     (asked,) = check_server(replace(PLAIN, admin_namespaces=("/admin",)), policies=None)
     (lost,) = check_server(replace(PLAIN, admin_namespaces=("/admin",)), policies=[])
     assert "asks for a token" in asked.text
@@ -109,10 +106,6 @@ def routes(*found: object) -> Any:
     return SimpleNamespace(routes=list(found))
 
 
-def middleware(app: object) -> Any:
-    return SimpleNamespace(app=app)
-
-
 class _Router:
     """Like Starlette's: its ``app`` is a method."""
 
@@ -128,7 +121,7 @@ class _Router:
         (asgi_app(), ["/socket.io/"]),
         (asgi_app(path=None), ["/"]),
         (SimpleNamespace(engineio_app="server"), ["/"]),
-        (middleware(middleware(asgi_app())), ["/socket.io/"]),
+        (SimpleNamespace(app=SimpleNamespace(app=asgi_app())), ["/socket.io/"]),  # middleware
         (routes(mount("/socket.io", asgi_app())), ["/socket.io/"]),
         (routes(mount("", asgi_app())), ["/socket.io/"]),
         (routes(mount("/", asgi_app())), ["/socket.io/"]),
@@ -144,15 +137,17 @@ class _Router:
 )
 def test_where_a_server_is_found(app: Any, paths: list[str]) -> None:
     found = discover(app)
-    assert found.servers == ["server"]
-    assert found.paths == paths
-    assert found.findings == []
+    assert (found.servers, found.paths, found.findings) == (["server"], paths, [])
     assert found.server(app) == "server"
 
 
-@pytest.mark.parametrize(
-    "app", [None, object(), routes(), routes(SimpleNamespace(path="/x", endpoint=print)), _Router(), middleware(None)]
-)
+CIRCLE = routes()
+CIRCLE.routes.append(mount("/again", CIRCLE))
+CIRCLE.app = CIRCLE
+NOTHING = [None, object(), routes(), routes(SimpleNamespace(path="/x", endpoint=print)), _Router(), CIRCLE]
+
+
+@pytest.mark.parametrize("app", [*NOTHING, SimpleNamespace(app=None)])
 def test_no_server(app: Any) -> None:
     found = discover(app)
     assert (found.servers, found.paths, found.findings) == ([], [], [])
@@ -165,21 +160,14 @@ def test_two_servers() -> None:
     app = asgi_app("first", inner=asgi_app("second"))
     found = discover(app)
     assert found.servers == ["first", "second"]
-    with pytest.raises(ConfigurationError, match=r"2 Socket\.IO servers"):
+    with pytest.raises(ConfigurationError, match=r"2 Socket\.IO servers") as error:
         found.server(app)
-
-
-def test_circles_end() -> None:
-    app = routes()
-    app.routes.append(mount("/again", app))
-    app.app = app
-    assert discover(app).servers == []
+    assert error.value.option == "server"
 
 
 def test_a_mount_where_nothing_matches() -> None:
     found = discover(routes(mount("/ws", asgi_app())))
-    assert found.servers == ["server"]
-    assert found.paths == []
+    assert (found.servers, found.paths) == (["server"], [])
     (finding,) = found.findings
     assert finding.id == "SG021"
     assert "Mount('/ws', ASGIApp(sio, socketio_path='/ws/socket.io'))" in finding.fix
