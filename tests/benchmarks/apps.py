@@ -21,21 +21,6 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from socketguard import JWTAuth, SocketGuard, current_connection
 from socketguard.logs.host import add_connection
 
-__all__ = [
-    "AUDIENCE",
-    "HS256",
-    "ISSUER",
-    "NAMESPACE",
-    "RS256",
-    "Algorithm",
-    "Lines",
-    "bare",
-    "configure_structlog",
-    "guarded",
-    "hand_written",
-    "new_auth",
-]
-
 NAMESPACE = "/messages"
 AUDIENCE = "crm"
 ISSUER = "https://login.example.com/"
@@ -78,15 +63,11 @@ class Algorithm:
         return f"40{NAMESPACE},{json.dumps({'token': token})}"
 
 
-def _rs256() -> Algorithm:
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    pem = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return Algorithm("RS256", key, pem.decode())
-
-
 _SECRET = secrets.token_urlsafe(48)
+_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+_PEM = _KEY.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 HS256 = Algorithm("HS256", _SECRET, _SECRET)
-RS256 = _rs256()
+RS256 = Algorithm("RS256", _KEY, _PEM.decode())
 
 
 class Lines:
@@ -127,15 +108,9 @@ def configure_structlog(lines: Lines) -> None:
 
 class _JSONFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return json.dumps(
-            {
-                "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(),
-                "level": record.levelname.lower(),
-                "logger": record.name,
-                "event": record.getMessage(),
-                **record.fields,  # type: ignore[attr-defined]
-            }
-        )
+        when, level = datetime.fromtimestamp(record.created, UTC).isoformat(), record.levelname.lower()
+        line = {"timestamp": when, "level": level, "logger": record.name, "event": record.getMessage()}
+        return json.dumps({**line, **record.fields})  # type: ignore[attr-defined]
 
 
 def _server(**options: Any) -> Any:
@@ -190,19 +165,15 @@ def hand_written(algorithm: Algorithm, lines: Lines) -> Any:
         except jwt.PyJWTError:
             raise socketio.exceptions.ConnectionRefusedError("Invalid token") from None
         await server.save_session(sid, {"subject": claims["sub"], "claims": claims}, namespace=NAMESPACE)
-        log.info(
-            "connection accepted",
-            extra={
-                "fields": {
-                    "sid": sid,
-                    "namespace": NAMESPACE,
-                    "subject": claims["sub"],
-                    "tenant_id": claims["tenant_id"],
-                    "client_address": environ["asgi.scope"]["client"][0],
-                    "user_agent": environ.get("HTTP_USER_AGENT"),
-                }
-            },
-        )
+        fields = {
+            "sid": sid,
+            "namespace": NAMESPACE,
+            "subject": claims["sub"],
+            "tenant_id": claims["tenant_id"],
+            "client_address": environ["asgi.scope"]["client"][0],
+            "user_agent": environ.get("HTTP_USER_AGENT"),
+        }
+        log.info("connection accepted", extra={"fields": fields})
 
     return socketio.ASGIApp(server)
 

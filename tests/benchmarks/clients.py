@@ -13,8 +13,6 @@ from typing import Any
 
 from tests.scripted import OPEN, scope
 
-__all__ = ["App", "Attempt", "Message", "Polling", "Stall", "Turns", "WebSocket", "address", "websocket_scope"]
-
 Message = MutableMapping[str, Any]
 App = Callable[[dict[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[Any]]
 

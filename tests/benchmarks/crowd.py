@@ -10,8 +10,6 @@ from typing import Any
 from . import apps
 from .clients import App, Message, websocket_scope
 
-__all__ = ["PATIENCE", "Crowd"]
-
 PATIENCE = 120.0
 """Seconds after which something has not happened. Nothing is measured by it."""
 

@@ -17,8 +17,6 @@ from .measure import Batch, compare, no_collector
 from .ratios import WARM_UP, connects, ratio_row
 from .table import Row
 
-__all__ = ["measure_floods", "measure_limits"]
-
 FLOODER = address(0)
 # More than the 30 failures a minute that are borne, and than the lines that are written of a refusal.
 FAILURES = 48
@@ -121,16 +119,13 @@ def measure_floods(runner: asyncio.Runner, *, rounds: int, count: int) -> list[R
     """Rows for a flood of bad tokens from one address that is over its budget."""
     lines = apps.Lines()
     frame, joined = apps.HS256.connect(), f'40{apps.NAMESPACE},{{"sid"'
-    found = compare(
-        runner,
-        {
-            "bare": connects(apps.bare, frame, joined, count, lines, 0),
-            "WebSocket": _attempts(lines, count, polling=False),
-            "polling": _attempts(lines, count, polling=True),
-            "session": _within_sessions(lines, count),
-        },
-        rounds,
-    )
+    variants = {
+        "bare": connects(apps.bare, frame, joined, count, lines, 0),
+        "WebSocket": _attempts(lines, count, polling=False),
+        "polling": _attempts(lines, count, polling=True),
+        "session": _within_sessions(lines, count),
+    }
+    found = compare(runner, variants, rounds)
     accepted = "unguarded CONNECT, accepted"
     rows = [
         ratio_row(f"bad tokens in a flood, over {transport}", accepted, 0.30, found, transport, "bare")

@@ -12,8 +12,6 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-__all__ = ["NOISE", "Comparison", "compare", "forget_tasks", "new_runner", "no_collector"]
-
 NOISE = 0.05
 """Two runs agree within this. Where the limit is nearer to the figure than that, medians of paired rounds decide."""
 

@@ -16,8 +16,6 @@ from .clients import WebSocket, address
 from .measure import forget_tasks
 from .table import Row
 
-__all__ = ["measure_memory"]
-
 LIMIT_KIB = 4.0
 LIFE_LIMIT_KIB = 1.0
 
@@ -58,12 +56,8 @@ async def _open(app: Any, start: int, count: int) -> list[tuple[WebSocket, async
 
 def _endless(lines: apps.Lines) -> Any:
     """A guard whose connections have no end, no deadline and no limit."""
-    return apps.guarded(
-        apps.HS256,
-        lines,
-        auth=apps.new_auth(apps.HS256, expiry="ignore"),
-        options={"limits": UNLIMITED, "connect_timeout": None},
-    )
+    options = {"limits": UNLIMITED, "connect_timeout": None}
+    return apps.guarded(apps.HS256, lines, auth=apps.new_auth(apps.HS256, expiry="ignore"), options=options)
 
 
 def measure_memory(runner: asyncio.Runner, *, rounds: int, count: int) -> list[Row]:
@@ -82,19 +76,15 @@ def measure_memory(runner: asyncio.Runner, *, rounds: int, count: int) -> list[R
     how = f"{count} connections, tracemalloc{f', medians of {rounds}' if rounds > 1 else ''}"
     return [
         Row(
-            "memory of an idle connection",
-            "unguarded",
-            guarded - bare,
-            LIMIT_KIB,
+            what,
+            against,
+            guarded - other,
+            limit,
             "KiB more",
-            f"{guarded:.1f} against {bare:.1f} KiB, {how}",
-        ),
-        Row(
-            "memory for its timers and limits",
-            "guarded without them",
-            guarded - endless,
-            LIFE_LIMIT_KIB,
-            "KiB more",
-            f"{guarded:.2f} against {endless:.2f} KiB, {how}",
-        ),
+            f"{guarded:.{digits}f} against {other:.{digits}f} KiB, {how}",
+        )
+        for what, against, other, limit, digits in (
+            ("memory of an idle connection", "unguarded", bare, LIMIT_KIB, 1),
+            ("memory for its timers and limits", "guarded without them", endless, LIFE_LIMIT_KIB, 2),
+        )
     ]

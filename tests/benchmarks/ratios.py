@@ -12,8 +12,6 @@ from .clients import WebSocket, address
 from .measure import Batch, Comparison, compare, no_collector
 from .table import Row
 
-__all__ = ["WARM_UP", "connects", "measure_connects", "measure_events", "ratio_row"]
-
 WARM_UP = 3
 EVENT = f'42{apps.NAMESPACE},7["message:new","twenty bytes of text"]'
 LOGGED_EVENT = EVENT.replace("message:new", "message:logged")
@@ -74,30 +72,25 @@ def measure_connects(runner: asyncio.Runner, *, rounds: int, count: int) -> list
     joined, refused = f'40{apps.NAMESPACE},{{"sid"', f'44{apps.NAMESPACE},{{"message":"Invalid token"'
     unknown = hs256.connect().replace(apps.NAMESPACE, "/mesages")
 
+    def batch(build: Callable[[], Any], frame: str, answer: str, expected: int) -> Batch:
+        return connects(build, frame, answer, count, lines, expected)
+
     def guarded() -> Any:
         return apps.guarded(hs256, lines)
 
-    found = compare(
-        runner,
-        {
-            "bare": connects(apps.bare, hs256.connect(), joined, count, lines, 0),
-            "hand-written": connects(lambda: apps.hand_written(hs256, lines), hs256.connect(), joined, count, lines, 1),
-            "guarded": connects(guarded, hs256.connect(), joined, count, lines, 2),
-            "unknown namespace": connects(
-                guarded, unknown, '44/mesages,{"message":"Invalid namespace"}', count, lines, 1
-            ),
-            "bad signature": connects(guarded, hs256.connect(signature=False), refused, count, lines, 1),
-        },
-        rounds,
-    )
-    found_rs256 = compare(
-        runner,
-        {
-            "hand-written": connects(lambda: apps.hand_written(rs256, lines), rs256.connect(), joined, count, lines, 1),
-            "guarded": connects(lambda: apps.guarded(rs256, lines), rs256.connect(), joined, count, lines, 2),
-        },
-        rounds,
-    )
+    variants = {
+        "bare": batch(apps.bare, hs256.connect(), joined, 0),
+        "hand-written": batch(lambda: apps.hand_written(hs256, lines), hs256.connect(), joined, 1),
+        "guarded": batch(guarded, hs256.connect(), joined, 2),
+        "unknown namespace": batch(guarded, unknown, '44/mesages,{"message":"Invalid namespace"}', 1),
+        "bad signature": batch(guarded, hs256.connect(signature=False), refused, 1),
+    }
+    found = compare(runner, variants, rounds)
+    variants = {
+        "hand-written": batch(lambda: apps.hand_written(rs256, lines), rs256.connect(), joined, 1),
+        "guarded": batch(lambda: apps.guarded(rs256, lines), rs256.connect(), joined, 2),
+    }
+    found_rs256 = compare(runner, variants, rounds)
     accepted = "unguarded CONNECT, accepted"
     return [
         ratio_row("CONNECT accepted, HS256", "hand-written connect handler", 1.05, found, "guarded", "hand-written"),

@@ -8,21 +8,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import json
 import random
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from socketguard import NamespacePolicy
+from socketguard import NamespacePolicy, current_connection
 from socketguard.connection import Connection, Identity, Session
 from socketguard.testing import capture_events, make_auth, mint
-from tests.scripted import Client, Clock, Closed, Guarded, connect_packet, guarded, http, left, made, moving, until
+from tests.scripted import (
+    Client,
+    Clock,
+    Closed,
+    Guarded,
+    connect_packet,
+    guarded,
+    http,
+    left,
+    lines,
+    made,
+    moving,
+    until,
+)
 
 from .table import Row
-
-__all__ = ["Soaked", "measure_soak", "soak"]
 
 PATIENCE = 120.0
 """Seconds after which something has not happened."""
@@ -92,7 +102,8 @@ class _Guest:
         soak = self.soak
         lifetime = soak.random.randrange(2 * NOTICE, 10 * NOTICE) if self.fate in SHORT else LONG
         token = mint(self.subject, now=soak.clock.now, lifetime=lifetime, jti=self.token_id)
-        self._client = await Client(soak.case, self.transport, **self.options).open()
+        kind = "websocket" if self.transport == "websocket" else "polling"
+        self._client = await Client(soak.case, kind, **self.options).open()
         if self.fate == "vanishes while it joins":
             await self._say(connect_packet("/a", token))
             for _ in range(soak.random.randrange(4)):
@@ -100,15 +111,11 @@ class _Guest:
             await self._leave()
             return
         if self.fate == "is refused":
-            await self._say(connect_packet("/a", f"{token[:-4]}AAAA"))
-            assert (await self._client.frame()).startswith("44/a,")
+            await self._client.refused("/a", f"{token[:-4]}AAAA")
             await self._leave()
             return
         for namespace in self.namespaces:
-            await self._say(connect_packet(namespace, token))
-            answer = await self._client.frame()
-            assert answer.startswith(f"40{namespace},"), answer
-            self.sids[namespace] = json.loads(answer.partition(",")[2])["sid"]
+            self.sids[namespace] = await self._client.join(namespace, token)
         if self.transport == "upgraded":
             wire = await self._client.probe()
             await wire.send("5")
@@ -148,16 +155,13 @@ class _Guest:
 
     async def _refresh(self, namespace: str) -> None:
         now = self.soak.clock.now
-        token = {
-            "expires": lambda: None,
-            "refreshes": lambda: mint(self.subject, now=now, lifetime=LONG),
-            "offers another's token": lambda: mint("somebody", now=now, lifetime=LONG),
-            "offers a revoked token": lambda: mint(self.subject, now=now, lifetime=LONG, jti=REVOKED),
-        }[self.fate]()
-        if token is None:
+        if self.fate == "expires":
             return
-        if self.fate == "offers a revoked token":
+        subject = "somebody" if self.fate == "offers another's token" else self.subject
+        revoked = {"jti": REVOKED} if self.fate == "offers a revoked token" else {}
+        if revoked:
             self._expect("token_revoked", namespace=namespace)
+        token = mint(subject, now=now, lifetime=LONG, **revoked)
         await self._say(f'42{namespace},7["socketguard:refresh",{{"token":"{token}"}}]')
 
     def _refreshed(self, namespace: str, answer: str) -> None:
@@ -291,15 +295,12 @@ class _Soak:
 
 
 def _register(server: Any) -> None:
-    for namespace in ("/a", "/b"):
-        server.on("connect", _connect(server, namespace), namespace=namespace)
-
-
-def _connect(server: Any, namespace: str) -> Any:
     async def connect(sid: str, environ: Any, auth: Any) -> None:
+        namespace = current_connection().namespace
         await server.enter_room(sid, f"room {sum(sid.encode()) % 20}", namespace=namespace)
 
-    return connect
+    for namespace in ("/a", "/b"):
+        server.on("connect", connect, namespace=namespace)
 
 
 async def _after_a_while(identity: Identity, connection: Connection) -> bool:
@@ -328,18 +329,17 @@ async def soak(clients: int, *, seed: int, together: int, over: float, ping_inte
         with moving(running.clock):
             await running.run(together=together, over=over)
             tasks = await _more_tasks(before)
-    accepted = Counter(event["sid"] for event in events if event["event"] == "socketguard.connection.accepted")
-    closed = Counter(event["sid"] for event in events if event["event"] == "socketguard.connection.closed")
+    accepted = Counter(line["sid"] for line in lines(events, "connection.accepted"))
+    closed = Counter(line["sid"] for line in lines(events, "connection.closed"))
     # Who vanishes while it joins may never have been accepted.
     assert accepted.keys() <= closed.keys()
     assert set(closed.values()) == {1}, [sid for sid, number in closed.items() if number > 1]
     assert expected.keys() <= accepted.keys()
     reasons: Counter[str] = Counter()
-    for event in events:
-        if event["event"] == "socketguard.connection.closed":
-            reasons[event["reason"]] += 1
-            allowed = expected.get(event["sid"], _LEFT)
-            assert event["reason"] in allowed, (event, allowed)
+    for line in lines(events, "connection.closed"):
+        reasons[line["reason"]] += 1
+        allowed = expected.get(line["sid"], _LEFT)
+        assert line["reason"] in allowed, (line, allowed)
     remains = left(case)
     case.guard.detach()
     events.clear()

@@ -15,8 +15,6 @@ from .clients import Polling, Stall, address
 from .measure import forget_tasks
 from .table import Row
 
-__all__ = ["Cost", "measure_stalls"]
-
 LIMIT_MS = 1.0
 SIZE = 16_384
 MEGABYTE = 1_000_000

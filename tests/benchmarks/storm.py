@@ -20,8 +20,6 @@ from .measure import Batch, Comparison, compare, no_collector
 from .ratios import WARM_UP
 from .table import Row
 
-__all__ = ["measure_storms"]
-
 LIMIT = 1.15
 ADDRESS = "10.0.0.1"
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
-__all__ = ["Row", "page", "text"]
-
-_PACKAGES = (
+_PACKAGES = [
     "python-socketio",
     "python-engineio",
     "PyJWT",
@@ -20,7 +18,7 @@ _PACKAGES = (
     "starlette",
     "msgpack",
     "uvloop",
-)
+]
 
 
 @dataclass(frozen=True)

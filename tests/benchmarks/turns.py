@@ -19,8 +19,6 @@ from .crowd import Crowd
 from .measure import forget_tasks, no_collector
 from .table import Row
 
-__all__ = ["measure_turns"]
-
 LIMIT_MS = 20.0
 NOTICE = 30
 LIFETIME = 3600
@@ -47,14 +45,8 @@ class _Case:
 
     def row(self, note: str) -> Row:
         clocks = f"{self.longest * 1e3:.1f} ms of CPU time, {self.blocked * 1e3:.1f} ms by the wall clock"
-        return Row(
-            f"longest turn of the loop: {self.what}",
-            "nothing",
-            self.longest * 1e3,
-            LIMIT_MS,
-            "ms",
-            f"{clocks}; {self.seconds:.2f} s of CPU time in all turns together; {note}",
-        )
+        note = f"{clocks}; {self.seconds:.2f} s of CPU time in all turns together; {note}"
+        return Row(f"longest turn of the loop: {self.what}", "nothing", self.longest * 1e3, LIMIT_MS, "ms", note)
 
 
 def _frames(count: int) -> list[str]:
@@ -129,10 +121,8 @@ async def _slow_keys(fetched: _Case, count: int, seconds: float, lines: apps.Lin
             allow_http=True,
             jwks_timeout=seconds * 2 + 1,
         )
-        options = {"admission_timeout": seconds * 2 + 1}
-        guard = apps.guarded(
-            apps.RS256, lines, auth=auth, options=options, ping_interval=LIFETIME, ping_timeout=LIFETIME
-        )
+        patient = {"ping_interval": LIFETIME, "ping_timeout": LIFETIME}
+        guard = apps.guarded(apps.RS256, lines, auth=auth, options={"admission_timeout": seconds * 2 + 1}, **patient)
         crowd = Crowd(guard)
         frames = [apps.RS256.connect(f"user-{number}") for number in range(count)]
 

@@ -445,15 +445,6 @@ async def test_each_issuer_has_a_leeway_of_its_own(clock: Clock) -> None:
     await peers["three"].close()
 
 
-async def test_a_session_that_joins_nothing_is_told_so(events: Events) -> None:
-    case = guarded(connect_timeout=0.01)
-    peer = await Client(case).open()
-    data = await peer.event("/", "socketguard:closing")
-    assert (data["code"], data["retry"]) == ("connect_timeout", "backoff")
-    assert await peer.closed() == 4408
-    assert len(lines(events, "session.ended", reason="connect_timeout")) == 1
-
-
 async def test_a_closed_transport_says_nothing_more(clock: Clock) -> None:
     """What was under way when the client went: nothing is raised, and nothing is sent."""
     case, peer, _ = await both_joined(clock, 60, 60)
