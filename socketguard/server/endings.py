@@ -102,6 +102,8 @@ class Endings:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._handle: asyncio.Handle | None = None
         self._at = math.inf
+        self._stopped = False
+        self._seldom_at = -math.inf
 
     def __len__(self) -> int:
         """How many endings are under way."""
@@ -111,13 +113,15 @@ class Endings:
 
     def arm(self) -> None:
         """Have what is due looked at in time; to be called when something due may have come."""
+        if self._stopped and not self._queue.waiting:
+            return
         loop = asyncio.get_running_loop()
         wait = self._wait()
         at = -math.inf if wait <= 0 else loop.time() + max(wait, _SHORTEST)
         if self._handle is not None:
             if loop is self._loop and self._at <= at:
                 return
-            self.stop()
+            self._cancel()
         self._loop, self._at = loop, at
         # An empty context: that of a handler would make its connection the current one, and keep it in memory.
         context = contextvars.Context()
@@ -131,33 +135,58 @@ class Endings:
         """For how many seconds nothing can be due."""
         if self._queue.waiting:
             return 0.0
-        return min(self._sessions.wait, self._expiry.wait, _SHORT if self._service.fetching else TICK)
+        try:
+            expiry = self._expiry.wait
+        except Exception:  # The clock is the application's.
+            expiry = TICK
+        return min(self._sessions.wait, expiry, _SHORT if self._service.fetching else TICK)
 
     def _turn(self) -> None:
         self._handle = None
         try:
-            for connection, left in self._expiry.due(_AT_ONCE):
-                if left is None:
-                    self._expire(connection)
-                else:
-                    self._notify(connection, left)
-            for session, reason in self._sessions.due(_AT_ONCE):
-                self.session(session, reason)
-            self._service.tell()
-            now = time.monotonic()
-            self._report.floods.due(now)
-            for pattern, stands, fields in self._patterns.due(now):
-                self._report.pattern(pattern, stands, fields)
-            self._report.undelivered(self._delivery.due(now))
+            # What fails keeps nothing else from being looked at.
+            for look in (self._end_connections, self._end_sessions, self._service.tell, self._look_seldom):
+                if self._stopped:
+                    break
+                try:
+                    look()
+                except Exception as exc:
+                    context = {"message": "socketguard could not look at what is due", "exception": exc}
+                    asyncio.get_running_loop().call_exception_handler(context)
             self._queue.turn()
-        except Exception as exc:
-            context = {"message": "socketguard could not look at what is due", "exception": exc}
-            asyncio.get_running_loop().call_exception_handler(context)
         finally:
             self.arm()
 
+    def _end_connections(self) -> None:
+        for connection, left in self._expiry.due(_AT_ONCE):
+            if left is None:
+                self._expire(connection)
+            else:
+                self._notify(connection, left)
+
+    def _end_sessions(self) -> None:
+        for session, reason in self._sessions.due(_AT_ONCE):
+            self.session(session, reason)
+
+    def _look_seldom(self) -> None:
+        """Look at what counts by the second, and would cost each turn too much."""
+        now = time.monotonic()
+        if now < self._seldom_at:
+            return
+        # A turn that comes a moment early must not leave it to the one after it.
+        self._seldom_at = now + 0.9 * TICK
+        self._report.floods.due(now)
+        for pattern, stands, fields in self._patterns.due(now):
+            self._report.pattern(pattern, stands, fields)
+        self._report.undelivered(self._delivery.due(now))
+
     def stop(self) -> None:
-        """Look at nothing more, until `arm` is called."""
+        """Look at nothing more, but finish what has begun: nobody stays who was to be disconnected."""
+        self._stopped = True
+        if not self._queue.waiting:
+            self._cancel()
+
+    def _cancel(self) -> None:
         # A closed loop has dropped its handles already.
         if self._handle is not None and self._loop is not None and not self._loop.is_closed():
             self._handle.cancel()
