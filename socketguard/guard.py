@@ -152,7 +152,7 @@ class Parts:
         self.report.undelivered(self.delivery.close())
         self.sessions.clear()
         self.expiry.clear()
-        self.endings.close()
+        self.endings.stop()
         self.report.floods.close()
 
 

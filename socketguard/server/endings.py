@@ -102,8 +102,8 @@ class Endings:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._handle: asyncio.Handle | None = None
         self._at = math.inf
-        self._tell_at = 0.0
-        self._closed = False
+        self._stopped = False
+        self._seldom_at = -math.inf
 
     def __len__(self) -> int:
         """How many endings are under way."""
@@ -113,7 +113,7 @@ class Endings:
 
     def arm(self) -> None:
         """Have what is due looked at in time; to be called when something due may have come."""
-        if self._closed and not self._queue.waiting:
+        if self._stopped and not self._queue.waiting:
             return
         loop = asyncio.get_running_loop()
         wait = self._wait()
@@ -121,7 +121,7 @@ class Endings:
         if self._handle is not None:
             if loop is self._loop and self._at <= at:
                 return
-            self._disarm()
+            self._cancel()
         self._loop, self._at = loop, at
         # An empty context: that of a handler would make its connection the current one, and keep it in memory.
         context = contextvars.Context()
@@ -135,18 +135,27 @@ class Endings:
         """For how many seconds nothing can be due."""
         if self._queue.waiting:
             return 0.0
-        return min(self._sessions.wait, self._expiry.wait, _SHORT if self._service.fetching else TICK)
+        try:
+            expiry = self._expiry.wait
+        except Exception:  # The clock is the application's.
+            expiry = TICK
+        return min(self._sessions.wait, expiry, _SHORT if self._service.fetching else TICK)
 
     def _turn(self) -> None:
         self._handle = None
-        # What one of them stumbles over costs the others nothing.
-        for look in (self._end_connections, self._end_sessions, self._queue.turn, self._tell):
-            try:
-                look()
-            except Exception as exc:
-                context = {"message": "socketguard could not look at what is due", "exception": exc}
-                asyncio.get_running_loop().call_exception_handler(context)
-        self.arm()
+        try:
+            # What fails keeps nothing else from being looked at.
+            for look in (self._end_connections, self._end_sessions, self._service.tell, self._look_seldom):
+                if self._stopped:
+                    break
+                try:
+                    look()
+                except Exception as exc:
+                    context = {"message": "socketguard could not look at what is due", "exception": exc}
+                    asyncio.get_running_loop().call_exception_handler(context)
+            self._queue.turn()
+        finally:
+            self.arm()
 
     def _end_connections(self) -> None:
         for connection, left in self._expiry.due(_AT_ONCE):
@@ -159,25 +168,25 @@ class Endings:
         for session, reason in self._sessions.due(_AT_ONCE):
             self.session(session, reason)
 
-    def _tell(self) -> None:
-        self._service.tell()
+    def _look_seldom(self) -> None:
+        """Look at what counts by the second, and would cost each turn too much."""
         now = time.monotonic()
-        if now < self._tell_at:
-            return  # While many endings wait, every turn of the loop comes here.
-        self._tell_at = now + TICK
+        if now < self._seldom_at:
+            return
+        # A turn that comes a moment early must not leave it to the one after it.
+        self._seldom_at = now + 0.9 * TICK
         self._report.floods.due(now)
         for pattern, stands, fields in self._patterns.due(now):
             self._report.pattern(pattern, stands, fields)
         self._report.undelivered(self._delivery.due(now))
 
-    def close(self) -> None:
-        """Look at nothing more; what has begun to end goes on."""
-        self._closed = True
-        self._disarm()
-        if self._queue.waiting:
-            self.arm()
+    def stop(self) -> None:
+        """Look at nothing more, but finish what has begun: nobody stays who was to be disconnected."""
+        self._stopped = True
+        if not self._queue.waiting:
+            self._cancel()
 
-    def _disarm(self) -> None:
+    def _cancel(self) -> None:
         # A closed loop has dropped its handles already.
         if self._handle is not None and self._loop is not None and not self._loop.is_closed():
             self._handle.cancel()

@@ -60,6 +60,8 @@ class Endpoint:
         if self._detached:
             return cast("Coroutine[Any, Any, None]", self._handle_request(scope, receive, send))
         self._configuration.seen(scope, receive)
+        # Whatever comes of it: a line may be held back, or keys be fetched.
+        self._context.endings.arm()
         seen = scope.get(_SEEN_KEY)
         if seen is not None:
             seen.append(True)
@@ -154,7 +156,6 @@ class Endpoint:
             # The end of a session has a line already; that its client notices is no news.
             quietly = self._engine.was_let_go(request.sid)
             await self._answers.refuse(scope, request, refusal, send, session, quietly=quietly)
-            self._context.endings.arm()
 
 
 def _moved(request: HandshakeRequest, session: Session) -> Refusal | None:

@@ -30,6 +30,8 @@ class Engine:
 
     def __init__(self, server: Any, connect_packet_bytes: int | None) -> None:
         self.server = server
+        # As it is now, before anybody replaces it.
+        self._disconnect = server.disconnect
         # Fixed now: how large a frame or body may be from a session that has joined no namespace.
         self.max_body_of_stranger: int = (
             self.max_body if connect_packet_bytes is None else min(self.max_body, connect_packet_bytes)
@@ -134,7 +136,7 @@ class Engine:
 
     async def disconnect(self, connection: Connection) -> None:
         """Disconnect one namespace of a client; stock clients don't undo that."""
-        await self.server.disconnect(connection.sid, connection.namespace, ignore_queue=True)
+        await self._disconnect(connection.sid, connection.namespace, ignore_queue=True)
 
     # The end of a session
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextvars
+
 from socketguard.limits.revocation import Revocations
 from socketguard.logs.report import Report
 from socketguard.namespaces.registry import Registry
@@ -48,6 +50,7 @@ class Service:
         if self._fetched is not None:
             self._told, changes = self._fetched.changes(self._told)
             for change in changes:
-                self._report.keys_changed(change)
+                # In an empty context: the keys are no business of the client for whom it was asked.
+                contextvars.Context().run(self._report.keys_changed, change)
         for available, error in self._revocations.changes():
             self._report.store_changed(available, error, fail_open=self._fail_open)

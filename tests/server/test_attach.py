@@ -420,6 +420,43 @@ async def test_what_somebody_else_has_wrapped_stays_and_lets_through() -> None:
     assert not server.manager.rooms
 
 
+async def test_whoever_is_being_disconnected_when_the_guard_goes_does_not_stay() -> None:
+    case = guarded()
+    wires = [(await joined_wire(case.app, token=mint(jti="stolen")))[0] for _ in range(20)]
+    ending = asyncio.ensure_future(case.guard.disconnect(token_id="stolen"))
+    await asyncio.sleep(0)
+    case.guard.detach()
+    assert await ending == len(wires)
+    for wire in wires:
+        assert await wire.frame() == "41/messages,"
+        await wire.close()
+
+
+async def test_the_guard_disconnects_whatever_somebody_makes_of_disconnect_later() -> None:
+    case = guarded()
+    wire, _ = await joined_wire(case.app)
+    original = case.server.disconnect
+
+    async def disconnect(sid: str, namespace: str | None = None) -> None:
+        await original(sid, namespace=namespace)
+
+    case.server.disconnect = disconnect
+    assert await case.guard.disconnect(subject="user-1") == 1
+    assert await wire.frame() == "41/messages,"
+    await wire.close()
+
+
+async def test_clients_that_are_connected_when_the_guard_goes_stay() -> None:
+    case = guarded()
+    wire, _ = await joined_wire(case.app)
+    case.guard.detach()
+    await wire.send('42/messages,1["echo",1]')
+    assert await wire.frame() == "43/messages,1[1]"
+    await wire.close()
+    assert not case.server.manager.rooms
+    assert not case.server.environ
+
+
 # Options
 
 

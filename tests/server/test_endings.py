@@ -59,17 +59,3 @@ async def test_the_tick_goes_by_no_connection(monkeypatch: pytest.MonkeyPatch) -
     await until(lambda: len(seen) >= 3)
     await client.close()
     assert set(seen) == {None}
-
-
-async def test_what_has_begun_to_end_goes_on_after_the_guard_was_taken_off() -> None:
-    case = guarded()
-    clients = [await Client(case).open() for _ in range(60)]
-    for client in clients:
-        await client.join()
-    ending = asyncio.ensure_future(case.guard.disconnect(subject="user-1"))
-    await until(lambda: case.guard.status()["timers"]["ending"])
-    case.guard.detach()
-    assert await ending == 60
-    for client in clients:
-        await client.disconnected("/messages")
-        await client.close()

@@ -464,3 +464,29 @@ async def test_a_session_is_ended_once(clock: Clock, events: Events) -> None:
     await peer.expired("/b")
     await gone(case)
     assert {line["reason"] for line in lines(events, "connection.closed")} == {"token_expired"}
+
+
+async def test_a_clock_that_fails_for_a_while_delays_and_keeps_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socketguard.server.endings.TICK", 0.01)
+    time = Clock()
+    failing = False
+
+    def clock() -> float:
+        if failing:
+            raise OSError("no time")
+        return time.now
+
+    case = guarded(auth=make_auth(clock=clock), expiring_notice=None, connect_timeout=0.2)
+    peer = await Client(case).open()
+    await peer.join(token=token_at(time, 60))
+    stranger = await Client(case).open()
+    failing = True
+    errors: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    assert await stranger.told("/", "connect_timeout") == "backoff"
+    assert await stranger.closed() == 4408
+    assert {type(each["exception"]) for each in errors} == {OSError}
+    failing = False
+    time.passes(60 + LEEWAY)
+    assert await peer.told("/messages", "token_expired") == "refresh"
+    assert await peer.closed() == 4401

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import json
 from typing import Any
 
@@ -516,6 +517,26 @@ async def test_a_connect_that_finds_no_keys_ends_its_transport(events: Events) -
         ("keys_unavailable", "polling"),
     ]
     assert case.guard.status()["refused"] == {"keys_unavailable": 2}
+
+
+async def test_lines_about_keys_belong_to_no_client() -> None:
+    whose: contextvars.ContextVar[str | None] = contextvars.ContextVar("whose", default=None)
+    seen: dict[str, str | None] = {}
+
+    class Logger:
+        def info(self, event: str, **_: Any) -> None:
+            seen[event] = whose.get()
+
+        debug = warning = error = info
+
+    case = guarded(auth=KeyServer().auth(), logger=Logger())
+    whose.set("a client's")
+    wire = await open_wire(case.app)
+    await wire.send(connect_packet(token=signed()))
+    assert str(await wire.frame()).startswith("40/messages,")
+    assert seen["socketguard.keys.refreshed"] is None
+    assert seen["socketguard.connection.accepted"] == "a client's"
+    await wire.close()
 
 
 async def test_a_member_hears_that_there_are_no_keys_for_another_namespace() -> None:

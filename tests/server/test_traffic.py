@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -12,7 +13,20 @@ from socketguard.connection import Session
 from socketguard.diagnosis.traffic import Patterns, Told
 from socketguard.logs.floods import Floods
 from socketguard.server.engine import Engine
-from tests.scripted import Client, Events, Socket, guarded, http, joined_wire, lines, open_wire, until
+from socketguard.testing import Refused
+from tests.scripted import (
+    OPEN,
+    UNLIMITED,
+    Client,
+    Events,
+    Socket,
+    guarded,
+    http,
+    joined_wire,
+    lines,
+    open_wire,
+    until,
+)
 
 
 class Recorder(Patterns):
@@ -126,6 +140,49 @@ async def test_patterns_are_asked_again_and_again_and_told_with_their_evidence(
     line = lines(events, "traffic.pattern")[0]
     assert (line["level"], line["pattern"], line["stands"]) == ("warning", "same_idle_age", True)
     assert (line["text"], line["fix"], line["cuts"]) == ("cut after 60 s", "raise it", 9)
+
+
+async def test_patterns_count_by_the_second_however_much_is_due(recorder: Recorder) -> None:
+    case = guarded(limits=UNLIMITED)
+    peers = [await Client(case).open() for _ in range(20)]
+    for peer in peers:
+        await peer.join()
+    begun = time.monotonic()
+    await case.guard.disconnect(subject="user-1")
+    assert recorder.asked <= 2 + (time.monotonic() - begun) / 0.9
+    for peer in peers:
+        await peer.close()
+
+
+async def test_a_guard_that_was_taken_off_looks_at_nothing_more(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socketguard.server.endings.TICK", 0.001)
+    case = guarded()
+    case.guard.detach()
+    # Its middleware is still there.
+    assert (await http(case.app, "GET", OPEN, path="/elsewhere/")).status == 404
+    await asyncio.sleep(0.01)
+    assert recorder.asked == 0
+
+
+@pytest.mark.parametrize("transport", ["http", "websocket"])
+async def test_what_python_engineio_refuses_is_told_as_well_when_its_time_comes(
+    transport: str, monkeypatch: pytest.MonkeyPatch, events: Events
+) -> None:
+    monkeypatch.setattr("socketguard.server.endings.TICK", 0.001)
+    monkeypatch.setattr("socketguard.guard.Floods", lambda log: Floods(log, burst=1, window=0.05))
+    case = guarded(server_options={"cors_allowed_origins": lambda origin, *_: False})
+    for _ in range(3):
+        headers = {"origin": "https://elsewhere.example"}
+        if transport == "http":
+            assert (await http(case.app, "GET", OPEN, headers=headers)).status == 400
+        else:
+            with pytest.raises(Refused):
+                await Socket(case.app, headers=headers).open()
+    await until(lambda: any("summary" in event for event in events))
+    case.guard.detach()
+    assert {line["reason"] for line in lines(events, "handshake.rejected")} == {"engine_refused"}
 
 
 async def test_what_was_held_back_is_told_when_its_time_comes(monkeypatch: pytest.MonkeyPatch, events: Events) -> None:
