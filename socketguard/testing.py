@@ -31,6 +31,8 @@ class FakeClock:
         now: seconds since the epoch; the real time by default.
     """
 
+    moves_by_hand = True
+
     def __init__(self, now: float | None = None) -> None:
         self.now = time.time() if now is None else now
 

@@ -22,7 +22,7 @@ class Authority(Protocol):
     """What has verified an identity: its clock (seconds since the epoch), and until when it stands behind it."""
 
     @property
-    def is_on_real_time(self) -> bool: ...
+    def moves_by_hand(self) -> bool: ...
     def now(self) -> float: ...
     def ends_at(self, identity: Identity) -> float | None: ...
 
@@ -42,12 +42,15 @@ class Expiry:
         """How many connections have an end before them."""
         return len(self._timers)
 
-    def begin(self, connection: Connection) -> None:
-        """Watch over a connection that has joined; its ``timer`` and ``ends_at`` belong to this object."""
-        self._watch(connection, self._notice)
+    def begin(self, connection: Connection) -> float:
+        """Watch over a connection that has joined, and return in how many seconds it is due for something.
 
-    def renew(self, connection: Connection) -> None:
-        """Watch over a connection whose ``identity`` has been replaced by that of a fresh token.
+        Its ``timer`` and ``ends_at`` belong to this object.
+        """
+        return self._watch(connection, self._notice)
+
+    def renew(self, connection: Connection) -> float:
+        """The same for a connection whose ``identity`` has been replaced by that of a fresh token.
 
         The next notice waits until half of what is left has passed, at least. Otherwise a client that answers each
         notice with a refresh would be told again at once, and refresh without end, when its tokens live for less than
@@ -59,7 +62,7 @@ class Expiry:
             notice = min(notice, (end - self._clock()) / 2)
             if notice < _LEAST_NOTICE:
                 notice = None
-        self._watch(connection, notice)
+        return self._watch(connection, notice)
 
     def end(self, connection: Connection) -> None:
         """Watch no longer; any number of times."""
@@ -101,11 +104,7 @@ class Expiry:
     @property
     def wait(self) -> float:
         """In how many seconds something is due at the earliest; infinity when nothing is."""
-        if not self._timers:
-            return math.inf
-        wait = self._timers.next - self._clock()
-        # A clock that is moved by hand, in a test, tells nobody that it was.
-        return wait if self._authority is None or self._authority.is_on_real_time else min(wait, _BY_HAND)
+        return self._until(self._timers.next) if self._timers else math.inf
 
     def clear(self) -> None:
         """Watch over no connection any longer."""
@@ -114,8 +113,16 @@ class Expiry:
     def _end_of(self, connection: Connection) -> float | None:
         return None if self._authority is None else self._authority.ends_at(connection.identity)
 
-    def _watch(self, connection: Connection, notice: float | None) -> None:
+    def _watch(self, connection: Connection, notice: float | None) -> float:
         self.end(connection)
         end = connection.ends_at = self._end_of(connection)
-        if end is not None:
-            connection.timer = self._timers.set(end if notice is None else end - notice, connection)
+        if end is None:
+            return math.inf
+        moment = end if notice is None else end - notice
+        connection.timer = self._timers.set(moment, connection)
+        return self._until(moment)
+
+    def _until(self, moment: float) -> float:
+        wait = moment - self._clock()
+        # A clock that is moved by hand, in a test, tells nobody that it was.
+        return min(wait, _BY_HAND) if self._authority is not None and self._authority.moves_by_hand else wait

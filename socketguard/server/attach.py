@@ -35,8 +35,7 @@ class _Environments(dict[str, Any]):
         session: Session | None = environ["asgi.scope"].get(SESSION_KEY)
         if session is not None:
             session.eio_sid = eio_sid
-            self._sessions.opened(session)
-            self._endings.arm()
+            self._endings.arm(self._sessions.opened(session))
 
     def __delitem__(self, eio_sid: str) -> None:
         session: Session | None = self[eio_sid]["asgi.scope"].get(SESSION_KEY)

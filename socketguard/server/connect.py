@@ -180,8 +180,7 @@ class Connects:
         self.accepted += 1
         self._sessions.joined(connection.session)
         self._report.accepted(connection)
-        self._context.expiry.begin(connection)
-        self._endings.arm()
+        self._endings.arm(self._context.expiry.begin(connection))
         if not self._engine.alive(eio_sid):
             # It went away while its handler ran, and python-engineio has told everybody else already.
             connection.reason = connection.session.ending or "transport close"

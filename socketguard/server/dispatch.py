@@ -271,8 +271,7 @@ class Refreshes:
         connection.identity = found
         connection.refreshes += 1
         connection.bind_log_fields(self._settings.log_claims)
-        self._context.expiry.renew(connection)
-        self._context.endings.arm()
+        self._context.endings.arm(self._context.expiry.renew(connection))
         self._context.report.refreshed(connection, self._context.expiry.seconds_left(connection), previous)
         return None
 

@@ -111,11 +111,13 @@ class Endings:
 
     # The tick
 
-    def arm(self) -> None:
-        """Have what is due looked at in time; to be called when something due may have come."""
+    def arm(self, due_in: float = 0.0) -> None:
+        """Have what is due looked at in time; to be called when something has come that is due in so many seconds."""
         if self._stopped and not self._queue.waiting:
             return
         loop = asyncio.get_running_loop()
+        if self._handle is not None and loop is self._loop and self._at <= loop.time() + due_in:
+            return
         wait = self._wait()
         at = -math.inf if wait <= 0 else loop.time() + max(wait, _SHORTEST)
         if self._handle is not None:

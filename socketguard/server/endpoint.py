@@ -24,6 +24,7 @@ from socketguard.text import neutralise
 from .answers import Answers, answer, is_gone
 from .configuration import Configuration
 from .context import Context
+from .endings import TICK
 from .engine import SESSION_KEY, origins_of
 from .handshake import DRAINING, ENDED, busy, examine, normalised_headers, read, wrong_path
 from .polling import Polling
@@ -61,7 +62,7 @@ class Endpoint:
             return cast("Coroutine[Any, Any, None]", self._handle_request(scope, receive, send))
         self._configuration.seen(scope, receive)
         # Whatever comes of it: a line may be held back, or keys be fetched.
-        self._context.endings.arm()
+        self._context.endings.arm(TICK)
         seen = scope.get(_SEEN_KEY)
         if seen is not None:
             seen.append(True)

@@ -67,14 +67,15 @@ class Sessions:
 
     # Sessions
 
-    def opened(self, session: Session) -> None:
-        """A session was made."""
+    def opened(self, session: Session) -> float:
+        """A session was made. Returns in how many seconds that makes something due."""
         self.open.add(session)
         self._ledger.open_session(session.client_address)
         self._patterns.opened(session)
         self._wait(session)
         if self._sweep_at == math.inf and self.limits.send_timeout is not None:
             self._sweep_at = time.monotonic() + self.limits.send_timeout / SWEEPS
+        return math.inf if self._connect_timeout is None else self._connect_timeout
 
     def closed(self, session: Session) -> None:
         """A session has ended."""

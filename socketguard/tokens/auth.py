@@ -97,9 +97,9 @@ class Verifier(Backend):
         return max(auth.rules.leeway for auth in self.auths)
 
     @property
-    def is_on_real_time(self) -> bool:
-        """Whether the clocks are those of the machine, and none that is moved by hand."""
-        return all(auth.rules.clock is time.time for auth in self.auths)
+    def moves_by_hand(self) -> bool:
+        """Whether a clock is moved by hand, as `socketguard.testing.FakeClock` is."""
+        return any(getattr(auth.rules.clock, "moves_by_hand", False) for auth in self.auths)
 
     def now(self) -> float:
         """The time by which tokens are judged, in seconds since the epoch: the clock of the first verifier."""

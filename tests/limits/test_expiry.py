@@ -24,7 +24,7 @@ def until(end: float | None) -> Identity:
 class Rig:
     """Expiry by a clock that the test moves."""
 
-    is_on_real_time = True
+    moves_by_hand = False
 
     def __init__(self, *, notice: float | None = 30.0, leeway: float = 0.0) -> None:
         self.time = START
@@ -272,7 +272,7 @@ def test_the_wait_is_until_the_first_notice(rig: Rig) -> None:
 
 
 def test_a_clock_that_is_moved_by_hand_is_looked_at_often(rig: Rig) -> None:
-    rig.is_on_real_time = False
+    rig.moves_by_hand = True
     assert rig.expiry.wait == math.inf
     rig.begin(100)
     assert rig.expiry.wait == 0.01

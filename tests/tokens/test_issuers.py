@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 from socketguard.connection import Identity
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
+from socketguard.testing import FakeClock
 from socketguard.tokens.auth import ANY, Verifier
 from socketguard.tokens.finder import Found
 from socketguard.tokens.issuers import Issuers
@@ -163,10 +164,10 @@ class TestTimes:
         with pytest.raises(TokenError):
             auth.check_time(first)
 
-    def test_whether_all_clocks_are_those_of_the_machine(self) -> None:
+    def test_whether_a_clock_is_moved_by_hand(self) -> None:
         real = [make(issuer=issuer, clock=time.time) for issuer in (A, B)]
-        assert Issuers(*real).is_on_real_time
-        assert not Issuers(real[0], make(issuer="x")).is_on_real_time
+        assert not Issuers(*real).moves_by_hand
+        assert Issuers(real[0], make(issuer="x", clock=FakeClock())).moves_by_hand
 
     async def test_of_a_template(self) -> None:
         auth = Issuers(make(issuer=A), publish(KeyServer(), issuer=C, leeway=30))
