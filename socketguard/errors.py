@@ -174,7 +174,7 @@ class Refusal:
 
     def acknowledgement(self, ref: str) -> dict[str, Any]:
         """What an event is acknowledged with that was refused."""
-        return {"ok": False, "message": self.reply.message, **self._told(ref)}
+        return {"ok": False, "code": self.code.value, "message": self.reply.message, **self._told(ref)}
 
     def _told(self, ref: str) -> dict[str, Any]:
         """What every answer says; `ref` is the short random id that stands in the log line too."""
