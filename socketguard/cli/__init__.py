@@ -75,12 +75,14 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "token": Command("socketguard.cli.token", "make a token for development, or explain one", "mint|inspect …"),
 }
+_SUMMARIES = "\n".join(f"  {name:<8}  {command.summary}" for name, command in COMMANDS.items())
 _TEXT = f"""Usage: socketguard [--help] [--version] COMMAND [ARGUMENT …]
 
   JWT, namespaces, heartbeats and readable logs for Socket.IO apps built on python-socketio.
 
 Commands:
-{"".join(f"  {name:<8}  {command.summary}" + chr(10) for name, command in COMMANDS.items())}
+{_SUMMARIES}
+
 Each says more with --help."""
 
 

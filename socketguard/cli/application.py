@@ -152,18 +152,14 @@ def _loading(what: str) -> Iterator[None]:
     except ConfigurationError as exc:
         option = f" (option {exc.option})" if exc.option else ""
         raise CommandError(f"the guard refuses its configuration{option}{_place(exc.__traceback__)}: {exc}") from exc
-    except ModuleNotFoundError as exc:
-        if exc.name and (what == exc.name or what.startswith(f"{exc.name}.")):
-            raise CommandError(f"there is no module {what} in {Path.cwd().name}/ or on sys.path") from exc
-        raise _failed(what, exc) from exc
     except (Exception, SystemExit) as exc:
-        raise _failed(what, exc) from exc
-
-
-def _failed(what: str, exc: BaseException) -> CommandError:
-    # The text may quote settings; whatever looks like a secret is taken out.
-    text = neutralise(RedactFilter().text(str(exc)), _TEXT_LIMIT)
-    return CommandError(f"{what} can't be loaded{_place(exc.__traceback__)}: {type(exc).__name__}: {text}")
+        name = exc.name if isinstance(exc, ModuleNotFoundError) else None
+        if name and (what == name or what.startswith(f"{name}.")):
+            raise CommandError(f"there is no module {what} in {Path.cwd().name}/ or on sys.path") from exc
+        # The text may quote settings; whatever looks like a secret is taken out.
+        text = neutralise(RedactFilter().text(str(exc)), _TEXT_LIMIT)
+        why = f"{_place(exc.__traceback__)}: {type(exc).__name__}: {text}"
+        raise CommandError(f"{what} can't be loaded{why}") from exc
 
 
 def _place(found: TracebackType | None) -> str:

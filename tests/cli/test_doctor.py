@@ -29,7 +29,7 @@ from websockets.exceptions import ConnectionClosed
 
 from socketguard.cli.doctor import checks, network, probes
 from socketguard.cli.doctor.checks import CHECKS, Options, examine
-from socketguard.cli.doctor.network import Channel, Network, Pace, failure, hold, join
+from socketguard.cli.doctor.network import Channel, Network, failure, hold, join
 from socketguard.cli.doctor.observations import Answer, Failure, Join, Observations, Tls, describe
 from socketguard.cli.doctor.probes import Examination, Line
 from socketguard.cli.doctor.render import Redactor, Terminal, as_json
@@ -323,8 +323,9 @@ def test_the_layer_is_found_behind_other_exceptions() -> None:
     assert failure(circle, 0).kind == "protocol"
 
 
-def test_requests_keep_their_distance() -> None:
-    pace = Pace(0.2)
+def test_requests_keep_their_distance(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    pace = reach(1)
     assert [round(pace.delay(now), 3) for now in (10.0, 10.0, 10.2, 15.4)] == [0, 0.2, 0.2, 0]
     # What does not wait is waited for later.
     assert [pace.delay(15.4, at_once=True) for _ in range(2)] == [0, 0]

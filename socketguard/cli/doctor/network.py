@@ -29,36 +29,18 @@ from socketguard import __version__
 from .observations import CHATTER, Answer, Failure, FailureKind, Hold, Reply, Tls, packets
 from .target import Target
 
-__all__ = ["Channel", "Network", "Pace", "PollingChannel", "failure", "hold", "join"]
+__all__ = ["Channel", "Network", "PollingChannel", "failure", "hold", "join"]
 
 USER_AGENT = f"socketguard-doctor/{__version__}"
 BODY_LIMIT = 16_384
 """Bytes of a body that are read: no answer of Engine.IO that matters here is longer."""
 
 GAP = 0.2
-"""Seconds between the beginnings of two requests."""
+"""Seconds between the beginnings of two requests, so that an examination is no load."""
 
 # The websockets library writes refused handshakes, with their headers, to its logger at the level DEBUG.
 _SILENT = logging.getLogger("socketguard.doctor.websockets")
 _SILENT.addFilter(lambda _: False)
-
-
-class Pace:
-    """Keeps requests apart, so that an examination is no load."""
-
-    def __init__(self, gap: float | None = None) -> None:
-        self._gap = GAP if gap is None else gap
-        self._next = -math.inf
-
-    def delay(self, now: float, *, at_once: bool = False) -> float:
-        """Seconds until the next request may begin; one that begins at once makes those after it wait longer."""
-        begin = max(self._next, now)
-        self._next = begin + self._gap
-        return 0 if at_once else begin - now
-
-    async def turn(self, *, at_once: bool = False) -> None:
-        """Wait until the next request may begin."""
-        await asyncio.sleep(self.delay(time.monotonic(), at_once=at_once))
 
 
 class _Connect(connect):
@@ -98,12 +80,18 @@ class Network:
         self.timeout = timeout
         self.cookies: dict[str, str] = {}  # what the answers have set; sent only where a probe asks for it
         self.checks_certificate = True
-        self._pace = Pace()
+        self._next = -math.inf  # when the next request may begin
         self._contexts = {checking: _tls_context(checking=checking) for checking in (True, False)}
 
     @property
     def _context(self) -> ssl.SSLContext:
         return self._contexts[self.checks_certificate]
+
+    def delay(self, now: float, *, at_once: bool = False) -> float:
+        """Seconds until the next request may begin; one that begins at once makes those after it wait longer."""
+        begin = max(self._next, now)
+        self._next = begin + GAP
+        return 0 if at_once else begin - now
 
     async def addresses(self) -> list[str] | Failure:
         """Resolve the host."""
@@ -145,7 +133,7 @@ class Network:
         context.set_alpn_protocols(["h2", "http/1.1"])
         begin = time.monotonic()
         try:
-            await self._pace.turn()
+            await asyncio.sleep(self.delay(begin))
             async with asyncio.timeout(self.timeout):
                 _, writer = await asyncio.open_connection(
                     self.target.host, self.target.port, ssl=context, server_hostname=self.target.host
@@ -178,10 +166,9 @@ class Network:
         sent |= self._identity(origin, cookies)
         if body is not None:
             sent["Content-Type"] = "text/plain;charset=UTF-8"
+        await asyncio.sleep(self.delay(time.monotonic(), at_once=at_once))
         begin = time.monotonic()
         try:
-            await self._pace.turn(at_once=at_once)
-            begin = time.monotonic()
             async with (
                 asyncio.timeout(self.timeout if timeout is None else timeout),
                 httpx2.AsyncClient(verify=self._context, trust_env=False, timeout=None) as client,
@@ -210,13 +197,12 @@ class Network:
         """
         url = self.target.url("websocket", sid=sid, websocket=True)
         sent = self._identity(None, cookies)
+        await asyncio.sleep(self.delay(time.monotonic()))
         begin = time.monotonic()
         opened: ClientConnection | None = None
         first = ""
         result: Channel | Reply
         try:
-            await self._pace.turn()
-            begin = time.monotonic()
             async with asyncio.timeout(self.timeout):
                 opened = await _Connect(
                     url,
