@@ -420,6 +420,13 @@ async def test_the_scheme_is_handed_on_as_the_browser_sees_it(
     await wire.close()
 
 
+async def test_a_binary_packet_as_of_polling_ends_a_websocket() -> None:
+    wire, _ = await joined_wire(guarded().app)
+    await wire.send("bAAAA")
+    assert await wire.closed() == ([], 1003)
+    await wire.close()
+
+
 async def test_a_websocket_over_http2_needs_no_upgrade_header() -> None:
     case = guarded()
     wire = Socket(case.app)
