@@ -420,10 +420,11 @@ async def test_the_scheme_is_handed_on_as_the_browser_sees_it(
     await wire.close()
 
 
-async def test_a_binary_packet_as_of_polling_ends_a_websocket() -> None:
+async def test_a_binary_packet_as_of_polling_ends_a_websocket(events: Events) -> None:
     wire, _ = await joined_wire(guarded().app)
     await wire.send("bAAAA")
     assert await wire.closed() == ([], 1003)
+    assert lines(events, "packet.rejected")[0]["hint"] == "a packet of a type that clients do not send"
     await wire.close()
 
 
