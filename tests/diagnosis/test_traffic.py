@@ -352,7 +352,7 @@ def test_clients_that_are_gone_at_their_first_ping() -> None:
     for second in range(100):
         watched.cut(30 + second, 100 + 40 * second, second % 13)
     assert watched.names[1:] == [("first_ping_unanswered", False)]
-    assert set(watched.told[1][2]) == {"count", "of"}
+    assert watched.told[1][2] == {"count": 20, "of": 50}
 
 
 def test_sessions_that_never_leave_polling() -> None:
@@ -365,7 +365,7 @@ def test_sessions_that_never_leave_polling() -> None:
     for second in range(20):
         watched.upgraded()
         watched.tick(20 + second)
-    assert watched.names[1:] == [("never_upgraded", False)]
+    assert watched.told[1:] == [("never_upgraded", False, {"count": 20, "of": 40})]
 
 
 @pytest.mark.parametrize(

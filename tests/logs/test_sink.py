@@ -370,6 +370,7 @@ def circle() -> list[Any]:
 ODD = {
     "nan": float("nan"),
     "infinity": float("inf"),
+    "minus": float("-inf"),
     "huge": 10**5000,
     "surrogate": "\ud800",
     "bytes": b"\xff",
@@ -401,7 +402,7 @@ def test_any_value_comes_out_somehow(name: str, kind: str, request: pytest.Fixtu
 def test_values_that_json_has_no_words_for(stderr: io.StringIO) -> None:
     EventLog().emit(events.ACCEPTED, dict(ODD))
     (line,) = lines_of(stderr)
-    expected = {"nan": "nan", "infinity": "inf", "number": 1.5, "flag": True, "bytes": "b'\\xff'"}
+    expected = {"nan": "nan", "infinity": "inf", "minus": "-inf", "number": 1.5, "flag": True, "bytes": "b'\\xff'"}
     expected |= {"unprintable": "<Unprintable without a repr>", "huge": "<int without a repr>"}
     assert {name: line[name] for name in expected} == expected
     assert len(line["long"]) == 2049

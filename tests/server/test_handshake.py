@@ -420,6 +420,14 @@ async def test_the_scheme_is_handed_on_as_the_browser_sees_it(
     await wire.close()
 
 
+async def test_a_binary_packet_as_of_polling_ends_a_websocket(events: Events) -> None:
+    wire, _ = await joined_wire(guarded().app)
+    await wire.send("bAAAA")
+    assert await wire.closed() == ([], 1003)
+    assert lines(events, "packet.rejected")[0]["hint"] == "a packet of a type that clients do not send"
+    await wire.close()
+
+
 async def test_a_websocket_over_http2_needs_no_upgrade_header() -> None:
     case = guarded()
     wire = Socket(case.app)
