@@ -688,6 +688,8 @@ class Client:
             await self.wire.close()
         else:
             await self.post("1")
+            if opened is not None and self in opened:
+                opened.remove(self)
 
     # Packets
 

@@ -29,7 +29,8 @@ async def nothing_is_left() -> AsyncIterator[None]:
     scripted.made.clear()
     scripted.opened = []
     yield
-    await asyncio.gather(*(client.close() for client in scripted.opened), return_exceptions=True)
+    closed = await asyncio.gather(*(client.close() for client in scripted.opened), return_exceptions=True)
+    assert not [error for error in closed if isinstance(error, Exception)]  # What the application has raised.
     for case in scripted.made:
         if case.guard.auth is not None:
             await case.guard.auth.close()  # Nothing of its fetches may go on.
