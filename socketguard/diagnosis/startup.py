@@ -146,5 +146,7 @@ def _add_endpoint(app: object, server: object, prefix: str, found: Discovery) ->
         found.paths.append(path)
     else:
         full_path = prefix + path
-        names = {"path": path.strip("/"), "full_path": full_path.rstrip("/"), "client_path": full_path}
-        found.findings.append(finding("SG021", prefix=prefix, **names))
+        lost = finding(
+            "SG021", prefix=prefix, path=path.strip("/"), full_path=full_path.rstrip("/"), client_path=full_path
+        )
+        found.findings.append(lost)

@@ -283,7 +283,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 TestLedger = LedgerMachine.TestCase
-TestLedger.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestLedger.settings = settings(max_examples=100, stateful_step_count=40)
 
 
 # Refusals
@@ -336,7 +336,6 @@ def test_the_refusals_of_a_session_stay_small_whatever_names_it_sends() -> None:
     assert held < 16_384
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from([EXPIRED, SCOPE, "token_invalid"]), st.sampled_from(["/", "/a", "/b", "/ü\ud800"]))

@@ -270,7 +270,7 @@ class Model:
         return any(revocation.covers(who) for revocation in self.live(now))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(capacity=st.integers(1, 6), steps=st.lists(STEPS, max_size=40))
 def test_it_does_what_a_list_would_do(capacity: int, steps: list[tuple[str, Any]]) -> None:
     clock = Clock()
@@ -644,7 +644,6 @@ def test_wrong_arguments_of_revoke(arguments: dict[str, Any], option: str, text:
     assert "secret" not in str(caught.value)
 
 
-@settings(deadline=None)
 @given(
     issued_at=st.floats(NOW - 7200, NOW + 60),
     lifetime=st.integers(1, 7200),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from socketguard.testing import mint
 from tests.scripted import Client, Guarded, Socket, connect_packet, guarded, http, open_wire
 
-EXAMPLES = settings(max_examples=60, deadline=None)
+EXAMPLES = settings(max_examples=60)
 
 any_text = st.text(st.characters(exclude_categories=[]), max_size=30)
 json_values = st.recursive(

@@ -6,7 +6,7 @@ import base64
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jwt.algorithms import HMACAlgorithm, OKPAlgorithm, RSAAlgorithm
 
@@ -240,10 +240,8 @@ MEMBERS = st.sampled_from(["kty", "crv", "n", "e", "x", "y", "alg", "use", "key_
 
 
 # Keys are made at the first example, which takes longer than the others.
-relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-@relaxed
 @given(st.sampled_from(["rsa", "p256", "ed25519", "ed448"]), st.dictionaries(MEMBERS, JSON, max_size=4))
 def test_whatever_a_key_holds_it_is_used_or_ignored(kind: str, members: dict[str, Any]) -> None:
     keys = key_set(jwk(kind, **members), jwk("p521", key_id="good"))
@@ -251,7 +249,6 @@ def test_whatever_a_key_holds_it_is_used_or_ignored(kind: str, members: dict[str
     assert keys.count + len(keys.ignored) == 2
 
 
-@relaxed
 @given(st.dictionaries(st.just("keys") | st.text(max_size=5), JSON))
 def test_whatever_a_document_holds_it_is_unusable_with_a_reason(document: dict[str, Any]) -> None:
     with pytest.raises(Unusable, match="key"):
