@@ -414,5 +414,4 @@ async def _run(work: Coroutine[Any, Any, None], done: asyncio.Future[None]) -> N
         context = {"message": "socketguard could not end a connection", "exception": exc}
         asyncio.get_running_loop().call_exception_handler(context)
     finally:
-        if not done.done():
-            done.set_result(None)
+        done.set_result(None)

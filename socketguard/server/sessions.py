@@ -112,8 +112,7 @@ class Sessions:
         if connection.held:
             self._ledger.release(subject_key(connection.identity), connection.client_address)
             connection.held = False
-        if connection.session.connections.get(connection.namespace) is connection:
-            del connection.session.connections[connection.namespace]
+        connection.session.connections.pop(connection.namespace, None)
         self.connections.pop(connection.sid, None)
 
     def clear(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -445,3 +446,12 @@ async def test_a_request_without_anything_that_may_be_missing(events: Events) ->
     assert request.answer.json["code"] == "protocol_version"
     (line,) = lines(events, "handshake.rejected")
     assert line.get("client_address") is None
+
+
+async def test_an_answer_that_depends_on_the_origin_says_so() -> None:
+    case = guarded(allowed_origins=[PAGE])
+    for headers, named, vary in (({"origin": PAGE}, [PAGE], ["Origin"]), ({}, [], [])):
+        answer = await http(case.app, "GET", OPEN, headers=headers)
+        assert (answer.header("access-control-allow-origin"), answer.header("vary")) == (named, vary)
+        sid = json.loads(answer.body[1:])["sid"]
+        assert (await http(case.app, "POST", f"{OPEN}&sid={sid}", b"1")).status == 200
