@@ -149,10 +149,9 @@ class Dispatch:
         try:
             return await settled(await self._run("disconnect", namespace, *args))
         except BaseException as exc:
-            # Were it to go on, python-socketio would keep the client in its rooms for ever.
-            if not is_ours(exc):
-                raise
-            self._report.handler_failed(connection, "disconnect", exc)
+            # Whatever it is: were it to go on, python-socketio would keep the client in its rooms for ever.
+            if is_ours(exc) or not isinstance(exc, asyncio.CancelledError):
+                self._report.handler_failed(connection, "disconnect", exc)
             return None
         finally:
             bound_connection.reset(token)

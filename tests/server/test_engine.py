@@ -74,7 +74,7 @@ async def test_a_registry_that_fails_admits_nobody(events: Events) -> None:
     await wire.close()
 
 
-async def test_a_handler_of_a_leave_that_is_cancelled_by_somebody_else_is_cancelled() -> None:
+async def test_nothing_is_left_of_a_leave_whose_task_is_cancelled(events: Events) -> None:
     pause = Pause()
     # python-socketio swallows the cancellation of what it awaits itself.
     case = guarded(handlers={"disconnect": lambda *_: pause.wait()}, connect_timeout=0.1)
@@ -87,6 +87,8 @@ async def test_a_handler_of_a_leave_that_is_cancelled_by_somebody_else_is_cancel
     pause.release.set()
     await asyncio.wait((wire.task,))
     assert case.guard.connections() == []
+    assert len(lines(events, "connection.closed")) == 1
+    assert not lines(events, "handler.failed")
 
 
 async def test_a_websocket_that_python_engineio_fails_to_open_is_not_opened(events: Events) -> None:
