@@ -339,7 +339,7 @@ LATER = {
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize(("answer", "detail"), LATER.items(), ids=LATER)
 async def test_what_a_connect_handler_says_later_counts(
-    answer: str, detail: str | None, style: str, shape: Callable[[Handler], Handler], events: Events
+    answer: str, detail: str | None, style: str, shape: Callable[[Handler], Handler], clock: Clock, events: Events
 ) -> None:
     ran: list[str | None] = []
 
@@ -357,8 +357,12 @@ async def test_what_a_connect_handler_says_later_counts(
                 ran.append("cut off")
         return {"False": False, "no": "no"}.get(answer)
 
-    case = as_it_is(shape(connect), style, **({"admission_timeout": 0.02} if answer == "hangs" else {}))
-    wire, said = await answer_to(case)
+    case = as_it_is(shape(connect), style)
+    asking = asyncio.ensure_future(answer_to(case))
+    await until(lambda: ran)
+    if answer == "hangs":
+        clock.passes(10)
+    wire, said = await asking
     assert ran == ["user-1", *["cut off"] * (answer == "hangs")]
     if detail is None:
         sid_in(said)

@@ -85,6 +85,7 @@ class TestUsableKeys:
             ("https://id.example.com/{tenantid}/v2.0", ("https://id.example.com/", "tid", "/v2.0")),
             ("https://{tenantId}.example.com/{org}", ("https://", "tid", ".example.com/", "org", "")),
             ("tenantid", ("tenantid",)),
+            ("i", ("i",)),
             ("i" * 512, ("i" * 512,)),
         ],
     )
