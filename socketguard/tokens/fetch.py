@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
-import ipaddress
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
+from socketguard.check import is_loopback
 from socketguard.errors import ConfigurationError
 from socketguard.text import neutralise
 
@@ -107,10 +107,6 @@ def url_problem(url: Any, allow_http: bool) -> str | None:
         return None
     if parts.scheme != "http" or not host:
         return "must begin with https:// and name a host"
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = host == "localhost"
-    if not loopback:
+    if not is_loopback(host):
         return "must begin with https://: whoever can change the answer on its way could sign every token"
     return None if allow_http else "must begin with https://; for this machine http is taken with allow_http=True"
