@@ -64,8 +64,7 @@ ANONYMOUS = Identity(subject=None)
 class Session:
     """One Engine.IO session: what was known of the client when it arrived, and the namespaces it is in.
 
-    It lives in the ASGI scope of the handshake (``scope["socketguard"]``), hence exactly as long as python-socketio
-    keeps the session. Texts in it are capped and free of control characters.
+    Texts in it are capped and free of control characters.
     """
 
     client_address: str | None
@@ -81,12 +80,11 @@ class Session:
     joined: int = 0
     connections: dict[str, Connection] = field(default_factory=dict)
     ending: str | None = None
-    carrier: Any = None  # the WebSocket that carries it; None while it is polled
-    reading: set[Any] | None = None  # tasks that read a body of it: a slow client can keep them as long as it likes
-    handed: int = 0  # bytes (characters of text) that were given to python-engineio
-    done: int = 0  # those of them that have left
-    largest: int = 0
-    watched: bool = False
+    # Events whose handlers run or wait, the bytes of them, and those of the message that is on its way in.
+    handling: int = 0
+    handling_bytes: int = 0
+    arrived: int = 0
+    room: Any = None  # what is waited for before more is read
     timer: Any = None
     refusals: Any = None
     started: float = field(default_factory=time.monotonic)  # in seconds of the monotonic clock
@@ -95,6 +93,52 @@ class Session:
 
     def __post_init__(self) -> None:
         self.active = self.started
+
+    def took(self, size: int) -> None:
+        """An event of so many bytes is to be handled."""
+        self.handling += 1
+        self.handling_bytes += size
+
+    def done(self, size: int) -> None:
+        """It has been, or never will be."""
+        self.handling -= 1
+        self.handling_bytes -= size
+        if self.room is not None and not self.room.done():
+            self.room.set_result(None)
+
+
+class Pending:
+    """What a connection needs only until its CONNECT has been answered.
+
+    Attributes:
+        early: what was emitted to it meanwhile, encoded; it is sent after the answer, and dropped with a refusal.
+        early_size: bytes (characters of text) of that.
+        late: events that came from it meanwhile: id, data and bytes.
+        task: in which it is decided.
+        overdue: how often the deadline has passed, that of the grace among them.
+        dropped: whether the application called ``disconnect`` for it.
+        overflown: whether more was emitted to it than is held.
+    """
+
+    __slots__ = ("_most", "dropped", "early", "early_size", "late", "overdue", "overflown", "task")
+
+    def __init__(self, most: float) -> None:
+        self._most = most
+        self.early: list[str | bytes] = []
+        self.early_size = 0
+        self.late: list[tuple[Any, Any, int]] = []
+        self.task: Any = None
+        self.overdue = 0
+        self.dropped = self.overflown = False
+
+    def hold(self, items: Sequence[str | bytes]) -> None:
+        """Keep what is emitted to it, within bounds."""
+        self.early_size += sum(map(len, items))
+        if self.early_size > self._most:
+            self.overflown = True
+            self.early.clear()
+        else:
+            self.early += items
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -127,7 +171,7 @@ class Connection:
     state: str = PENDING
     reason: str | None = None
     detail: str | None = None  # the reason in the words of whoever disconnected it
-    pending: Any = None
+    pending: Pending | None = None
     log_fields: dict[str, Any] = field(default_factory=dict)
     refreshes: int = 0
     refreshing: bool = False
@@ -144,6 +188,16 @@ class Connection:
 
     def __repr__(self) -> str:
         return f"<Connection {self.namespace} subject={self.identity.subject!r} {self.state}>"
+
+    @property
+    def lives(self) -> bool:
+        """Whether it has joined and its end has not begun: only then anything is sent to it or taken from it."""
+        return self.state is Connection.JOINED and self.reason is None
+
+    def hold(self, items: Sequence[str | bytes]) -> None:
+        """Keep what was emitted to it until its CONNECT has been answered."""
+        if self.pending is not None:
+            self.pending.hold(items)
 
     @property
     def client_address(self) -> str | None:

@@ -77,6 +77,7 @@ class HandshakeCode(enum.StrEnum):
     BODY_TOO_LARGE = "body_too_large"
     BODY_MALFORMED = "body_malformed"
     TOO_MANY_PACKETS = "too_many_packets"
+    REQUESTS_OVERLAP = "requests_overlap"
     WRONG_PATH = "wrong_path"
     ENGINE_REFUSED = "engine_refused"
 
@@ -125,6 +126,7 @@ REPLIES: Mapping[RejectCode | HandshakeCode, Reply] = MappingProxyType(
         HandshakeCode.BODY_TOO_LARGE: Reply("Payload too large", Retry.NEVER, 413),
         HandshakeCode.BODY_MALFORMED: Reply("Bad request", Retry.NEVER, 400),
         HandshakeCode.TOO_MANY_PACKETS: Reply("Too many packets", Retry.BACKOFF, 400),
+        HandshakeCode.REQUESTS_OVERLAP: Reply("Only one request of a kind at a time", Retry.BACKOFF, 400),
         HandshakeCode.WRONG_PATH: Reply("Not found", Retry.NEVER, 404),
         HandshakeCode.ENGINE_REFUSED: Reply("Bad request", Retry.NEVER, 403),
     }

@@ -39,6 +39,9 @@ from .server.endings import Endings
 from .server.endpoint import Endpoint, WrongPath
 from .server.engine import Engine
 from .server.facts import ServedNames, require_server
+from .server.heartbeats import Heartbeats
+from .server.incoming import Incoming
+from .server.refusals import Refusals
 from .server.requires import requires
 from .server.service import Service
 from .server.sessions import Sessions
@@ -77,11 +80,23 @@ class Parts:
         heard = [value if isinstance(value, int | float) else 0 for value in (interval, ping_timeout)]
         patterns = Patterns(interval=heard[0], timeout=heard[1], transports=server.eio.transports)
 
-        engine = Engine(server, limits.connect_packet_bytes)
+        engine = Engine(server, limits.connect_packet_bytes, limits.queue_bytes)
         self.sessions = Sessions(engine, limits, self.ledger, patterns, connect_timeout=settings.connect_timeout)
         self.expiry = Expiry(auth, settings.expiring_notice)
         service = Service(self.registry, auth, self.revocations, self.report, fail_open=settings.fail_open)
-        self.endings = Endings(engine, self.sessions, self.expiry, service, patterns, self.delivery, self.report)
+        self.refusals = Refusals(engine, self.sessions, budget, self.report, debug=settings.debug)
+        heartbeats = Heartbeats(server.eio)
+        self.endings = Endings(
+            engine,
+            self.sessions,
+            heartbeats,
+            self.expiry,
+            service,
+            self.refusals,
+            patterns,
+            self.delivery,
+            self.report,
+        )
         self.drain = Drain(self.sessions, self.endings, self.report)
         context = Context(
             server,
@@ -89,9 +104,11 @@ class Parts:
             self.timeout,
             engine,
             self.sessions,
+            heartbeats,
             self.expiry,
             budget,
             service,
+            self.refusals,
             self.endings,
             self.drain,
             self.report,
@@ -110,9 +127,10 @@ class Parts:
         )
         self.connects = Connects(context, self.admission)
         self._dispatch = Dispatch(context, self.connects, Refreshes(context, self.admission), self.delivery)
-        self._endpoint = Endpoint(context, self.configuration, self.ledger, patterns)
+        incoming = Incoming(context, self._dispatch)
+        self._endpoint = Endpoint(context, self.configuration, self.ledger, patterns, incoming)
         self._attachment: Attachment | None = Attachment(
-            context, self, self.connects, self._dispatch, self._endpoint, self.delivery, self.served
+            context, self, self.connects, self._dispatch, incoming, self._endpoint, self.delivery, self.served
         )
         if heartbeat is not None:
             for name, value in (("interval", interval), ("timeout", ping_timeout), ("interval_grace_period", 0)):
@@ -492,7 +510,7 @@ class SocketGuard:
                 "by_transport": dict(Counter(each.transport for each in joined)),
             },
             "accepted": connects.accepted,
-            "refused": dict(connects.refused),
+            "refused": dict(parts.refusals.refused),
             "timers": {
                 "expiry": len(parts.expiry),
                 "connect": sessions.waiting,

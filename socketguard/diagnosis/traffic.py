@@ -451,7 +451,7 @@ class Patterns:
         if session.client_address is not None:
             self._loops.closed(session.client_address, age_s)
         if age_s >= _LEAST_AGE_S:
-            self._polling.add(session.transport == "polling" and session.carrier is None)
+            self._polling.add(session.transport == "polling")
         if reason not in _BROKEN:
             return
         self._broken += 1

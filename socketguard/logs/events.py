@@ -28,7 +28,7 @@ _OWN_FIELDS = """
     lifetime_s expired_s valid_in_s required missing hidden_reason hidden_detail retry_after refreshes expires_in_s
     selector until ended sessions over_s url keys key_ids serving event_name fail_open previous ignored serving_s
     app_message algorithm room members connections
-    proxies pattern stands after_s cuts interval_s timeout_s count of living workers
+    proxies pattern stands blocked_s after_s cuts interval_s timeout_s count of living workers
 """
 # What structlog and its processors give a meaning of their own, and the parameter names of its logging methods (a
 # keyword of that name would be a TypeError there).
@@ -349,6 +349,11 @@ DRAIN_FINISHED = _event(
     "socketguard.drain.finished",
     INFO,
     lambda f: f"Drained {f.count('ended', 'session')} in {f.text('duration_s', '0')} s",
+)
+LOOP_BLOCKED = _event(
+    "socketguard.loop_blocked",
+    WARNING,
+    lambda f: f"The event loop stood still for {f.text('blocked_s', '?')} s{f.hint}",
 )
 
 

@@ -164,6 +164,14 @@ class Report:
             event = events.EVENT_UNHANDLED if reason in EVENT_REASONS else events.EMIT_UNDELIVERED
             self.log.emit(event, {"reason": reason, **fields})
 
+    def loop_blocked(self, seconds: float) -> None:
+        """The event loop has served nobody for so long."""
+        hint = (
+            "something in this process held it: a handler that does not await (a database driver without asyncio, "
+            "time.sleep, heavy computing), or the machine itself; no client was ended for it"
+        )
+        self.log.emit(events.LOOP_BLOCKED, {"blocked_s": round(seconds, 1), "hint": hint})
+
     def drain_started(self, sessions: int, over: float) -> None:
         """The server sends its clients away."""
         self.log.emit(events.DRAIN_STARTED, {"sessions": sessions, "over_s": over})

@@ -15,7 +15,10 @@ from socketguard.logs.report import Report
 from .engine import Engine, origins_of
 from .handshake import cors_headers, origin_is_allowed
 
-__all__ = ["INTERNAL_ERROR", "NORMAL", "TOO_BIG", "UNSUPPORTED_DATA", "Answers", "answer", "is_gone", "lower_case"]
+__all__ = ["INTERNAL_ERROR", "NORMAL", "TOO_BIG", "UNSUPPORTED_DATA", "Answers", "answer", "is_gone"]
+
+NO_STORE = (b"cache-control", b"no-store")
+"""On every answer: a handshake that a cache keeps is a session that somebody else can read."""
 
 # Close codes of WebSockets (RFC 6455, section 7.4.1).
 NORMAL, UNSUPPORTED_DATA, TOO_BIG, INTERNAL_ERROR = 1000, 1003, 1009, 1011
@@ -27,6 +30,55 @@ class Answers:
     def __init__(self, engine: Engine, report: Report) -> None:
         self._engine = engine
         self._report = report
+
+    async def succeed(
+        self,
+        scope: Scope,
+        request: HandshakeRequest,
+        send: Send,
+        body: bytes,
+        headers: list[tuple[bytes, bytes]],
+    ) -> None:
+        """Answer with 200, compressed where python-engineio would do it and the client can read it."""
+        eio = self._engine.server.eio
+        if len(body) >= eio.compression_threshold and eio.http_compression:
+            body, encoding = self._compressed(body, request)
+            if encoding is not None:
+                headers.append((b"content-encoding", encoding.encode()))
+        headers += await self._cors(scope, request)
+        headers += (NO_STORE, (b"content-length", str(len(body)).encode()))
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def _compressed(self, body: bytes, request: HandshakeRequest) -> tuple[bytes, str | None]:
+        eio = self._engine.server.eio
+        accepted = b",".join([value for name, value in request.headers if name == b"accept-encoding"]).decode("latin-1")
+        for each in accepted.split(","):
+            encoding = each.partition(";")[0].strip()
+            if encoding in eio.compression_methods:
+                return getattr(eio, f"_{encoding}")(body), encoding
+        return body, None
+
+    async def entitled(self, scope: Scope, request: HandshakeRequest) -> bool:
+        """Whether pages of the origin may read answers, by ``cors_allowed_origins`` as it is now."""
+        allowed = self._engine.allowed_origins
+        if not callable(allowed):
+            return origin_is_allowed(request, origins_of(allowed))
+        if request.origin is None:
+            return True
+        eio = self._engine.server.eio
+        environ = await eio._async["translate_request"](scope, _nothing_received, None)
+        return request.origin in eio._cors_allowed_origins(environ)
+
+    async def _cors(self, scope: Scope, request: HandshakeRequest) -> list[tuple[bytes, bytes]]:
+        if request.origin is None or self._engine.allowed_origins == []:
+            return []
+        entitled = await self.entitled(scope, request)
+        headers = cors_headers(request, allowed=entitled, credentials=self._engine.credentials)
+        if request.method == "OPTIONS":
+            headers.append((b"access-control-allow-methods", b"OPTIONS, GET, POST"))
+        asked = [value for name, value in request.headers if name == b"access-control-request-headers"]
+        return [*headers, *((b"access-control-allow-headers", value) for value in asked)]
 
     async def refuse(
         self,
@@ -43,10 +95,7 @@ class Answers:
         if session is not None:
             self._engine.identify(session)
         written = not quietly and self._report.handshake_rejected(request, refusal, ref, session)
-        allowed = self._engine.allowed_origins
-        # Where python-engineio decides by itself (a callable), the guard can't tell who is entitled.
-        entitled = not callable(allowed) and allowed != [] and origin_is_allowed(request, origins_of(allowed))
-        headers = cors_headers(request, allowed=entitled, credentials=self._engine.credentials)
+        headers = await self._cors(scope, request)
         # uvicorn logs an ERROR for each refused WebSocket that has a body; in a flood the bare close must do.
         await answer(scope, send, refusal, ref, headers, body_over_websocket=written)
 
@@ -69,7 +118,7 @@ async def answer(
             return
         kind = "websocket.http.response"
     content: dict[str, Any] = {"code": refusal.code, "message": reply.message, "retry": reply.retry, "ref": ref}
-    start = [(b"content-type", b"application/json"), *headers]
+    start = [(b"content-type", b"application/json"), *headers, NO_STORE]
     if retry_after is not None:
         content["retry_after"] = retry_after
         start.append((b"retry-after", str(retry_after).encode()))
@@ -84,10 +133,6 @@ def is_gone(message: Message) -> bool:
     return message["type"] in ("http.disconnect", "websocket.disconnect")
 
 
-def lower_case(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[bytes, bytes]]:
-    """Header names as ASGI wants them; with others an outer CORS middleware doubles instead of replacing."""
-    for name, value in headers:
-        name = name.lower()
-        yield name, value
-        if name == b"access-control-allow-origin":
-            yield b"vary", b"Origin"
+async def _nothing_received() -> Message:
+    """Stands in for ``receive`` where only the head of a request is looked at."""
+    return {"type": "http.request"}

@@ -4,55 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from socketguard.connection import Session, bound_connection
 from socketguard.diagnosis.delivery import Delivery
 from socketguard.errors import ConfigurationError
 
 from .connect import Connects
 from .context import Context
 from .dispatch import Dispatch
-from .emits import watch_early_events, watch_server
-from .endings import Endings
+from .emits import watch_server
 from .endpoint import Endpoint
-from .engine import SESSION_KEY
 from .facts import ServedNames
+from .incoming import Incoming
 from .packets import ATTRIBUTE
-from .sessions import Sessions
 
 __all__ = ["Attachment"]
-
-
-class _Environments(dict[str, Any]):
-    """Stands in for ``server.environ``, which has an entry for exactly as long as a session is open."""
-
-    def __init__(self, sessions: Sessions, endings: Endings, *args: Any) -> None:
-        super().__init__(*args)
-        self._sessions = sessions
-        self._endings = endings
-
-    def __setitem__(self, eio_sid: str, environ: Any) -> None:
-        super().__setitem__(eio_sid, environ)
-        session: Session | None = environ["asgi.scope"].get(SESSION_KEY)
-        if session is not None:
-            session.eio_sid = eio_sid
-            self._endings.arm(self._sessions.opened(session))
-
-    def __delitem__(self, eio_sid: str) -> None:
-        session: Session | None = self[eio_sid]["asgi.scope"].get(SESSION_KEY)
-        super().__delitem__(eio_sid)
-        if session is not None:
-            self._sessions.closed(session)
-
-
-class _Admitted:
-    """Stands in for ``server.namespaces``: python-socketio admits what is being admitted by the guard right now.
-
-    It is not ``"*"``: were the guard's wrapper ever lost, that would open every name to everybody.
-    """
-
-    def __contains__(self, name: object) -> bool:
-        connection = bound_connection.get()
-        return connection is not None and connection.pending is not None and connection.namespace == name
 
 
 def _packet_class_for(original: Any) -> Any:
@@ -87,6 +51,7 @@ class Attachment:
         owner: object,
         connects: Connects,
         dispatch: Dispatch,
+        incoming: Incoming,
         endpoint: Endpoint,
         delivery: Delivery,
         served: ServedNames,
@@ -97,28 +62,33 @@ class Attachment:
                 "clients are connected to this server already; attach the guard before the application serves",
                 option="server",
             )
-        eio, limits = server.eio, context.settings.limits
+        eio, gone = server.eio, server._handle_eio_disconnect
         self._server = server
         # Where somebody may have wrapped ours in turn, and where nobody can: the holder, the name, ours and the other.
         self._replaced: list[tuple[Any, str, Any, Any]] = []
         self._set: list[tuple[Any, str, Any]] = []
         self._replace(server, "handle_request", endpoint)
         self._replace(server, "_handle_connect", connects.handle)
+        self._replace(server, "_handle_event", dispatch.handle_event)
+        self._replace(server, "_handle_ack", dispatch.handle_ack)
+        self._replace(server, "_handle_disconnect", dispatch.handle_disconnect)
+        self._replace(server, "_handle_eio_disconnect", dispatch.gone)
+        self._replace(server, "_send_packet", dispatch.send_packet)
         self._replace(server, "_trigger_event", dispatch.trigger)
         self._replace(server, "_get_event_handler", dispatch.find_handler)
         self._replace(server, "disconnect", connects.disconnect)
-        if limits.queue_bytes is not None or limits.send_timeout is not None:
-            self._replace(eio, "send_packet", dispatch.send_packet)
-        self._message = eio.handlers["message"]
-        eio.on("message", dispatch.message)
+        self._handlers = dict(eio.handlers)
+        eio.on("message", incoming.ours)
+        if eio.handlers["disconnect"] == gone:
+            # instrument() puts one of its own there, which calls the server's in turn.
+            eio.on("disconnect", server._handle_eio_disconnect)
+        # Who is silent is seen by the guard's own tick.
+        self.set(eio, "start_service_task", False)
         self.set(server, "packet_class", _packet_class_for(server.packet_class))
         self.set(eio, "generate_id", context.engine.new_id)
-        self.set(server, "namespaces", _Admitted())
-        server.environ = _Environments(context.sessions, context.endings, server.environ)
-        self._undo = [
-            watch_server(server, delivery, served, context.report),
-            watch_early_events(server, delivery, context.report),
-        ]
+        # Were the guard's CONNECT ever lost, none of these would be served for being listed.
+        self.set(server, "namespaces", frozenset())
+        self._undo = [watch_server(server, delivery, served, context.report)]
         setattr(server, ATTRIBUTE, owner)
 
     @staticmethod
@@ -145,6 +115,5 @@ class Attachment:
                 setattr(holder, name, other)
         for holder, name, value in reversed(self._set):
             setattr(holder, name, value)
-        server.eio.on("message", self._message)
-        server.environ = dict(server.environ)
+        server.eio.handlers.update(self._handlers)
         delattr(server, ATTRIBUTE)

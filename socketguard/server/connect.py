@@ -1,20 +1,27 @@
-"""A CONNECT: decided before python-socketio admits anybody, then handed on to it and to the application's handler."""
+"""A CONNECT, from the decoded packet to its answer: decided, entered into python-socketio, and asked of the handler.
+
+Each runs in a task of its own, which on Python 3.12 and newer is none as long as nobody waits: so whoever reads from
+the client goes on reading, and a client that asks anew while it is being decided on is heard.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import sys
+import time
+from collections.abc import Coroutine
 from typing import Any
 
 import socketio
 
 from socketguard.admission import Admission
-from socketguard.connection import Connection, Session, bound_connection
-from socketguard.deadline import Escaped, Overdue, run_until
-from socketguard.errors import Refusal, RejectCode, new_ref
-from socketguard.limits.counters import Refusals
+from socketguard.connection import Connection, Pending, Session, bound_connection
+from socketguard.deadline import Escaped
+from socketguard.errors import Refusal, RejectCode
 
 from .context import Context
+from .engine import items_of
 from .handlers import ConnectHandlers, app_message, raised_by_the_call
 from .requires import EventRefused
 
@@ -22,65 +29,33 @@ __all__ = ["Connects", "is_joined"]
 
 Refused = socketio.exceptions.ConnectionRefusedError
 
-_ENCODE = json.JSONEncoder(separators=(",", ":"), default=str).encode
-
-# Whose refusal is the client's own doing, and counts against its address. What the service or the application refuses
-# for reasons of its own does not; nor does a limit, which would keep out who is out already.
-_FAILURES = frozenset(
-    {
-        RejectCode.INVALID_NAMESPACE,
-        RejectCode.CONNECT_MALFORMED,
-        RejectCode.TOKEN_MISSING,
-        RejectCode.TOKEN_MALFORMED,
-        RejectCode.TOKEN_EXPIRED,
-        RejectCode.TOKEN_NOT_YET_VALID,
-        RejectCode.TOKEN_INVALID,
-        RejectCode.TOKEN_REVOKED,
-        RejectCode.INSUFFICIENT_SCOPE,
-        RejectCode.ALREADY_CONNECTED,
-    }
-)
-
-
-class _Pending:
-    """What is known of a CONNECT while the application's connect handler runs."""
-
-    __slots__ = ("deadline", "dropped", "ref", "refusal", "straggler", "vanished")
-
-    def __init__(self, deadline: float) -> None:
-        self.deadline = deadline
-        self.dropped = False
-        self.vanished = False
-        self.ref = ""
-        self.refusal: Refusal | None = None
-        self.straggler: asyncio.Task[Any] | None = None
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
+_LEAVING = 0.02
+"""Seconds after which it is looked again whether a client has left that comes back at once."""
 
 
 class Connects:
-    """Takes the CONNECT packets of one server, and runs the application's connect handlers.
+    """Takes the CONNECT packets of one server.
 
     Attributes:
         accepted: how many clients have joined so far.
-        refused: how many were refused, by code.
     """
 
     def __init__(self, context: Context, admission: Admission) -> None:
         self.accepted = 0
-        self.refused: dict[str, int] = {}
         # As they are now, before any is replaced.
         server = self._server = context.server
         self._hand_on = server._handle_connect
-        self._trigger = server._trigger_event
         self._disconnect = server.disconnect
         self._admission = admission
         self._context = context
         self._engine = context.engine
         self._sessions = context.sessions
         self._endings = context.endings
+        self._refusals = context.refusals
         self._report = context.report
-        self._detached = False
-        self._quarantine: set[asyncio.Task[Any]] = set()
         self._handlers = ConnectHandlers(server)
+        self._detached = False
 
     def detach(self) -> None:
         """Leave everything to python-socketio from now on."""
@@ -90,7 +65,7 @@ class Connects:
     # The packet
 
     async def handle(self, eio_sid: str, namespace: Any, data: Any) -> None:
-        """Decide on a decoded CONNECT: stands in for ``_handle_connect``."""
+        """Take a decoded CONNECT: stands in for ``_handle_connect``."""
         if self._detached:
             await self._hand_on(eio_sid, namespace, data)
             return
@@ -104,207 +79,178 @@ class Connects:
         name = namespace or "/"
         if not _is_name(name):
             raise ValueError("a CONNECT whose namespace is no text")
+        session.connects += 1
         connection = Connection(session, name)
-        if name in session.connections or self._server.manager.sid_from_eio_sid(eio_sid, name) is not None:
-            await self._refuse(eio_sid, connection, Refusal(RejectCode.ALREADY_CONNECTED))
+        earlier = session.connections.get(name)
+        if earlier is not None and earlier.state is Connection.PENDING:
+            # Whoever asks again has forgotten that it asked.
+            self._withdraw(earlier)
+        elif (earlier is not None and earlier.lives) or (
+            earlier is None and self._server.manager.sid_from_eio_sid(eio_sid, name) is not None
+        ):
+            self._refuse(connection, Refusal(RejectCode.ALREADY_CONNECTED))
             return
         session.connections[name] = connection
-        session.connects += 1
-        self._sessions.admitting.add(connection)
-        try:
-            if session.connects > 1:
-                # Sixteen of them fit into one body: the loop gets a turn between two.
-                await asyncio.sleep(0)
-            await self._admit(eio_sid, connection, namespace, None if _is_undefined(data) else data)
-        finally:
-            self._sessions.admitting.discard(connection)
-            if connection.state is Connection.PENDING:
-                self._sessions.forget(connection)
+        pending = connection.pending = Pending(self._engine.queue_bytes)
+        self._sessions.admitting[connection] = time.monotonic() + self._context.timeout
+        self._endings.arm(self._context.timeout)
+        pending.task = _start(self._decide(connection, earlier, None if _is_undefined(data) else data))
 
-    async def _admit(self, eio_sid: str, connection: Connection, namespace: Any, data: Any) -> None:
-        deadline = asyncio.get_running_loop().time() + self._context.timeout
+    def cancel(self, connection: Connection) -> None:
+        """A client leaves a namespace that it has not joined yet."""
+        self._withdraw(connection)
+
+    def _withdraw(self, connection: Connection) -> None:
+        connection.detail = "superseded"
+        self._report.closed(connection, self._engine.server.reason.CLIENT_DISCONNECT)
+        if self._refusals.withdraw(connection, attempt=True):
+            self._endings.session(connection.session, "too_many_failures")
+
+    async def _decide(self, connection: Connection, earlier: Connection | None, data: Any) -> None:
+        bound_connection.set(connection)
+        refusal: Refusal | None
+        answer = None
         try:
+            while earlier is not None and earlier.state is Connection.LEAVING:  # noqa: ASYNC110 - seldom, and soon over
+                await asyncio.sleep(_LEAVING)
+            deadline = asyncio.get_running_loop().time() + self._context.timeout
             refusal = await self._admission.decide(connection, data, deadline, self._engine)
-        except Exception as exc:
-            refusal = Refusal(RejectCode.INTERNAL_ERROR, "admission", error=exc)
-        finally:
             self._context.service.tell()
-        if refusal is not None:
-            await self._refuse(eio_sid, connection, refusal)
-        elif not self._engine.alive(eio_sid):
-            self._closed(connection)
-        else:
-            await self._join(eio_sid, connection, namespace, data, deadline)
-
-    async def _join(self, eio_sid: str, connection: Connection, namespace: Any, data: Any, deadline: float) -> None:
-        manager = self._server.manager
-        if connection.client_address is not None:
-            # python-engineio puts 127.0.0.1 there, whoever it is.
-            self._server.environ[eio_sid]["REMOTE_ADDR"] = connection.client_address
-        pending = connection.pending = _Pending(deadline)
-        token = bound_connection.set(connection)
-        failure: Exception | None = None
-        try:
-            await self._hand_on(eio_sid, namespace, data)
+            if refusal is None and self._engine.alive(connection.session.eio_sid):
+                refusal, answer = await self._join(connection, data)
+        except asyncio.CancelledError:
+            refusal = self._cancelled(connection)
         except Exception as exc:
-            failure = exc
-        finally:
-            bound_connection.reset(token)
-            connection.pending = None
-        if pending.refusal is not None:
-            self._count(connection, pending.refusal, pending.ref)
-            if pending.straggler is not None:
-                self._sweep_later(connection, pending.straggler)
-        elif failure is None and manager.is_connected(connection.sid, connection.namespace):
-            await self._joined(eio_sid, connection)
-            return
-        elif not self._engine.alive(eio_sid):
-            self._closed(connection)
+            refusal = Refusal(
+                RejectCode.INTERNAL_ERROR, "python-socketio" if connection.sid else "admission", error=exc
+            )
+        if connection.state is not Connection.PENDING:
+            self._sweep(connection)  # It was decided without this task.
+        elif refusal is not None:
+            self._refuse(connection, refusal, answer)
+        elif not connection.sid:
+            # It went away before it was answered.
+            self._report.closed(connection, connection.reason or connection.session.ending or "transport close")
+            self._refusals.withdraw(connection)
         else:
-            refusal = Refusal(RejectCode.INTERNAL_ERROR, "python-socketio", error=failure)
-            await self._refuse(eio_sid, connection, refusal)
-        # python-socketio has cleaned up after a refusal; after a failure of its own, or an answer that could not be
-        # sent, it has not. No handler runs any more, and to do it twice is harmless.
-        await manager.disconnect(connection.sid, connection.namespace, ignore_queue=True)
+            await self._joined(connection)
+
+    def _cancelled(self, connection: Connection) -> Refusal:
         task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            # python-engineio swallows it; the next frame that it waits for ends the session.
-            connection.session.ending = connection.session.ending or "server disconnect"
-            raise asyncio.CancelledError
+        assert task is not None  # noqa: S101 - narrows the type
+        pending = connection.pending
+        if pending is None or not pending.overdue:
+            return Refusal(RejectCode.INTERNAL_ERROR, "cancelled")
+        while task.uncancel():
+            pass
+        return Refusal(RejectCode.ADMISSION_TIMEOUT, "connect_handler" if connection.sid else "admission")
 
-    async def _joined(self, eio_sid: str, connection: Connection) -> None:
-        if self._detached:
-            self._sessions.forget(connection)  # Detached meanwhile: python-socketio keeps the client, nobody guards it.
-            return
-        connection.state = Connection.JOINED
-        self.accepted += 1
-        self._sessions.joined(connection.session)
-        self._report.accepted(connection)
-        self._endings.arm(self._context.expiry.begin(connection))
-        if not self._engine.alive(eio_sid):
-            # It went away while its handler ran, and python-engineio has told everybody else already.
-            connection.reason = connection.session.ending or "transport close"
-            await self._engine.disconnect(connection)
-
-    def _closed(self, connection: Connection) -> None:
-        """Log the end of a connection whose client went away before it was answered."""
-        self._report.closed(connection, connection.reason or connection.session.ending or "transport close")
-
-    # Refusals
-
-    async def _refuse(self, eio_sid: str, connection: Connection, refusal: Refusal) -> None:
-        ref = new_ref()
-        self._count(connection, refusal, ref)
+    def _refuse(self, connection: Connection, refusal: Refusal, answer: Any = None) -> None:
         session = connection.session
         if refusal.code is RejectCode.KEYS_UNAVAILABLE and not session.joined:
             # A CONNECT_ERROR is final to stock clients; from a closed transport they come back by themselves.
             self._endings.session(session, refusal.code.value)
-        if session.ending is None and self._engine.alive(eio_sid):
-            payload = refusal.payload(ref, debug=self._context.settings.debug)
-            if self._engine.strict_text:
-                # What the default serializer makes of it, without looking for binary data in what can have none.
-                place = "" if connection.namespace == "/" else f"{connection.namespace},"
-                packet = f"4{place}{_ENCODE(payload)}"
-            else:
-                packet = self._connect_error(connection.namespace, payload)
-            await self._engine.send(eio_sid, packet)
-
-    def _count(self, connection: Connection, refusal: Refusal, ref: str) -> None:
-        """Log a refusal and count it."""
-        self._report.rejected(connection, refusal, ref)
-        code = refusal.code
-        self.refused[code.value] = self.refused.get(code.value, 0) + 1
-        session = connection.session
-        if session.refusals is None:
-            session.refusals = Refusals()
-        costs, too_many = session.refusals.count(code.value, connection.namespace, self._sessions.limits)
-        # A namespace may be hidden because of a limit. And anybody can make up an unknown key.
-        real = refusal.fields.get("hidden_reason", code)
-        unknown_key = "key_unknown" in (refusal.detail, refusal.fields.get("hidden_detail"))
-        if costs and (real in _FAILURES or unknown_key):
-            self._context.budget.fail(session.client_address)
-        if too_many:
+        if self._refusals.refuse(connection, refusal, answer):
             self._endings.session(session, "too_many_failures")
-
-    def _connect_error(self, namespace: str, payload: Any) -> Any:
-        packet = self._server.packet_class(socketio.packet.CONNECT_ERROR, data=payload, namespace=namespace)
-        return packet.encode()
 
     # The application's connect handler
 
-    async def run_handler(self, namespace: str, args: tuple[Any, ...]) -> Any:
-        """Run the connect handler for the connection that is being admitted, as python-socketio asks for it."""
-        connection = bound_connection.get()
-        if connection is None or connection.pending is None or connection.sid or connection.namespace != namespace:
-            return False  # Nobody asked through the guard: python-socketio refuses.
-        pending: _Pending = connection.pending
-        connection.sid = args[0]
+    async def _join(self, connection: Connection, data: Any) -> tuple[Refusal | None, Any]:
+        """Enter a client into python-socketio and ask the application; returns why not, and what it is told."""
+        server, name = self._server, connection.namespace
+        eio_sid = connection.session.eio_sid
+        sid = await server.manager.pre_connect(eio_sid, name)
+        if sid is None:
+            return Refusal(RejectCode.ALREADY_CONNECTED), None
+        connection.sid = sid
         connection.bind_log_fields(self._context.settings.log_claims)
-        self._sessions.connections[connection.sid] = connection
-        self._handlers.prepare(namespace)
+        self._sessions.connections[sid] = connection
+        self._handlers.prepare(name)
         try:
-            # Older releases of python-socketio leave out an auth payload that is empty.
-            result = await run_until(self._call(namespace, (*args, None)[:3]), pending.deadline)
+            result = await self._call(name, (sid, server.environ[eio_sid], data or None))
         except (Refused, ConnectionRefusedError) as exc:
-            if not self._answerable(exc, namespace):
-                return self._fail(pending, RejectCode.INTERNAL_ERROR, "refusal_not_serializable", exc)
-            pending.refusal = Refusal(RejectCode.REFUSED_BY_APP, "raised", {"app_message": app_message(exc)})
-            if isinstance(exc, Refused):
-                raise
-            # python-socketio before 5.13 knows no other; the text is that of later ones.
-            raise Refused("Connection refused by server") from exc
-        except Overdue as exc:
-            if not exc.task.done():
-                pending.straggler = exc.task
-            return self._fail(pending, RejectCode.ADMISSION_TIMEOUT, "connect_handler")
-        except (Escaped, asyncio.CancelledError) as exc:
-            # Of this very task too: python-socketio must clean up before it ends.
-            return self._fail(pending, RejectCode.INTERNAL_ERROR, "cancelled", exc)
+            return self._refused(exc, name)
+        except Escaped as exc:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError from None
+            return Refusal(RejectCode.INTERNAL_ERROR, "cancelled", error=exc), None
         except EventRefused as exc:
-            return self._refuse_pending(pending, exc.refusal)
+            return exc.refusal, None
         except Exception as exc:
-            return self._fail(pending, RejectCode.INTERNAL_ERROR, "connect_handler", exc)
-        if connection.verdict is not None:
-            return self._refuse_pending(pending, connection.verdict)
-        if pending.vanished:
-            return False  # python-socketio before 5.18 has run its disconnect handler already.
+            return Refusal(RejectCode.INTERNAL_ERROR, "connect_handler", error=exc), None
+        pending = connection.pending
+        if connection.verdict is not None or pending is None:
+            return connection.verdict, None
+        if pending.overdue:
+            return Refusal(RejectCode.ADMISSION_TIMEOUT, "connect_handler"), None
+        if pending.overflown:
+            return Refusal(RejectCode.ADMISSION_TIMEOUT, "emitted_meanwhile", {"limit": "queue_bytes"}), None
         if pending.dropped or result is False:
             detail = "disconnect_called" if pending.dropped else "returned_false"
-            pending.refusal = Refusal(RejectCode.REFUSED_BY_APP, detail)
-            return False
-        if result is not None and result is not True and result is not self._server.not_handled:
+            return Refusal(RejectCode.REFUSED_BY_APP, detail), Refused().error_args
+        if result is not None and result is not True and result is not server.not_handled:
             # python-socketio takes all but False for a yes, also what was meant for a no.
             received = {"received": type(result).__name__}
-            pending.refusal = Refusal(RejectCode.REFUSED_BY_APP, "returned_unknown", received)
-            return False
-        return result
+            return Refusal(RejectCode.REFUSED_BY_APP, "returned_unknown", received), Refused().error_args
+        await server.manager.connect(sid, name)
+        return None, None
 
     async def _call(self, namespace: str, args: tuple[Any, ...]) -> Any:
+        trigger = self._server._trigger_event
         try:
-            return await self._trigger("connect", namespace, *args)
+            return await trigger("connect", namespace, *args)
         except TypeError as exc:
             if not raised_by_the_call(exc):
                 raise
         # A handler of the older kind, connect(sid, environ). python-socketio would try this only for clients that
         # send no auth payload, and would run a handler twice that raised a TypeError of its own.
-        return await self._trigger("connect", namespace, *args[:2])
+        return await trigger("connect", namespace, *args[:2])
 
-    def _fail(self, pending: _Pending, code: RejectCode, detail: str, error: BaseException | None = None) -> Any:
-        return self._refuse_pending(pending, Refusal(code, detail, error=error))
-
-    def _refuse_pending(self, pending: _Pending, refusal: Refusal) -> Any:
-        """Refuse, by way of python-socketio, so that it answers and cleans up by itself."""
-        pending.refusal = refusal
-        pending.ref = new_ref()
-        payload = refusal.payload(pending.ref, debug=self._context.settings.debug)
-        raise Refused(payload["message"], payload["data"])
-
-    def _answerable(self, refusal: BaseException, namespace: str) -> bool:
+    def _refused(self, refusal: BaseException, namespace: str) -> tuple[Refusal, Any]:
+        """What the application says to a client that it refuses."""
+        # python-socketio before 5.13 knows no builtin one; the text is that of later ones.
+        answer = getattr(refusal, "error_args", {"message": "Connection refused by server"})
         try:
-            self._connect_error(namespace, getattr(refusal, "error_args", None))
+            self._refusals.encode(namespace, answer)
         except Exception:
-            return False
-        return True
+            return Refusal(RejectCode.INTERNAL_ERROR, "refusal_not_serializable", error=refusal), None
+        return Refusal(RejectCode.REFUSED_BY_APP, "raised", {"app_message": app_message(refusal)}), answer
+
+    async def _joined(self, connection: Connection) -> None:
+        if self._detached:
+            self._sessions.forget(connection)  # Detached meanwhile: python-socketio keeps the client, nobody guards it.
+            return
+        session, pending = connection.session, connection.pending
+        assert pending is not None  # noqa: S101 - narrows the type: it is there while the connection is pending
+        connection.pending = None
+        connection.state = Connection.JOINED
+        del self._sessions.admitting[connection]
+        self.accepted += 1
+        self._sessions.joined(session)
+        self._report.accepted(connection)
+        socket = self._engine.socket(session.eio_sid)
+        if socket is None or socket.closing:
+            # It went away while its handler ran, and everybody else has been told already.
+            connection.reason = session.ending or "transport close"
+            await self._engine.disconnect(connection)
+            return
+        self._endings.arm(self._context.expiry.begin(connection))
+        for item in (*self._accepting(connection), *pending.early):
+            socket.put(item)
+        for id, data, size in pending.late:
+            session.done(size)
+            session.arrived = size
+            await self._server._handle_event(session.eio_sid, connection.namespace, id, data)
+
+    def _accepting(self, connection: Connection) -> list[str | bytes]:
+        """The answer to an accepted CONNECT."""
+        name, data = connection.namespace, {"sid": connection.sid}
+        if self._engine.strict_text:
+            return [f"40{_ENCODE(data)}" if name == "/" else f"40{name},{_ENCODE(data)}"]
+        return items_of(self._server.packet_class(socketio.packet.CONNECT, data, namespace=name))
+
+    # Leaving
 
     async def disconnect(self, sid: str, namespace: str | None = None, ignore_queue: bool = False) -> None:
         """Disconnect a client for the application: stands in for ``disconnect``."""
@@ -315,29 +261,24 @@ class Connects:
             return
         await self._disconnect(sid, namespace=namespace, ignore_queue=ignore_queue)
 
-    # Handlers that ignore their cancellation
-
-    def _sweep_later(self, connection: Connection, task: asyncio.Task[Any]) -> None:
-        """Clean up once more when a handler that ignored its cancellation has finished at last."""
-        self._quarantine.add(task)
-        loop = asyncio.get_running_loop()
-
-        def done(task: asyncio.Task[Any]) -> None:
-            sweeping = loop.create_task(self._sweep(connection))
-            self._quarantine.add(sweeping)
-            sweeping.add_done_callback(self._quarantine.discard)
-            self._quarantine.discard(task)
-
-        task.add_done_callback(done)
-
-    async def _sweep(self, connection: Connection) -> None:
+    def _sweep(self, connection: Connection) -> None:
+        """Clean up once more, when a handler that ignored its cancellation has finished at last."""
         manager = self._server.manager
-        await manager.disconnect(connection.sid, connection.namespace, ignore_queue=True)
+        if not connection.sid:
+            return
+        manager.basic_disconnect(connection.sid, connection.namespace)
         rooms = manager.rooms.get(connection.namespace, {})
         for room in [name for name, members in rooms.items() if not members]:
             del rooms[room]  # python-socketio makes the room before it finds that the client is gone.
         if not rooms:
             manager.rooms.pop(connection.namespace, None)
+
+
+def _start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """A task for work that may have to wait; on Python 3.12 and newer it runs at once until it does."""
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(work, loop=asyncio.get_running_loop(), eager_start=True)
+    return asyncio.get_running_loop().create_task(work)
 
 
 def is_joined(session: Session, namespace: Any) -> bool:

@@ -13,6 +13,8 @@ from socketguard.logs.report import Report
 from .drain import Drain
 from .endings import Endings
 from .engine import Engine
+from .heartbeats import Heartbeats
+from .refusals import Refusals
 from .service import Service
 from .sessions import Sessions
 
@@ -32,9 +34,11 @@ class Context:
     timeout: float
     engine: Engine
     sessions: Sessions
+    heartbeats: Heartbeats
     expiry: Expiry
     budget: AddressBudget
     service: Service
+    refusals: Refusals
     endings: Endings
     drain: Drain
     report: Report

@@ -9,22 +9,36 @@ from typing import Any
 import socketio
 
 from socketguard.admission import Admission
-from socketguard.connection import Connection, Identity, Session, bound_connection
+from socketguard.connection import Connection, Identity, bound_connection
 from socketguard.deadline import Overdue, is_ours, run_until, settled
 from socketguard.diagnosis.delivery import Delivery
 from socketguard.errors import Refusal, RejectCode, new_ref
 
+from .answers import UNSUPPORTED_DATA
 from .connect import Connects, is_joined
 from .context import Context
 from .emits import event_names, handles
+from .engine import items_of
 from .handlers import callback_frames
 from .requires import EventRefused, required, wait_for
+from .socket import Socket
 
 __all__ = ["OWN_EVENTS", "Dispatch", "Refreshes"]
 
 OWN_EVENTS = "socketguard:"
 """How the names of the guard's own events begin; the application never sees such an event from a client."""
 REFRESH = "socketguard:refresh"
+
+MOST_ATTACHMENTS = 64
+"""Binary attachments of one packet. (The reference server's parser takes 10 by default.)"""
+
+MOST_MESSAGE_BYTES = 8_000_000
+"""Bytes (characters of text) of one packet with all its attachments."""
+
+# What only those send and get who have joined.
+_OF_MEMBERS = frozenset(
+    {socketio.packet.EVENT, socketio.packet.ACK, socketio.packet.BINARY_EVENT, socketio.packet.BINARY_ACK}
+)
 
 _RESERVED = frozenset({"connect", "disconnect"})
 _REASONS = frozenset(
@@ -45,7 +59,12 @@ class Dispatch:
         self._run = server._trigger_event
         self._find = server._get_event_handler
         self._message = server.eio.handlers["message"]
-        self._send_packet = server.eio.send_packet
+        self._take_event = server._handle_event
+        self._take_ack = server._handle_ack
+        self._take_disconnect = server._handle_disconnect
+        self._gone = server._handle_eio_disconnect
+        self._send_packet = server._send_packet
+        self._tasks: set[asyncio.Task[None]] = set()
         self._connects = connects
         self._refreshes = refreshes
         self._engine = context.engine
@@ -64,19 +83,95 @@ class Dispatch:
 
     # Events
 
+    async def handle_event(self, eio_sid: str, namespace: Any, id: Any, data: Any) -> None:
+        """Take a decoded event: stands in for ``_handle_event``."""
+        session = None if self._detached else self._engine.session(eio_sid)
+        if session is None:
+            await self._take_event(eio_sid, namespace, id, data)
+            return
+        size, session.arrived = session.arrived, 0
+        name = namespace or "/"
+        if not isinstance(data, list) or not data:
+            raise ValueError("an event without a name")
+        # msgpack hands over namespaces of any type.
+        connection = session.connections.get(name) if isinstance(name, str) else None
+        if connection is None:
+            if isinstance(name, str):
+                self._report.undelivered(self._delivery.too_early(name, data[0]))
+        elif connection.pending is not None:
+            session.took(size)
+            connection.pending.late.append((id, data, size))
+        elif connection.lives:
+            session.took(size)
+            work = self._event(connection, id, data, size)
+            if self._server.async_handlers:
+                task = self._server.start_background_task(lambda: work)
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            else:
+                await work
+
+    async def _event(self, connection: Connection, id: Any, data: list[Any], size: int) -> None:
+        server, session = self._server, connection.session
+        try:
+            result = await server._trigger_event(data[0], connection.namespace, connection.sid, *data[1:])
+            if id is not None and result is not server.not_handled:
+                # A tuple stands for several arguments.
+                answer = [] if result is None else list(result) if isinstance(result, tuple) else [result]
+                packet = server.packet_class(socketio.packet.ACK, namespace=connection.namespace, id=id, data=answer)
+                await server._send_packet(session.eio_sid, packet)
+        finally:
+            session.done(size)
+
+    async def handle_ack(self, eio_sid: str, namespace: Any, id: Any, data: Any) -> None:
+        """Take an acknowledgement, for those who may send any: stands in for ``_handle_ack``."""
+        if not self._detached:
+            connection = self._connection(eio_sid, namespace)
+            if connection is None or not connection.lives or self._expiry.is_over(connection):
+                return
+        await self._take_ack(eio_sid, namespace, id, data)
+
+    async def handle_disconnect(self, eio_sid: str, namespace: Any, reason: Any = None) -> None:
+        """Take the DISCONNECT of a client: stands in for ``_handle_disconnect``."""
+        connection = None if self._detached else self._connection(eio_sid, namespace)
+        if connection is not None and connection.pending is not None:
+            self._connects.cancel(connection)
+        else:
+            await self._take_disconnect(eio_sid, namespace, reason)
+
+    async def gone(self, eio_sid: str, reason: str) -> None:
+        """Have a client leave whatever it is in: stands in for ``_handle_eio_disconnect``."""
+        session = None if self._detached else self._engine.session(eio_sid)
+        if session is None:
+            await self._gone(eio_sid, reason)
+            return
+        try:
+            # python-socketio would look through all namespaces there are.
+            for connection in list(session.connections.values()):
+                if connection.state is Connection.JOINED:
+                    await self._take_disconnect(eio_sid, connection.namespace, reason)
+        finally:
+            self._server._binary_packet.pop(eio_sid, None)
+            self._server.environ.pop(eio_sid, None)
+            self._sessions.closed(session)
+
+    def _connection(self, eio_sid: str, namespace: Any) -> Connection | None:
+        session = self._engine.session(eio_sid)
+        name = namespace or "/"
+        return None if session is None or not isinstance(name, str) else session.connections.get(name)
+
     async def trigger(self, event: Any, namespace: str, *args: Any) -> Any:
         """Hand an event to the application: stands in for ``_trigger_event``."""
         if self._detached:
             return await self._run(event, namespace, *args)
         connection = self._sessions.connections.get(args[0])
         if connection is None:
-            # An event without a connection is one that nobody admitted.
-            return await self._connects.run_handler(namespace, args) if event == "connect" else self._server.not_handled
-        if connection.state is not Connection.JOINED:
-            return await self._pending(event, namespace, args, connection)
+            return self._server.not_handled  # Nobody admitted it.
+        if connection.pending is not None and event == "connect":
+            return await settled(await self._run(event, namespace, *args))
         if type(event) is not str or event in _RESERVED or event.startswith(OWN_EVENTS):
             return await self._reserved(event, namespace, args, connection)
-        if connection.reason is not None or self._expiry.is_over(connection):
+        if not connection.lives or self._expiry.is_over(connection):
             return self._server.not_handled  # Its authority has ended, and the client is being told so.
         connection.events_in += 1
         token = bound_connection.set(connection)
@@ -114,14 +209,16 @@ class Dispatch:
 
     async def _reserved(self, event: Any, namespace: str, args: tuple[Any, ...], connection: Connection) -> Any:
         if event == "disconnect" and self._is_end(namespace, args):
+            if connection.state is not Connection.JOINED:
+                return self._server.not_handled
             connection.state = Connection.LEAVING
             connection.session.left_by = args[1]
             self._sessions.left(connection.session)
             self._expiry.end(connection)
             return await self._leave(connection, namespace, args)
+        if not connection.lives:
+            return self._server.not_handled
         if event == REFRESH:
-            if connection.reason is not None:
-                return self._server.not_handled
             return await self._refreshes.handle(connection, args)
         # python-socketio would run the application's connect or disconnect handler with the client's own data.
         self._report.packet_rejected(
@@ -130,12 +227,6 @@ class Dispatch:
             "the name of an event is a text, neither connect nor disconnect, and does not begin with 'socketguard:'",
         )
         return self._server.not_handled
-
-    async def _pending(self, event: Any, namespace: str, args: tuple[Any, ...], connection: Connection) -> Any:
-        if event == "disconnect" and connection.pending is not None and self._is_end(namespace, args):
-            connection.pending.vanished = True
-            return await self._leave(connection, namespace, args)
-        return self._server.not_handled  # An event that overtook its CONNECT, or came after the end.
 
     def _is_end(self, namespace: str, args: tuple[Any, ...]) -> bool:
         """Whether a "disconnect" is python-socketio's, and no event of a client that is named so."""
@@ -155,31 +246,41 @@ class Dispatch:
             return None
         finally:
             bound_connection.reset(token)
-            if connection.pending is None:
-                self._sessions.forget(connection)
-                self._report.closed(connection, reason)
+            self._sessions.forget(connection)
+            self._report.closed(connection, reason)
 
     # Packets
 
     async def message(self, eio_sid: str, data: Any) -> None:
         """Hand on a message, and contain what comes of it: stands in for the handler of Engine.IO messages."""
-        if self._detached:
-            await self._message(eio_sid, data)
+        socket = None if self._detached else self._engine.socket(eio_sid)
+        if socket is None:
+            if self._detached:
+                await self._message(eio_sid, data)
             return
-        session = self._engine.session(eio_sid)
-        if session is None or session.ending is not None:
+        session = socket.record
+        if socket.closing or session.ending is not None:
             return
+        session.arrived += len(data) if isinstance(data, str | bytes) else 0
+        half = self._server._binary_packet
         try:
+            if eio_sid in half and not isinstance(data, bytes | bytearray):
+                raise ValueError("a text in the place of an attachment")
             await self._message(eio_sid, data)
-        except Exception as exc:
-            await self._failed(eio_sid, session, exc)
-        else:
-            waiting = self._server._binary_packet.get(eio_sid)
-            if waiting is not None and not is_joined(session, waiting.namespace):
+            waiting = half.get(eio_sid)
+            if waiting is None:
+                session.arrived = 0
+            elif not is_joined(session, waiting.namespace):
                 # python-socketio before 5.16 would wait for its attachments.
-                await self._failed(eio_sid, session, ValueError("a binary packet for a namespace not joined"))
+                raise ValueError("a binary packet for a namespace not joined")
+            elif waiting.attachment_count > MOST_ATTACHMENTS or session.arrived > MOST_MESSAGE_BYTES:
+                raise ValueError("more attachments than a message may have")
+        except Exception as exc:
+            session.arrived = 0
+            await self._failed(socket, exc)
 
-    async def _failed(self, eio_sid: str, session: Session, error: Exception) -> None:
+    async def _failed(self, socket: Socket, error: Exception) -> None:
+        session = socket.record
         self._engine.identify(session)
         if callback := callback_frames(error):
             if callback[1:]:
@@ -189,30 +290,30 @@ class Dispatch:
                     session, "acknowledgement_malformed", "an acknowledgement does not fit the callback", error
                 )
             return
-        self._server._binary_packet.pop(eio_sid, None)
+        self._server._binary_packet.pop(socket.sid, None)
         session.ending = "parse error"
         self._report.packet_rejected(
             session, "packet_malformed", "python-socketio could not process a packet; the session was ended", error
         )
-        if not self._engine.upgraded(eio_sid):
-            await self._engine.end(eio_sid, "parse error")
+        socket.code = UNSUPPORTED_DATA
+        await self._endings.left(socket, "parse error")
 
-    def send_packet(self, eio_sid: str, packet: Any) -> Any:
-        """Count what waits for a client: stands in for ``send_packet``, which is called for each packet that goes out,
-        and is no coroutine function for that reason."""
-        session = None if self._detached else self._engine.session(eio_sid)
-        if session is not None:
-            data = packet.data
-            size = len(data) if data.__class__ is str or data.__class__ is bytes else 0
-            if self._sessions.handed(session, size):
-                self._endings.session(session, "slow_consumer")
-            if session.ending == "slow_consumer":
-                return _nothing()
-        return self._send_packet(eio_sid, packet)
-
-
-async def _nothing() -> None:
-    """Sends a packet to a client that is being dropped because it does not read."""
+    async def send_packet(self, eio_sid: str, packet: Any) -> None:
+        """Send a packet of Socket.IO, unless nothing may be sent there: stands in for ``_send_packet``."""
+        if self._detached:
+            await self._send_packet(eio_sid, packet)
+            return
+        socket = self._engine.socket(eio_sid)
+        if socket is None:
+            return
+        if packet.packet_type in _OF_MEMBERS:
+            connection = socket.record.connections.get(packet.namespace or "/")
+            if connection is None or not connection.lives:
+                if connection is not None:
+                    connection.hold(items_of(packet))
+                return
+        for item in items_of(packet):
+            socket.put(item)
 
 
 class Refreshes:

@@ -68,9 +68,10 @@ class Drain:
         # Those that were being made when it began.
         ended += sum([self._endings.session(session, "draining") for session in list(self._sessions.open)])
         await self._endings.settled(_LAST_WORDS)
-        for session in [each for each in self._sessions.open if each.carrier is not None and each.carrier.stopped]:
-            # It was told, and does not even read that.
-            self._endings.cut(session)
+        for socket in list(self._sessions.open.values()):
+            if socket.stuck:
+                # It was told, and does not even read that.
+                socket.cut()
         await self._endings.settled(_LAST_WORDS)
         self._report.drain_finished(ended, loop.time() - begun)
         return ended

@@ -20,7 +20,7 @@ from socketguard.namespaces.policy import Served
 
 from .packets import ATTRIBUTE
 
-__all__ = ["event_names", "handles", "is_shared", "watch_early_events", "watch_emits", "watch_server"]
+__all__ = ["event_names", "handles", "is_shared", "watch_emits", "watch_server"]
 
 Undo: TypeAlias = Callable[[], None]
 """Takes something off again."""
@@ -170,22 +170,6 @@ def _wrap_publish(manager: Any, delivery: Delivery, report: Report, lock: thread
 
 
 # --- events of clients -----------------------------------------------------------------------------------------------
-
-
-def watch_early_events(server: Any, delivery: Delivery, report: Report) -> Undo:
-    """Look for events whose sender has not joined the namespace; python-socketio drops them with a hidden warning."""
-    original = server._handle_event
-    manager = server.manager
-
-    def handle_event(eio_sid: str, namespace: Any, id: Any, data: Any) -> Any:
-        name = namespace or "/"
-        # msgpack hands over namespaces of any type; and what is no event at all ends the session.
-        is_event = isinstance(name, str) and isinstance(data, list) and data
-        if is_event and not manager.is_connected(manager.sid_from_eio_sid(eio_sid, name), name):
-            report.undelivered(delivery.too_early(name, data[0]))
-        return original(eio_sid, namespace, id, data)
-
-    return _replace(server, "_handle_event", handle_event)
 
 
 def handles(server: Any, namespace: str, event: str) -> bool:

@@ -13,7 +13,6 @@ import asyncio
 import contextvars
 import math
 import time
-from collections import deque
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
@@ -25,10 +24,14 @@ from socketguard.limits.expiry import Expiry
 from socketguard.logs.report import Report
 
 from .engine import Engine
+from .heartbeats import Heartbeats
+from .pace import Queue
+from .refusals import Refusals
 from .service import Service
 from .sessions import Sessions
+from .socket import Socket
 
-__all__ = ["CLOSE_CODES", "CLOSING", "EXPIRING", "TICK", "Endings", "Queue"]
+__all__ = ["CLOSE_CODES", "CLOSING", "EXPIRING", "TICK", "Endings"]
 
 CLOSING = "socketguard:closing"
 EXPIRING = "socketguard:expiring"
@@ -53,8 +56,20 @@ PATIENCE = 5.0
 TICK = 1.0
 """Seconds after which the clocks are looked at again at the latest; so late a wall clock that was set is noticed."""
 
+LATE = 1.0
+"""Seconds that the tick may come late on a busy machine; more than that and the loop stood."""
+
+LENIENCE = 5.0
+"""Seconds after the loop has stood in which no client is taken for silent, slow or late."""
+
+PAUSE = 60.0
+"""Seconds for which a client need not answer pings while its events are being handled and it isn't read from."""
+
 _AT_ONCE = 10
 """How much that is due is taken from one source in one turn of the loop."""
+
+_MANY = 200
+"""The same for heartbeats, which cost microseconds."""
 
 _SHORT = 0.05
 """Seconds after which it is looked whether keys that are being fetched have come."""
@@ -85,25 +100,29 @@ class Endings:
         self,
         engine: Engine,
         sessions: Sessions,
+        heartbeats: Heartbeats,
         expiry: Expiry,
         service: Service,
+        refusals: Refusals,
         patterns: Patterns,
         delivery: Delivery,
         report: Report,
     ) -> None:
         self._engine = engine
         self._sessions = sessions
+        self._heartbeats = heartbeats
         self._expiry = expiry
         self._service = service
+        self._refusals = refusals
         self._report = report
         self._patterns = patterns
         self._delivery = delivery
         self._queue = Queue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._handle: asyncio.Handle | None = None
-        self._at = math.inf
+        self._at = self._expected = math.inf
         self._stopped = False
-        self._seldom_at = -math.inf
+        self._seldom_at = self._lenient_until = -math.inf
 
     def __len__(self) -> int:
         """How many endings are under way."""
@@ -125,6 +144,8 @@ class Endings:
                 return
             self._cancel()
         self._loop, self._at = loop, at
+        # By a clock that nobody moves: whether the loop has stood is no matter of what time it is said to be.
+        self._expected = time.perf_counter() + (0.0 if at == -math.inf else at - loop.time())
         # An empty context: that of a handler would make its connection the current one, and keep it in memory.
         context = contextvars.Context()
         self._handle = (
@@ -141,13 +162,17 @@ class Endings:
             expiry = self._expiry.wait
         except Exception:  # The clock is the application's.
             expiry = TICK
-        return min(self._sessions.wait, expiry, _SHORT if self._service.fetching else TICK)
+        soon = _SHORT if self._service.fetching else TICK
+        return min(self._sessions.wait, self._heartbeats.wait, expiry, soon)
 
     def _turn(self) -> None:
         self._handle = None
+        late = time.perf_counter() - self._expected
+        if late > LATE:
+            self._loop_stood(late)
         try:
             # What fails keeps nothing else from being looked at.
-            for look in (self._end_connections, self._end_sessions, self._service.tell, self._look_seldom):
+            for look in (self._beat, self._end_connections, self._end_sessions, self._service.tell, self._look_seldom):
                 if self._stopped:
                     break
                 try:
@@ -159,6 +184,23 @@ class Endings:
         finally:
             self.arm()
 
+    def _loop_stood(self, late: float) -> None:
+        """The loop has done something else for so long that nobody could be heard, which is no client's fault."""
+        self._report.loop_blocked(late)
+        self._lenient_until = time.monotonic() + LENIENCE
+        self._heartbeats.forgive()
+
+    def _beat(self) -> None:
+        """Ping, and end sessions whose clients are silent."""
+        self._heartbeats.ping(_MANY)
+        for socket in self._heartbeats.silent(_MANY):
+            record = socket.record
+            if record.room is not None and time.monotonic() - record.active < PAUSE:
+                # It isn't read from: its answer may have come long ago.
+                self._heartbeats.wait_again(socket)
+            elif not socket.closing:
+                self._begin(self.left(socket, "ping timeout"))
+
     def _end_connections(self) -> None:
         for connection, left in self._expiry.due(_AT_ONCE):
             if left is None:
@@ -167,6 +209,20 @@ class Endings:
                 self._notify(connection, left)
 
     def _end_sessions(self) -> None:
+        if time.monotonic() < self._lenient_until:
+            return
+        for connection in self._sessions.overdue(_AT_ONCE):
+            pending = connection.pending
+            if pending is None:
+                continue
+            pending.overdue += 1
+            if pending.overdue > 1:
+                # Its handler ignores that it was cancelled.
+                if self._refusals.refuse(connection, Refusal(RejectCode.ADMISSION_TIMEOUT, "connect_handler")):
+                    self.session(connection.session, "too_many_failures")
+            elif connection.sid:
+                # Until then, whatever is waited for has the same deadline itself.
+                pending.task.cancel()
         for session, reason in self._sessions.due(_AT_ONCE):
             self.session(session, reason)
 
@@ -209,7 +265,7 @@ class Endings:
         """Tell a client that its token is about to expire."""
         if connection.state is Connection.JOINED and connection.reason is None:
             self._report.expiring(connection, seconds)
-            self._begin(self._engine.tell(connection.session, connection.namespace, EXPIRING, {"in": seconds}))
+            self._engine.tell(connection.session, connection.namespace, EXPIRING, {"in": seconds})
 
     def _expire(self, connection: Connection) -> None:
         """End a connection whose token has expired."""
@@ -233,7 +289,7 @@ class Endings:
 
     async def _disconnect(self, connection: Connection, code: RejectCode | None) -> None:
         if code is not None:
-            await self._engine.tell(connection.session, connection.namespace, CLOSING, _closing(code))
+            self._engine.tell(connection.session, connection.namespace, CLOSING, _closing(code))
         await self._engine.disconnect(connection)
 
     # Several connections
@@ -266,17 +322,23 @@ class Endings:
 
     def session(self, session: Session, reason: str) -> bool:
         """End a whole session for a reason that its client can mend. Returns False when it has ended already."""
-        if session.ending is not None or session not in self._sessions.open:
+        socket = self._sessions.open.get(session)
+        if session.ending is not None or socket is None or socket.closing:
             return False
         self._close(session, reason, [each for each in session.connections.values() if _lives(each)])
         return True
 
-    def cut(self, session: Session) -> None:
-        """End a session at once whose client does not read that it is over."""
-        self._engine.drop_queue(session.eio_sid)
-        self._begin(session.carrier.end(at_once=True))
+    async def left(self, socket: Socket, reason: str) -> None:
+        """A client has left, or is taken to have: have the application told, at a pace that the loop bears."""
+        if not socket.begin_to_end():
+            return
+        if self._queue.waiting:
+            await self._begin(socket.leave(reason))
+        else:
+            await socket.leave(reason)
 
     def _close(self, session: Session, reason: str, told: Iterable[Connection]) -> None:
+        socket = self._sessions.open[session]
         session.ending = reason
         told = tuple(told)
         for connection in told:
@@ -284,23 +346,19 @@ class Endings:
         if not any(connection.state is Connection.JOINED for connection in told):
             self._engine.identify(session)
             self._report.session_ended(session, reason, _HINTS.get(reason))
-        self._begin(self._close_transport(session, reason, told))
-
-    async def _close_transport(self, session: Session, reason: str, told: Iterable[Connection]) -> None:
         if reason == "slow_consumer":
-            self._engine.drop_queue(session.eio_sid)
-        else:
+            socket.drop()
+        last: list[str | bytes] = []
+        if reason != "slow_consumer":
             namespaces = [each.namespace for each in told if each.state is Connection.JOINED]
             if not namespaces and reason == "connect_timeout":
                 namespaces = ["/"]  # Where no client listens, a person who looks at the wire does.
             for namespace in namespaces:
-                await self._engine.tell(session, namespace, CLOSING, _closing(reason))
-        for task in tuple(session.reading or ()):
-            task.cancel()
-        if session.carrier is None:
-            await self._engine.let_go(session.eio_sid)
-        else:
-            await session.carrier.end(at_once=reason == "slow_consumer")
+                last += self._engine.encode(namespace, CLOSING, _closing(reason))
+        socket.begin_to_end(last)
+        if reason == "slow_consumer":
+            socket.cut()
+        self._begin(socket.leave(reason))
 
 
 def _lives(connection: Connection) -> bool:
@@ -321,97 +379,3 @@ def _closing(reason: str) -> dict[str, Any]:
         return {"code": reason, "message": message, "retry": "backoff"}
     reply = REPLIES[RejectCode(reason)]
     return {"code": str(reason), "message": reply.message, "retry": reply.retry}
-
-
-_LONGEST_TURN = 0.005
-"""Seconds: a turn of the loop that takes longer is followed by one with less to begin."""
-
-_FIRST, _MOST = 1, 25
-
-_DEPTH = 10
-"""Turns of the loop until what was begun has shown what it costs: most pieces need some."""
-
-
-class Queue:
-    """Work that waits for its turn: each turn of the loop begins only as much as the last turns have borne.
-
-    How dear a piece is depends on what it meets: python-socketio needs a time for each disconnect that grows with the
-    number of clients, 0.2 ms at 1,000 of them and 2 ms at 10,000.
-    """
-
-    __slots__ = ("_batch", "_ended", "_held", "_idle", "_longest", "_tasks", "_turns", "waiting")
-
-    def __init__(self) -> None:
-        self.waiting: deque[tuple[Coroutine[Any, Any, None], asyncio.Future[None]]] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._batch = _FIRST
-        self._idle: asyncio.Future[None] | None = None
-        self._ended = 0.0
-        self._turns, self._longest, self._held = 0, 0.0, False
-
-    def __len__(self) -> int:
-        """How many pieces are not done."""
-        return len(self.waiting) + len(self._tasks)
-
-    def put(self, work: Coroutine[Any, Any, None]) -> asyncio.Future[None]:
-        """Add a piece and return a future that is done when it is; what it raises goes to the loop's handler."""
-        loop = asyncio.get_running_loop()
-        if not self.waiting:
-            self._batch = _FIRST
-            self._ended = loop.time()
-            self._turns, self._longest, self._held = 0, 0.0, False
-        done = loop.create_future()
-        self.waiting.append((work, done))
-        return done
-
-    def turn(self) -> None:
-        """Begin what this turn of the loop may bear."""
-        if not self.waiting:
-            return
-        loop = asyncio.get_running_loop()
-        self._adapt(loop.time() - self._ended)
-        for _ in range(min(self._batch, len(self.waiting))):
-            work, done = self.waiting.popleft()
-            task = loop.create_task(_run(work, done))
-            self._tasks.add(task)
-            task.add_done_callback(self._ended_one)
-        self._ended = loop.time()
-
-    async def settled(self, timeout: float) -> None:
-        """Wait until everything that was put in so far is done, or for so many seconds."""
-        if not len(self):
-            return
-        if self._idle is None:
-            self._idle = asyncio.get_running_loop().create_future()
-        # One future, not one for each piece: to wait for 10,000 takes a turn of 40 ms.
-        await asyncio.wait((self._idle,), timeout=timeout)
-
-    def _ended_one(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if self._idle is not None and not len(self):
-            self._idle.set_result(None)
-            self._idle = None
-
-    def _adapt(self, turn: float) -> None:
-        """Change the batch, and then not before what was begun with it has shown what it costs."""
-        self._longest = max(self._longest, turn)
-        self._turns += 1
-        if self._turns < _DEPTH and (self._held or self._longest <= _LONGEST_TURN):
-            return
-        if self._longest > _LONGEST_TURN:
-            self._batch = max(1, int(self._batch * _LONGEST_TURN / self._longest))
-            self._held = True
-        else:
-            self._batch = min(_MOST, self._batch + 1)
-            self._held = False
-        self._turns, self._longest = 0, 0.0
-
-
-async def _run(work: Coroutine[Any, Any, None], done: asyncio.Future[None]) -> None:
-    try:
-        await work
-    except Exception as exc:
-        context = {"message": "socketguard could not end a connection", "exception": exc}
-        asyncio.get_running_loop().call_exception_handler(context)
-    finally:
-        done.set_result(None)

@@ -6,9 +6,10 @@ is mounted. `WrongPath` watches an application from outside for Socket.IO client
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Coroutine, MutableMapping, Sequence
+from collections.abc import Collection, Coroutine, MutableMapping, Sequence
 from typing import Any, cast
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -25,30 +26,36 @@ from .answers import Answers, answer, is_gone
 from .configuration import Configuration
 from .context import Context
 from .endings import TICK
-from .engine import SESSION_KEY, origins_of
+from .engine import origins_of
 from .handshake import DRAINING, ENDED, busy, examine, normalised_headers, read, wrong_path
-from .polling import Polling
+from .incoming import Incoming
+from .polling import TEXT, Polling, payload
+from .socket import Socket
 from .websocket import WebSockets
 
 __all__ = ["Endpoint", "WrongPath"]
 
 _SEEN_KEY = "socketguard.seen"
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Endpoint:
-    """Takes each Engine.IO request before python-engineio does."""
+    """Takes each Engine.IO request in python-engineio's place."""
 
-    def __init__(self, context: Context, configuration: Configuration, ledger: Ledger, patterns: Patterns) -> None:
+    def __init__(
+        self, context: Context, configuration: Configuration, ledger: Ledger, patterns: Patterns, incoming: Incoming
+    ) -> None:
         # As it is now, before it is replaced.
         self._handle_request = context.server.handle_request
+        self._eio = context.server.eio
         self._context = context
         self._engine = context.engine
         self._configuration = configuration
         self._ledger = ledger
         self._patterns = patterns
         self._answers = Answers(context.engine, context.report)
-        self._polling = Polling(context, self._answers)
-        self._websockets = WebSockets(context, self._answers, patterns)
+        self._polling = Polling(context, incoming, self._answers)
+        self._websockets = WebSockets(context, incoming, patterns)
         self._began = time.monotonic()
         self._detached = False
 
@@ -66,50 +73,124 @@ class Endpoint:
         seen = scope.get(_SEEN_KEY)
         if seen is not None:
             seen.append(True)
-        now = time.monotonic()
-        engine = self._engine
         request = read(scope, self._context.settings.trusted_proxies)
-        session = None if request.sid is None else engine.session(request.sid)
-        refusal = self._refusal(request, session, now)
+        socket = None if request.sid is None else self._engine.socket(request.sid)
+        session = None if socket is None else socket.record
+        if callable(self._engine.allowed_origins) and request.origin is not None:
+            return self._ask_origin(scope, request, socket, receive, send)
+        refusal = self._refusal(request, socket, origins_of(self._engine.allowed_origins))
         if refusal is not None:
             return self._turn_away(scope, request, refusal, session, receive, send)
-        if session is None:
-            session = Session(
-                client_address=request.client_address,
-                origin=None if request.origin is None else neutralise(request.origin, 256),
-                user_agent=request.user_agent,
-                transport=request.transport,
-                headers=scope["headers"],
-                query_string=scope.get("query_string", b""),
-            )
-        # In the scope itself, as Starlette does with its own keys: a copy would cost every open connection memory.
-        scope[SESSION_KEY] = session
-        session.active = now
-        scope["headers"] = normalised_headers(scope["headers"], request)
-        carrier = self._websockets if request.websocket else self._polling
-        return carrier.serve(scope, request, session, receive, send)
+        return self._serve(scope, request, socket, receive, send)
 
-    def _refusal(self, request: HandshakeRequest, session: Session | None, now: float) -> Refusal | None:
+    async def _ask_origin(
+        self, scope: Scope, request: HandshakeRequest, socket: Socket | None, receive: Receive, send: Send
+    ) -> None:
+        """Serve a request where a function of the application decides on its origin."""
+        entitled = await self._answers.entitled(scope, request)
+        refusal = self._refusal(request, socket, "*" if entitled else ())
+        if refusal is not None:
+            session = None if socket is None else socket.record
+            await self._turn_away(scope, request, refusal, session, receive, send)
+        else:
+            await self._serve(scope, request, socket, receive, send)
+
+    def _serve(
+        self, scope: Scope, request: HandshakeRequest, socket: Socket | None, receive: Receive, send: Send
+    ) -> Coroutine[Any, Any, None]:
+        if request.method == "OPTIONS":
+            return self._answers.succeed(scope, request, send, b"ok", [(b"content-type", b"text/html")])
+        if socket is None:
+            if words := self._engine.last_words(request.sid):
+                return self._answers.succeed(scope, request, send, payload(words), [TEXT])
+            return self._open(scope, request, receive, send)
+        socket.record.active = time.monotonic()
+        if not request.websocket:
+            return self._polling.serve(socket, scope, request, receive, send)
+        if socket.upgrade is not None:
+            return self._websockets.refuse(receive, send)
+        return self._websockets.upgrade(socket, receive, send)
+
+    async def _open(self, scope: Scope, request: HandshakeRequest, receive: Receive, send: Send) -> None:
+        """Make a session, and serve the request that asks for it."""
+        eio, engine, context = self._eio, self._engine, self._context
+        record = Session(
+            client_address=request.client_address,
+            origin=None if request.origin is None else neutralise(request.origin, 256),
+            user_agent=request.user_agent,
+            transport=request.transport,
+            headers=scope["headers"],
+            query_string=scope.get("query_string", b""),
+        )
+        # For whoever reads the environment in a connect handler.
+        scope["headers"] = normalised_headers(scope["headers"], request)
+        environ = await eio._async["translate_request"](scope, receive, send)
+        if not environ:
+            return  # The client has gone already.
+        if record.client_address is not None:
+            # python-engineio puts 127.0.0.1 there, whoever it is.
+            environ["REMOTE_ADDR"] = record.client_address
+        record.eio_sid = eio.generate_id()
+        socket = Socket(engine, record)
+        engine.observe()
+        eio.sockets[socket.sid] = socket
+        refused: Any = False
+        try:
+            refused = await eio._trigger_event("connect", socket.sid, environ, run_async=False)
+        finally:
+            if refused is not None and refused is not True:
+                del eio.sockets[socket.sid]
+                context.server.environ.pop(socket.sid, None)
+        if refused is not None and refused is not True:
+            hint = {"hint": "a handler of Engine.IO's connect event, eio.on('connect'), refused the session"}
+            refusal = Refusal(HandshakeCode.ENGINE_REFUSED, fields=hint, http_status=401)
+            await self._answers.refuse(scope, request, refusal, send, record)
+            return
+        context.endings.arm(min(context.sessions.opened(socket), context.heartbeats.begin(socket)))
+        if request.websocket:
+            await self._websockets.open(socket, self._opening(socket), receive, send)
+        else:
+            await self._polling.open(socket, self._opening(socket), scope, request, send)
+
+    def _opening(self, socket: Socket) -> str:
+        """The first packet of a session (Engine.IO v4, "Handshake")."""
+        eio = self._eio
+        values = {
+            "sid": socket.sid,
+            "upgrades": eio._upgrades(socket.sid, socket.record.transport),
+            "pingTimeout": int(eio.ping_timeout * 1000),
+            "pingInterval": int(eio.ping_interval + eio.ping_interval_grace_period) * 1000,
+            "maxPayload": eio.max_http_buffer_size,
+        }
+        return f"0{_ENCODE(values)}"
+
+    def _refusal(
+        self, request: HandshakeRequest, socket: Socket | None, allowed: str | Collection[str] | None
+    ) -> Refusal | None:
         engine = self._engine
+        gone = engine.has_gone(request.sid)
         refusal = (self._busy(request) if request.sid is None and request.method == "GET" else None) or examine(
             request,
             engine,
-            session_known=session is not None,
-            upgraded=session is not None and engine.upgraded(request.sid),
-            allowed_origins=origins_of(engine.allowed_origins),
-            uptime_s=now - self._began,
+            session_known=socket is not None or gone,
+            upgraded=socket is not None and socket.upgraded,
+            allowed_origins=allowed,
+            uptime_s=time.monotonic() - self._began,
         )
-        if refusal is None and session is not None:
-            if engine.was_let_go(request.sid) and not engine.has_queue(session.eio_sid):
-                refusal = ENDED  # Its client has been told; handlers of the application may still be busy with it.
+        if refusal is None and request.sid is not None and request.method != "OPTIONS":
+            if socket is None or socket.closing:
+                # Its client may still hear the last; handlers of the application may still be busy with it.
+                told = request.method == "GET" and not request.websocket
+                waits = engine.unheard(request.sid) if socket is None else socket.waiting
+                refusal = None if told and waits else ENDED
             elif self._context.settings.bind_polling:
-                refusal = _moved(request, session)
+                refusal = _moved(request, socket.record)
         if refusal is None:
             return None
-        if session is None and request.sid is not None and request.method == "POST":
+        if socket is None and request.sid is not None and request.method == "POST" and not gone:
             # Beside each POST a client sends a GET; one of the two is enough to count.
             self._patterns.unknown_session(engine.issued(request.sid))
-        return DRAINING if self._context.drain.begun and (session is None or refusal is ENDED) else refusal
+        return DRAINING if self._context.drain.begun and (socket is None or refusal is ENDED) else refusal
 
     def _busy(self, request: HandshakeRequest) -> Refusal | None:
         """Why no further session may be made now, asked while refusing costs next to nothing.
@@ -155,7 +236,7 @@ class Endpoint:
         # Over HTTP the first message may be a body, for which nobody waits here.
         if scope["type"] != "websocket" or not is_gone(await receive()):
             # The end of a session has a line already; that its client notices is no news.
-            quietly = self._engine.was_let_go(request.sid)
+            quietly = self._engine.has_gone(request.sid)
             await self._answers.refuse(scope, request, refusal, send, session, quietly=quietly)
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import logging
+import math
 import secrets
+from collections import deque
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -14,13 +17,12 @@ import socketio
 
 from socketguard.connection import Connection, Session
 
-__all__ = ["SESSION_KEY", "Engine", "origins_of"]
+__all__ = ["Engine", "items_of", "origins_of"]
 
-SESSION_KEY = "socketguard"
-"""Where the ASGI scope of a handshake keeps its `Session`, so that it lives as long as python-socketio's environ."""
-
-# How many sessions that were let go are remembered: their clients ask once more within a second or two.
+# How many polled sessions that have ended are remembered, and how much of what they were not told, in characters: their
+# clients ask once more within a second or two.
 _REMEMBERED = 4096
+_LAST_WORDS = 4096
 _DEFAULT = socketio.packet.Packet
 _DIGEST_KEY = secrets.token_bytes(16)
 
@@ -28,7 +30,7 @@ _DIGEST_KEY = secrets.token_bytes(16)
 class Engine:
     """The Engine.IO side of one `socketio.AsyncServer`."""
 
-    def __init__(self, server: Any, connect_packet_bytes: int | None) -> None:
+    def __init__(self, server: Any, connect_packet_bytes: int | None, queue_bytes: int | None = None) -> None:
         self.server = server
         # As it is now, before anybody replaces it.
         self._disconnect = server.disconnect
@@ -37,7 +39,12 @@ class Engine:
             self.max_body if connect_packet_bytes is None else min(self.max_body, connect_packet_bytes)
         )
         self._ids_key = secrets.token_bytes(16)
-        self._let_go: dict[str, None] = {}
+        self._gone: dict[str, list[str | bytes]] = {}
+        # Sessions for which too much waits; whoever looks at what is due takes them.
+        self.overfull: deque[Any] = deque()
+        self.queue_bytes = math.inf if queue_bytes is None else queue_bytes
+        self.observed = self._log = False
+        self._counters: Any = None
         # A serializer of one's own may put anything into a text message; python-socketio's default never does.
         packet_class = server.packet_class
         self.strict_text = (packet_class.decode, packet_class.encode) == (_DEFAULT.decode, _DEFAULT.encode)
@@ -92,118 +99,98 @@ class Engine:
 
     # One session
 
-    def session(self, eio_sid: str | None) -> Session | None:
-        """The record of a living session."""
-        environ = self.server.environ.get(eio_sid)
-        if environ is None:
-            return None
-        found: Session | None = environ["asgi.scope"].get(SESSION_KEY)
-        return found
-
-    def _socket(self, eio_sid: str | None) -> Any:
+    def socket(self, eio_sid: str | None) -> Any:
+        """The `Socket` of a session that is open, or whose end the application is being told of."""
         return self.server.eio.sockets.get(eio_sid)
 
+    def session(self, eio_sid: str | None) -> Session | None:
+        """What is known of the client of such a session."""
+        socket = self.server.eio.sockets.get(eio_sid)
+        found: Session | None = None if socket is None else socket.record
+        return found
+
     def alive(self, eio_sid: str) -> bool:
-        """Whether a session exists and isn't about to end."""
-        socket = self._socket(eio_sid)
-        return socket is not None and not socket.closed and not socket.closing and eio_sid in self.server.environ
+        """Whether a session exists and its end has not begun."""
+        socket = self.server.eio.sockets.get(eio_sid)
+        return socket is not None and not socket.closing
 
-    def upgraded(self, eio_sid: str | None) -> bool:
-        """Whether a session is carried by a WebSocket now."""
-        socket = self._socket(eio_sid)
-        return socket is not None and bool(socket.upgraded)
-
-    def pinged(self, eio_sid: str) -> bool:
-        """Whether a session has been sent a ping that it did not answer."""
-        socket = self._socket(eio_sid)
-        return socket is not None and bool(socket.last_ping)
-
-    def abandon_upgrade(self, eio_sid: str) -> None:
-        """Let a session go on over polling after an upgrade that was cut; python-engineio would wait for it."""
-        socket = self._socket(eio_sid)
-        if socket is not None and not socket.upgraded:
-            socket.upgrading = False
-
-    async def send(self, eio_sid: str, packet: Any) -> None:
-        """Send an encoded packet: a text, or the parts of a binary one."""
-        await self.server.eio.send(eio_sid, packet)
-
-    async def tell(self, session: Session, namespace: str, event: str, data: dict[str, Any]) -> None:
+    def tell(self, session: Session, namespace: str, event: str, data: dict[str, Any]) -> None:
         """Send an event of the guard's own."""
-        if self.alive(session.eio_sid):
-            packet = self.server.packet_class(socketio.packet.EVENT, data=[event, data], namespace=namespace)
-            await self.send(session.eio_sid, packet.encode())
+        socket = self.socket(session.eio_sid)
+        if socket is not None:
+            for item in self.encode(namespace, event, data):
+                socket.put(item)
+
+    def encode(self, namespace: str, event: str, data: dict[str, Any]) -> list[str | bytes]:
+        """An event as packets of Engine.IO."""
+        packet = self.server.packet_class(socketio.packet.EVENT, data=[event, data], namespace=namespace)
+        return items_of(packet)
 
     async def disconnect(self, connection: Connection) -> None:
         """Disconnect one namespace of a client; stock clients don't undo that."""
         await self._disconnect(connection.sid, connection.namespace, ignore_queue=True)
 
-    # The end of a session
+    # Polled sessions that have ended
 
-    def has_queue(self, eio_sid: str) -> bool:
-        """Whether packets wait for the next poll of a client."""
-        socket = self._socket(eio_sid)
-        return socket is not None and not socket.queue.empty()
+    def remember(self, socket: Any) -> None:
+        """Keep for a while that a polled session has ended, and its last words if nobody has polled them yet."""
+        items, size = socket.take(), socket.size
+        while items and size > _LAST_WORDS:
+            size -= len(items.pop(0))
+        self._gone[socket.sid] = items
+        if len(self._gone) > _REMEMBERED:
+            del self._gone[next(iter(self._gone))]
 
-    def drop_queue(self, eio_sid: str) -> None:
-        """Forget what waits for a client that does not read."""
-        socket = self._socket(eio_sid)
-        if socket is None:
-            return
-        ends = False
-        while not socket.queue.empty():
-            ends |= socket.queue.get_nowait() is None
-            socket.queue.task_done()
-        if ends:
-            # With it python-engineio unlocks its writer, and then waits for that.
-            socket.queue.put_nowait(None)
+    def has_gone(self, eio_sid: str | None) -> bool:
+        """Whether a polled session has ended not long ago: its client is about to find that out."""
+        return eio_sid in self._gone
 
-    async def end(self, eio_sid: str, reason: str) -> None:
-        """End a session: handlers of the application run, a waiting poll is answered at once."""
-        session = self.session(eio_sid)
-        if session is not None and session.ending is None:
-            session.ending = reason
-        socket = self._socket(eio_sid)
-        if socket is not None:
-            await socket.close(wait=False, reason=self.server.reason.SERVER_DISCONNECT)
-            self.release_poll(eio_sid)
+    def unheard(self, eio_sid: str | None) -> bool:
+        """Whether there is something that the client of an ended session has not been told."""
+        return bool(self._gone.get(eio_sid or ""))
 
-    async def let_go(self, eio_sid: str) -> None:
-        """End a polled session so that its client comes back by itself.
+    def last_words(self, eio_sid: str | None) -> list[str | bytes]:
+        """What a client has not been told before its session ended; once."""
+        items = self._gone.get(eio_sid or "")
+        if not items:
+            return []
+        self._gone[eio_sid or ""] = []
+        return items
 
-        After Engine.IO's CLOSE packet python-socketio's client does not, and JavaScript's hears what else is in the
-        answer only at its next connection. So the poll is answered without it, and the next one finds no session.
-        """
-        socket = self._socket(eio_sid)
-        if socket is not None:
-            self._let_go[eio_sid] = None
-            if len(self._let_go) > _REMEMBERED:
-                del self._let_go[next(iter(self._let_go))]
-            # At once: the handlers of the application may take their time.
-            self._answer_poll(socket)
-            await socket.close(wait=False, abort=True, reason=self.server.reason.SERVER_DISCONNECT)
-            self.release_poll(eio_sid)
+    # Those who watch every packet: python-engineio's logger, and the counters of python-socketio's admin page
 
-    def was_let_go(self, eio_sid: str | None) -> bool:
-        """Whether `let_go` has ended this session not long ago: then its client is about to find that out."""
-        return eio_sid in self._let_go
+    def observe(self) -> None:
+        """Look whether anybody does; at each new session."""
+        eio = self.server.eio
+        self._log = eio.logger.isEnabledFor(logging.INFO)
+        self._counters = getattr(getattr(eio.handlers.get("connect"), "__self__", None), "event_buffer", None)
+        self.observed = self._log or self._counters is not None
 
-    def release_poll(self, eio_sid: str) -> None:
-        """Forget a client that has left, and answer its waiting poll.
+    def note_in(self, eio_sid: str, packet: str | bytes) -> None:
+        """A packet has come."""
+        self._note(eio_sid, packet, "Received", "In")
 
-        python-engineio would hold the poll for a ping interval, and the session until its next round of checks.
-        """
-        socket = self._socket(eio_sid)
-        if socket is not None and socket.closed and not socket.upgraded:
-            self._answer_poll(socket)
-            socket.queue.put_nowait(None)
-            del self.server.eio.sockets[eio_sid]
+    def note_out(self, eio_sid: str, packet: str | bytes) -> None:
+        """A packet goes."""
+        self._note(eio_sid, packet, "Sending", "Out")
 
-    @staticmethod
-    def _answer_poll(socket: Any) -> None:
-        if socket.queue.empty():
-            # No client expects an empty answer.
-            socket.queue.put_nowait(engineio.packet.Packet(engineio.packet.NOOP))
+    def _note(self, eio_sid: str, packet: str | bytes, verb: str, way: str) -> None:
+        if self._counters is not None:
+            self._counters.push(f"packets{way}")
+            self._counters.push(f"bytes{way}", len(packet))
+        if self._log:
+            text = isinstance(packet, str)
+            kind = engineio.packet.packet_names[int(packet[0])] if text else "MESSAGE"
+            self.server.eio.logger.info(
+                "%s: %s packet %s data %s", eio_sid, verb, kind, packet[1:] if text else "<binary>"
+            )
+
+
+def items_of(packet: Any) -> list[str | bytes]:
+    """An encoded packet of Socket.IO as packets of Engine.IO."""
+    encoded = packet.encode()
+    parts = encoded if isinstance(encoded, list) else [encoded]
+    return [f"4{part}" if isinstance(part, str) else bytes(part) for part in parts]
 
 
 def origins_of(allowed: Any) -> str | Collection[str] | None:

@@ -168,7 +168,9 @@ def _session_problem(request: HandshakeRequest, upgraded: bool) -> Refusal | Non
             return _refusal(HandshakeCode.PROTOCOL_VERSION, hints.protocol_version(request))
         if request.method == "POST":
             return Refusal(HandshakeCode.SESSION_MISSING, fields={"hint": "a session begins with a GET, not a POST"})
-        return None
+    if not request.transport_given:
+        hint = "there is no transport parameter, which every client sends and the Engine.IO protocol demands"
+        return Refusal(HandshakeCode.TRANSPORT_UNKNOWN, "transport_missing", {"hint": hint})
     if upgraded:
         hint = (
             f"a {'WebSocket' if request.websocket else request.method} for a session that a WebSocket carries already: "

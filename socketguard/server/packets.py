@@ -6,12 +6,12 @@ import base64
 
 from socketguard.errors import HandshakeCode, Refusal
 
-__all__ = ["ATTRIBUTE", "MAX_PARTS", "body_problem", "count_parts", "packet_problem"]
+__all__ = ["ATTRIBUTE", "DIGITS", "MAX_PARTS", "count_parts", "packet_problem", "packets_of"]
 
 ATTRIBUTE = "_socketguard"
 """Where a server keeps its seam."""
 # Engine.IO v4 packet types. ASCII only: int("٠") is 0 in Python, so other digits would pass further down.
-PACKET_TYPES = frozenset("0123456")
+DIGITS = PACKET_TYPES = frozenset("0123456")
 # What a client sends over polling. On the other types python-engineio would wait for the session to end, for ever.
 _POLLING_TYPES = frozenset("1345")
 # python-engineio's own limit (Payload.max_decode_packets): beyond it, it answers 200 and drops every packet.
@@ -20,8 +20,8 @@ MAX_PACKETS_PER_BODY = 16
 MAX_PARTS = 512
 
 
-def body_problem(body: bytes, *, limit: int, strict_text: bool, stranger: bool) -> Refusal | int:
-    """The number of packets in the body of a polling POST, or what is wrong with it.
+def packets_of(body: bytes, *, limit: int, strict_text: bool, stranger: bool) -> Refusal | list[str | bytes]:
+    """The packets in the body of a polling POST, or what is wrong with it.
 
     python-engineio would answer most of these with 200 and drop the packets.
     """
@@ -32,26 +32,29 @@ def body_problem(body: bytes, *, limit: int, strict_text: bool, stranger: bool) 
         )
         return Refusal(HandshakeCode.BODY_TOO_LARGE, fields={"hint": hint})
     try:
-        packets = body.decode().split("\x1e")
+        texts = body.decode().split("\x1e")
     except UnicodeDecodeError:
         return _malformed_body("it is not UTF-8")
-    if len(packets) > MAX_PACKETS_PER_BODY:
+    if len(texts) > MAX_PACKETS_PER_BODY:
         hint = (
-            f"{len(packets)} packets in one POST, {MAX_PACKETS_PER_BODY} are allowed (python-engineio would answer 200 "
+            f"{len(texts)} packets in one POST, {MAX_PACKETS_PER_BODY} are allowed (python-engineio would answer 200 "
             "and drop them all): the client emitted a burst over polling; let it connect with transports: "
             "['websocket'], or emit fewer events"
         )
         return Refusal(HandshakeCode.TOO_MANY_PACKETS, fields={"hint": hint})
+    packets: list[str | bytes] = []
     parts = 0
-    for packet in packets:
-        problem = packet_problem(packet, strict_text=strict_text, polling=True)
-        if problem is None and stranger:
-            found = count_parts(base64.b64decode(packet[1:]) if packet[0] == "b" else packet, strict_text=strict_text)
-            parts = MAX_PARTS + 1 if found is None else parts + found
-            problem = "more values than a session needs to join a namespace" if parts > MAX_PARTS else None
+    for text in texts:
+        problem = packet_problem(text, strict_text=strict_text, polling=True)
+        if problem is None:
+            packets.append(base64.b64decode(text[1:]) if text[0] == "b" else text)
+            if stranger:
+                found = count_parts(packets[-1], strict_text=strict_text)
+                parts = MAX_PARTS + 1 if found is None else parts + found
+                problem = "more values than a session needs to join a namespace" if parts > MAX_PARTS else None
         if problem:
             return _malformed_body(problem)
-    return len(packets)
+    return packets
 
 
 def _malformed_body(problem: str) -> Refusal:

@@ -1,136 +1,157 @@
-"""One HTTP request of a polled session, between the ASGI server and python-engineio."""
+"""The HTTP requests of a polled session: one GET and one POST at a time."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
+from collections.abc import Iterable
 
 from starlette.types import Message, Receive, Scope, Send
 
-from socketguard.connection import HandshakeRequest, Session
-from socketguard.errors import HandshakeCode, Refusal, new_ref
+from socketguard.connection import HandshakeRequest
+from socketguard.errors import HandshakeCode, Refusal
 
-from .answers import Answers, is_gone, lower_case
+from .answers import Answers, is_gone
 from .context import Context
-from .endings import CLOSE_CODES
 from .handshake import DRAINING, ENDED
-from .packets import body_problem
+from .incoming import Incoming, has_room
+from .packets import packets_of
+from .socket import Ended, Socket, interruptible
 
-__all__ = ["Polling", "SessionEnded", "interruptible"]
+__all__ = ["TEXT", "Polling", "payload"]
 
+_NOOP = "6"
 
-class SessionEnded(Exception):
-    """The session was ended while a request of it was read."""
+_UPGRADING = 0.1
+"""Seconds that a poll waits while an upgrade is being finished; to answer at once would have the client poll in a
+loop."""
+
+TEXT = (b"content-type", b"text/plain; charset=UTF-8")
 
 
 class Polling:
-    """Serves HTTP requests."""
+    """Serves polled sessions of one server."""
 
-    def __init__(self, context: Context, answers: Answers) -> None:
-        self._handle_request = context.server.handle_request
+    def __init__(self, context: Context, incoming: Incoming, answers: Answers) -> None:
+        self._eio = context.server.eio
         self._engine = context.engine
         self._drain = context.drain
-        self._report = context.report
+        self._endings = context.endings
+        self._incoming = incoming
         self._answers = answers
 
+    async def open(self, socket: Socket, opening: str, scope: Scope, request: HandshakeRequest, send: Send) -> None:
+        """Answer the GET that has made a session."""
+        cookie = self._eio.cookie
+        headers = [TEXT]
+        if cookie:
+            options = cookie if isinstance(cookie, dict) else {"name": cookie, "path": "/", "SameSite": "Lax"}
+            headers.append((b"set-cookie", self._eio._generate_sid_cookie(socket.sid, options).encode()))
+        items = socket.take()
+        await self._answers.succeed(scope, request, send, payload((opening, *items)), headers)
+        socket.left(sum(map(len, items)))
+
     async def serve(
-        self, scope: Scope, request: HandshakeRequest, session: Session, receive: Receive, send: Send
+        self, socket: Socket, scope: Scope, request: HandshakeRequest, receive: Receive, send: Send
     ) -> None:
-        """Serve a request."""
-        engine, sid = self._engine, request.sid or ""
-        try:
-            first = await (receive() if request.sid is None else interruptible(receive, session))
-            if is_gone(first):
-                return  # python-engineio would stumble over a client that has gone.
-            if request.method == "POST":
-                # Once: the session may join while its body is on the way, and what was cut off must not pass then.
-                limit = engine.max_body if session.joined else engine.max_body_of_stranger
-                body = await self._body(request, limit, first, receive, session)
-                if body is None:
-                    return
-                found = body_problem(body, limit=limit, strict_text=engine.strict_text, stranger=not session.joined)
-                if session.ending is not None:
-                    raise SessionEnded
-                if isinstance(found, Refusal):
-                    await self._answers.refuse(scope, request, found, send, session)
-                    # What was in the body is lost, so that the session can't go on as if nothing had happened.
-                    await engine.end(sid, "parse error")
-                    return
-                session.packets_in += found
-                first = {"type": "http.request", "body": body, "more_body": False}
-                # The length may be missing (chunked), and python-engineio reads exactly so many bytes.
-                scope["headers"] = [(k, v) for k, v in scope["headers"] if k != b"content-length"]
-                scope["headers"].append((b"content-length", str(len(body)).encode()))
-        except SessionEnded:
-            await self._answers.refuse(scope, request, DRAINING if self._drain.begun else ENDED, send, session)
-            if session.ending not in CLOSE_CODES:
-                await engine.end(sid, "parse error")
+        """Answer a GET or a POST."""
+        if request.method == "GET":
+            if not socket.polling:
+                await self._get(socket, scope, request, send)
+                return
+        elif not socket.posting:
+            socket.posting = True
+            try:
+                await self._post(socket, scope, request, receive, send)
+            finally:
+                socket.posting = False
             return
+        hint = {
+            "hint": f"a {request.method} while another of the same session is under way: a client that asks twice, a "
+            "proxy that repeats requests, or somebody else uses the session id; the session was ended"
+        }
+        refusal = Refusal(HandshakeCode.REQUESTS_OVERLAP, fields=hint)
+        await self._answers.refuse(scope, request, refusal, send, socket.record)
+        await self._end(socket, str(self._eio.reason.TRANSPORT_ERROR))
 
-        async def replay() -> Message:
-            return first
+    async def _get(self, socket: Socket, scope: Scope, request: HandshakeRequest, send: Send) -> None:
+        socket.polling = True
+        try:
+            if socket.upgrading:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(socket.wait(), _UPGRADING)
+            else:
+                await socket.wait()
+            items = [] if socket.upgrading or socket.upgraded else socket.take()
+            await self._answers.succeed(scope, request, send, payload(items or (_NOOP,)), [TEXT])
+            socket.left(sum(map(len, items)))
+        finally:
+            socket.polling = False
 
-        taken = 0
+    async def _post(
+        self, socket: Socket, scope: Scope, request: HandshakeRequest, receive: Receive, send: Send
+    ) -> None:
+        engine, record = self._engine, socket.record
+        try:
+            # Once: the session may join while its body is on the way, and what was cut off must not pass then.
+            limit = engine.max_body if record.joined else engine.max_body_of_stranger
+            body = await self._body(socket, request, limit, receive)
+            if body is None:
+                return
+            found = packets_of(body, limit=limit, strict_text=engine.strict_text, stranger=not record.joined)
+            if isinstance(found, Refusal):
+                await self._answers.refuse(scope, request, found, send, record)
+                # What was in the body is lost, so that the session can't go on as if nothing had happened.
+                await self._end(socket, "parse error")
+                return
+            await self._take(socket, found)
+        except Ended:
+            await self._answers.refuse(scope, request, DRAINING if self._drain.begun else ENDED, send, record)
+            return
+        await self._answers.succeed(scope, request, send, b"ok", [(b"content-type", b"text/html")])
 
-        async def pass_on(message: Message) -> None:
-            nonlocal taken
-            if message["type"] == "http.response.start":
-                self._note_status(request, session, message["status"])
-                message = {**message, "headers": list(lower_case(message.get("headers", ())))}
-                if request.method == "GET" and not engine.has_queue(session.eio_sid):
-                    taken = session.handed  # All that waited is in this answer.
-            await send(message)
-            if taken and message["type"] == "http.response.body":
-                session.done = max(session.done, taken)
+    async def _take(self, socket: Socket, packets: Iterable[str | bytes]) -> None:
+        record, engine = socket.record, self._engine
+        for packet in packets:
+            if socket.closing:
+                raise Ended
+            record.packets_in += 1
+            if engine.observed:
+                engine.note_in(socket.sid, packet)
+            if packet == "1":
+                await self._end(socket, str(self._eio.reason.CLIENT_DISCONNECT))
+                return
+            connects = record.connects
+            await self._incoming.take(socket, packet)
+            if record.connects > connects > 0:
+                # Sixteen of them fit into one body: the loop gets a turn between two.
+                await asyncio.sleep(0)
+        await has_room(record)
 
-        await self._handle_request(scope, replay, pass_on)
-        if request.method == "POST":
-            engine.release_poll(sid)
+    async def _end(self, socket: Socket, reason: str) -> None:
+        socket.record.ending = socket.record.ending or reason
+        await self._endings.left(socket, reason)
 
-    async def _body(
-        self, request: HandshakeRequest, limit: int, message: Message, receive: Receive, session: Session
-    ) -> bytes | None:
+    async def _body(self, socket: Socket, request: HandshakeRequest, limit: int, receive: Receive) -> bytes | None:
         """The body, cut off one byte above the limit; None when the client has gone."""
         declared = request.content_length
         if declared is not None and (not declared.isascii() or not declared.isdigit() or len(declared) > 15):
             return b"\0"  # No length that a client can mean: refused as malformed.
         if declared is not None and int(declared) > limit:
             return bytes(limit + 1)
-        body = bytearray(message.get("body", b""))
-        while message.get("more_body"):
-            message = await interruptible(receive, session)
+        body = bytearray()
+        message: Message = {"more_body": True}
+        while message.get("more_body") and len(body) <= limit:
+            message = await interruptible(receive, socket)
             if is_gone(message):
                 return None
             body += message.get("body", b"")
-            if len(body) > limit:
-                break
         return bytes(body[: limit + 1])
 
-    def _note_status(self, request: HandshakeRequest, session: Session, status: int) -> None:
-        if status >= 400:
-            hint = {"hint": "python-engineio refused the request; its own log has the reason"}
-            refusal = Refusal(HandshakeCode.ENGINE_REFUSED, fields=hint, http_status=status)
-            self._report.handshake_rejected(request, refusal, new_ref(), session)
 
-
-async def interruptible(receive: Receive, session: Session) -> Message:
-    """Receive a message for which a client can let us wait; whoever ends the session interrupts it.
-
-    Raises:
-        SessionEnded: the session was ended.
-    """
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - narrows the type: ASGI applications run in a task
-    reading = session.reading
-    if reading is None:
-        reading = session.reading = set()
-    reading.add(task)
-    try:
-        return await receive()
-    except asyncio.CancelledError:
-        if session.ending is None or task.uncancel():
-            raise
-        raise SessionEnded from None
-    finally:
-        reading.discard(task)
-        if not reading:
-            session.reading = None
+def payload(items: Iterable[str | bytes]) -> bytes:
+    """Packets as the body of an answer."""
+    return "\x1e".join(
+        [item if isinstance(item, str) else "b" + base64.b64encode(item).decode() for item in items]
+    ).encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -13,15 +14,16 @@ from socketguard.limits.counters import Ledger, Limits
 from socketguard.limits.timers import Timers
 
 from .engine import Engine
+from .socket import Socket
 
 __all__ = ["GRACE", "Sessions"]
 
 GRACE = 5.0
 """Seconds for which a client may take nothing while more than ``queue_bytes`` wait for it: the time of some megabytes
-on a slow line, during which a packet is not done."""
+on a slow line, during which a packet is not done. Slow is who doesn't read for so long, not who has much to read."""
 
-BURST = 4
-"""So many times ``queue_bytes`` are too much at once, whether the client reads or not."""
+GRACE_OF_HANDLERS = 1.0
+"""Seconds that a connect handler has to end after it was cancelled."""
 
 SWEEPS = 3
 """How many times within ``send_timeout`` it is looked whether anything was sent. A round is a fraction of a
@@ -35,22 +37,21 @@ class Sessions:
         open: the sessions.
         pending: how many of them have joined no namespace.
         connections: those whose connect handler runs, that have joined, or whose disconnect handler runs, by their sid.
-        admitting: those whose CONNECT has not been answered yet.
+        admitting: those whose CONNECT has not been answered yet, with the moment at which that is due.
     """
 
     def __init__(
         self, engine: Engine, limits: Limits, ledger: Ledger, patterns: Patterns, *, connect_timeout: float | None
     ) -> None:
         self.limits = limits
-        self.open: set[Session] = set()
+        self.open: dict[Session, Socket] = {}
         self.pending = 0
         self.connections: dict[str, Connection] = {}
-        self.admitting: set[Connection] = set()
+        self.admitting: dict[Connection, float] = {}
         self._engine = engine
         self._ledger = ledger
         self._patterns = patterns
         self._connect_timeout = connect_timeout
-        self._queue_bytes = math.inf if limits.queue_bytes is None else limits.queue_bytes
         # Of a session that has joined nothing, and of one that holds too much (with what it had taken by then).
         self._timers = Timers()
         self._sweep_at = math.inf
@@ -67,9 +68,10 @@ class Sessions:
 
     # Sessions
 
-    def opened(self, session: Session) -> float:
+    def opened(self, socket: Socket) -> float:
         """A session was made. Returns in how many seconds that makes something due."""
-        self.open.add(session)
+        session = socket.record
+        self.open[session] = socket
         self._ledger.open_session(session.client_address)
         self._patterns.opened(session)
         self._wait(session)
@@ -81,8 +83,8 @@ class Sessions:
         """A session has ended."""
         if session not in self.open:
             return
-        self.open.discard(session)
-        self._patterns.closed(session, pinged=self._engine.pinged(session.eio_sid))
+        socket = self.open.pop(session)
+        self._patterns.closed(session, pinged=socket.pinged)
         self._ledger.close_session(session.client_address)
         if not session.joined:
             self._settle(session)
@@ -112,7 +114,12 @@ class Sessions:
         if connection.held:
             self._ledger.release(subject_key(connection.identity), connection.client_address)
             connection.held = False
-        connection.session.connections.pop(connection.namespace, None)
+        session = connection.session
+        if session.connections.get(connection.namespace) is connection:
+            del session.connections[connection.namespace]
+            if (socket := self.open.get(session)) is not None:
+                # What the application kept of it is no business of whoever joins next.
+                socket.session.pop(connection.namespace, None)
         self.connections.pop(connection.sid, None)
 
     def clear(self) -> None:
@@ -139,11 +146,16 @@ class Sessions:
     @property
     def wait(self) -> float:
         """In how many seconds something is due at the earliest; infinity when nothing is."""
-        return min(self._timers.next, self._sweep_at) - time.monotonic()
+        due = min(self._timers.next, self._sweep_at)
+        if self.admitting:
+            due = min(due, next(iter(self.admitting.values())))
+        return due - time.monotonic()
 
     def due(self, most: int) -> Iterator[tuple[Session, str]]:
         """Sessions that are to be ended, and why: at most so many, but for those that a round finds."""
         now = time.monotonic()
+        for session in self._watch_overfull():
+            yield session, "slow_consumer"
         for session, taken in self._timers.due(now, most):
             if taken is None:
                 session.timer = None
@@ -152,49 +164,54 @@ class Sessions:
                     self._set_deadline(session)
                 else:
                     yield session, "connect_timeout"
-            elif self._still_too_much(session, taken):
+            elif self._still_too_much(self.open.get(session), taken):
                 yield session, "slow_consumer"
         if now >= self._sweep_at:
             for session in self._sweep(now):
                 yield session, "slow_consumer"
 
+    def overdue(self, most: int) -> Iterator[Connection]:
+        """Connections that are not decided in time, at most so many; each once, and once more after a grace."""
+        now = time.monotonic()
+        for connection in list(itertools.islice(self.admitting, most)):
+            if self.admitting[connection] > now:
+                return
+            # To the end of the line: all have the same time.
+            del self.admitting[connection]
+            self.admitting[connection] = now + GRACE_OF_HANDLERS
+            yield connection
+
     # Clients that don't read
 
-    def handed(self, session: Session, size: int) -> bool:
-        """Count what python-engineio is given to send, in bytes. Returns whether that is too much at once.
+    def _look_later(self, socket: Socket) -> None:
+        self._timers.set(time.monotonic() + GRACE, (socket.record, socket.sent))
 
-        The largest packet that waits does not count: alone, a packet may be as large as it likes, and the header of
-        a binary event goes before its attachment.
-        """
-        session.handed += size
-        if session.handed - session.done <= self._queue_bytes:
+    def _watch_overfull(self) -> Iterator[Session]:
+        overfull = self._engine.overfull
+        while overfull:
+            socket = overfull.popleft()
+            if socket.watched == 2:
+                yield socket.record
+            else:
+                self._look_later(socket)
+
+    def _still_too_much(self, socket: Socket | None, sent: int) -> bool:
+        if socket is None or socket.closing:
             return False
-        if not session.watched:
-            session.watched = True
-            session.largest = 0
-            self._look_later(session)
-        session.largest = max(session.largest, size)
-        return session.handed - session.done - session.largest > self._queue_bytes * BURST
-
-    def _look_later(self, session: Session) -> None:
-        self._timers.set(time.monotonic() + GRACE, (session, session.done))
-
-    def _still_too_much(self, session: Session, taken: int) -> bool:
-        waiting = session.handed - session.done
-        if session.ending is not None or session not in self.open or waiting <= self._queue_bytes:
-            session.watched = False
+        if not socket.full:
+            socket.watched = 0
             return False
-        if session.done == taken and waiting - session.largest > self._queue_bytes:
+        if socket.sent == sent and socket.blocked:
             return True
-        self._look_later(session)
+        self._look_later(socket)
         return False
 
     def _sweep(self, now: float) -> list[Session]:
         """The sessions from which nothing has left in the last rounds though something waits."""
         before, self._swept = self._swept, {}
-        for session in self.open:
-            if session.handed > session.done and session.ending is None:
-                done, rounds = before.get(session, (-1, 0))
-                self._swept[session] = (session.done, rounds + 1 if done == session.done else 0)
+        for session, socket in self.open.items():
+            if socket.size and not socket.closing:
+                sent, rounds = before.get(session, (-1, 0))
+                self._swept[session] = (socket.sent, rounds + 1 if sent == socket.sent else 0)
         self._sweep_at = now + (self.limits.send_timeout or math.inf) / SWEEPS
         return [session for session, (_, rounds) in self._swept.items() if rounds >= SWEEPS]

@@ -1,299 +1,243 @@
-"""One WebSocket between the ASGI server and python-engineio."""
+"""What carries a session over one WebSocket: a reader in the ASGI server's own task, and one writer."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Coroutine
-from typing import Any
 
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Send
 
-from socketguard.connection import HandshakeRequest, Session
+from socketguard.connection import Session
 from socketguard.diagnosis.traffic import Patterns
-from socketguard.errors import HandshakeCode, Refusal
 
-from .answers import NORMAL, TOO_BIG, UNSUPPORTED_DATA, Answers, is_gone, lower_case
+from .answers import TOO_BIG, UNSUPPORTED_DATA, is_gone
 from .context import Context
 from .endings import CLOSE_CODES
-from .packets import MAX_PARTS, count_parts, packet_problem
-from .polling import SessionEnded, interruptible
+from .incoming import MOST_EVENT_BYTES, MOST_EVENTS, Incoming, has_room
+from .packets import DIGITS, MAX_PARTS, count_parts, packet_problem
+from .socket import CLOSE_TIMEOUT, NORMAL, Socket
 
-__all__ = ["CLOSE_TIMEOUT", "UPGRADE_PATIENCE", "WebSocket", "WebSockets"]
+__all__ = ["UPGRADE_TIMEOUT", "WebSockets"]
 
-# How the frames begin that clients send all the time: messages and pongs.
-_USUAL = frozenset({"3", *(f"4{digit}" for digit in "0123456")})
+UPGRADE_TIMEOUT = 10.0
+"""Seconds that an upgrade may take, as in the reference server (``upgradeTimeout``)."""
 
-CLOSE_TIMEOUT = 5.0
-"""Seconds that a close frame may take to a client that does not read."""
-
-UPGRADE_PATIENCE = 2.0
-"""Seconds that a client has to finish an upgrade that it has begun, when its session ends meanwhile."""
+_PROBE = "2probe"
+_PROBE_ANSWER = "3probe"
 
 
 class WebSockets:
-    """What all WebSockets of one server share."""
+    """Carries the sessions of one server over WebSockets."""
 
-    def __init__(self, context: Context, answers: Answers, patterns: Patterns) -> None:
-        self.handle_request = context.server.handle_request
-        self.engine = context.engine
-        self.report = context.report
-        self.answers = answers
-        self.patterns = patterns
+    def __init__(self, context: Context, incoming: Incoming, patterns: Patterns) -> None:
+        self._incoming = incoming
+        self._eio = context.server.eio
+        self._engine = context.engine
+        self._endings = context.endings
+        self._report = context.report
+        self._patterns = patterns
 
-    def serve(
-        self, scope: Scope, request: HandshakeRequest, session: Session, receive: Receive, send: Send
-    ) -> Coroutine[Any, Any, None]:
-        """Serve one; no coroutine function, since each open WebSocket would keep one more frame in memory."""
-        return WebSocket(self, scope, request, session, receive, send).run()
+    # Beginnings
 
-
-class WebSocket:
-    """``receive`` and ``send`` of one WebSocket, as python-engineio gets them."""
-
-    __slots__ = (
-        "_accepted",
-        "_closing",
-        "_first",
-        "_gone",
-        "_max_body",
-        "_opened",
-        "_probed",
-        "_reader",
-        "_receive",
-        "_request",
-        "_scope",
-        "_send",
-        "_session",
-        "_shared",
-        "_writer",
-        "stopped",
-        "upgrading",
-    )
-
-    def __init__(
-        self,
-        shared: WebSockets,
-        scope: Scope,
-        request: HandshakeRequest,
-        session: Session,
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        self._shared = shared
-        self._session = session
-        self._first: Message | None = None
-        self._receive = receive
-        self._send = send
-        self._max_body = shared.engine.max_body
-        self._accepted = False
-        self._closing = False
-        self._reader: asyncio.Task[Any] | None = None
-        self._writer: asyncio.Task[Any] | None = None
-        self._gone: asyncio.Future[None] | None = None
-        self.stopped = False
-        self._probed = False
-        self.upgrading = request.sid is not None
-        self._opened = self.upgrading
-        # Needed until the WebSocket is accepted.
-        self._request: HandshakeRequest | None = request
-        self._scope: Scope | None = scope
-
-    async def run(self) -> None:
-        """Serve the WebSocket; with few variables, since each of them takes memory for as long as it is open."""
-        self._first = await self._receive()
-        if is_gone(self._first):
-            return
+    async def open(self, socket: Socket, opening: str, receive: Receive, send: Send) -> None:
+        """Carry a new session, whose client is told what it is."""
+        socket.upgraded = True
         try:
-            assert self._scope is not None  # noqa: S101 - narrows the type: it is there until the WebSocket is accepted
-            await self._shared.handle_request(self._scope, self.receive, self.send)
-        except Exception as exc:
-            await self._fail(exc)
-        finally:
-            self._finished()
+            await send({"type": "websocket.accept"})
+            await send({"type": "websocket.send", "text": opening})
+        except BaseException:
+            await socket.end(self._eio.reason.TRANSPORT_ERROR)
+            raise
+        await self._carry(socket, receive, send)
 
-    async def _fail(self, error: Exception) -> None:
-        """A frame that python-engineio can't decode: it would leave the session to its ping timeout."""
-        shared, session = self._shared, self._session
-        shared.report.packet_rejected(session, "packet_malformed", "python-engineio could not decode a frame", error)
-        await shared.engine.end(session.eio_sid, "parse error")
-        await self.close(UNSUPPORTED_DATA)
+    async def refuse(self, receive: Receive, send: Send) -> None:
+        """Close a second upgrade; a refusal by HTTP would be an error of the session to its client."""
+        if not is_gone(await receive()):
+            await send({"type": "websocket.accept"})
+            await send({"type": "websocket.close", "code": NORMAL})
 
-    async def receive(self) -> Message:
-        session = self._session
-        if self._first is not None or self.upgrading or session.ending is not None:
-            return await self._receive_specially()
-        # Whoever ends the session interrupts it here: to wait for two things at once would cost each message more.
-        self._reader = asyncio.current_task()
-        message = await self._receive()
-        text = message.get("text")
-        if text is not None and session.joined and text[:2] in _USUAL and len(text) <= self._max_body:
-            session.active = time.monotonic()
-            session.packets_in += 1
-            return message
-        return await self._examine(message, text)
-
-    async def _receive_specially(self) -> Message:
-        session = self._session
-        if self._first is not None:
-            first, self._first = self._first, None
-            return first
-        if session.ending in CLOSE_CODES and not self.upgrading:
-            if not self.stopped:
-                # What the client is to be told must be in the queue before the writer leaves: `end` interrupts this.
-                self._reader = asyncio.current_task()
-                await asyncio.sleep(CLOSE_TIMEOUT)
-            return {"type": "websocket.disconnect", "code": NORMAL}  # python-engineio sends what waits, and closes.
-        if session.ending is not None:
-            return await self._end_upgrade()
-        if self._shared.engine.upgraded(session.eio_sid):
-            self.upgrading = False
-            session.carrier = self
-            session.transport = "websocket"
-            self._shared.engine.identify(session)
-            self._shared.report.upgraded(session)
-            self._shared.patterns.upgraded()
-            self._reader = asyncio.current_task()
-            message = await self._receive()
-        else:
-            # This is no task of its own yet.
-            try:
-                message = await interruptible(self._receive, session)
-            except SessionEnded:
-                return await self._end_upgrade()
-            self._probed = True  # Once it is asked for the next message, python-engineio has answered this one.
-        return await self._examine(message, message.get("text"))
-
-    async def _end_upgrade(self) -> Message:
-        if self._probed and self._session.ending in CLOSE_CODES:
-            # The client has stopped polling by now. From a WebSocket that it listens on it learns at once that it was
-            # closed; from one that failed to become its transport it would learn nothing until its ping timeout.
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._receive(), UPGRADE_PATIENCE)
-        return await self._end(UNSUPPORTED_DATA)
-
-    async def _examine(self, message: Message, text: str | None) -> Message:
-        if message["type"] != "websocket.receive":
-            self._closing = True  # There is nobody left to send anything to.
-            return message
-        session = self._session
-        session.active = time.monotonic()
-        size = len(message.get("bytes") or b"") if text is None else len(text)
-        if text is not None and (problem := packet_problem(text, strict_text=self._shared.engine.strict_text)):
-            return await self._stop(UNSUPPORTED_DATA, "packet_malformed", problem)
-        if not session.joined:
-            limit = self._shared.engine.max_body_of_stranger
-            if size > limit:
-                hint = f"{size} characters from a session that has joined no namespace; {limit} are allowed"
-                return await self._stop(TOO_BIG, "packet_too_large", hint)
-            data = text if text is not None else message.get("bytes") or b""
-            parts = count_parts(data, strict_text=self._shared.engine.strict_text)
-            if parts is None or parts > MAX_PARTS:
-                hint = "more values than a session needs to join a namespace"
-                return await self._stop(UNSUPPORTED_DATA, "packet_malformed", hint)
-        if size > self._max_body:
-            hint = f"{size} characters; max_http_buffer_size is {self._max_body}"
-            return await self._stop(TOO_BIG, "packet_too_large", hint)
-        session.packets_in += 1
-        if text is not None and text[:1] == "1" and not self.upgrading:
-            # python-engineio forgets the session but would keep the socket open until its timeouts.
-            session.ending = "client disconnect"
-        return message
-
-    def send(self, message: Message) -> Awaitable[None]:
-        if self._opened and self._accepted and not self._closing and message["type"] == "websocket.send":
-            return self._send_frame(message)
-        return self._send_specially(message)
-
-    async def _send_frame(self, message: Message) -> None:
-        text = message.get("text")
-        size = len(message.get("bytes") or b"") if text is None else len(text) - 1
-        self._writer = asyncio.current_task()
-        await self._send(message)
-        self._writer = None
-        session = self._session
-        session.active = time.monotonic()
-        done = session.done + size
-        session.done = done if done < session.handed else session.handed
-
-    async def _send_specially(self, message: Message) -> None:
-        if self._closing:
-            return
-        kind = message["type"]
-        if kind == "websocket.accept":
-            self._accepted = True
-            self._scope = self._request = None
-            message = {**message, "headers": list(lower_case(message.get("headers", ())))}
-        elif not self._accepted:
-            self._closing = True
-            hint = {"hint": "python-engineio refused the WebSocket; its own log has the reason"}
-            refusal = Refusal(HandshakeCode.ENGINE_REFUSED, fields=hint)
-            assert self._scope is not None and self._request is not None  # noqa: S101, PT018 - narrow the types
-            await self._shared.answers.refuse(self._scope, self._request, refusal, self._send, self._session)
-            return
-        elif kind == "websocket.close":
-            await self.close(message.get("code", NORMAL))
-            return
-        else:
-            self._opened = True
-            self._session.carrier = self
-        await self._send(message)
-
-    async def close(self, code: int) -> None:
-        """Close the WebSocket from this side; the code counts unless the reason of the end has one of its own."""
-        if self._closing:
-            return
-        self._closing = True
-        if not self._accepted:
-            return
-        reason = self._session.ending or ""
-        message = {"type": "websocket.close", "code": CLOSE_CODES.get(reason, code)}
-        if reason in CLOSE_CODES:
-            message["reason"] = reason
-        sending = asyncio.ensure_future(self._send(message))
-        await asyncio.wait((sending,), timeout=CLOSE_TIMEOUT)
-        if not sending.done():
-            sending.cancel()
-        elif not sending.cancelled():
-            sending.exception()  # Gone already: as good as closed.
-
-    async def end(self, *, at_once: bool = False) -> None:
-        """End the session that this WebSocket carries; ``at_once`` when its client does not read what waits."""
-        self.stopped = True
-        if self._reader is not None:
-            # python-engineio sends what waits, closes, and tells everybody.
-            self._reader.cancel()
-        if not at_once:
-            self._gone = self._gone or asyncio.get_running_loop().create_future()
-            await asyncio.wait((self._gone,), timeout=CLOSE_TIMEOUT)
-            if self._gone.done():
-                return
-        if self._writer is not None:
-            self._writer.cancel()
-        await self.close(NORMAL)
-
-    def _finished(self) -> None:
-        """The application has returned."""
-        shared, session = self._shared, self._session
-        if session.carrier is self:
-            session.carrier = None
-        if self._gone is not None and not self._gone.done():
-            self._gone.set_result(None)
-        if self.upgrading and session.ending is None:
-            shared.engine.abandon_upgrade(session.eio_sid)
-            shared.patterns.upgrade_failed()
-            shared.report.upgrade_failed(
-                session,
-                "the client opened a WebSocket but did not finish the upgrade: a proxy cut it, or the client went away",
+    async def upgrade(self, socket: Socket, receive: Receive, send: Send) -> None:
+        """Take over a session that is polled, if its client finishes the upgrade in time."""
+        cause = "the client opened a WebSocket but did not finish the upgrade: a proxy cut it, or the client went away"
+        upgraded = False
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - narrows the type: ASGI applications run in a task
+        # Before anything is waited for: there is one upgrade at a time.
+        socket.upgrade = asyncio.timeout(UPGRADE_TIMEOUT)
+        try:
+            async with socket.upgrade:
+                upgraded = await self._exchange(socket, receive, send)
+        except TimeoutError:
+            cause = (
+                f"the upgrade was not finished after {UPGRADE_TIMEOUT:g} s: something on the way opens WebSockets but "
+                "lets no frames through; the session goes on over polling"
             )
+        finally:
+            socket.upgrade, socket.upgrading = None, False
+            if not upgraded:
+                if not socket.closing:
+                    self._patterns.upgrade_failed()
+                    self._report.upgrade_failed(socket.record, cause)
+                socket.wake()
+                with contextlib.suppress(Exception):
+                    await asyncio.wait_for(send(_close(socket)), CLOSE_TIMEOUT)
+        if upgraded:
+            await self._carry(socket, receive, send)
 
-    async def _stop(self, code: int, reason: str, hint: str) -> Message:
-        self._session.ending = "parse error"
-        self._shared.engine.identify(self._session)
-        self._shared.report.packet_rejected(self._session, reason, hint)
-        return await self._end(code)
+    async def _exchange(self, socket: Socket, receive: Receive, send: Send) -> bool:
+        """The probe, its answer and the upgrade; False when the client did something else."""
+        if is_gone(await receive()):
+            return False
+        await send({"type": "websocket.accept"})
+        if await self._probe(receive) != _PROBE or socket.closing:
+            return False
+        socket.upgrading = True
+        await send({"type": "websocket.send", "text": _PROBE_ANSWER})
+        # The client sends the last packet of the upgrade when its poll has been answered.
+        socket.wake()
+        while (text := await self._probe(receive)) == _PROBE:
+            await send({"type": "websocket.send", "text": _PROBE_ANSWER})
+        if text != "5":
+            return False
+        socket.upgraded = True
+        socket.record.transport = "websocket"
+        if not socket.closing:
+            self._engine.identify(socket.record)
+            self._report.upgraded(socket.record)
+            self._patterns.upgraded()
+        return True
 
-    async def _end(self, code: int) -> Message:
-        await self.close(NORMAL if self._session.ending == "client disconnect" else code)
-        return {"type": "websocket.disconnect", "code": code}
+    async def _probe(self, receive: Receive) -> str | None:
+        message = await receive()
+        text = message.get("text")
+        return text if isinstance(text, str) and len(text) <= len(_PROBE) else None
+
+    # The way in
+
+    async def _carry(self, socket: Socket, receive: Receive, send: Send) -> None:
+        socket.writer = asyncio.get_running_loop().create_task(self._write(socket, send))
+        try:
+            reason = await self._read(socket, receive)
+        except BaseException:
+            socket.broken = True  # The ASGI server gives it up.
+            reason = self._eio.reason.TRANSPORT_CLOSE
+            raise
+        finally:
+            await self._endings.left(socket, reason)
+            if not socket.broken:
+                await asyncio.wait((socket.writer,), timeout=CLOSE_TIMEOUT)
+            socket.writer.cancel()
+            if not socket.broken:
+                with contextlib.suppress(Exception):  # Gone: as good as closed.
+                    await asyncio.wait_for(send(_close(socket)), CLOSE_TIMEOUT)
+
+    async def _read(self, socket: Socket, receive: Receive) -> str:
+        """Hand on what the client sends until its session ends, and return why."""
+        record, engine, eio = socket.record, self._engine, self._eio
+        message_of, sid = self._incoming.message, socket.sid
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - narrows the type: ASGI applications run in a task
+        try:
+            while not socket.closing:
+                # Only while it waits for the client may the end of the session interrupt it.
+                socket.reader = task
+                message = await receive()
+                socket.reader = None
+                text = message.get("text")
+                if (
+                    text is not None
+                    and text[:1] == "4"
+                    and text[1:2] in DIGITS
+                    and record.joined
+                    and len(text) <= eio.max_http_buffer_size
+                ):
+                    record.active = time.monotonic()
+                    record.packets_in += 1
+                    if engine.observed:
+                        engine.note_in(sid, text)
+                    await message_of(sid, text[1:])
+                elif (reason := await self._take(socket, message, text)) is not None:
+                    return reason
+                if record.handling > MOST_EVENTS or record.handling_bytes > MOST_EVENT_BYTES:
+                    await has_room(record)
+        except asyncio.CancelledError:
+            if not socket.interrupted(task):
+                raise
+        finally:
+            socket.reader = None
+        return str(eio.reason.TRANSPORT_ERROR if socket.broken else eio.reason.SERVER_DISCONNECT)
+
+    async def _take(self, socket: Socket, message: Message, text: str | None) -> str | None:
+        """Take a frame that isn't a usual message; returns the reason when it ends the session."""
+        record, engine = socket.record, self._engine
+        if message["type"] != "websocket.receive":
+            socket.broken = True
+            return str(self._eio.reason.TRANSPORT_CLOSE)
+        data: str | bytes = (message.get("bytes") or b"") if text is None else text
+        problem = self._problem(record, data)
+        if problem is not None:
+            code, hint = problem
+            self._report.packet_rejected(record, "packet_too_large" if code == TOO_BIG else "packet_malformed", hint)
+            record.ending = "parse error"
+            socket.code = code
+            return record.ending
+        record.active = time.monotonic()
+        record.packets_in += 1
+        if engine.observed:
+            engine.note_in(socket.sid, data)
+        if data == "1":
+            record.ending = record.ending or str(self._eio.reason.CLIENT_DISCONNECT)
+            return record.ending
+        await self._incoming.take(socket, data)
+        return None
+
+    def _problem(self, record: Session, data: str | bytes) -> tuple[int, str] | None:
+        """Say what is wrong with a frame, with the code to close for it, or None."""
+        engine = self._engine
+        problem = packet_problem(data, strict_text=engine.strict_text) if isinstance(data, str) else None
+        if problem is not None:
+            return UNSUPPORTED_DATA, problem
+        if not record.joined:
+            limit = engine.max_body_of_stranger
+            if len(data) > limit:
+                return (
+                    TOO_BIG,
+                    f"{len(data)} characters from a session that has joined no namespace; {limit} are allowed",
+                )
+            parts = count_parts(data, strict_text=engine.strict_text)
+            if parts is None or parts > MAX_PARTS:
+                return UNSUPPORTED_DATA, "more values than a session needs to join a namespace"
+        if len(data) > engine.max_body:
+            return TOO_BIG, f"{len(data)} characters; max_http_buffer_size is {engine.max_body}"
+        return None
+
+    # The way out
+
+    async def _write(self, socket: Socket, send: Send) -> None:
+        """Send what waits until the session has ended."""
+        record = socket.record
+        try:
+            while True:
+                for item in socket.take():
+                    if item.__class__ is str:
+                        await send({"type": "websocket.send", "text": item})
+                    else:
+                        await send({"type": "websocket.send", "bytes": item})
+                    socket.left(len(item))
+                    record.active = time.monotonic()
+                if socket.waiting:
+                    continue
+                if socket.closing:
+                    return
+                await socket.wait()
+        except Exception:
+            socket.break_off()
+
+
+def _close(socket: Socket) -> Message:
+    """The close frame; the reason of the end may have a code of its own."""
+    reason = socket.record.ending or ""
+    if reason not in CLOSE_CODES:
+        return {"type": "websocket.close", "code": socket.code}
+    return {"type": "websocket.close", "code": CLOSE_CODES[reason], "reason": reason}
