@@ -107,6 +107,10 @@ class Session:
             self.room.set_result(None)
 
 
+MOST_LATE = 16
+"""So many events of a client may wait for the answer to its CONNECT; as many packets fit into one body."""
+
+
 class Pending:
     """What a connection needs only until its CONNECT has been answered.
 
@@ -130,6 +134,13 @@ class Pending:
         self.task: Any = None
         self.overdue = 0
         self.dropped = self.overflown = False
+
+    def wait(self, event: tuple[Any, Any, int], most: int) -> bool:
+        """Keep an event that came from it; False when there would be too many, or more bytes than that."""
+        if len(self.late) >= MOST_LATE or sum(size for _, _, size in (*self.late, event)) > most:
+            return False
+        self.late.append(event)
+        return True
 
     def hold(self, items: Sequence[str | bytes]) -> None:
         """Keep what is emitted to it, within bounds."""

@@ -163,6 +163,8 @@ class Parts:
         """Take everything off the server again."""
         if self._attachment is None:
             return
+        # Nobody but the guard can carry them; their clients come back by themselves.
+        self.endings.everybody()
         for each in (self._endpoint, self._dispatch, self.connects):
             each.detach()
         self._attachment.undo()

@@ -99,8 +99,9 @@ class Dispatch:
             if isinstance(name, str):
                 self._report.undelivered(self._delivery.too_early(name, data[0]))
         elif connection.pending is not None:
+            if not connection.pending.wait((id, data, size), self._engine.max_body_of_stranger):
+                raise ValueError("more events than may wait for an answer to their CONNECT")
             session.took(size)
-            connection.pending.late.append((id, data, size))
         elif connection.lives:
             session.took(size)
             work = self._event(connection, id, data, size)
@@ -119,7 +120,11 @@ class Dispatch:
                 # A tuple stands for several arguments.
                 answer = [] if result is None else list(result) if isinstance(result, tuple) else [result]
                 packet = server.packet_class(socketio.packet.ACK, namespace=connection.namespace, id=id, data=answer)
-                await server._send_packet(session.eio_sid, packet)
+                if data[0] == REFRESH:
+                    # The answer to it is due even when it is what has ended the connection.
+                    self._engine.put(session, packet)
+                else:
+                    await server._send_packet(session.eio_sid, packet)
         finally:
             session.done(size)
 

@@ -23,7 +23,7 @@ from socketguard.errors import REPLIES, Refusal, RejectCode
 from socketguard.limits.expiry import Expiry
 from socketguard.logs.report import Report
 
-from .engine import Engine
+from .engine import Engine, items_of
 from .heartbeats import Heartbeats
 from .pace import Queue
 from .refusals import Refusals
@@ -265,7 +265,10 @@ class Endings:
         """Tell a client that its token is about to expire."""
         if connection.state is Connection.JOINED and connection.reason is None:
             self._report.expiring(connection, seconds)
-            self._engine.tell(connection.session, connection.namespace, EXPIRING, {"in": seconds})
+            self._begin(self._tell(connection, EXPIRING, {"in": seconds}))
+
+    async def _tell(self, connection: Connection, event: str, data: dict[str, Any]) -> None:
+        self._engine.tell(connection.session, connection.namespace, event, data)
 
     def _expire(self, connection: Connection) -> None:
         """End a connection whose token has expired."""
@@ -328,6 +331,11 @@ class Endings:
         self._close(session, reason, [each for each in session.connections.values() if _lives(each)])
         return True
 
+    def everybody(self) -> None:
+        """End all sessions."""
+        for session in list(self._sessions.open):
+            self.session(session, "draining")
+
     async def left(self, socket: Socket, reason: str) -> None:
         """A client has left, or is taken to have: have the application told, at a pace that the loop bears."""
         if not socket.begin_to_end():
@@ -354,7 +362,7 @@ class Endings:
             if not namespaces and reason == "connect_timeout":
                 namespaces = ["/"]  # Where no client listens, a person who looks at the wire does.
             for namespace in namespaces:
-                last += self._engine.encode(namespace, CLOSING, _closing(reason))
+                last += items_of(self._engine.event(namespace, CLOSING, _closing(reason)))
         socket.begin_to_end(last)
         if reason == "slow_consumer":
             socket.cut()

@@ -29,7 +29,7 @@ from .endings import TICK
 from .engine import origins_of
 from .handshake import DRAINING, ENDED, busy, examine, normalised_headers, read, wrong_path
 from .incoming import Incoming
-from .polling import TEXT, Polling, payload
+from .polling import Polling
 from .socket import Socket
 from .websocket import WebSockets
 
@@ -101,8 +101,6 @@ class Endpoint:
         if request.method == "OPTIONS":
             return self._answers.succeed(scope, request, send, b"ok", [(b"content-type", b"text/html")])
         if socket is None:
-            if words := self._engine.last_words(request.sid):
-                return self._answers.succeed(scope, request, send, payload(words), [TEXT])
             return self._open(scope, request, receive, send)
         socket.record.active = time.monotonic()
         if not request.websocket:
@@ -179,10 +177,9 @@ class Endpoint:
         )
         if refusal is None and request.sid is not None and request.method != "OPTIONS":
             if socket is None or socket.closing:
-                # Its client may still hear the last; handlers of the application may still be busy with it.
-                told = request.method == "GET" and not request.websocket
-                waits = engine.unheard(request.sid) if socket is None else socket.waiting
-                refusal = None if told and waits else ENDED
+                # While handlers of the application are busy with its end, its client may still hear the last.
+                listens = socket is not None and socket.waiting and request.method == "GET" and not request.websocket
+                refusal = None if listens else ENDED
             elif self._context.settings.bind_polling:
                 refusal = _moved(request, socket.record)
         if refusal is None:

@@ -19,10 +19,8 @@ from socketguard.connection import Connection, Session
 
 __all__ = ["Engine", "items_of", "origins_of"]
 
-# How many polled sessions that have ended are remembered, and how much of what they were not told, in characters: their
-# clients ask once more within a second or two.
+# How many polled sessions that were ended are remembered: their clients ask once more within a second or two.
 _REMEMBERED = 4096
-_LAST_WORDS = 4096
 _DEFAULT = socketio.packet.Packet
 _DIGEST_KEY = secrets.token_bytes(16)
 
@@ -39,7 +37,7 @@ class Engine:
             self.max_body if connect_packet_bytes is None else min(self.max_body, connect_packet_bytes)
         )
         self._ids_key = secrets.token_bytes(16)
-        self._gone: dict[str, list[str | bytes]] = {}
+        self._gone: dict[str, None] = {}
         # Sessions for which too much waits; whoever looks at what is due takes them.
         self.overfull: deque[Any] = deque()
         self.queue_bytes = math.inf if queue_bytes is None else queue_bytes
@@ -101,30 +99,35 @@ class Engine:
 
     def socket(self, eio_sid: str | None) -> Any:
         """The `Socket` of a session that is open, or whose end the application is being told of."""
-        return self.server.eio.sockets.get(eio_sid)
+        found = self.server.eio.sockets.get(eio_sid)
+        # One of python-engineio's own is from before the guard.
+        return found if hasattr(found, "record") else None
 
     def session(self, eio_sid: str | None) -> Session | None:
         """What is known of the client of such a session."""
-        socket = self.server.eio.sockets.get(eio_sid)
+        socket = self.socket(eio_sid)
         found: Session | None = None if socket is None else socket.record
         return found
 
     def alive(self, eio_sid: str) -> bool:
         """Whether a session exists and its end has not begun."""
-        socket = self.server.eio.sockets.get(eio_sid)
+        socket = self.socket(eio_sid)
         return socket is not None and not socket.closing
 
     def tell(self, session: Session, namespace: str, event: str, data: dict[str, Any]) -> None:
         """Send an event of the guard's own."""
+        self.put(session, self.event(namespace, event, data))
+
+    def put(self, session: Session, packet: Any) -> None:
+        """Send a packet of Socket.IO."""
         socket = self.socket(session.eio_sid)
         if socket is not None:
-            for item in self.encode(namespace, event, data):
+            for item in items_of(packet):
                 socket.put(item)
 
-    def encode(self, namespace: str, event: str, data: dict[str, Any]) -> list[str | bytes]:
-        """An event as packets of Engine.IO."""
-        packet = self.server.packet_class(socketio.packet.EVENT, data=[event, data], namespace=namespace)
-        return items_of(packet)
+    def event(self, namespace: str, event: str, data: dict[str, Any]) -> Any:
+        """An event as a packet of Socket.IO."""
+        return self.server.packet_class(socketio.packet.EVENT, data=[event, data], namespace=namespace)
 
     async def disconnect(self, connection: Connection) -> None:
         """Disconnect one namespace of a client; stock clients don't undo that."""
@@ -132,30 +135,15 @@ class Engine:
 
     # Polled sessions that have ended
 
-    def remember(self, socket: Any) -> None:
-        """Keep for a while that a polled session has ended, and its last words if nobody has polled them yet."""
-        items, size = socket.take(), socket.size
-        while items and size > _LAST_WORDS:
-            size -= len(items.pop(0))
-        self._gone[socket.sid] = items
+    def remember(self, eio_sid: str) -> None:
+        """Keep for a while that the guard has ended a polled session."""
+        self._gone[eio_sid] = None
         if len(self._gone) > _REMEMBERED:
             del self._gone[next(iter(self._gone))]
 
     def has_gone(self, eio_sid: str | None) -> bool:
-        """Whether a polled session has ended not long ago: its client is about to find that out."""
+        """Whether the guard has ended a polled session not long ago: its client is about to find that out."""
         return eio_sid in self._gone
-
-    def unheard(self, eio_sid: str | None) -> bool:
-        """Whether there is something that the client of an ended session has not been told."""
-        return bool(self._gone.get(eio_sid or ""))
-
-    def last_words(self, eio_sid: str | None) -> list[str | bytes]:
-        """What a client has not been told before its session ended; once."""
-        items = self._gone.get(eio_sid or "")
-        if not items:
-            return []
-        self._gone[eio_sid or ""] = []
-        return items
 
     # Those who watch every packet: python-engineio's logger, and the counters of python-socketio's admin page
 

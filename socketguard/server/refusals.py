@@ -71,7 +71,7 @@ class Refusals:
         too_many = self.count(connection, refusal, ref)
         self.withdraw(connection)
         socket = self._engine.socket(connection.session.eio_sid)
-        if socket is None or socket.closing:
+        if too_many or socket is None or socket.closing:
             return too_many
         if answer is None:
             answer = refusal.payload(ref, debug=self._debug)

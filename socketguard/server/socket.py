@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
+from engineio import AsyncServer
 from engineio.async_socket import AsyncSocket
 from engineio.packet import MESSAGE
 from starlette.types import Message, Receive
@@ -35,6 +36,9 @@ MOST_PACKETS = 10_000
 BURST = 64
 """So many times ``queue_bytes`` are never held for one client; what is more is dropped, and its session ends."""
 
+_REASONS = frozenset(
+    value for name, value in vars(AsyncServer.reason).items() if name.isupper() and isinstance(value, str)
+)
 NORMAL = 1000  # a close code of WebSockets (RFC 6455, section 7.4.1)
 
 
@@ -227,15 +231,15 @@ class Socket(AsyncSocket):  # type: ignore[misc]
 
     async def leave(self, reason: str) -> None:
         """Have the application told, and then be gone."""
-        record = self.record
+        # An application knows python-engineio's reasons only; what the guard ends, the server has ended.
+        told = reason if reason in _REASONS else self.server.reason.SERVER_DISCONNECT
         try:
-            await self.server._trigger_event("disconnect", self.sid, record.ending or reason, run_async=False)
+            await self.server._trigger_event("disconnect", self.sid, told, run_async=False)
         finally:
             Heartbeats.end(self)
             self.closed = True
-            if not self.upgraded:
-                # Whoever polls no more has not heard the last.
-                self.engine.remember(self)
+            if not self.upgraded and self.record.ending is not None and told != AsyncServer.reason.CLIENT_DISCONNECT:
+                self.engine.remember(self.sid)
             self.server.sockets.pop(self.sid, None)
             self.engine.server.environ.pop(self.sid, None)
 

@@ -46,8 +46,10 @@ class WebSockets:
         try:
             await send({"type": "websocket.accept"})
             await send({"type": "websocket.send", "text": opening})
-        except BaseException:
+        except BaseException as exc:
             await socket.end(self._eio.reason.TRANSPORT_ERROR)
+            if isinstance(exc, Exception):
+                return  # The client has gone.
             raise
         await self._carry(socket, receive, send)
 
@@ -76,12 +78,13 @@ class WebSockets:
         finally:
             socket.upgrade, socket.upgrading = None, False
             if not upgraded:
+                code = NORMAL if socket.closing else UNSUPPORTED_DATA
                 if not socket.closing:
                     self._patterns.upgrade_failed()
                     self._report.upgrade_failed(socket.record, cause)
                 socket.wake()
                 with contextlib.suppress(Exception):
-                    await asyncio.wait_for(send(_close(socket)), CLOSE_TIMEOUT)
+                    await asyncio.wait_for(send(_close(socket, code)), CLOSE_TIMEOUT)
         if upgraded:
             await self._carry(socket, receive, send)
 
@@ -130,7 +133,7 @@ class WebSockets:
             socket.writer.cancel()
             if not socket.broken:
                 with contextlib.suppress(Exception):  # Gone: as good as closed.
-                    await asyncio.wait_for(send(_close(socket)), CLOSE_TIMEOUT)
+                    await asyncio.wait_for(send(_close(socket, socket.code)), CLOSE_TIMEOUT)
 
     async def _read(self, socket: Socket, receive: Receive) -> str:
         """Hand on what the client sends until its session ends, and return why."""
@@ -235,9 +238,9 @@ class WebSockets:
             socket.break_off()
 
 
-def _close(socket: Socket) -> Message:
+def _close(socket: Socket, code: int) -> Message:
     """The close frame; the reason of the end may have a code of its own."""
     reason = socket.record.ending or ""
     if reason not in CLOSE_CODES:
-        return {"type": "websocket.close", "code": socket.code}
+        return {"type": "websocket.close", "code": code}
     return {"type": "websocket.close", "code": CLOSE_CODES[reason], "reason": reason}

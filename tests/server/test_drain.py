@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from socketguard import ConfigurationError, Limits
-from socketguard.server.websocket import UPGRADE_PATIENCE
+from socketguard.server.socket import UPGRADE_PATIENCE
 from socketguard.testing import Refused, capture_events
 from tests.scripted import (
     Client,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from socketguard import JWTAuth, NamespacePolicy, current_connection
-from socketguard.server.websocket import UPGRADE_PATIENCE
+from socketguard.server.socket import UPGRADE_PATIENCE
 from socketguard.testing import TEST_SECRET, make_auth
 from tests.scripted import (
     KINDS,
