@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .connection import Connection, Identity
@@ -65,10 +65,14 @@ class Admission:
         self.stable_claims = stable_claims
         self._unknown: dict[Any, Refusal] = {}
 
-    async def decide(self, connection: Connection, data: object, deadline: float, engine: Engine) -> Refusal | None:
+    def decide(
+        self, connection: Connection, data: object, deadline: float, engine: Engine
+    ) -> Refusal | Awaitable[Refusal | None] | None:
         """Decide one CONNECT, and write who it is into ``connection``.
+
         Returns:
-            None to admit. Any exception on the way is a refusal too.
+            None to admit; where something has to be waited for, an awaitable of the same. Any exception on the way is
+            a refusal too.
         """
         wait = self.budget.wait(connection.client_address)
         if wait:
@@ -79,45 +83,77 @@ class Admission:
         if known is None:
             return self.unknown(connection.namespace)
         try:
-            refusal = await self._check(connection, known, data, deadline, engine)
+            found = self._check(connection, known, data, deadline, engine)
+        except Exception as exc:
+            found = _failed(exc)
+        if found is None or isinstance(found, Refusal):
+            return _hidden(known, found)
+        return self._later(known, found)
+
+    async def _later(self, known: Known, found: Awaitable[Refusal | None]) -> Refusal | None:
+        try:
+            refusal = await found
         except BaseException as exc:
             if not is_ours(exc):
                 raise
-            refusal = Refusal(RejectCode.INTERNAL_ERROR, "admission", error=exc)
-        if refusal is not None and known.policy.hidden:
-            return Refusal(
-                RejectCode.INVALID_NAMESPACE,
-                "hidden",
-                {**refusal.fields, "hidden_reason": refusal.code.value, "hidden_detail": refusal.detail},
-                refusal.error,
-            )
-        return refusal
+            refusal = _failed(exc)
+        return _hidden(known, refusal)
 
-    async def _check(
+    def _check(
         self, connection: Connection, known: Known, data: Any, deadline: float, engine: Engine
-    ) -> Refusal | None:
+    ) -> Refusal | Awaitable[Refusal | None] | None:
         connection.placeholders = known.placeholders
         most = self.limits.namespaces_per_session
         if most is not None and len(connection.session.connections) > most:
             return Refusal(
                 RejectCode.CONNECTION_LIMIT, "namespaces_per_session", {"limit": most, "retry_after": RETRY_AFTER}
             )
-        found = self._find(connection, known, data)
-        if isinstance(found, Refusal):
-            return found
-        if found is not None:
-            try:
-                connection.identity = await self._verify(found, deadline)
-            except TokenError as exc:
-                return exc.refusal
-            except Overdue:
-                return Refusal(RejectCode.ADMISSION_TIMEOUT, "keys", {"retry_after": RETRY_AFTER})
-        eio_sid = connection.session.eio_sid
+        token = self._find(connection, known, data)
+        if isinstance(token, Refusal):
+            return token
+        if token is not None:
+            assert self.auth is not None  # noqa: S101 - narrows the type; nobody looks for a token without it
+            identity = self.auth.verify_now(token)
+            if identity is None:
+                return self._check_slowly(connection, known, token, deadline, engine)
+            connection.identity = identity
+        identity = connection.identity
+        revoked = None
+        if self.revocations is not None and identity.is_authenticated:
+            revoked = self.revocations.check(identity)
+        if isinstance(revoked, Refusal):
+            return revoked
+        if revoked is not None or known.policy.authorize is not None:
+            return self._check_who(connection, known, revoked, deadline, engine)
+        return authorise(known, identity) or self._expired(identity) or connection.verdict or self._take(connection)
+
+    async def _check_slowly(
+        self, connection: Connection, known: Known, token: str, deadline: float, engine: Engine
+    ) -> Refusal | None:
+        """Check a token for which keys must be fetched."""
+        try:
+            connection.identity = await self._verify(token, deadline)
+        except Overdue:
+            return Refusal(RejectCode.ADMISSION_TIMEOUT, "keys", {"retry_after": RETRY_AFTER})
+        return await self._check_who(connection, known, self._revoked(connection.identity), deadline, engine)
+
+    async def _check_who(
+        self,
+        connection: Connection,
+        known: Known,
+        revoked: Awaitable[Refusal | None] | None,
+        deadline: float,
+        engine: Engine,
+    ) -> Refusal | None:
+        """Check whose token it is, when a store or the application is to be asked."""
+        identity, eio_sid = connection.identity, connection.session.eio_sid
+        refusal = None
+        if revoked is not None:
+            refusal = await revoked
         if not engine.alive(eio_sid):
             return None  # Nobody waits for the answer any more.
-        identity = connection.identity
-        refusal = await self._revoked(identity) or authorise(known, identity)
-        if refusal is None and known.policy.authorize is not None and engine.alive(eio_sid):
+        refusal = refusal or authorise(known, identity)
+        if refusal is None and known.policy.authorize is not None:
             # It may take its time, in which the token may have expired or been revoked.
             refusal = (
                 await self._ask(identity, connection, known, deadline)
@@ -252,6 +288,25 @@ class Admission:
 def subject_key(identity: Identity) -> tuple[str | None, str] | None:
     """Whose a connection is for the ledger; a refresh changes neither."""
     return None if identity.subject is None else (identity.issuer, identity.subject)
+
+
+def _failed(error: BaseException) -> Refusal:
+    """The refusal that an exception on the way is."""
+    if isinstance(error, TokenError):
+        return error.refusal
+    return Refusal(RejectCode.INTERNAL_ERROR, "admission", error=error)
+
+
+def _hidden(known: Known, refusal: Refusal | None) -> Refusal | None:
+    """A refusal as that of an unknown namespace, where the policy wants it so."""
+    if refusal is None or not known.policy.hidden:
+        return refusal
+    return Refusal(
+        RejectCode.INVALID_NAMESPACE,
+        "hidden",
+        {**refusal.fields, "hidden_reason": refusal.code.value, "hidden_detail": refusal.detail},
+        refusal.error,
+    )
 
 
 def _someone_else(old: Identity, new: Identity, stable_claims: Sequence[str]) -> Refusal | None:

@@ -123,7 +123,8 @@ async def try_token(
         refusal = Refusal(RejectCode.CONNECT_MALFORMED, "packet_too_large", {"received": size, "limit": limit})
     else:
         deadline = asyncio.get_running_loop().time() + parts.timeout
-        refusal = await admission.decide(connection, payload, deadline, _MadeUp())
+        decided = admission.decide(connection, payload, deadline, _MadeUp())
+        refusal = decided if decided is None or isinstance(decided, Refusal) else await decided
     texts = _texts(known, connection, token, place, found)
     texts[1] = ("passed", f"{size} bytes, an object")
     if not asks_store and texts[9][0] == "passed":

@@ -13,6 +13,7 @@ from socketguard.errors import Refusal, new_ref
 from socketguard.logs.report import Report
 
 from .engine import Engine, origins_of
+from .environ import environment
 from .handshake import cors_headers, origin_is_allowed
 
 __all__ = ["INTERNAL_ERROR", "NORMAL", "TOO_BIG", "UNSUPPORTED_DATA", "Answers", "answer", "is_gone"]
@@ -45,7 +46,7 @@ class Answers:
             body, encoding = self._compressed(body, request)
             if encoding is not None:
                 headers.append((b"content-encoding", encoding.encode()))
-        headers += await self._cors(scope, request)
+        headers += self._cors(scope, request)
         headers += (NO_STORE, (b"content-length", str(len(body)).encode()))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -59,21 +60,20 @@ class Answers:
                 return getattr(eio, f"_{encoding}")(body), encoding
         return body, None
 
-    async def entitled(self, scope: Scope, request: HandshakeRequest) -> bool:
+    def entitled(self, scope: Scope, request: HandshakeRequest) -> bool:
         """Whether pages of the origin may read answers, by ``cors_allowed_origins`` as it is now."""
         allowed = self._engine.allowed_origins
         if not callable(allowed):
             return origin_is_allowed(request, origins_of(allowed))
         if request.origin is None:
             return True
-        eio = self._engine.server.eio
-        environ = await eio._async["translate_request"](scope, _nothing_received, None)
-        return request.origin in eio._cors_allowed_origins(environ)
+        environ = environment(scope, _nothing, _nothing, None)
+        return request.origin in self._engine.server.eio._cors_allowed_origins(environ)
 
-    async def _cors(self, scope: Scope, request: HandshakeRequest) -> list[tuple[bytes, bytes]]:
+    def _cors(self, scope: Scope, request: HandshakeRequest) -> list[tuple[bytes, bytes]]:
         if request.origin is None or self._engine.allowed_origins == []:
             return []
-        entitled = await self.entitled(scope, request)
+        entitled = self.entitled(scope, request)
         headers = cors_headers(request, allowed=entitled, credentials=self._engine.credentials)
         if request.method == "OPTIONS":
             headers.append((b"access-control-allow-methods", b"OPTIONS, GET, POST"))
@@ -95,7 +95,7 @@ class Answers:
         if session is not None:
             self._engine.identify(session)
         written = not quietly and self._report.handshake_rejected(request, refusal, ref, session)
-        headers = await self._cors(scope, request)
+        headers = self._cors(scope, request)
         # uvicorn logs an ERROR for each refused WebSocket that has a body; in a flood the bare close must do.
         await answer(scope, send, refusal, ref, headers, body_over_websocket=written)
 
@@ -133,6 +133,5 @@ def is_gone(message: Message) -> bool:
     return message["type"] in ("http.disconnect", "websocket.disconnect")
 
 
-async def _nothing_received() -> Message:
-    """Stands in for ``receive`` where only the head of a request is looked at."""
-    return {"type": "http.request"}
+async def _nothing(*args: Any) -> Any:
+    """Stands in for ``receive`` and ``send`` where only the head of a request is looked at."""

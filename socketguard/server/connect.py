@@ -10,7 +10,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import Any
 
 import socketio
@@ -91,10 +91,35 @@ class Connects:
             self._refuse(connection, Refusal(RejectCode.ALREADY_CONNECTED))
             return
         session.connections[name] = connection
+        data = None if _is_undefined(data) else data
+        decided: Refusal | Awaitable[Refusal | None] | None
+        if earlier is not None and earlier.state is Connection.LEAVING:
+            decided = self._decide_after(earlier, connection, data)
+        else:
+            decided = self._ask(connection, data)
+        if isinstance(decided, Refusal):
+            self._refuse(connection, decided)
+            return
         pending = connection.pending = Pending(self._engine.queue_bytes)
         self._sessions.admitting[connection] = time.monotonic() + self._context.timeout
         self._endings.arm(self._context.timeout)
-        pending.task = _start(self._decide(connection, earlier, None if _is_undefined(data) else data))
+        pending.task = _start(self._decide(connection, decided, data))
+
+    def _ask(self, connection: Connection, data: Any) -> Refusal | Awaitable[Refusal | None] | None:
+        deadline = asyncio.get_running_loop().time() + self._context.timeout
+        try:
+            return self._admission.decide(connection, data, deadline, self._engine)
+        except Exception as exc:
+            return Refusal(RejectCode.INTERNAL_ERROR, "admission", error=exc)
+        finally:
+            self._context.service.tell()
+
+    async def _decide_after(self, earlier: Connection, connection: Connection, data: Any) -> Refusal | None:
+        """Decide as soon as an earlier connection has ended, whose disconnect handler runs."""
+        while earlier.state is Connection.LEAVING:  # noqa: ASYNC110 - seldom, and soon over
+            await asyncio.sleep(_LEAVING)
+        decided = self._ask(connection, data)
+        return decided if decided is None or isinstance(decided, Refusal) else await decided
 
     def cancel(self, connection: Connection) -> None:
         """A client leaves a namespace that it has not joined yet."""
@@ -106,16 +131,13 @@ class Connects:
         if self._refusals.withdraw(connection, attempt=True):
             self._endings.session(connection.session, "too_many_failures")
 
-    async def _decide(self, connection: Connection, earlier: Connection | None, data: Any) -> None:
+    async def _decide(self, connection: Connection, decided: Awaitable[Refusal | None] | None, data: Any) -> None:
         bound_connection.set(connection)
-        refusal: Refusal | None
-        answer = None
+        refusal = answer = None
         try:
-            while earlier is not None and earlier.state is Connection.LEAVING:  # noqa: ASYNC110 - seldom, and soon over
-                await asyncio.sleep(_LEAVING)
-            deadline = asyncio.get_running_loop().time() + self._context.timeout
-            refusal = await self._admission.decide(connection, data, deadline, self._engine)
-            self._context.service.tell()
+            if decided is not None:
+                refusal = await decided
+                self._context.service.tell()
             if refusal is None and self._engine.alive(connection.session.eio_sid):
                 refusal, answer = await self._join(connection, data)
         except asyncio.CancelledError:
@@ -245,9 +267,10 @@ class Connects:
 
     def _accepting(self, connection: Connection) -> list[str | bytes]:
         """The answer to an accepted CONNECT."""
-        name, data = connection.namespace, {"sid": connection.sid}
+        name = connection.namespace
         if self._engine.strict_text:
-            return [f"40{_ENCODE(data)}" if name == "/" else f"40{name},{_ENCODE(data)}"]
+            return [f'40{"" if name == "/" else name + ","}{{"sid":{_ENCODE(connection.sid)}}}']
+        data = {"sid": connection.sid}
         return items_of(self._server.packet_class(socketio.packet.CONNECT, data, namespace=name))
 
     # Leaving

@@ -27,6 +27,7 @@ from .configuration import Configuration
 from .context import Context
 from .endings import TICK
 from .engine import origins_of
+from .environ import environment
 from .handshake import DRAINING, ENDED, busy, examine, normalised_headers, read, wrong_path
 from .incoming import Incoming
 from .polling import Polling
@@ -76,24 +77,13 @@ class Endpoint:
         request = read(scope, self._context.settings.trusted_proxies)
         socket = None if request.sid is None else self._engine.socket(request.sid)
         session = None if socket is None else socket.record
-        if callable(self._engine.allowed_origins) and request.origin is not None:
-            return self._ask_origin(scope, request, socket, receive, send)
-        refusal = self._refusal(request, socket, origins_of(self._engine.allowed_origins))
+        allowed = origins_of(self._engine.allowed_origins)
+        if callable(self._engine.allowed_origins):
+            allowed = "*" if self._answers.entitled(scope, request) else ()
+        refusal = self._refusal(request, socket, allowed)
         if refusal is not None:
             return self._turn_away(scope, request, refusal, session, receive, send)
         return self._serve(scope, request, socket, receive, send)
-
-    async def _ask_origin(
-        self, scope: Scope, request: HandshakeRequest, socket: Socket | None, receive: Receive, send: Send
-    ) -> None:
-        """Serve a request where a function of the application decides on its origin."""
-        entitled = await self._answers.entitled(scope, request)
-        refusal = self._refusal(request, socket, "*" if entitled else ())
-        if refusal is not None:
-            session = None if socket is None else socket.record
-            await self._turn_away(scope, request, refusal, session, receive, send)
-        else:
-            await self._serve(scope, request, socket, receive, send)
 
     def _serve(
         self, scope: Scope, request: HandshakeRequest, socket: Socket | None, receive: Receive, send: Send
@@ -122,12 +112,9 @@ class Endpoint:
         )
         # For whoever reads the environment in a connect handler.
         scope["headers"] = normalised_headers(scope["headers"], request)
-        environ = await eio._async["translate_request"](scope, receive, send)
-        if not environ:
-            return  # The client has gone already.
-        if record.client_address is not None:
-            # python-engineio puts 127.0.0.1 there, whoever it is.
-            environ["REMOTE_ADDR"] = record.client_address
+        if is_gone(await receive()):
+            return
+        environ = environment(scope, receive, send, record.client_address)
         record.eio_sid = eio.generate_id()
         socket = Socket(engine, record)
         engine.observe()
@@ -153,14 +140,13 @@ class Endpoint:
     def _opening(self, socket: Socket) -> str:
         """The first packet of a session (Engine.IO v4, "Handshake")."""
         eio = self._eio
-        values = {
-            "sid": socket.sid,
-            "upgrades": eio._upgrades(socket.sid, socket.record.transport),
-            "pingTimeout": int(eio.ping_timeout * 1000),
-            "pingInterval": int(eio.ping_interval + eio.ping_interval_grace_period) * 1000,
-            "maxPayload": eio.max_http_buffer_size,
-        }
-        return f"0{_ENCODE(values)}"
+        upgrades = ",".join(map(_ENCODE, eio._upgrades(socket.sid, socket.record.transport)))
+        timeout = int(eio.ping_timeout * 1000)
+        interval = int(eio.ping_interval + eio.ping_interval_grace_period) * 1000
+        return (
+            f'0{{"sid":{_ENCODE(socket.sid)},"upgrades":[{upgrades}],"pingTimeout":{timeout},"pingInterval":{interval},'
+            f'"maxPayload":{int(eio.max_http_buffer_size)}}}'
+        )
 
     def _refusal(
         self, request: HandshakeRequest, socket: Socket | None, allowed: str | Collection[str] | None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from typing import Any
 
 import socketio
 
 from socketguard.connection import Connection, Session
-from socketguard.errors import Refusal, RejectCode, new_ref
+from socketguard.errors import HandshakeCode, Refusal, RejectCode, new_ref
 from socketguard.limits.counters import Refusals as Counted
 from socketguard.limits.rates import AddressBudget
 from socketguard.logs.report import Report
@@ -74,12 +75,13 @@ class Refusals:
         if too_many or socket is None or socket.closing:
             return too_many
         if answer is None:
-            answer = refusal.payload(ref, debug=self._debug)
             if self._engine.strict_text:
                 # What the default serializer makes of it, without looking for binary data in what can have none.
                 place = "" if connection.namespace == "/" else f"{connection.namespace},"
-                socket.put(f"44{place}{_ENCODE(answer)}")
+                text = _ENCODE(refusal.payload(ref, debug=True)) if self._debug else _text(refusal, ref)
+                socket.put(f"44{place}{text}")
                 return too_many
+            answer = refusal.payload(ref, debug=self._debug)
         for item in self.encode(connection.namespace, answer):
             socket.put(item)
         return too_many
@@ -131,3 +133,17 @@ class Refusals:
         if costs and (real in _FAILURES or unknown_key):
             self._budget.fail(session.client_address)
         return too_many
+
+
+@functools.cache
+def _beginning(code: RejectCode | HandshakeCode) -> str:
+    return _ENCODE(Refusal(code).payload("")).removesuffix('"}}')
+
+
+def _text(refusal: Refusal, ref: str) -> str:
+    """The payload of a refusal as JSON, of which only the last two values vary."""
+    beginning = _beginning(refusal.code)
+    if refusal.code is RejectCode.INVALID_NAMESPACE:
+        return beginning
+    again = "" if refusal.retry_after is None else f',"retry_after":{refusal.retry_after}'
+    return f'{beginning}{ref}"{again}}}}}'

@@ -8,13 +8,14 @@ application is told, and it is gone.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable
 from typing import Any
 
 from engineio import AsyncServer
 from engineio.async_socket import AsyncSocket
 from engineio.packet import MESSAGE
-from starlette.types import Message, Receive
+from starlette.types import Message, Receive, Send
 
 from socketguard.connection import Session
 
@@ -56,6 +57,7 @@ class Socket(AsyncSocket):  # type: ignore[misc]
         sent: how much has left so far.
         watched: 1 while more waits than should, 2 once so much waits that packets are dropped and it is to end.
         polling, posting: whether a GET or a POST is being served.
+        write, writer: how something is sent over its WebSocket, and the task that does it, once there was something.
         reader, poster: the tasks that wait for a frame or for a body of the client, as long as they do.
         upgrade: the deadline of an upgrade that is under way.
         broken: whether its WebSocket can't be written to any more.
@@ -87,6 +89,7 @@ class Socket(AsyncSocket):  # type: ignore[misc]
         "upgrading",
         "waiting",
         "watched",
+        "write",
         "writer",
     )
 
@@ -108,6 +111,7 @@ class Socket(AsyncSocket):  # type: ignore[misc]
         self.upgrade: asyncio.Timeout | None = None
         self.reader: asyncio.Task[Any] | None = None
         self.poster: asyncio.Task[Any] | None = None
+        self.write: Send | None = None
         self.writer: asyncio.Task[Any] | None = None
         self.code = NORMAL
         self._waiter: asyncio.Future[None] | None = None
@@ -157,6 +161,35 @@ class Socket(AsyncSocket):  # type: ignore[misc]
             self._waiter = None
             if not waiter.done():
                 waiter.set_result(None)
+        elif self.write is not None and self.writer is None:
+            self.writer = asyncio.get_running_loop().create_task(self._write_all(self.write))
+
+    async def _write_all(self, send: Send) -> None:
+        """Send over the WebSocket what waits, until the session has ended."""
+        record = self.record
+        try:
+            while True:
+                for item in self.take():
+                    if item.__class__ is str:
+                        await send({"type": "websocket.send", "text": item})
+                    else:
+                        await send({"type": "websocket.send", "bytes": item})
+                    self.left(len(item))
+                record.active = time.monotonic()
+                if self.waiting:
+                    continue
+                if self.closing:
+                    return
+                self._waiter = asyncio.get_running_loop().create_future()
+                await self._waiter
+        except Exception:
+            self.break_off()
+
+    def carry(self, send: Send) -> None:
+        """Send over this WebSocket from now on, first of all what waits."""
+        self.write = send
+        if self.waiting:
+            self.writer = asyncio.get_running_loop().create_task(self._write_all(send))
 
     def put_last(self, items: Iterable[str | bytes]) -> None:
         """Say something after the end has begun."""

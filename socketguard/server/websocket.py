@@ -119,7 +119,7 @@ class WebSockets:
     # The way in
 
     async def _carry(self, socket: Socket, receive: Receive, send: Send) -> None:
-        socket.writer = asyncio.get_running_loop().create_task(self._write(socket, send))
+        socket.carry(send)
         try:
             reason = await self._read(socket, receive)
         except BaseException:
@@ -128,9 +128,10 @@ class WebSockets:
             raise
         finally:
             await self._endings.left(socket, reason)
-            if not socket.broken:
-                await asyncio.wait((socket.writer,), timeout=CLOSE_TIMEOUT)
-            socket.writer.cancel()
+            if (writer := socket.writer) is not None:
+                if not socket.broken and not writer.done():
+                    await asyncio.wait((writer,), timeout=CLOSE_TIMEOUT)
+                writer.cancel()
             if not socket.broken:
                 with contextlib.suppress(Exception):  # Gone: as good as closed.
                     await asyncio.wait_for(send(_close(socket, socket.code)), CLOSE_TIMEOUT)
@@ -214,28 +215,6 @@ class WebSockets:
         if len(data) > engine.max_body:
             return TOO_BIG, f"{len(data)} characters; max_http_buffer_size is {engine.max_body}"
         return None
-
-    # The way out
-
-    async def _write(self, socket: Socket, send: Send) -> None:
-        """Send what waits until the session has ended."""
-        record = socket.record
-        try:
-            while True:
-                for item in socket.take():
-                    if item.__class__ is str:
-                        await send({"type": "websocket.send", "text": item})
-                    else:
-                        await send({"type": "websocket.send", "bytes": item})
-                    socket.left(len(item))
-                    record.active = time.monotonic()
-                if socket.waiting:
-                    continue
-                if socket.closing:
-                    return
-                await socket.wait()
-        except Exception:
-            socket.break_off()
 
 
 def _close(socket: Socket, code: int) -> Message:
