@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import time
 from collections.abc import Awaitable
 from typing import Any
 
-__all__ = ["GRACE", "Escaped", "Overdue", "is_ours", "run_until", "settled"]
+__all__ = ["GRACE", "LATE", "Escaped", "Overdue", "is_ours", "run_until", "settled"]
 
 GRACE = 1.0
 """Seconds that cancelled code has to finish before nobody waits for it any more."""
+
+LATE = 1.0
+"""Seconds that a timer may be late on a busy machine; more than that and the loop stood still."""
 
 _DEEPEST = 8
 
@@ -45,7 +49,7 @@ async def run_until(work: Awaitable[Any], deadline: float, *, grace: float = GRA
     # As asyncio.wait does it, for one task and at half of the cost.
     waiter = loop.create_future()
     task.add_done_callback(functools.partial(_wake, waiter))
-    timer = loop.call_at(deadline, _wake, waiter)
+    timer = _Alarm(loop, deadline, waiter)
     try:
         await waiter
     except asyncio.CancelledError:
@@ -78,6 +82,32 @@ async def settled(result: Any) -> Any:
             break
         result = await result
     return result
+
+
+class _Alarm:
+    """Wakes a waiter at a moment; where the loop has stood meanwhile, as long after it as it was ahead."""
+
+    __slots__ = ("_due", "_loop", "_span", "_timer", "_waiter")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, deadline: float, waiter: asyncio.Future[None]) -> None:
+        self._loop = loop
+        self._span = deadline - loop.time()
+        self._waiter = waiter
+        self._set()
+
+    def _set(self) -> None:
+        # By a clock that nobody moves, as a test does with that of the loop.
+        self._due = time.perf_counter() + self._span
+        self._timer = self._loop.call_later(self._span, self._ring)
+
+    def _ring(self) -> None:
+        if time.perf_counter() - self._due > LATE:
+            self._set()  # What is waited for had no chance either.
+        else:
+            _wake(self._waiter)
+
+    def cancel(self) -> None:
+        self._timer.cancel()
 
 
 def _wake(waiter: asyncio.Future[None], _: object = None) -> None:

@@ -68,7 +68,11 @@ class Answers:
         if request.origin is None:
             return True
         environ = environment(scope, _nothing, _nothing, None)
-        return request.origin in self._engine.server.eio._cors_allowed_origins(environ)
+        try:
+            return request.origin in self._engine.server.eio._cors_allowed_origins(environ)
+        except Exception as exc:
+            self._report.handler_failed(None, "cors_allowed_origins", exc)
+            return False
 
     def _cors(self, scope: Scope, request: HandshakeRequest) -> list[tuple[bytes, bytes]]:
         if request.origin is None or self._engine.allowed_origins == []:

@@ -17,6 +17,7 @@ from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from socketguard.connection import Connection, Session
+from socketguard.deadline import LATE
 from socketguard.diagnosis.delivery import Delivery
 from socketguard.diagnosis.traffic import Patterns
 from socketguard.errors import REPLIES, Refusal, RejectCode
@@ -55,9 +56,6 @@ PATIENCE = 5.0
 
 TICK = 1.0
 """Seconds after which the clocks are looked at again at the latest; so late a wall clock that was set is noticed."""
-
-LATE = 1.0
-"""Seconds that the tick may come late on a busy machine; more than that and the loop stood."""
 
 LENIENCE = 5.0
 """Seconds after the loop has stood in which no client is taken for silent, slow or late."""

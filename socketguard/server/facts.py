@@ -18,8 +18,18 @@ from .packets import ATTRIBUTE
 
 __all__ = ["VERSIONS", "ServedNames", "facts", "require_server"]
 
-# The two private names, with the parameters they had in every release from 5.8 to 5.18.1.
-_SIGNATURES = {"_handle_connect": ("eio_sid", "namespace", "data"), "_trigger_event": ("event", "namespace")}
+# The private names, with the parameters that they have in every supported release.
+_SIGNATURES = {
+    "_handle_connect": ("eio_sid", "namespace", "data"),
+    "_handle_event": ("eio_sid", "namespace", "id", "data"),
+    "_handle_ack": ("eio_sid", "namespace", "id", "data"),
+    "_handle_disconnect": ("eio_sid", "namespace", "reason"),
+    "_handle_eio_disconnect": ("eio_sid", "reason"),
+    "_send_packet": ("eio_sid", "pkt"),
+    "_trigger_event": ("event", "namespace"),
+}
+_OF_ENGINE = ("_cors_allowed_origins", "_generate_sid_cookie", "_trigger_event", "_upgrades", "generate_id")
+_EVENTS = ("connect", "message", "disconnect")
 
 
 class ServedNames:
@@ -109,11 +119,11 @@ def _check_parts(server: Any) -> None:
     find = getattr(server, "_get_event_handler", None)
     if find is None or tuple(inspect.signature(find).parameters) != ("event", "namespace", "args"):
         missing.append("_get_event_handler")
-    if not inspect.iscoroutinefunction(getattr(server.eio, "send_packet", None)):
-        missing.append("eio.send_packet")
-    if type(server.environ) is not dict:
-        missing.append("environ")
-    missing += [f"eio.handlers[{name!r}]" for name in ("message",) if name not in server.eio.handlers]
+    missing += [f"eio.{name}" for name in _OF_ENGINE if not callable(getattr(server.eio, name, None))]
+    missing += [f"eio.handlers[{name!r}]" for name in _EVENTS if name not in server.eio.handlers]
+    for holder, name in ((server, "environ"), (server.eio, "sockets")):
+        if type(getattr(holder, name, None)) is not dict:
+            missing.append(name)
     if missing:
         found = ", ".join(f"{name} {version}" for name, version in VERSIONS.items())
         raise ConfigurationError(

@@ -212,10 +212,15 @@ class Socket(AsyncSocket):  # type: ignore[misc]
         self.size -= sum(map(len, self.take()))
 
     async def wait(self) -> None:
-        """Wait until something is to be sent, or nothing ever will be."""
-        if not self.waiting and not self.closing:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+        """Wait for the next poll's answer: until something is to be sent, or nothing ever will be over polling."""
+        if self.closing or (self.waiting and not self.upgrading):
+            return
+        waiter = self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await waiter
+        finally:
+            if self._waiter is waiter:
+                self._waiter = None
 
     def wake(self) -> None:
         """Release whoever waits for packets, with or without any."""
