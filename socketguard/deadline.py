@@ -91,7 +91,7 @@ class _Alarm:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, deadline: float, waiter: asyncio.Future[None]) -> None:
         self._loop = loop
-        self._span = deadline - loop.time()
+        self._span = max(deadline - loop.time(), 0.0)
         self._waiter = waiter
         self._set()
 
