@@ -15,6 +15,7 @@ from .endpoint import Endpoint
 from .facts import ServedNames
 from .incoming import Incoming
 from .packets import ATTRIBUTE
+from .rooms import Broadcasts, Rooms
 
 __all__ = ["Attachment"]
 
@@ -77,6 +78,9 @@ class Attachment:
         self._replace(server, "_trigger_event", dispatch.trigger)
         self._replace(server, "_get_event_handler", dispatch.find_handler)
         self._replace(server, "disconnect", connects.disconnect)
+        for replaced in (Rooms(server.manager), Broadcasts(server, context.engine, context.sessions)):
+            for name, ours in replaced.replaces.items():
+                self._replace(server.manager, name, ours)
         self._handlers = dict(eio.handlers)
         eio.on("message", incoming.ours)
         if eio.handlers["disconnect"] == gone:

@@ -181,7 +181,10 @@ class Connects:
         """Enter a client into python-socketio and ask the application; returns why not, and what it is told."""
         server, name = self._server, connection.namespace
         eio_sid = connection.session.eio_sid
-        sid = await server.manager.pre_connect(eio_sid, name)
+        manager = server.manager
+        # Before 5.13 python-socketio knew one step only.
+        two_steps = hasattr(manager, "pre_connect")
+        sid = await (manager.pre_connect if two_steps else manager.connect)(eio_sid, name)
         if sid is None:
             return Refusal(RejectCode.ALREADY_CONNECTED), None
         connection.sid = sid
@@ -215,7 +218,8 @@ class Connects:
             # python-socketio takes all but False for a yes, also what was meant for a no.
             received = {"received": type(result).__name__}
             return Refusal(RejectCode.REFUSED_BY_APP, "returned_unknown", received), Refused().error_args
-        await server.manager.connect(sid, name)
+        if two_steps:
+            await manager.connect(sid, name)
         return None, None
 
     async def _call(self, namespace: str, args: tuple[Any, ...]) -> Any:
