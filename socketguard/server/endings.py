@@ -339,7 +339,7 @@ class Endings:
         if not socket.begin_to_end():
             return
         if self._queue.waiting:
-            await self._begin(socket.leave(reason))
+            await self._leave(socket, reason)
         else:
             await socket.leave(reason)
 
@@ -364,7 +364,11 @@ class Endings:
         socket.begin_to_end(last)
         if reason == "slow_consumer":
             socket.cut()
-        self._begin(socket.leave(reason))
+        self._leave(socket, reason)
+
+    def _leave(self, socket: Socket, reason: str) -> asyncio.Future[None]:
+        socket.leaving = self._begin(socket.leave(reason))
+        return socket.leaving
 
 
 def _lives(connection: Connection) -> bool:

@@ -60,6 +60,7 @@ class Socket(AsyncSocket):  # type: ignore[misc]
         write, writer: how something is sent over its WebSocket, and the task that does it, once there was something.
         reader, poster: the tasks that wait for a frame or for a body of the client, as long as they do.
         upgrade: the deadline of an upgrade that is under way.
+        leaving: what is done when the application has been told of the end, where somebody else tells it.
         broken: whether its WebSocket can't be written to any more.
     """
 
@@ -74,6 +75,7 @@ class Socket(AsyncSocket):  # type: ignore[misc]
         "engine",
         "largest",
         "last_ping",
+        "leaving",
         "polling",
         "poster",
         "posting",
@@ -114,6 +116,7 @@ class Socket(AsyncSocket):  # type: ignore[misc]
         self.write: Send | None = None
         self.writer: asyncio.Task[Any] | None = None
         self.code = NORMAL
+        self.leaving: asyncio.Future[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     # What is sent

@@ -135,6 +135,8 @@ class WebSockets:
             if not socket.broken:
                 with contextlib.suppress(Exception):  # Gone: as good as closed.
                     await asyncio.wait_for(send(_close(socket, socket.code)), CLOSE_TIMEOUT)
+            if socket.leaving is not None and not socket.leaving.done():
+                await asyncio.wait((socket.leaving,))  # As long as that takes, the request lasts.
 
     async def _read(self, socket: Socket, receive: Receive) -> str:
         """Hand on what the client sends until its session ends, and return why."""
