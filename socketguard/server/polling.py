@@ -17,7 +17,7 @@ from .context import Context
 from .handshake import DRAINING, ENDED
 from .incoming import Incoming, has_room
 from .packets import packets_of
-from .socket import Ended, Socket, interruptible
+from .socket import Ended, Socket, interruptible, size_of
 
 __all__ = ["TEXT", "Polling", "payload"]
 
@@ -50,7 +50,7 @@ class Polling:
             headers.append((b"set-cookie", self._eio._generate_sid_cookie(socket.sid, options).encode()))
         items = socket.take()
         await self._answers.succeed(scope, request, send, payload((opening, *items)), headers)
-        socket.left(sum(map(len, items)))
+        socket.left(sum(map(size_of, items)))
 
     async def serve(
         self, socket: Socket, scope: Scope, request: HandshakeRequest, receive: Receive, send: Send
@@ -85,7 +85,7 @@ class Polling:
                 await socket.wait()
             items = [] if socket.upgrading or socket.upgraded else socket.take()
             await self._answers.succeed(scope, request, send, payload(items or (_NOOP,)), [TEXT])
-            socket.left(sum(map(len, items)))
+            socket.left(sum(map(size_of, items)))
         finally:
             socket.polling = False
 

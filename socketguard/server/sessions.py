@@ -154,8 +154,7 @@ class Sessions:
     def due(self, most: int) -> Iterator[tuple[Session, str]]:
         """Sessions that are to be ended, and why: at most so many, but for those that a round finds."""
         now = time.monotonic()
-        for session in self._watch_overfull():
-            yield session, "slow_consumer"
+        self._watch_overfull()
         for session, taken in self._timers.due(now, most):
             if taken is None:
                 session.timer = None
@@ -183,27 +182,24 @@ class Sessions:
 
     # Clients that don't read
 
-    def _look_later(self, socket: Socket) -> None:
-        self._timers.set(time.monotonic() + GRACE, (socket.record, socket.sent))
-
-    def _watch_overfull(self) -> Iterator[Session]:
+    def _watch_overfull(self) -> None:
+        """Have those looked at again for which too much has come to wait since the last time."""
         overfull = self._engine.overfull
         while overfull:
-            socket = overfull.popleft()
-            if socket.watched == 2:
-                yield socket.record
-            else:
-                self._look_later(socket)
+            socket, since, sent = overfull.popleft()
+            self._timers.set(since + GRACE, (socket.record, sent))
 
     def _still_too_much(self, socket: Socket | None, sent: int) -> bool:
         if socket is None or socket.closing:
             return False
+        if socket.watched == 2:
+            return True
         if not socket.full:
             socket.watched = 0
             return False
         if socket.sent == sent and socket.blocked:
             return True
-        self._look_later(socket)
+        self._timers.set(time.monotonic() + GRACE, (socket.record, socket.sent))
         return False
 
     def _sweep(self, now: float) -> list[Session]:

@@ -8,6 +8,7 @@ application is told, and it is gone.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -22,7 +23,7 @@ from socketguard.connection import Session
 from .engine import Engine
 from .heartbeats import Heartbeats
 
-__all__ = ["CLOSE_TIMEOUT", "MOST_PACKETS", "Ended", "Socket", "interruptible"]
+__all__ = ["CLOSE_TIMEOUT", "MOST_PACKETS", "Ended", "Socket", "interruptible", "size_of"]
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that what is left to say, and the close frame, may take to a client that does not read."""
@@ -41,6 +42,11 @@ _REASONS = frozenset(
     value for name, value in vars(AsyncServer.reason).items() if name.isupper() and isinstance(value, str)
 )
 NORMAL = 1000  # a close code of WebSockets (RFC 6455, section 7.4.1)
+
+
+def size_of(item: str | bytes) -> int:
+    """What an encoded packet counts, in bytes (characters of text): without its type, so that a ping counts nothing."""
+    return len(item) - (item.__class__ is str)
 
 
 class Ended(Exception):
@@ -125,17 +131,17 @@ class Socket(AsyncSocket):  # type: ignore[misc]
         """Have an encoded packet sent; once the session has ended, nothing happens."""
         if self.closing:
             return
-        size = len(item)
+        size = size_of(item)
         self.size += size
         if self.full:
             if not self.watched:
                 self.watched, self.largest = 1, size
-                self.engine.overfull.append(self)
+                self.engine.overfull.append((self, time.monotonic(), self.sent))
             elif self.size > self.engine.queue_bytes * BURST or len(self.waiting) >= MOST_PACKETS * BURST:
                 self.size -= size
                 if self.watched == 1:
                     self.watched = 2
-                    self.engine.overfull.append(self)
+                    self.engine.overfull.append((self, -math.inf, self.sent))
                 return
             self.largest = max(self.largest, size)
         self._push(item)
@@ -177,7 +183,7 @@ class Socket(AsyncSocket):  # type: ignore[misc]
                         await send({"type": "websocket.send", "text": item})
                     else:
                         await send({"type": "websocket.send", "bytes": item})
-                    self.left(len(item))
+                    self.left(size_of(item))
                 record.active = time.monotonic()
                 if self.waiting:
                     continue
@@ -197,7 +203,7 @@ class Socket(AsyncSocket):  # type: ignore[misc]
     def put_last(self, items: Iterable[str | bytes]) -> None:
         """Say something after the end has begun."""
         for item in items:
-            self.size += len(item)
+            self.size += size_of(item)
             self._push(item)
 
     def take(self) -> list[str | bytes]:
@@ -212,7 +218,7 @@ class Socket(AsyncSocket):  # type: ignore[misc]
 
     def drop(self) -> None:
         """Forget what waits for a client that does not read."""
-        self.size -= sum(map(len, self.take()))
+        self.size -= sum(map(size_of, self.take()))
 
     async def wait(self) -> None:
         """Wait for the next poll's answer: until something is to be sent, or nothing ever will be over polling."""

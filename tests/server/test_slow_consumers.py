@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from socketguard import Limits
+from socketguard.server.socket import BURST
 from tests.scripted import (
     UNLIMITED,
     Client,
@@ -29,8 +30,6 @@ from tests.scripted import (
 LIMIT = 1000
 GRACE = 5
 """Seconds that a client has to take something when more than the limit waits for it."""
-BURST = 4
-"""So many times the limit are too much at once."""
 SEND_TIMEOUT, ROUNDS = 30, 3
 """Seconds within which something must be taken, and how often that is looked at."""
 
@@ -60,6 +59,10 @@ async def burst(case: Guarded, *sizes: int) -> None:
     for size in sizes:
         text = '2/messages,["x","' + "y" * (size - len('2/messages,["x",""]')) + '"]'
         await case.server.eio.send(case.eio_sid, text)
+
+
+TICK = 1
+"""Seconds within which what was too much at once is seen."""
 
 
 async def kept(case: Guarded, clock: Clock, *, seconds: float = 0, times: int = 1) -> bool:
@@ -110,15 +113,13 @@ async def test_nothing_is_kept_for_a_client_that_is_being_dropped(clock: Clock, 
     wire, _ = await joined_wire(line)
     line.open.clear()
     socket = case.server.eio.sockets[case.eio_sid]
-    await burst(case, *[LIMIT] * (BURST + 1))
-    assert case.guard.status()["timers"]["ending"] == 0
-    await burst(case, LIMIT)
-    assert case.guard.status()["timers"]["ending"] == 1
-    # Whoever goes on emitting in the same turn fills no memory.
-    before = socket.queue.qsize()
-    assert before <= BURST + 1
+    await burst(case, *[LIMIT] * BURST)
+    assert await kept(case, clock, seconds=TICK)
+    # Whoever goes on emitting fills no memory.
+    held = socket.size
     await burst(case, *[LIMIT] * 20)
-    assert socket.queue.qsize() == before
+    assert socket.size == held == LIMIT * BURST
+    clock.passes(TICK)
     await dropped(case, clock, wire)
     assert lines(events, "connection.closed")[0]["reason"] == "slow_consumer"
 
@@ -180,13 +181,11 @@ async def test_a_line_that_is_slow_but_moves_is_borne(stalls: bool, clock: Clock
     ("sizes", "at_once", "later"),
     [
         ([100, LIMIT], True, True),
-        ([LIMIT] * (BURST + 1), True, False),
-        ([LIMIT] * (BURST + 1) + [100], False, False),
+        ([LIMIT] * BURST, True, False),
+        ([LIMIT] * BURST + [100], False, False),
         # One packet alone may be as large as it likes, and python-socketio sends a small one before an attachment.
         ([20 * LIMIT], True, True),
         ([400, 20 * LIMIT], True, True),
-        ([20 * LIMIT] + [LIMIT] * BURST, True, False),
-        ([20 * LIMIT] + [LIMIT] * BURST + [100], False, False),
         # Small ones that pile up behind a large one.
         ([20 * LIMIT, 600, 600], True, False),
     ],
@@ -194,7 +193,7 @@ async def test_a_line_that_is_slow_but_moves_is_borne(stalls: bool, clock: Clock
 async def test_how_much_may_wait(sizes: list[int], at_once: bool, later: bool, clock: Clock) -> None:
     case, line, wire = await cut_off(send_timeout=None)
     await burst(case, *sizes)
-    assert bool(case.guard.status()["timers"]["ending"]) is not at_once
+    assert await kept(case, clock, seconds=TICK) is at_once
     if at_once:
         assert await kept(case, clock, seconds=GRACE) is later
     if at_once and later:
@@ -203,10 +202,9 @@ async def test_how_much_may_wait(sizes: list[int], at_once: bool, later: bool, c
             assert len(str(await wire.frame())) == size + 1
         # All has been read: what was large counts no more.
         assert await kept(case, clock, seconds=GRACE)
-        await burst(case, *[LIMIT] * (BURST + 1))
-        assert case.guard.status()["timers"]["ending"] == 0
-        await burst(case, 100)
-        assert case.guard.status()["timers"]["ending"] == 1
+        line.open.clear()
+        await burst(case, *[LIMIT] * 3)
+        assert await kept(case, clock, seconds=GRACE) is False
     await dropped(case, clock, wire)
 
 
@@ -214,8 +212,8 @@ async def test_a_burst_that_a_healthy_client_takes(clock: Clock) -> None:
     case = limited()
     wire, _ = await joined_wire(case.app)
     for _ in range(2):
-        await burst(case, *[LIMIT] * (BURST + 1))
-        for _ in range(BURST + 1):
+        await burst(case, *[LIMIT] * BURST)
+        for _ in range(BURST):
             assert len(str(await wire.frame())) == LIMIT + 1
         assert await kept(case, clock, seconds=GRACE)
     assert await kept(case, clock, seconds=SEND_TIMEOUT / ROUNDS, times=2 * ROUNDS)
@@ -373,6 +371,7 @@ async def test_the_application_hears_of_it_once(clock: Clock) -> None:
 
     case, _, wire = await cut_off(guarded(handlers={"disconnect": disconnect}, limits=Limits(queue_bytes=LIMIT)))
     await emit(case, *[600] * 50)
+    clock.passes(GRACE)
     await until(lambda: heard)
     await dropped(case, clock, wire)
     assert len(heard) == 1
