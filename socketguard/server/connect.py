@@ -245,7 +245,7 @@ class Connects:
 
     async def _joined(self, connection: Connection) -> None:
         if self._detached:
-            self._sessions.forget(connection)  # Detached meanwhile: python-socketio keeps the client, nobody guards it.
+            self._refusals.withdraw(connection)  # Its session was ended, as all of them.
             return
         session, pending = connection.session, connection.pending
         assert pending is not None  # noqa: S101 - narrows the type: it is there while the connection is pending

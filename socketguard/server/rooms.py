@@ -65,11 +65,12 @@ class Rooms:
                 "basic_disconnect": self.disconnect,
                 "get_rooms": self.of,
             }
-        self.replaces |= {
-            name: _ByNamespace({namespace: _Waiting.fromkeys(sids) for namespace, sids in before.items()})
-            for name in ("pending_connect", "pending_disconnect")
-            if type(before := getattr(manager, name, None)) is dict
-        }
+        for name in ("pending_connect", "pending_disconnect"):
+            before = getattr(manager, name, None)
+            if type(before) is dict:
+                # For good: somebody may stand in it when the guard goes.
+                waiting = {namespace: _Waiting.fromkeys(sids) for namespace, sids in before.items()}
+                setattr(manager, name, _ByNamespace(waiting))
 
     def enter(self, sid: str, namespace: str, room: Any, eio_sid: str | None = None) -> Any:
         """Have a client in a room: stands in for ``basic_enter_room``."""

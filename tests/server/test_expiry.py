@@ -417,6 +417,7 @@ class TestPolling:
         await until(lambda: not case.guard.connections())
         if stage == "finishes":
             await wire.send("5")
+            assert "token_expired" in str(await wire.frame())
         elif stage != "opened":
             # It may finish for a while, since it listens there.
             assert await wire.frames() == []

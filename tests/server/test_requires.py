@@ -222,8 +222,8 @@ async def test_without_a_guard_the_handler_fails_closed() -> None:
     BELOW["asynchronous"](server, SocketGuard.requires, seen)
     guard = SocketGuard.protect(server, auth=make_auth(), logger=False)
     app = socketio.ASGIApp(server)
+    guard.detach()
     async with join(app, "/messages", token=mint(scope="messages:write")) as client:
-        guard.detach()
         await client.emit("save", "text")
         # The next event is handled after it.
         assert await client.call("echo", 1) == 1

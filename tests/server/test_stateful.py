@@ -37,7 +37,6 @@ class Visitor:
     eio_sid: str
     websocket: bool
     alive: bool = True
-    gone: bool = False
     joined: dict[str, str] = field(default_factory=dict)
     waiting: dict[str, int] = field(default_factory=dict)
     posts: list[asyncio.Future[Any]] = field(default_factory=list)
@@ -126,8 +125,7 @@ class Visits(RuleBasedStateMachine):
         return visitor
 
     def can_send(self, visitor: Visitor) -> bool:
-        # Over WebSocket nothing is read while a CONNECT is being decided.
-        return visitor.alive and not visitor.gone and not (visitor.websocket and visitor.waiting)
+        return visitor.alive
 
     async def send(self, visitor: Visitor, packet: str) -> None:
         if visitor.websocket:
@@ -147,12 +145,19 @@ class Visits(RuleBasedStateMachine):
         return f"40{namespace},{json.dumps(auth)}"
 
     async def _connect(self, visitor: Visitor, namespace: str, outcome: str, token: bool) -> None:
+        # Whoever asks anew while it is being decided on takes the place of the one before.
+        self.forget(visitor, namespace)
         await self.send(visitor, self.packet(namespace, outcome, token=self.token if token else None))
-        taken = namespace in visitor.joined or namespace in visitor.waiting
+        taken = namespace in visitor.joined
         sid = await self.answer(visitor, namespace)
         assert (sid is not None) == (token and not taken and outcome == "accept")
         if sid is not None:
             visitor.joined[namespace] = sid
+
+    def forget(self, visitor: Visitor, namespace: str) -> None:
+        tag = visitor.waiting.pop(namespace, None)
+        if tag is not None:
+            del self.hanging[tag]
 
     async def answer(self, visitor: Visitor, namespace: str) -> str | None:
         prefix = "" if namespace == "/" else f"{namespace},"
@@ -189,11 +194,7 @@ class Visits(RuleBasedStateMachine):
     async def _release(self, visitor: Visitor, namespace: str, outcome: str) -> None:
         hanging = self.hanging.pop(visitor.waiting.pop(namespace))
         hanging.outcome.set_result(outcome)
-        if visitor.gone:
-            await visitor.client.close()
-            visitor.joined.clear()
-            visitor.alive = False
-        elif visitor.alive:
+        if visitor.alive:
             sid = await self.answer(visitor, namespace)
             assert sid is None or outcome == "accept"
             if sid is not None:
@@ -201,7 +202,8 @@ class Visits(RuleBasedStateMachine):
 
     @rule(visitor=visitors, namespace=namespaces)
     def leave(self, visitor: Visitor, namespace: str) -> None:
-        if self.can_send(visitor) and namespace not in visitor.waiting:
+        if self.can_send(visitor):
+            self.forget(visitor, namespace)
             self.run(self.send(visitor, f"41{namespace},"))
             visitor.joined.pop(namespace, None)
 
@@ -231,18 +233,12 @@ class Visits(RuleBasedStateMachine):
 
     @rule(visitor=consumes(visitors), how=st.sampled_from(["close", "garbage", "engine", "gone"]))
     def end(self, visitor: Visitor, how: str) -> None:
-        if visitor.alive and not visitor.gone:
+        if visitor.alive:
             self.run(self._end(visitor, how))
 
     async def _end(self, visitor: Visitor, how: str) -> None:
-        if visitor.websocket and visitor.waiting and how in ("close", "garbage"):
-            how = "gone"
         if not visitor.websocket and how == "gone":
             how = "close"  # Whoever polls goes by not polling any more; python-engineio notices by time.
-        if visitor.waiting and how == "gone":
-            visitor.gone = True
-            visitor.client.wire.put("websocket.disconnect", code=1006)
-            return  # Nobody reads it before its CONNECT is answered.
         visitor.joined.clear()
         if how == "engine" and visitor.websocket:
             await self.case.server.eio.disconnect(visitor.eio_sid)
@@ -311,7 +307,7 @@ class Visits(RuleBasedStateMachine):
 
     async def _teardown(self) -> None:
         for visitor in self.everybody:
-            if visitor.alive and not visitor.gone:
+            if visitor.alive:
                 await self._end(visitor, "gone")
         for hanging in self.hanging.values():
             hanging.outcome.set_result("accept")
