@@ -17,7 +17,7 @@ import socketio
 
 from socketguard.admission import Admission
 from socketguard.connection import Connection, Pending, Session, bound_connection
-from socketguard.deadline import Escaped
+from socketguard.deadline import Escaped, is_ours
 from socketguard.errors import Refusal, RejectCode
 
 from .context import Context
@@ -204,6 +204,10 @@ class Connects:
             return exc.refusal, None
         except Exception as exc:
             return Refusal(RejectCode.INTERNAL_ERROR, "connect_handler", error=exc), None
+        except BaseException as exc:
+            if not is_ours(exc):
+                raise
+            return Refusal(RejectCode.INTERNAL_ERROR, "cancelled", error=exc), None
         pending = connection.pending
         if connection.verdict is not None or pending is None:
             return connection.verdict, None

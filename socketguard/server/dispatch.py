@@ -171,7 +171,8 @@ class Dispatch:
             return await self._run(event, namespace, *args)
         connection = self._sessions.connections.get(args[0])
         if connection is None:
-            return self._server.not_handled  # Nobody admitted it.
+            # Nobody admitted it: python-socketio's own way in is closed.
+            return False if event == "connect" else self._server.not_handled
         if connection.pending is not None and event == "connect":
             return await settled(await self._run(event, namespace, *args))
         if type(event) is not str or event in _RESERVED or event.startswith(OWN_EVENTS):

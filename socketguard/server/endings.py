@@ -341,7 +341,7 @@ class Endings:
         if self._queue.waiting:
             await self._leave(socket, reason)
         else:
-            await socket.leave(reason)
+            await self._go(socket, reason)
 
     def _close(self, session: Session, reason: str, told: Iterable[Connection]) -> None:
         socket = self._sessions.open[session]
@@ -367,8 +367,14 @@ class Endings:
         self._leave(socket, reason)
 
     def _leave(self, socket: Socket, reason: str) -> asyncio.Future[None]:
-        socket.leaving = self._begin(socket.leave(reason))
+        socket.leaving = self._begin(self._go(socket, reason))
         return socket.leaving
+
+    async def _go(self, socket: Socket, reason: str) -> None:
+        try:
+            await socket.leave(reason)
+        finally:
+            self._sessions.closed(socket.record)
 
 
 def _lives(connection: Connection) -> bool:

@@ -104,7 +104,8 @@ class Refusals:
         pending, session = connection.pending, connection.session
         connection.pending = None
         if pending is not None:
-            if pending.task is not asyncio.current_task():
+            # Who has ignored one cancellation is asked no more.
+            if pending.task is not asyncio.current_task() and not pending.overdue:
                 pending.task.cancel()
             for _, _, size in pending.late:
                 session.done(size)

@@ -23,6 +23,7 @@ from tests.scripted import (
     guarded,
     joined_client,
     joined_wire,
+    lines,
     open_wire,
     outside,
     rest,
@@ -270,38 +271,93 @@ def gated(where: str, called: list[Any]) -> tuple[Guarded, Pause]:
     return guarded(handlers=handlers, namespaces=[policy]), pause
 
 
+@pytest.mark.parametrize("kind", ["polling", "websocket"])
 @pytest.mark.parametrize("where", ["authorize", "connect"])
-async def test_two_connects_in_concurrent_posts_make_one_client(where: str) -> None:
+async def test_of_two_connects_the_newest_counts_while_none_is_answered(where: str, kind: str, events: Events) -> None:
     case, gate = gated(where, [])
-    client = await Client(case.app, "polling").open()
-    first = asyncio.ensure_future(client.post(connect_packet()))
+    client = await Client(case.app, kind).open()
+    await client.send(connect_packet())
     await gate.entered.wait()
-    second = await client.post(connect_packet())
-    assert second.status == 200
-    refusal = await client.frame()
-    assert json.loads(refusal.removeprefix("44/messages,"))["data"]["code"] == "already_connected"
+    gate.entered.clear()
+    await client.send(connect_packet())
+    await gate.entered.wait()
     gate.release.set()
-    assert (await first).status == 200
-    assert (await client.frame()).startswith('40/messages,{"sid":')
-    assert gate.times == 1
+    assert str(await client.frame()).startswith('40/messages,{"sid":')
+    assert await client.alive()
+    assert gate.times == 2
     assert len(case.guard.connections()) == 1
+    (closed,) = lines(events, "connection.closed")
+    assert (closed["reason"], closed["detail"]) == ("client disconnect", "superseded")
+    # One that is answered stays.
+    await client.send(connect_packet())
+    assert json.loads(str(await client.frame()).removeprefix("44/messages,"))["data"]["code"] == "already_connected"
+    assert await client.alive()
 
 
+async def test_who_asks_anew_again_and_again_is_ended(events: Events) -> None:
+    case, gate = gated("connect", [])
+    wire = await open_wire(case.app)
+    for _ in range(12):
+        await wire.send(connect_packet())
+    assert (await wire.closed())[1] == 4429
+    gate.release.set()
+    assert len(lines(events, "connection.closed", detail="superseded")) == 10
+
+
+@pytest.mark.parametrize("kind", ["polling", "websocket"])
 @pytest.mark.parametrize("where", ["authorize", "connect"])
 @pytest.mark.parametrize("name", ["echo", "connect", "disconnect"])
-async def test_an_event_that_races_its_connect_is_not_dispatched(where: str, name: str) -> None:
+async def test_an_event_that_races_its_connect_waits_for_the_answer(name: str, where: str, kind: str) -> None:
     called: list[Any] = []
     case, gate = gated(where, called)
-    client = await Client(case.app, "polling").open()
-    first = asyncio.ensure_future(client.post(connect_packet()))
+    client = await Client(case.app, kind).open()
+    await client.send(connect_packet())
     await gate.entered.wait()
-    assert (await client.post(f'42/messages,1["{name}"]', '43/messages,1["x"]')).status == 200
+    await client.send(f'42/messages,1["{name}"]', '43/messages,1["x"]')
+    await rest()
+    assert called == []
     gate.release.set()
-    await first
-    assert (await client.frame()).startswith('40/messages,{"sid":')
-    await client.post('42/messages,2["now"]')
+    assert str(await client.frame()).startswith('40/messages,{"sid":')
+    if name == "echo":
+        assert str(await client.frame()).startswith("43/messages,1")
+    await client.send('42/messages,2["now"]')
     assert await client.frame() == '43/messages,2["answer"]'
     assert called == ["now"]
+
+
+@pytest.mark.parametrize("kind", ["polling", "websocket"])
+async def test_an_event_before_a_refusal_is_dispatched_never(kind: str) -> None:
+    called: list[Any] = []
+    pause = Pause()
+
+    async def authorize(*args: Any) -> bool:
+        await pause.wait()
+        return False
+
+    case = guarded(
+        handlers={"*": lambda *args: called.append(args)},
+        namespaces=[NamespacePolicy("/messages", authorize=authorize)],
+    )
+    client = await Client(case.app, kind).open()
+    await client.send(connect_packet())
+    await pause.entered.wait()
+    await client.send('42/messages,1["x"]')
+    pause.release.set()
+    assert str(await client.frame()).startswith("44/messages,")
+    await rest()
+    assert called == []
+
+
+@pytest.mark.parametrize("packets", [['42/messages,["x"]'] * 17, ['42/messages,["' + "x" * 9000 + '"]'] * 2])
+async def test_only_so_much_waits_for_an_answer(packets: list[str], events: Events) -> None:
+    case, gate = gated("connect", [])
+    wire = await open_wire(case.app, connect_packet())
+    await gate.entered.wait()
+    for packet in packets:
+        await wire.send(packet)
+    assert (await wire.closed())[1] == 1003
+    gate.release.set()
+    assert lines(events, "packet.rejected")
 
 
 @pytest.mark.parametrize("where", ["authorize", "connect"])

@@ -77,29 +77,10 @@ def test_the_attributes_that_are_read() -> None:
     assert eio.async_handlers is False, "packets of one session are handled one after another"
     assert inspect.iscoroutinefunction(eio.handlers["message"])
     assert inspect.iscoroutinefunction(eio.send)
-    assert parameters(eio.send_packet) == ["sid", "pkt"]
-    assert inspect.iscoroutinefunction(eio.send_packet)
+    assert parameters(eio._upgrades) == ["sid", "transport"]
+    assert parameters(eio._generate_sid_cookie) == ["sid", "attributes"]
+    assert type(eio.sockets) is dict
     assert type(found.environ) is dict
-
-
-async def test_what_goes_to_a_client_goes_through_one_method() -> None:
-    sent: list[Any] = []
-    case = guarded()
-    wire, sid = await joined_wire(case.app)
-    original = case.server.eio.send_packet
-
-    def send_packet(eio_sid: str, packet: Any) -> Any:
-        sent.append(packet.data)
-        return original(eio_sid, packet)
-
-    case.server.eio.send_packet = send_packet
-    await case.server.emit("one", 1, to=sid, namespace="/messages")
-    await case.server.emit("two", 2, namespace="/messages")
-    await wire.send('42/messages,7["echo",3]')
-    assert [await wire.frame() for _ in range(3)] == [f"4{data}" for data in sent]
-    assert len(sent) == 3
-    case.server.eio.send_packet = original
-    await wire.close()
 
 
 def test_a_disconnect_in_msgpack_has_no_data() -> None:

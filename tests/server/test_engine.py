@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import MutableMapping
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import socketio
 
 from socketguard.connection import Session
-from socketguard.proxies.trusted import TrustedProxies
 from socketguard.server.engine import Engine
-from socketguard.server.handshake import read
-from socketguard.server.websocket import WebSocket
-from tests.scripted import Client, Events, Line, Pause, Socket, guarded, joined_wire, lines, open_wire, rest, until
+from socketguard.testing import Refused
+from tests.scripted import (
+    OPEN,
+    Client,
+    Events,
+    Line,
+    Pause,
+    Socket,
+    guarded,
+    http,
+    joined_wire,
+    lines,
+    open_wire,
+    rest,
+    until,
+)
 
 
 async def test_a_session_that_is_gone_is_left_alone() -> None:
@@ -23,13 +33,10 @@ async def test_a_session_that_is_gone_is_left_alone() -> None:
     session = Session(
         client_address=None, origin=None, user_agent=None, transport="polling", headers=[], query_string=b""
     )
-    engine.abandon_upgrade("gone")
-    engine.drop_queue("gone")
-    await engine.end("gone", "parse error")
-    await engine.let_go("gone")
-    await engine.tell(session, "/", "socketguard:closing", {})
-    asked = (engine.was_let_go, engine.has_queue, engine.alive, engine.pinged, engine.upgraded)
-    assert not any(ask("gone") for ask in asked)
+    engine.tell(session, "/", "socketguard:closing", {})
+    assert engine.socket("gone") is engine.session("gone") is None
+    assert not engine.alive("gone")
+    assert not engine.has_gone("gone")
 
 
 async def test_a_few_sessions_that_were_let_go_are_remembered(monkeypatch: pytest.MonkeyPatch, events: Events) -> None:
@@ -41,21 +48,6 @@ async def test_a_few_sessions_that_were_let_go_are_remembered(monkeypatch: pytes
         assert (await client.http("GET")).status == 400
     # That its client notices is no news of the one that is remembered.
     assert len(lines(events, "handshake.rejected", reason="session_unknown")) == 1
-
-
-async def test_what_waits_for_a_client_that_is_ended_is_dropped_with_the_mark_of_its_end() -> None:
-    server = socketio.AsyncServer(async_mode="asgi")
-    engine = Engine(server, None)
-
-    class Waiting:
-        queue: asyncio.Queue[Any] = asyncio.Queue()
-
-    for packet in ("first", None, "second"):
-        Waiting.queue.put_nowait(packet)
-    server.eio.sockets["full"] = Waiting
-    engine.drop_queue("full")
-    # python-engineio waits for its writer, which leaves when it finds the mark.
-    assert [Waiting.queue.get_nowait() for _ in range(Waiting.queue.qsize())] == [None]
 
 
 async def test_a_registry_that_fails_admits_nobody(events: Events) -> None:
@@ -91,20 +83,20 @@ async def test_nothing_is_left_of_a_leave_whose_task_is_cancelled(events: Events
     assert not lines(events, "handler.failed")
 
 
-async def test_a_websocket_that_python_engineio_fails_to_open_is_not_opened(events: Events) -> None:
+@pytest.mark.parametrize("answer", [False, "no", {"a": 1}])
+@pytest.mark.parametrize("transport", ["polling", "websocket"])
+async def test_a_session_that_the_application_refuses_is_none(transport: str, answer: Any, events: Events) -> None:
     case = guarded()
-
-    def fail() -> None:
-        raise OSError("no queue")
-
-    case.server.eio.create_queue = fail
-    wire = Socket(case.app)
-    wire.put("websocket.connect")
-    wire.start()
-    assert wire.task is not None
-    await wire.task
-    assert wire.outbox.empty()
-    assert lines(events, "packet.rejected")[0]["error"] == "OSError"
+    case.server.eio.on("connect", lambda sid, environ: answer)
+    if transport == "polling":
+        assert (await http(case.app, "GET", OPEN)).status == 401
+    else:
+        with pytest.raises(Refused) as caught:
+            await open_wire(case.app)
+        assert caught.value.status == 401
+    assert not case.server.eio.sockets
+    (line,) = lines(events, "handshake.rejected")
+    assert line["reason"] == "engine_refused"
 
 
 async def test_a_close_that_is_cancelled_underway_is_as_good_as_closed() -> None:
@@ -126,31 +118,6 @@ async def test_a_close_that_is_cancelled_underway_is_as_good_as_closed() -> None
     assert wire.task is not None
     await asyncio.wait((wire.task,), timeout=30)
     assert wire.task.done()
-
-
-async def test_a_websocket_that_is_ended_before_anybody_reads_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("socketguard.server.websocket.CLOSE_TIMEOUT", 0.01)
-    sent: list[dict[str, Any]] = []
-
-    async def send(message: MutableMapping[str, Any]) -> None:
-        sent.append(dict(message))
-
-    async def receive() -> dict[str, Any]:
-        raise AssertionError
-
-    shared: Any = SimpleNamespace(engine=Engine(socketio.AsyncServer(async_mode="asgi"), None))
-    session = Session(
-        client_address=None, origin=None, user_agent=None, transport="websocket", headers=[], query_string=b""
-    )
-    scope = {"type": "websocket", "path": "/socket.io/", "headers": [], "query_string": b""}
-    socket = WebSocket(shared, scope, read(scope, TrustedProxies()), session, receive, send)
-    await socket.send({"type": "websocket.accept"})
-    session.ending = "draining"
-    await socket.end()
-    assert sent == [
-        {"type": "websocket.accept", "headers": []},
-        {"type": "websocket.close", "code": 1012, "reason": "draining"},
-    ]
 
 
 async def test_a_session_may_end_while_its_first_packet_is_being_sent() -> None:
