@@ -514,7 +514,7 @@ def test_the_verifier_is_at_hand_for_http_routes() -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda server: setattr(server.eio, "send_packet", lambda sid, packet: None), "eio.send_packet"),
+        (lambda server: setattr(server.eio, "sockets", OrderedDict()), "sockets"),
         (lambda server: setattr(server, "environ", OrderedDict()), "environ"),
     ],
 )

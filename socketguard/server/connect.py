@@ -85,6 +85,8 @@ class Connects:
         if earlier is not None and earlier.state is Connection.PENDING:
             # Whoever asks again has forgotten that it asked.
             self._withdraw(earlier)
+            if session.ending is not None:
+                return  # It has done so too often.
         elif (earlier is not None and earlier.lives) or (
             earlier is None and self._server.manager.sid_from_eio_sid(eio_sid, name) is not None
         ):

@@ -51,13 +51,12 @@ class Watched:
         age: float = 1,
         idle: float = 0.1,
         transport: str = "websocket",
-        upgraded: bool = True,
         *,
         pinged: bool = False,
         address: str | None = None,
     ) -> None:
         ended = session(transport, address)
-        ended.ending, ended.carrier = reason, object() if upgraded else None
+        ended.ending = reason
         ended.started, ended.active = 1e6 - age, 1e6 - idle
         self.patterns.closed(ended, pinged=pinged, now=1e6)
 
@@ -168,7 +167,7 @@ class Traffic:
                 continue
             reason, transport, age, idle, cut = end
             self.cuts += cut
-            self.patterns.closed(reason, age, idle, transport, upgraded=transport == "websocket", address=address)
+            self.patterns.closed(reason, age, idle, transport, address=address)
         self.tick(second + 1)
 
     def tick(self, second: int) -> None:
@@ -310,7 +309,7 @@ def test_ends_that_the_path_is_not_to_blame_for(reason: str, age: float, idle: f
 def test_polling_has_no_connection_that_could_be_cut() -> None:
     watched = watch(transports=["polling"], interval=75)
     for second in range(100):
-        watched.closed("transport close", 400.0, 60.0, "polling", upgraded=False)
+        watched.closed("transport close", 400.0, 60.0, "polling")
         watched.tick(500 + second)
     assert watched.told == []
 
@@ -358,7 +357,7 @@ def test_clients_that_are_gone_at_their_first_ping() -> None:
 def test_sessions_that_never_leave_polling() -> None:
     watched = watch()
     for second in range(20):
-        watched.closed("client disconnect", 30, 5, "polling", upgraded=False)
+        watched.closed("client disconnect", 30, 5, "polling")
         watched.tick(second)
     assert watched.names == [("never_upgraded", True)]
     assert watched.told[0][2]["text"].startswith("20 of 20 sessions stayed on polling")
@@ -375,7 +374,7 @@ def test_sessions_that_never_leave_polling() -> None:
 def test_polling_that_is_meant_or_short_is_no_pattern(transports: list[str], age: float, names: list[Any]) -> None:
     watched = watch(transports=transports)
     for second in range(60):
-        watched.closed("client disconnect", age, 5, "polling", upgraded=False)
+        watched.closed("client disconnect", age, 5, "polling")
         watched.upgrade_failed()
         watched.tick(second)
     assert watched.names == names
@@ -405,7 +404,7 @@ def test_upgrades_that_fail() -> None:
 
 def again(watched: Watched, age: float = 1.0, address: str = "192.0.2.1") -> None:
     watched.opened(address)
-    watched.closed("server disconnect", age, upgraded=False, address=address)
+    watched.closed("server disconnect", age, address=address)
 
 
 def loop(watched: Watched, sessions: int, *, start: int = 0, age: float = 1.0, address: str = "192.0.2.1") -> None:
@@ -442,7 +441,7 @@ def test_what_is_no_loop() -> None:
     for second in range(100):
         many_behind_one_address.opened("192.0.2.1", times=2)
         for _ in range(2):
-            many_behind_one_address.closed(address="192.0.2.1", upgraded=False)
+            many_behind_one_address.closed(address="192.0.2.1")
         many_behind_one_address.tick(second)
     takes_its_time = watch()
     for number in range(60):
@@ -468,7 +467,7 @@ def test_the_table_of_addresses_and_the_loops_told_are_bounded() -> None:
     assert watched.names == [("reconnect_loop", True)] * 8
     for number in range(5000):
         watched.opened(f"198.51.{number >> 8}.{number & 255}")
-    watched.closed("server disconnect", upgraded=False, address="192.0.2.1")
+    watched.closed("server disconnect", address="192.0.2.1")
     watched.tick(26)
     assert watched.names[8:] == [("reconnect_loop", False)] * 8
 
@@ -537,7 +536,7 @@ def spread(watched: Watched, seconds: int, *, start: int, workers: int, seed: in
             if posted_here and not here:
                 watched.unknown_session(False)
             if here and not posted_here:
-                watched.closed("server disconnect", 1, 1, "polling", upgraded=False)
+                watched.closed("server disconnect", 1, 1, "polling")
         watched.tick(second)
 
 
@@ -600,7 +599,7 @@ def test_other_unknown_sessions_are_no_pattern(unknown: int, opened: int, here: 
 
 times_s = st.floats(-1, 1e9)
 reasons = st.sampled_from(["transport close", "ping timeout", "client disconnect", "x"])
-endings = st.tuples(reasons, times_s, times_s, st.sampled_from(["polling", "websocket"]), st.booleans())
+endings = st.tuples(reasons, times_s, times_s, st.sampled_from(["polling", "websocket"]))
 calls = st.one_of(
     st.tuples(st.just("opened"), st.tuples(st.none() | st.sampled_from("abc"))),
     st.tuples(st.just("closed"), endings),

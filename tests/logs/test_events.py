@@ -31,7 +31,7 @@ def test_levels() -> None:
         logging.WARNING: [
             *("config.warning", "handshake.rejected", "connection.rejected", "transport.upgrade_failed"),
             *("packet.rejected", "event.rejected", "session.ended", "event.unhandled", "traffic.pattern"),
-            *("emit.undelivered", "token.refresh_rejected"),
+            *("emit.undelivered", "token.refresh_rejected", "loop_blocked"),
         ],
         logging.DEBUG: ["token.expiring"],
         logging.INFO: [

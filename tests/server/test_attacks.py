@@ -301,7 +301,7 @@ async def test_who_asks_anew_again_and_again_is_ended(events: Events) -> None:
         await wire.send(connect_packet())
     assert (await wire.closed())[1] == 4429
     gate.release.set()
-    assert len(lines(events, "connection.closed", detail="superseded")) == 10
+    assert len(lines(events, "connection.closed", detail="superseded")) == 11
 
 
 @pytest.mark.parametrize("kind", ["polling", "websocket"])
