@@ -35,7 +35,7 @@ paused its polling by then, and would notice nothing."""
 MOST_PACKETS = 10_000
 """So many packets may wait for a client, however small they are."""
 
-BURST = 64
+BURST = 16
 """So many times ``queue_bytes`` are never held for one client; what is more is dropped, and its session ends."""
 
 _REASONS = frozenset(

@@ -127,16 +127,25 @@ class WebSockets:
             reason = self._eio.reason.TRANSPORT_CLOSE
             raise
         finally:
-            await self._endings.left(socket, reason)
-            if (writer := socket.writer) is not None:
-                if not socket.broken and not writer.done():
-                    await asyncio.wait((writer,), timeout=CLOSE_TIMEOUT)
-                writer.cancel()
-            if not socket.broken:
-                with contextlib.suppress(Exception):  # Gone: as good as closed.
-                    await asyncio.wait_for(send(_close(socket, socket.code)), CLOSE_TIMEOUT)
-            if socket.leaving is not None and not socket.leaving.done():
-                await asyncio.wait((socket.leaving,))  # As long as that takes, the request lasts.
+            try:
+                await self._endings.left(socket, reason)
+                await self._finish(socket, send)
+            except asyncio.CancelledError:
+                # The ASGI server waits no longer for what has ended anyway.
+                if socket.writer is not None:
+                    socket.writer.cancel()
+
+    async def _finish(self, socket: Socket, send: Send) -> None:
+        """Say the last and close, if the client takes that in time; the request lasts as long as its session."""
+        if (writer := socket.writer) is not None:
+            if not socket.broken and not writer.done():
+                await asyncio.wait((writer,), timeout=CLOSE_TIMEOUT)
+            writer.cancel()
+        if not socket.broken:
+            with contextlib.suppress(Exception):  # Gone: as good as closed.
+                await asyncio.wait_for(send(_close(socket, socket.code)), CLOSE_TIMEOUT)
+        if socket.leaving is not None and not socket.leaving.done():
+            await asyncio.wait((socket.leaving,))
 
     async def _read(self, socket: Socket, receive: Receive) -> str:
         """Hand on what the client sends until its session ends, and return why."""
