@@ -134,16 +134,18 @@ class Socket(AsyncSocket):  # type: ignore[misc]
         size = size_of(item)
         self.size += size
         if self.full:
+            self.largest = max(self.largest, size) if self.watched else size
             if not self.watched:
-                self.watched, self.largest = 1, size
+                self.watched = 1
                 self.engine.overfull.append((self, time.monotonic(), self.sent))
-            elif self.size > self.engine.queue_bytes * BURST or len(self.waiting) >= MOST_PACKETS * BURST:
+            elif (
+                self.size - self.largest > self.engine.queue_bytes * BURST or len(self.waiting) >= MOST_PACKETS * BURST
+            ):
                 self.size -= size
                 if self.watched == 1:
                     self.watched = 2
                     self.engine.overfull.append((self, -math.inf, self.sent))
                 return
-            self.largest = max(self.largest, size)
         self._push(item)
 
     @property

@@ -61,7 +61,7 @@ def test_an_oversize_post_is_answered(lasting: Server, joined: bool, how: str) -
 def test_a_member_may_send_as_much_as_the_server_takes(crm: Server) -> None:
     session = Polling(crm, TOKEN)
     text = "x" * 900_000
-    assert session.post(f'42/messages,1["echo","{text}"]')[:2] == (200, "OK")
+    assert session.post(f'42/messages,1["echo","{text}"]')[:2] == (200, "ok")
     assert session.get()[:2] == (200, f'43/messages,1["{text}"]')
     session.post("1")
 
@@ -69,9 +69,9 @@ def test_a_member_may_send_as_much_as_the_server_takes(crm: Server) -> None:
 def test_a_post_without_a_length(crm: Server) -> None:
     session = Polling(crm)
     packet = f'40/messages,{{"token":"{TOKEN}"}}'.encode()
-    assert session.post(iter((packet[:10], packet[10:])))[:2] == (200, "OK")
+    assert session.post(iter((packet[:10], packet[10:])))[:2] == (200, "ok")
     assert session.get().body.startswith('40/messages,{"sid":')
-    assert session.post(iter((b'42/messages,7["echo","in chunks"]',)))[:2] == (200, "OK")
+    assert session.post(iter((b'42/messages,7["echo","in chunks"]',)))[:2] == (200, "ok")
     assert session.get()[:2] == (200, '43/messages,7["in chunks"]')
     session.post("1")
 
@@ -81,7 +81,7 @@ def test_seventeen_packets_in_one_post_are_refused_and_sixteen_are_fine(crm: Ser
         return "\x1e".join(f'42/messages,{number}["echo",{number}]' for number in range(count))
 
     session = Polling(crm, TOKEN)
-    assert session.post(packets(16))[:2] == (200, "OK")
+    assert session.post(packets(16))[:2] == (200, "ok")
     answers: list[str] = []
     while len(answers) < 16:
         answers += session.get().body.split("\x1e")

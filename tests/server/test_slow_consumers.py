@@ -113,12 +113,12 @@ async def test_nothing_is_kept_for_a_client_that_is_being_dropped(clock: Clock, 
     wire, _ = await joined_wire(line)
     line.open.clear()
     socket = case.server.eio.sockets[case.eio_sid]
-    await burst(case, *[LIMIT] * BURST)
+    await burst(case, *[LIMIT] * (BURST + 1))
     assert await kept(case, clock, seconds=TICK)
     # Whoever goes on emitting fills no memory.
     held = socket.size
     await burst(case, *[LIMIT] * 20)
-    assert socket.size == held == LIMIT * BURST
+    assert socket.size == held == LIMIT * (BURST + 1)
     clock.passes(TICK)
     await dropped(case, clock, wire)
     assert lines(events, "connection.closed")[0]["reason"] == "slow_consumer"
@@ -181,8 +181,8 @@ async def test_a_line_that_is_slow_but_moves_is_borne(stalls: bool, clock: Clock
     ("sizes", "at_once", "later"),
     [
         ([100, LIMIT], True, True),
-        ([LIMIT] * BURST, True, False),
-        ([LIMIT] * BURST + [100], False, False),
+        ([LIMIT] * (BURST + 1), True, False),
+        ([LIMIT] * (BURST + 1) + [100], False, False),
         # One packet alone may be as large as it likes, and python-socketio sends a small one before an attachment.
         ([20 * LIMIT], True, True),
         ([400, 20 * LIMIT], True, True),
