@@ -112,7 +112,7 @@ REPLIES: Mapping[RejectCode | HandshakeCode, Reply] = MappingProxyType(
         RejectCode.ALREADY_CONNECTED: Reply("Already connected to this namespace", Retry.NEVER, 409),
         RejectCode.REFUSED_BY_APP: Reply("Connection rejected by server", None, 403),
         RejectCode.INTERNAL_ERROR: Reply("Internal error", Retry.BACKOFF, 500),
-        HandshakeCode.METHOD_NOT_ALLOWED: Reply("Method not allowed", Retry.NEVER, 405),
+        HandshakeCode.METHOD_NOT_ALLOWED: Reply("Method not allowed", Retry.NEVER, 400),
         HandshakeCode.JSONP_NOT_SUPPORTED: Reply("JSONP is not supported", Retry.NEVER, 400),
         HandshakeCode.TRANSPORT_UNKNOWN: Reply("Transport unknown", Retry.NEVER, 400),
         HandshakeCode.TRANSPORT_DISABLED: Reply("Transport not available", Retry.NEVER, 400),

@@ -196,8 +196,18 @@ class Endings:
             if record.room is not None and time.monotonic() - record.active < PAUSE:
                 # It isn't read from: its answer may have come long ago.
                 self._heartbeats.wait_again(socket)
-            elif not socket.closing:
-                self._begin(self.left(socket, "ping timeout"))
+            else:
+                self.silent(socket)
+
+    def asked(self, socket: Socket) -> None:
+        """A client polls: too late, if its time is over and only nobody has looked yet."""
+        if self._heartbeats.is_silent(socket) and time.perf_counter() - self._expected <= LATE:
+            self.silent(socket)
+
+    def silent(self, socket: Socket) -> None:
+        """End a session whose client has not answered a ping."""
+        if socket.begin_to_end():
+            self._leave(socket, "ping timeout")
 
     def _end_connections(self) -> None:
         for connection, left in self._expiry.due(_AT_ONCE):
@@ -334,9 +344,9 @@ class Endings:
         for session in list(self._sessions.open):
             self.session(session, "draining")
 
-    async def left(self, socket: Socket, reason: str) -> None:
+    async def left(self, socket: Socket, reason: str, last: Iterable[str] = ()) -> None:
         """A client has left, or is taken to have: have the application told, at a pace that the loop bears."""
-        if not socket.begin_to_end():
+        if not socket.begin_to_end(last):
             return
         if self._queue.waiting:
             await self._leave(socket, reason)

@@ -142,7 +142,7 @@ class Endpoint:
         eio = self._eio
         upgrades = ",".join(map(_ENCODE, eio._upgrades(socket.sid, socket.record.transport)))
         timeout = int(eio.ping_timeout * 1000)
-        interval = int(eio.ping_interval + eio.ping_interval_grace_period) * 1000
+        interval = int((eio.ping_interval + eio.ping_interval_grace_period) * 1000)
         return (
             f'0{{"sid":{_ENCODE(socket.sid)},"upgrades":[{upgrades}],"pingTimeout":{timeout},"pingInterval":{interval},'
             f'"maxPayload":{int(eio.max_http_buffer_size)}}}'
@@ -162,6 +162,8 @@ class Endpoint:
             uptime_s=time.monotonic() - self._began,
         )
         if refusal is None and request.sid is not None and request.method != "OPTIONS":
+            if socket is not None and not socket.upgraded:
+                self._context.endings.asked(socket)
             if socket is None or socket.closing:
                 # While handlers of the application are busy with its end, its client may still hear the last.
                 listens = socket is not None and socket.waiting and request.method == "GET" and not request.websocket
@@ -220,6 +222,11 @@ class Endpoint:
         if scope["type"] != "websocket" or not is_gone(await receive()):
             # The end of a session has a line already; that its client notices is no news.
             quietly = self._engine.has_gone(request.sid)
+            if refusal.code is HandshakeCode.SESSION_UPGRADED and request.websocket:
+                # As the reference server does; an answer by HTTP would be an error of the session to its client.
+                self._context.report.handshake_rejected(request, refusal, new_ref(), session)
+                await self._websockets.close(send)
+                return
             await self._answers.refuse(scope, request, refusal, send, session, quietly=quietly)
 
 

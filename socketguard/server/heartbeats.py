@@ -65,9 +65,10 @@ class Heartbeats:
         """In how many seconds something is due at the earliest; infinity when nothing is."""
         due = math.inf
         if self._rested:
-            due = self._rested[0].at + self._eio.ping_interval
+            # Rather a little early than late: the client counts from its own end.
+            due = self._rested[0].at + self._eio.ping_interval - _TOGETHER / 2
         if self._pinged:
-            due = min(due, self._pinged[0].at + self._eio.ping_timeout + _TOGETHER)
+            due = min(due, self._pinged[0].at + self._eio.ping_timeout)
         return due - time.monotonic()
 
     def ping(self, most: int) -> None:
@@ -92,6 +93,12 @@ class Heartbeats:
             socket = pinged.popleft().socket
             if socket is not None:
                 yield socket
+
+    def is_silent(self, socket: Any) -> bool:
+        """Whether a session has not answered in time, and nobody has looked yet."""
+        beat = socket.beat
+        late = beat is not None and beat.pinged and time.monotonic() - beat.at > self._eio.ping_timeout
+        return bool(late)
 
     def wait_again(self, socket: Any) -> None:
         """Give one that is silent as much time once more."""

@@ -34,9 +34,16 @@ class Incoming:
     def __init__(self, context: Context, dispatch: Dispatch) -> None:
         self._eio = context.server.eio
         self._handlers = context.server.eio.handlers
+        self._engine = context.engine
         self._heartbeats = context.heartbeats
         self._endings = context.endings
         self.ours = dispatch.message
+
+    @property
+    def strict_text(self) -> bool | None:
+        """Whether a text message is a packet of python-socketio's default serializer; None where the application takes
+        messages of Engine.IO itself, which may be anything."""
+        return self._engine.strict_text if self._handlers["message"] is self.ours else None
 
     def message(self, eio_sid: str, data: Any) -> Awaitable[None]:
         """Hand on a message: to the guard, or to whom the application has put in its place."""

@@ -20,7 +20,7 @@ MAX_PACKETS_PER_BODY = 16
 MAX_PARTS = 512
 
 
-def packets_of(body: bytes, *, limit: int, strict_text: bool, stranger: bool) -> Refusal | list[str | bytes]:
+def packets_of(body: bytes, *, limit: int, strict_text: bool | None, stranger: bool) -> Refusal | list[str | bytes]:
     """The packets in the body of a polling POST, or what is wrong with it.
 
     python-engineio would answer most of these with 200 and drop the packets.
@@ -61,7 +61,7 @@ def _malformed_body(problem: str) -> Refusal:
     return Refusal(HandshakeCode.BODY_MALFORMED, fields={"hint": f"the body is no Engine.IO v4 payload: {problem}"})
 
 
-def packet_problem(packet: str, *, strict_text: bool, polling: bool = False) -> str | None:
+def packet_problem(packet: str, *, strict_text: bool | None, polling: bool = False) -> str | None:
     """Say what is wrong with the beginning of an Engine.IO text packet, or None.
 
     This refuses what no client sends; it never decides who may join.
@@ -84,11 +84,13 @@ def packet_problem(packet: str, *, strict_text: bool, polling: bool = False) -> 
     return None
 
 
-def count_parts(packet: str | bytes, *, strict_text: bool) -> int | None:
+def count_parts(packet: str | bytes, *, strict_text: bool | None) -> int | None:
     """The number of values in a packet of a session that has joined no namespace, before anything is decoded.
 
     It is what makes JSON and msgpack dear. None for what such a session has no reason to send at all.
     """
+    if strict_text is None:
+        return 0  # Nothing is decoded.
     if isinstance(packet, str):
         return packet.count(",") + packet.count("[") + packet.count("{")
     if strict_text:

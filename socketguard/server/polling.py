@@ -73,7 +73,8 @@ class Polling:
         }
         refusal = Refusal(HandshakeCode.REQUESTS_OVERLAP, fields=hint)
         await self._answers.refuse(scope, request, refusal, send, socket.record)
-        await self._end(socket, str(self._eio.reason.TRANSPORT_ERROR))
+        # Engine.IO's CLOSE, after which Python's client does not come back: no client asks twice by itself.
+        await self._end(socket, str(self._eio.reason.TRANSPORT_ERROR), ("1",))
 
     async def _get(self, socket: Socket, scope: Scope, request: HandshakeRequest, send: Send) -> None:
         socket.polling = True
@@ -99,7 +100,7 @@ class Polling:
             body = await self._body(socket, request, limit, receive)
             if body is None:
                 return
-            found = packets_of(body, limit=limit, strict_text=engine.strict_text, stranger=not record.joined)
+            found = packets_of(body, limit=limit, strict_text=self._incoming.strict_text, stranger=not record.joined)
             if isinstance(found, Refusal):
                 await self._answers.refuse(scope, request, found, send, record)
                 # What was in the body is lost, so that the session can't go on as if nothing had happened.
@@ -129,9 +130,9 @@ class Polling:
                 await asyncio.sleep(0)
         await has_room(record)
 
-    async def _end(self, socket: Socket, reason: str) -> None:
+    async def _end(self, socket: Socket, reason: str, last: Iterable[str] = ()) -> None:
         socket.record.ending = socket.record.ending or reason
-        await self._endings.left(socket, reason)
+        await self._endings.left(socket, reason, last)
 
     async def _body(self, socket: Socket, request: HandshakeRequest, limit: int, receive: Receive) -> bytes | None:
         """The body, cut off one byte above the limit; None when the client has gone."""

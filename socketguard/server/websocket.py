@@ -56,8 +56,13 @@ class WebSockets:
     async def refuse(self, receive: Receive, send: Send) -> None:
         """Close a second upgrade; a refusal by HTTP would be an error of the session to its client."""
         if not is_gone(await receive()):
-            await send({"type": "websocket.accept"})
-            await send({"type": "websocket.close", "code": NORMAL})
+            await self.close(send)
+
+    @staticmethod
+    async def close(send: Send) -> None:
+        """Accept a WebSocket that nobody needs, and close it."""
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.close", "code": NORMAL})
 
     async def upgrade(self, socket: Socket, receive: Receive, send: Send) -> None:
         """Take over a session that is polled, if its client finishes the upgrade in time."""
@@ -210,7 +215,8 @@ class WebSockets:
     def _problem(self, record: Session, data: str | bytes) -> tuple[int, str] | None:
         """Say what is wrong with a frame, with the code to close for it, or None."""
         engine = self._engine
-        problem = packet_problem(data, strict_text=engine.strict_text) if isinstance(data, str) else None
+        strict_text = self._incoming.strict_text
+        problem = packet_problem(data, strict_text=strict_text) if isinstance(data, str) else None
         if problem is not None:
             return UNSUPPORTED_DATA, problem
         if not record.joined:
@@ -220,7 +226,7 @@ class WebSockets:
                     TOO_BIG,
                     f"{len(data)} characters from a session that has joined no namespace; {limit} are allowed",
                 )
-            parts = count_parts(data, strict_text=engine.strict_text)
+            parts = count_parts(data, strict_text=strict_text)
             if parts is None or parts > MAX_PARTS:
                 return UNSUPPORTED_DATA, "more values than a session needs to join a namespace"
         if len(data) > engine.max_body:
