@@ -162,7 +162,7 @@ def _transport_problem(request: HandshakeRequest, transports: Collection[str]) -
     return None
 
 
-def _session_problem(request: HandshakeRequest, upgraded: bool) -> Refusal | None:
+def _session_problem(request: HandshakeRequest, is_upgraded: bool) -> Refusal | None:
     if request.sid is None:
         if request.version != "4":
             return _refusal(HandshakeCode.PROTOCOL_VERSION, hints.protocol_version(request))
@@ -171,15 +171,18 @@ def _session_problem(request: HandshakeRequest, upgraded: bool) -> Refusal | Non
     if not request.transport_given:
         hint = "there is no transport parameter, which every client sends and the Engine.IO protocol demands"
         return Refusal(HandshakeCode.TRANSPORT_UNKNOWN, "transport_missing", {"hint": hint})
-    if upgraded:
-        hint = (
-            f"a {'WebSocket' if request.websocket else request.method} for a session that a WebSocket carries already: "
-            "a client that goes on polling after its upgrade has a defect, a proxy that repeats requests is one too, "
-            "or somebody else uses the session id"
-        )
-        detail = "post_after_upgrade" if request.method == "POST" else None
-        return Refusal(HandshakeCode.SESSION_UPGRADED, detail, {"hint": hint})
-    return None
+    return upgraded(request) if is_upgraded else None
+
+
+def upgraded(request: HandshakeRequest) -> Refusal:
+    """The refusal of a request for a session that a WebSocket carries."""
+    hint = (
+        f"a {'WebSocket' if request.websocket else request.method} for a session that a WebSocket carries already: "
+        "a client that goes on polling after its upgrade has a defect, a proxy that repeats requests is one too, "
+        "or somebody else uses the session id"
+    )
+    detail = "post_after_upgrade" if request.method == "POST" else None
+    return Refusal(HandshakeCode.SESSION_UPGRADED, detail, {"hint": hint})
 
 
 def wrong_path(request: HandshakeRequest, paths: Sequence[str]) -> Refusal:

@@ -14,7 +14,7 @@ from socketguard.errors import HandshakeCode, Refusal
 
 from .answers import Answers, is_gone
 from .context import Context
-from .handshake import DRAINING, ENDED
+from .handshake import DRAINING, ENDED, upgraded
 from .incoming import Incoming, has_room
 from .packets import packets_of
 from .socket import Ended, Socket, interruptible, size_of
@@ -79,11 +79,14 @@ class Polling:
     async def _get(self, socket: Socket, scope: Scope, request: HandshakeRequest, send: Send) -> None:
         socket.polling = True
         try:
-            if socket.upgrading:
+            if not socket.upgrading:
+                await socket.wait()
+            else:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(socket.wait(), _UPGRADING)
-            else:
-                await socket.wait()
+                if socket.upgraded:
+                    await self._answers.refuse(scope, request, upgraded(request), send, socket.record)
+                    return
             items = [] if socket.upgrading or socket.upgraded else socket.take()
             await self._answers.succeed(scope, request, send, payload(items or (_NOOP,)), [TEXT])
             socket.left(sum(map(size_of, items)))
