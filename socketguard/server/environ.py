@@ -15,7 +15,6 @@ from starlette.types import Receive, Send
 __all__ = ["environment"]
 
 _SAME = {
-    "wsgi.errors": sys.stderr,
     "wsgi.version": (1, 0),
     "wsgi.async": True,
     "wsgi.multithread": False,
@@ -52,6 +51,7 @@ def environment(
     path = scope["path"]
     environ: dict[str, Any] = {
         "wsgi.input": _NOTHING,
+        "wsgi.errors": sys.stderr,
         **_SAME,
         "REQUEST_METHOD": scope.get("method", "GET"),
         "PATH_INFO": path,

@@ -8,8 +8,6 @@ from typing import Any
 
 from engineio.packet import Packet
 
-from socketguard.connection import Session
-
 from .context import Context
 from .dispatch import Dispatch
 from .packets import DIGITS
@@ -67,9 +65,10 @@ class Incoming:
             self._endings.arm(self._heartbeats.pong(socket))
 
 
-async def has_room(record: Session) -> None:
-    """Wait until fewer events of a session are under way."""
-    while record.handling > MOST_EVENTS or record.handling_bytes > MOST_EVENT_BYTES:
+async def has_room(socket: Socket) -> None:
+    """Wait until fewer events of a session are under way, or it has ended."""
+    record = socket.record
+    while not socket.closing and (record.handling > MOST_EVENTS or record.handling_bytes > MOST_EVENT_BYTES):
         record.room = asyncio.get_running_loop().create_future()
         await record.room
         record.room = None

@@ -131,7 +131,7 @@ class Polling:
             if record.connects > connects > 0:
                 # Sixteen of them fit into one body: the loop gets a turn between two.
                 await asyncio.sleep(0)
-        await has_room(record)
+        await has_room(socket)
 
     async def _end(self, socket: Socket, reason: str, last: Iterable[str] = ()) -> None:
         socket.record.ending = socket.record.ending or reason

@@ -87,7 +87,6 @@ class WebSockets:
                 if not socket.closing:
                     self._patterns.upgrade_failed()
                     self._report.upgrade_failed(socket.record, cause)
-                socket.wake()
                 with contextlib.suppress(Exception):
                     await asyncio.wait_for(send(_close(socket, code)), CLOSE_TIMEOUT)
         if upgraded:
@@ -180,7 +179,7 @@ class WebSockets:
                 elif (reason := await self._take(socket, message, text)) is not None:
                     return reason
                 if record.handling > MOST_EVENTS or record.handling_bytes > MOST_EVENT_BYTES:
-                    await has_room(record)
+                    await has_room(socket)
         except asyncio.CancelledError:
             if not socket.interrupted(task):
                 raise
