@@ -66,6 +66,9 @@ PAUSE = 60.0
 _AT_ONCE = 10
 """How much that is due is taken from one source in one turn of the loop."""
 
+_INLINE = 50
+"""So many clients may leave in one turn of the loop; more of them wait for the next."""
+
 _MANY = 200
 """The same for heartbeats, which cost microseconds."""
 
@@ -120,6 +123,7 @@ class Endings:
         self._handle: asyncio.Handle | None = None
         self._at = self._expected = math.inf
         self._stopped = False
+        self._left = 0
         self._seldom_at = self._lenient_until = -math.inf
 
     def __len__(self) -> int:
@@ -348,10 +352,17 @@ class Endings:
         """A client has left, or is taken to have: have the application told, at a pace that the loop bears."""
         if not socket.begin_to_end(last):
             return
-        if self._queue.waiting:
+        loop = asyncio.get_running_loop()
+        if not self._left:
+            loop.call_soon(self._next_turn)
+        self._left += 1
+        if self._queue.waiting or self._left > _INLINE:
             await self._leave(socket, reason)
         else:
             await self._go(socket, reason)
+
+    def _next_turn(self) -> None:
+        self._left = 0
 
     def _close(self, session: Session, reason: str, told: Iterable[Connection]) -> None:
         socket = self._sessions.open[session]

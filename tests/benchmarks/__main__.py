@@ -12,6 +12,7 @@ from .limits import measure_floods, measure_limits
 from .measure import new_runner
 from .memory import measure_memory
 from .ratios import measure_connects, measure_events
+from .scale import measure_broadcasts, measure_leaves, measure_served
 from .soak import measure_soak
 from .stalls import Cost, measure_stalls
 from .storm import measure_storms
@@ -24,12 +25,17 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
 def _measure(runner: asyncio.Runner, *, quick: bool) -> tuple[list[Row], list[Cost], int]:
     rounds = 2 if quick else 30
     count = 3 if quick else 60
-    rows = measure_connects(runner, rounds=rounds, count=count)
+    rows = measure_events(runner, rounds=rounds, count=count * 5)
+    rows += measure_connects(runner, rounds=rounds, count=count)
+    rows += measure_broadcasts(runner, rounds=2 if quick else 10, count=20 if quick else 1000)
+    rows += measure_leaves(runner, few=20 if quick else 100, many=40 if quick else 10_000)
+    rows += measure_storms(runner, rounds=1 if quick else 3, count=20 if quick else 2000)
+    rows += measure_memory(runner, rounds=1, count=5 if quick else 2000)
+    rows += measure_served(
+        runner, rounds=1, count=40 if quick else 5000, interval=1 if quick else 5, seconds=0.5 if quick else 15
+    )
     rows += measure_limits(runner, rounds=2 if quick else 45, count=count)
     rows += measure_floods(runner, rounds=2 if quick else 20, count=10 if quick else count)
-    rows += measure_storms(runner, rounds=1 if quick else 3, count=20 if quick else 2000)
-    rows += measure_events(runner, rounds=rounds, count=count * 5)
-    rows += measure_memory(runner, rounds=1, count=5 if quick else 2000)
     if quick:
         rows += measure_turns(runner, repeats=1, count=20, waiting=3, over=0.1, fetch=0.2)
         rows += measure_soak(clients=40, together=20, ping_interval=1)

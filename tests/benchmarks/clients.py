@@ -126,6 +126,38 @@ class WebSocket:
             self._waiter.set_result(None)
 
 
+class Polled:
+    """A client that polls, one request after the other."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._query = OPEN
+        self._body = self._answer = b""
+
+    async def open(self, connect: bytes) -> None:
+        """Make a session and join."""
+        opened = await self.request("GET")
+        self._query = f"{OPEN}&sid={json.loads(opened[1:])['sid']}"
+        await self.request("POST", connect)
+        answer = await self.request("GET")
+        assert answer.startswith(b"40"), answer[:100]
+
+    async def request(self, method: str, body: bytes = b"") -> bytes:
+        """One request; returns the body of the answer."""
+        self._body, self._answer = body, b""
+        length = [(b"content-length", str(len(body)).encode())] if body else []
+        await self._app(
+            _scope("10.0.0.1", "http", self._query, _BROWSER + length, method=method), self._receive, self._send
+        )
+        return self._answer
+
+    async def _receive(self) -> Message:
+        return {"type": "http.request", "body": self._body, "more_body": False}
+
+    async def _send(self, message: Message) -> None:
+        self._answer += message.get("body", b"")
+
+
 class Attempt:
     """A handshake that is refused."""
 

@@ -15,6 +15,7 @@ PATIENCE = 120.0
 
 _TOGETHER = 500
 _EXPIRING = f'42{apps.NAMESPACE},["socketguard:expiring"'
+_NEWS = f'42{apps.NAMESPACE},["news"'
 _CLOSED = {"type": "websocket.disconnect", "code": 1005}
 
 
@@ -52,10 +53,18 @@ class Crowd:
         if self.seen[what] < number:
             await asyncio.wait_for(self._reached.wait(), PATIENCE)
 
-    def leave(self) -> None:
-        """Let all of them disconnect."""
-        for member in self._members:
+    async def leave(self, together: int | None = None) -> None:
+        """Let all of them disconnect, so many in each turn of the loop."""
+        for number, member in enumerate(self._members, 1):
             member.leave()
+            if together and number % together == 0:
+                await asyncio.sleep(0)
+
+    async def leave_singly(self, number: int) -> None:
+        """Let some disconnect one after the other, and wait until the application is done with each."""
+        for _ in range(number):
+            self._members.pop().leave()
+            await self._tasks.pop()
 
     async def gone(self) -> None:
         """Wait until the application is done with all of them."""
@@ -113,6 +122,8 @@ class _Member:
         elif head == "42":
             if self._refresh is not None and text.startswith(_EXPIRING):
                 self._say(self._refresh)
+            elif text.startswith(_NEWS):
+                self._crowd.count("told")
         elif head == "43":
             self._crowd.count("refreshed" if '"ok":true' in text else "refused")
         elif head == "44":
