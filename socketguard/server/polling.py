@@ -80,7 +80,9 @@ class Polling:
         socket.polling = True
         try:
             if not socket.upgrading:
-                await socket.wait()
+                # An ASGI server that ends waits for its requests, then cancels them: that is an answer too.
+                with contextlib.suppress(asyncio.CancelledError):
+                    await socket.wait()
             else:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(socket.wait(), _UPGRADING)
