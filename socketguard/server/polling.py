@@ -89,7 +89,7 @@ class Polling:
                 if socket.upgraded:
                     await self._answers.refuse(scope, request, upgraded(request), send, socket.record)
                     return
-            items = [] if socket.upgrading or socket.upgraded else socket.take()
+            items = [] if socket.upgraded else socket.take()
             await self._answers.succeed(scope, request, send, payload(items or (_NOOP,)), [TEXT])
             socket.left(sum(map(size_of, items)))
         finally:

@@ -224,7 +224,7 @@ class Socket(AsyncSocket):  # type: ignore[misc]
 
     async def wait(self) -> None:
         """Wait for the next poll's answer: until something is to be sent, or nothing ever will be over polling."""
-        if self.closing or (self.waiting and not self.upgrading):
+        if self.closing or self.waiting:
             return
         waiter = self._waiter = asyncio.get_running_loop().create_future()
         try:

@@ -175,12 +175,14 @@ async def test_a_probe_may_come_twice() -> None:
     wire = await client.probe()
     await wire.send("2probe")
     assert await wire.frame() == "3probe"
-    # A poll in between waits for a moment, and takes nothing that the WebSocket is to carry.
-    await case.server.emit("news", 1, namespace=NS)
+    # A poll in between waits for a moment, and brings what there is: the WebSocket may never come about.
     assert await client.poll() == ["6"]
+    await case.server.emit("news", 1, namespace=NS)
+    assert await client.poll() == ['42/messages,["news",1]']
+    await case.server.emit("news", 2, namespace=NS)
     await wire.send("5")
     client.wire = wire
-    assert await client.frame() == '42/messages,["news",1]'
+    assert await client.frame() == '42/messages,["news",2]'
 
 
 async def test_a_poll_whose_session_is_upgraded_meanwhile_is_refused() -> None:

@@ -1,0 +1,181 @@
+"""What passes costs no client its connection: a loop that stood, a refused body, an upgrade that gets stuck."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+import socketio
+import uvicorn
+
+from socketguard import SocketGuard
+from socketguard.testing import capture_events, make_auth, mint
+from tests.e2e.support import JavaScript, seen
+
+PATIENCE = 60
+BLOCKED = 2.2
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
+            await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def served(app: Any) -> AsyncIterator[str]:
+    """An application under uvicorn, in this process."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1))
+    task = asyncio.ensure_future(server.serve(sockets=[listener]))
+    try:
+        await until(lambda: server.started)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await asyncio.wait((task,), timeout=PATIENCE)
+        listener.close()
+
+
+def make(prepare: Callable[[Any], None], options: dict[str, Any] | None = None, **guard: Any) -> SocketGuard:
+    server = socketio.AsyncServer(async_mode="asgi", cors_allowed_origins="*", **(options or {}))
+    for namespace in ("/messages", "/other"):
+        server.on("echo", lambda sid, value: value, namespace=namespace)
+    prepare(server)
+    return SocketGuard(socketio.ASGIApp(server), auth=make_auth(), logger=guard.pop("logger", False), **guard)
+
+
+async def result_of(pending: Any) -> dict[str, Any]:
+    found: dict[str, Any] = await asyncio.to_thread(pending.result)
+    return found
+
+
+@pytest.mark.parametrize("transports", ["polling", "websocket"])
+async def test_who_connects_anew_before_the_answer_is_let_in(js: JavaScript, transports: str) -> None:
+    entered, release = asyncio.Event(), asyncio.Event()
+
+    async def connect(sid: str, environ: Any, auth: Any) -> None:
+        entered.set()
+        await release.wait()
+
+    guard = make(lambda server: server.on("connect", connect, namespace="/messages"))
+    async with served(guard) as url:
+        name = f"{url} {transports}"
+        steps = [{"signal": name}, {"disconnect": True}, {"connect": True}, {"signal": f"{name} again"}]
+        steps += [{"wait": ["connect", "connect_error"]}, {"call": ["echo", 1]}]
+        # The other namespace keeps the transport open.
+        pending = js.start(url, also=["/other"], transports=transports, token=mint(), steps=steps)
+        await asyncio.wait_for(entered.wait(), PATIENCE)
+        await until(lambda: guard.connections(namespace="/other"))
+        entered.clear()
+        await asyncio.to_thread(js.signal, name)
+        await asyncio.wait_for(entered.wait(), PATIENCE)
+        await asyncio.to_thread(js.signal, f"{name} again")
+        release.set()
+        result = await result_of(pending)
+    assert result["steps"][-1] == 1
+    assert not seen(result, "connect_error")
+
+
+@pytest.mark.parametrize("transports", ["polling", "websocket"])
+async def test_a_handler_that_blocks_the_loop_ends_nobody(js: JavaScript, transports: str) -> None:
+    blocking = asyncio.Event()
+
+    async def connect(sid: str, environ: Any, auth: Any) -> None:
+        if auth.get("late"):
+            blocking.set()
+        await asyncio.sleep(0.05)
+
+    async def block(sid: str) -> str:
+        await asyncio.wait_for(blocking.wait(), PATIENCE)
+        time.sleep(BLOCKED)  # noqa: ASYNC251 - what this is about
+        return "done"
+
+    def prepare(server: Any) -> None:
+        server.on("connect", connect, namespace="/messages")
+        server.on("block", block, namespace="/messages")
+
+    with capture_events() as events:
+        guard = make(prepare, {"ping_interval": 2, "ping_timeout": 1}, admission_timeout=0.9, logger=None)
+        async with served(guard) as url:
+            steps: list[Any] = [{"wait": "connect"}, {"call": ["block"]}, {"call": ["echo", 1]}]
+            first = js.start(url, transports=transports, token=mint("first"), steps=steps)
+            await until(lambda: guard.connections(subject="first"))
+            steps = [{"wait": "connect"}, {"call": ["echo", 2]}]
+            second = js.start(url, transports=transports, auth={"token": mint("second"), "late": True}, steps=steps)
+            results = [await result_of(first), await result_of(second)]
+    assert [result["steps"][-1] for result in results] == [1, 2]
+    for result in results:
+        assert not seen(result, "connect_error")
+        assert not seen(result, "disconnect")
+    (line,) = [event for event in events if event["event"] == "socketguard.loop_blocked"]
+    assert line["blocked_s"] >= 1
+    assert not [event for event in events if event["event"] == "socketguard.connection.rejected"]
+
+
+@contextlib.asynccontextmanager
+async def swallowing(url: str, direction: str) -> AsyncIterator[str]:
+    """A proxy that opens WebSockets, and lets no frame through in one direction."""
+    host, port = url.removeprefix("http://").split(":")
+    tasks: set[asyncio.Task[None]] = set()
+    writers: list[asyncio.StreamWriter] = []
+
+    async def pump(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, opened: asyncio.Event, drops: bool
+    ) -> None:
+        with contextlib.suppress(OSError), contextlib.closing(writer):
+            while data := await reader.read(65536):
+                if data.startswith(b"HTTP/1.1 101"):
+                    opened.set()
+                elif opened.is_set() and drops:
+                    continue
+                writer.write(data)
+                await writer.drain()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        to_reader, to_writer = await asyncio.open_connection(host, int(port))
+        opened = asyncio.Event()
+        writers.extend((writer, to_writer))
+        for work in (
+            pump(reader, to_writer, opened, direction == "up"),
+            pump(to_reader, writer, opened, direction == "down"),
+        ):
+            task = asyncio.ensure_future(work)
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for task in list(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in writers:
+            writer.transport.abort()
+        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+async def test_a_proxy_that_swallows_frames_costs_only_the_upgrade(js: JavaScript, direction: str) -> None:
+    polls = 0
+    guard = make(lambda server: None)
+
+    async def counting(scope: Any, receive: Any, send: Any) -> Awaitable[None] | None:
+        nonlocal polls
+        polls += scope["type"] == "http" and scope["method"] == "GET"
+        return await guard(scope, receive, send)  # type: ignore[func-returns-value]
+
+    async with served(counting) as url, swallowing(url, direction) as through:
+        steps = [{"wait": "connect"}, *[{"call": ["echo", number]} for number in range(5)], {"transport": True}]
+        result = await result_of(js.start(through, transports="upgrade", token=mint(), steps=steps))
+    assert result["steps"][1:6] == list(range(5))
+    assert result["steps"][-1] == "polling"
+    # One for each answer, and not as many as the network bears.
+    assert polls < 40
