@@ -62,10 +62,7 @@ class Polling:
                 return
         elif not socket.posting:
             socket.posting = True
-            try:
-                await self._post(socket, scope, request, receive, send)
-            finally:
-                socket.posting = False
+            await self._post(socket, scope, request, receive, send)
             return
         hint = {
             "hint": f"a {request.method} while another of the same session is under way: a client that asks twice, a "
@@ -77,23 +74,25 @@ class Polling:
         await self._end(socket, str(self._eio.reason.TRANSPORT_ERROR), ("1",))
 
     async def _get(self, socket: Socket, scope: Scope, request: HandshakeRequest, send: Send) -> None:
+        late = socket.upgrading
         socket.polling = True
         try:
-            if not socket.upgrading:
+            if late:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(socket.wait(), _UPGRADING)
+            else:
                 # An ASGI server that ends waits for its requests, then cancels them: that is an answer too.
                 with contextlib.suppress(asyncio.CancelledError):
                     await socket.wait()
-            else:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(socket.wait(), _UPGRADING)
-                if socket.upgraded:
-                    await self._answers.refuse(scope, request, upgraded(request), send, socket.record)
-                    return
-            items = [] if socket.upgraded else socket.take()
-            await self._answers.succeed(scope, request, send, payload(items or (_NOOP,)), [TEXT])
-            socket.left(sum(map(size_of, items)))
         finally:
+            # From here on its client may have the answer, and ask again.
             socket.polling = False
+        if late and socket.upgraded:
+            await self._answers.refuse(scope, request, upgraded(request), send, socket.record)
+            return
+        items = [] if socket.upgraded else socket.take()
+        await self._answers.succeed(scope, request, send, payload(items or (_NOOP,)), [TEXT])
+        socket.left(sum(map(size_of, items)))
 
     async def _post(
         self, socket: Socket, scope: Scope, request: HandshakeRequest, receive: Receive, send: Send
@@ -115,6 +114,8 @@ class Polling:
         except Ended:
             await self._answers.refuse(scope, request, DRAINING if self._drain.begun else ENDED, send, record)
             return
+        finally:
+            socket.posting = False  # As soon as its client has the answer, it may send more.
         await self._answers.succeed(scope, request, send, b"ok", [(b"content-type", b"text/html")])
 
     async def _take(self, socket: Socket, packets: Iterable[str | bytes]) -> None:

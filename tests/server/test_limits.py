@@ -662,7 +662,8 @@ async def test_detaching_ends_all_sessions_and_checks_nobody_any_more() -> None:
     assert not case.server.environ
     assert not case.server.manager.rooms
     assert case.guard.status()["timers"] == {"expiry": 0, "connect": 0, "ending": 0}
-    assert (await client.http("GET", bare=True)).status == 400
+    client.options = {"bare": True}
+    assert (await client.http("GET")).status == 400
     again, _ = await joined_wire(case.app, token=None)
     assert await again.alive()
     await again.close()
