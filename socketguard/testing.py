@@ -217,13 +217,9 @@ class Client:
         self.sid = ""
 
     async def _opened(self) -> dict[str, Any]:
-        """What the server answers to the CONNECT; events that come before it are kept."""
-        while True:
-            kind, body = await self._packet()
-            if kind in "04":
-                answer: dict[str, Any] = json.loads(body)
-                return answer
-            self._keep(kind, body)
+        """What the server answers to the CONNECT; nothing comes before it."""
+        answer: dict[str, Any] = json.loads((await self._packet())[1])
+        return answer
 
     async def emit(self, event: str, *args: Any) -> None:
         """Send an event."""

@@ -3,12 +3,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from socketguard.deadline import Escaped, Overdue, is_ours, run_until, settled
+from socketguard.deadline import LATE, Escaped, Overdue, is_ours, run_until, settled
 
 
 def soon() -> float:
@@ -157,3 +158,13 @@ def test_what_ends_the_process_goes_through() -> None:
             loop.run_until_complete(waiting)
     assert isinstance(waiting.exception(), SystemExit)
     loop.close()
+
+
+async def test_what_had_no_chance_because_the_loop_stood_gets_its_time_again() -> None:
+    async def soon() -> str:
+        await asyncio.sleep(0.05)
+        return "done"
+
+    loop = asyncio.get_running_loop()
+    loop.call_later(0.01, time.sleep, LATE + 0.2)
+    assert await run_until(soon(), loop.time() + 0.04) == "done"

@@ -30,6 +30,7 @@ __all__ = ["Connects", "is_joined"]
 Refused = socketio.exceptions.ConnectionRefusedError
 
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
+_EAGER: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
 _LEAVING = 0.02
 """Seconds after which it is looked again whether a client has left that comes back at once."""
 
@@ -165,8 +166,7 @@ class Connects:
         pending = connection.pending
         if pending is None or not pending.overdue:
             return Refusal(RejectCode.INTERNAL_ERROR, "cancelled")
-        while task.uncancel():
-            pass
+        task.uncancel()
         return Refusal(RejectCode.ADMISSION_TIMEOUT, "connect_handler" if connection.sid else "admission")
 
     def _refuse(self, connection: Connection, refusal: Refusal, answer: Any = None) -> None:
@@ -174,8 +174,7 @@ class Connects:
         if refusal.code is RejectCode.KEYS_UNAVAILABLE and not session.joined:
             # A CONNECT_ERROR is final to stock clients; from a closed transport they come back by themselves.
             self._endings.session(session, refusal.code.value)
-        if self._refusals.refuse(connection, refusal, answer):
-            self._endings.session(session, "too_many_failures")
+        self._endings.refuse(connection, refusal, answer)
 
     # The application's connect handler
 
@@ -224,8 +223,7 @@ class Connects:
             # python-socketio takes all but False for a yes, also what was meant for a no.
             received = {"received": type(result).__name__}
             return Refusal(RejectCode.REFUSED_BY_APP, "returned_unknown", received), Refused().error_args
-        if two_steps:
-            await manager.connect(sid, name)
+        await (manager.connect(sid, name) if two_steps else asyncio.sleep(0))
         return None, None
 
     async def _call(self, namespace: str, args: tuple[Any, ...]) -> Any:
@@ -309,9 +307,7 @@ class Connects:
 
 def _start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     """A task for work that may have to wait; on Python 3.12 and newer it runs at once until it does."""
-    if sys.version_info >= (3, 12):
-        return asyncio.Task(work, loop=asyncio.get_running_loop(), eager_start=True)
-    return asyncio.get_running_loop().create_task(work)
+    return asyncio.Task(work, loop=asyncio.get_running_loop(), **_EAGER)
 
 
 def is_joined(session: Session, namespace: Any) -> bool:

@@ -87,7 +87,7 @@ class Dispatch:
         """Take a decoded event: stands in for ``_handle_event``."""
         session = None if self._detached else self._engine.session(eio_sid)
         if session is None:
-            await self._take_event(eio_sid, namespace, id, data)
+            await self._take_event(eio_sid, namespace, id, data)  # Nobody whom the guard knows.
             return
         size, session.arrived = session.arrived, 0
         name = namespace or "/"

@@ -55,6 +55,7 @@ class Drain:
         begun = loop.time()
         self.begun = True
         sessions = list(self._sessions.open)
+        sockets = list(self._sessions.open.values())
         random.shuffle(sessions)
         self._report.drain_started(len(sessions), over)
         ended = 0
@@ -68,10 +69,9 @@ class Drain:
         # Those that were being made when it began.
         ended += sum([self._endings.session(session, "draining") for session in list(self._sessions.open)])
         await self._endings.settled(_LAST_WORDS)
-        for socket in list(self._sessions.open.values()):
-            if socket.stuck:
-                # It was told, and does not even read that.
-                socket.cut()
+        for socket in (each for each in sockets if each.stuck):
+            # It was told, and does not even read that.
+            socket.cut()
         await self._endings.settled(_LAST_WORDS)
         self._report.drain_finished(ended, loop.time() - begun)
         return ended

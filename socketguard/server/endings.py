@@ -225,13 +225,11 @@ class Endings:
             return
         for connection in self._sessions.overdue(_AT_ONCE):
             pending = connection.pending
-            if pending is None:
-                continue
+            assert pending is not None  # noqa: S101 - narrows the type: it is there while nothing is decided
             pending.overdue += 1
             if pending.overdue > 1:
                 # Its handler ignores that it was cancelled.
-                if self._refusals.refuse(connection, Refusal(RejectCode.ADMISSION_TIMEOUT, "connect_handler")):
-                    self.session(connection.session, "too_many_failures")
+                self.refuse(connection, Refusal(RejectCode.ADMISSION_TIMEOUT, "connect_handler"))
             elif connection.sid:
                 # Until then, whatever is waited for has the same deadline itself.
                 pending.task.cancel()
@@ -306,6 +304,11 @@ class Endings:
         if code is not None:
             self._engine.tell(connection.session, connection.namespace, CLOSING, _closing(code))
         await self._engine.disconnect(connection)
+
+    def refuse(self, connection: Connection, refusal: Refusal, answer: Any = None) -> None:
+        """Refuse a CONNECT, and end the session that has been refused too often; see `Refusals.refuse`."""
+        if self._refusals.refuse(connection, refusal, answer):
+            self.session(connection.session, "too_many_failures")
 
     # Several connections
 

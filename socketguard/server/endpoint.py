@@ -122,9 +122,11 @@ class Endpoint:
         refused: Any = False
         try:
             refused = await eio._trigger_event("connect", socket.sid, environ, run_async=False)
+            if socket.closing:
+                refused = False  # The application has disconnected it already.
         finally:
             if refused is not None and refused is not True:
-                del eio.sockets[socket.sid]
+                eio.sockets.pop(socket.sid, None)
                 context.server.environ.pop(socket.sid, None)
         if refused is not None and refused is not True:
             hint = {"hint": "a handler of Engine.IO's connect event, eio.on('connect'), refused the session"}

@@ -202,7 +202,6 @@ class Broadcasts:
             if message["binary"]:
                 attachments = [base64.b64decode(each) for each in data[1:]]
                 data = socketio.packet.Packet.reconstruct_binary(data[0], attachments)
-            if isinstance(data, list):
-                data = data[0] if len(data) == 1 else tuple(data)
+            data = data[0] if len(data) == 1 else tuple(data)
         skip = message.get("skip_sid")
         await self.emit(message["event"], data, message.get("namespace"), message.get("room"), skip)

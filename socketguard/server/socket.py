@@ -167,11 +167,8 @@ class Socket(AsyncSocket):  # type: ignore[misc]
         self.waiting.append(item)
         if self.engine.observed:
             self.engine.note_out(self.sid, item)
-        waiter = self._waiter
-        if waiter is not None:
-            self._waiter = None
-            if not waiter.done():
-                waiter.set_result(None)
+        if self._waiter is not None:
+            self.wake()
         elif self.write is not None and self.writer is None:
             self.writer = asyncio.get_running_loop().create_task(self._write_all(self.write))
 

@@ -43,15 +43,17 @@ class WebSockets:
     async def open(self, socket: Socket, opening: str, receive: Receive, send: Send) -> None:
         """Carry a new session, whose client is told what it is."""
         socket.upgraded = True
+        opened = False
         try:
-            await send({"type": "websocket.accept"})
-            await send({"type": "websocket.send", "text": opening})
-        except BaseException as exc:
-            await socket.end(self._eio.reason.TRANSPORT_ERROR)
-            if isinstance(exc, Exception):
-                return  # The client has gone.
-            raise
-        await self._carry(socket, receive, send)
+            with contextlib.suppress(Exception):  # The client has gone.
+                await send({"type": "websocket.accept"})
+                await send({"type": "websocket.send", "text": opening})
+                opened = True
+        finally:
+            if not opened:
+                await socket.end(self._eio.reason.TRANSPORT_ERROR)
+        if opened:
+            await self._carry(socket, receive, send)
 
     async def refuse(self, receive: Receive, send: Send) -> None:
         """Close a second upgrade; a refusal by HTTP would be an error of the session to its client."""
@@ -131,20 +133,19 @@ class WebSockets:
             reason = self._eio.reason.TRANSPORT_CLOSE
             raise
         finally:
-            try:
+            # The ASGI server may wait no longer for what has ended anyway.
+            with contextlib.suppress(asyncio.CancelledError):
                 await self._endings.left(socket, reason)
                 await self._finish(socket, send)
-            except asyncio.CancelledError:
-                # The ASGI server waits no longer for what has ended anyway.
-                if socket.writer is not None:
-                    socket.writer.cancel()
 
     async def _finish(self, socket: Socket, send: Send) -> None:
         """Say the last and close, if the client takes that in time; the request lasts as long as its session."""
         if (writer := socket.writer) is not None:
-            if not socket.broken and not writer.done():
-                await asyncio.wait((writer,), timeout=CLOSE_TIMEOUT)
-            writer.cancel()
+            try:
+                if not socket.broken and not writer.done():
+                    await asyncio.wait((writer,), timeout=CLOSE_TIMEOUT)
+            finally:
+                writer.cancel()
         if not socket.broken:
             with contextlib.suppress(Exception):  # Gone: as good as closed.
                 await asyncio.wait_for(send(_close(socket, socket.code)), CLOSE_TIMEOUT)
