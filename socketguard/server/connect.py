@@ -212,10 +212,10 @@ class Connects:
         pending = connection.pending
         if connection.verdict is not None or pending is None:
             return connection.verdict, None
-        if pending.overdue:
-            return Refusal(RejectCode.ADMISSION_TIMEOUT, "connect_handler"), None
-        if pending.overflown:
-            return Refusal(RejectCode.ADMISSION_TIMEOUT, "emitted_meanwhile", {"limit": "queue_bytes"}), None
+        if pending.overdue or pending.overflown:
+            # Too late whatever it has said, or more than `queue_bytes` was emitted to it meanwhile.
+            detail = "connect_handler" if pending.overdue else "emitted_meanwhile"
+            return Refusal(RejectCode.ADMISSION_TIMEOUT, detail), None
         if pending.dropped or result is False:
             detail = "disconnect_called" if pending.dropped else "returned_false"
             return Refusal(RejectCode.REFUSED_BY_APP, detail), Refused().error_args

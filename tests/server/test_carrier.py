@@ -206,6 +206,31 @@ async def test_a_client_that_can_not_be_written_to_has_left(events: Events) -> N
     await asyncio.wait((wire.task,))
 
 
+async def test_a_client_that_can_not_be_written_to_while_it_is_served_has_left_afterwards(events: Events) -> None:
+    pause = Pause()
+    case = guarded(handlers={"slow": lambda sid: pause.wait()}, server_options={"async_handlers": False})
+    broken = False
+
+    async def failing(scope: Any, receive: Any, send: Any) -> None:
+        async def sending(message: Any) -> None:
+            if broken:
+                raise OSError("gone")
+            await send(message)
+
+        await case.app(scope, receive, sending)
+
+    wire, _ = await joined_wire(failing)
+    await wire.send('42/messages,["slow"]')
+    await pause.entered.wait()
+    broken = True
+    await case.server.emit("news", 1, namespace=NS)
+    await rest()
+    assert case.guard.connections()
+    pause.release.set()
+    wire.put("websocket.disconnect", code=1006)
+    await until(lambda: lines(events, "connection.closed"))
+
+
 async def test_an_upgrade_whose_client_has_gone_changes_nothing() -> None:
     case = guarded()
     client, _ = await joined_client(case, kind="polling")
