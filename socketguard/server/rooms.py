@@ -65,8 +65,10 @@ class Rooms:
                 "basic_disconnect": self.disconnect,
                 "get_rooms": self.of,
             }
-        for name in ("pending_connect", "pending_disconnect"):
-            before = getattr(manager, name, None)
+        # Before 5.13 python-socketio had the second only.
+        self._pending = [name for name in ("pending_connect", "pending_disconnect") if hasattr(manager, name)]
+        for name in self._pending:
+            before = getattr(manager, name)
             if type(before) is dict:
                 # For good: somebody may stand in it when the guard goes.
                 waiting = {namespace: _Waiting.fromkeys(sids) for namespace, sids in before.items()}
@@ -96,7 +98,8 @@ class Rooms:
                 # As it is by then: somebody may want to see each of them.
                 manager.basic_leave_room(sid, namespace, room)
         manager.callbacks.pop(sid, None)
-        for waiting in (manager.pending_connect, manager.pending_disconnect):
+        for name in self._pending:
+            waiting = getattr(manager, name)
             sids = waiting.get(namespace)
             if sids is not None and sid in sids:
                 sids.remove(sid)
