@@ -400,3 +400,11 @@ async def test_a_client_may_leave_before_it_is_answered(kind: str, events: Event
     await rest()
     assert not case.server.manager.rooms
     assert await client.join()
+
+
+async def test_what_follows_a_packet_that_ends_the_session_is_not_taken() -> None:
+    case = guarded()
+    client, _ = await joined_client(case, kind="polling")
+    answer = await client.post('42/messages,["x"', '42/messages,1["echo",1]')
+    assert (answer.status, answer.json["code"]) == (400, "session_unknown")
+    assert not case.server.eio.sockets
