@@ -96,8 +96,8 @@ def _served(name: str, frames: list[str], interval: float, seconds: float) -> Ca
             async def measure() -> tuple[float, float]:
                 early = await arrive(server.port, frames[:20])
                 before = server.memory()
-                clients = await arrive(server.port, frames)
-                grown = (server.memory() - before) / len(frames)
+                clients = await arrive(server.port, frames[20:])
+                grown = (server.memory() - before) / len(clients)
                 began = server.cpu()
                 await asyncio.sleep(seconds)
                 used = server.cpu() - began
