@@ -170,7 +170,7 @@ class Endings:
     def _turn(self) -> None:
         self._handle = None
         late = time.perf_counter() - self._expected
-        if late > LATE:
+        if late > LATE and self._sessions.open:
             self._loop_stood(late)
         try:
             # What fails keeps nothing else from being looked at.
