@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from socketguard import NamespacePolicy, current_connection
+from socketguard import Limits, NamespacePolicy, current_connection
 from socketguard.connection import Connection, Identity, Session
 from socketguard.testing import capture_events, make_auth, mint
 from tests.scripted import (
@@ -22,6 +22,7 @@ from tests.scripted import (
     Clock,
     Closed,
     Guarded,
+    Line,
     connect_packet,
     guarded,
     http,
@@ -46,10 +47,13 @@ REVOKED = "a-token-that-was-revoked-before-it-was-used"
 
 # What becomes of a client, and how many of a hundred. A third is ended or refreshes.
 FATES = {
-    "stays": 55,
+    "stays": 47,
     "leaves": 6,
     "is refused": 3,
     "vanishes while it joins": 3,
+    "stops to read": 3,
+    "stops in the middle of a body": 3,
+    "stops in the middle of an upgrade": 2,
     "expires": 7,
     "refreshes": 7,
     "offers another's token": 3,
@@ -62,8 +66,16 @@ FATES = {
 SHORT = {"expires", "refreshes", "offers another's token", "offers a revoked token"}
 REFRESHING = SHORT - {"expires"}
 VICTIMS = {"has its token revoked", "has its subject revoked", "is kicked", "has its subject kicked"}
+STOPPING = {fate for fate in FATES if fate.startswith("stops")}
 _LEFT = frozenset({"client disconnect", "transport close"})
 _STAYED = _LEFT | {"draining"}
+_TRANSPORTS = {
+    "stops to read": (1, 1, 0),
+    "stops in the middle of a body": (0, 1, 0),
+    "stops in the middle of an upgrade": (0, 0, 1),
+}
+MUCH = 2 * Limits().queue_bytes
+_STOPPED = {"ping timeout", "slow_consumer", "transport close", "transport error", "draining"}
 
 
 @dataclass(eq=False)
@@ -102,8 +114,9 @@ class _Guest:
         soak = self.soak
         lifetime = soak.random.randrange(2 * NOTICE, 10 * NOTICE) if self.fate in SHORT else LONG
         token = mint(self.subject, now=soak.clock.now, lifetime=lifetime, jti=self.token_id)
+        line = Line(soak.case.app)
         kind = "websocket" if self.transport == "websocket" else "polling"
-        self._client = await Client(soak.case, kind, **self.options).open()
+        self._client = await Client(line, kind, **self.options).open()
         if self.fate == "vanishes while it joins":
             await self._say(connect_packet("/a", token))
             for _ in range(soak.random.randrange(4)):
@@ -116,6 +129,9 @@ class _Guest:
             return
         for namespace in self.namespaces:
             self.sids[namespace] = await self._client.join(namespace, token)
+        if self.fate in STOPPING:
+            self._expect(*_STOPPED)
+            return await self._stop(line)
         if self.transport == "upgraded":
             wire = await self._client.probe()
             await wire.send("5")
@@ -126,6 +142,24 @@ class _Guest:
         else:
             self._expect(*_STAYED)
         self._reading = asyncio.get_running_loop().create_task(self._read())
+
+    async def _stop(self, line: Line) -> None:
+        """Do nothing more, and wait for nothing, with a request or a frame that never ends."""
+        self.gone = True
+        if self.fate == "stops to read":
+            line.open.clear()
+            self.soak.lines.append(line)
+            for namespace, sid in self.sids.items():
+                await self.soak.case.server.emit("much", "x" * MUCH, to=sid, namespace=namespace)
+        elif self.fate == "stops in the middle of a body":
+            self.soak.stopped.append((await self._client.begin("POST", b"42/a,["))[0])
+        else:
+            await self._client.probe()
+        if self.transport == "polling" and self.fate == "stops to read":
+            self.soak.stopped.append(asyncio.ensure_future(self._client.http("GET")))
+        if self._client.wire is not None:
+            assert self._client.wire.task is not None
+            self.soak.stopped.append(self._client.wire.task)
 
     async def _say(self, frame: str) -> None:
         if self._client.wire is None:
@@ -236,6 +270,10 @@ class _Soak:
         self.random = random.Random(seed)
         self.clock = Clock()
         self.expected: dict[str, frozenset[str]] = {}
+        self.stopped: list[asyncio.Future[Any]] = []
+        """The requests of those who do nothing more."""
+        self.lines: list[Line] = []
+        """Those that are cut."""
         self._short: list[_Guest] = []  # whose token will end
         self.case: Guarded = guarded(
             "/a",
@@ -252,7 +290,7 @@ class _Soak:
                 self,
                 number,
                 fate,
-                self.random.choices(("websocket", "polling", "upgraded"), (70, 15, 15))[0],
+                self.random.choices(("websocket", "polling", "upgraded"), _TRANSPORTS.get(fate, (70, 15, 15)))[0],
                 self.random.choices((("/a",), ("/b",), ("/a", "/b")), (60, 20, 20))[0],
             )
             for number, fate in enumerate(fates)
@@ -279,6 +317,9 @@ class _Soak:
         await asyncio.gather(*(guest.leave() for guest in rest[: len(rest) // 2]))
         await guard.drain(over)
         await asyncio.gather(*(guest.finished() for guest in self.guests))
+        for line in self.lines:
+            line.open.set()  # As a server does whose client is gone: it waits for nobody.
+        await asyncio.wait_for(asyncio.gather(*self.stopped), PATIENCE)
         refused = await http(self.case.app, "GET", "EIO=4&transport=polling")
         assert refused.status == 503, refused
 
