@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
 import time
+import warnings
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -15,7 +17,7 @@ import uvicorn
 
 from socketguard import SocketGuard
 from socketguard.testing import capture_events, make_auth, mint
-from tests.e2e.support import JavaScript, seen
+from tests.e2e.support import JavaScript, python_client, seen
 
 PATIENCE = 60
 BLOCKED = 2.2
@@ -40,6 +42,46 @@ async def served(app: Any) -> AsyncIterator[str]:
         server.should_exit = True
         await asyncio.wait((task,), timeout=PATIENCE)
         listener.close()
+
+
+@contextlib.asynccontextmanager
+async def swallowing(url: str, *, up: bool, down: bool) -> AsyncIterator[str]:
+    """A proxy that opens WebSockets and lets no frame through, from the client (up) or to it (down)."""
+    target = url.rpartition("/")[2].split(":")
+    tasks: set[asyncio.Task[Any]] = set()
+    writers: set[asyncio.StreamWriter] = set()
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, swallow: bool) -> None:
+        while data := await reader.read(65536):
+            if not swallow:
+                writer.write(data)
+        writer.close()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.add(asyncio.current_task())  # type: ignore[arg-type]
+        to_server, of_server = await asyncio.open_connection(*target)
+        writers.update((of_server, writer))
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            of_server.write(head)
+            opens = b"upgrade: websocket" in head.lower()
+            if opens:
+                writer.write(await to_server.readuntil(b"\r\n\r\n"))
+            await asyncio.gather(pass_on(reader, of_server, opens and up), pass_on(to_server, writer, opens and down))
+        except (OSError, asyncio.IncompleteReadError):
+            pass  # One of the two has gone.
+        finally:
+            for each in (of_server, writer):
+                each.transport.abort()
+
+    proxy = await asyncio.start_server(connected, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+    finally:
+        proxy.close()
+        for writer in writers:
+            writer.transport.abort()
+        await asyncio.gather(*tasks)
 
 
 def make(prepare: Callable[[Any], None], options: dict[str, Any] | None = None, **guard: Any) -> SocketGuard:
@@ -116,3 +158,40 @@ async def test_a_handler_that_blocks_the_loop_ends_nobody(js: JavaScript, transp
     (line,) = [event for event in events if event["event"] == "socketguard.loop_blocked"]
     assert line["blocked_s"] >= 1
     assert not [event for event in events if event["event"] == "socketguard.connection.rejected"]
+
+
+@pytest.mark.parametrize(("up", "down"), [(True, False), (False, True), (True, True)])
+async def test_a_proxy_that_swallows_the_frames_of_websockets_costs_nothing(
+    js: JavaScript, up: bool, down: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socketguard.server.websocket.UPGRADE_TIMEOUT", 1.0)
+    with capture_events() as events:
+        guard = make(lambda server: None, logger=None)
+        async with served(guard) as server, swallowing(server, up=up, down=down) as url:
+            steps: list[Any] = [{"wait": "connect"}, *({"call": ["echo", number]} for number in range(100))]
+            steps.append({"signal": url})
+            pending = js.start(url, transports="upgrade", token=mint(), steps=steps)
+            failed = "socketguard.transport.upgrade_failed"
+            await until(lambda: any(line["event"] == failed for line in events))
+            await asyncio.to_thread(js.signal, url)
+            result = await result_of(pending)
+            await until(lambda: not guard.connections())
+    assert result["steps"][1:101] == list(range(100))
+    assert not seen(result, "disconnect")
+    closed = [line for line in events if line["event"] == "socketguard.connection.closed"]
+    assert {line["transport"] for line in closed} == {"polling"}
+
+
+async def test_a_polled_python_client_comes_back_after_what_ended_its_session() -> None:
+    """A body over the limit ends the session; this client stays away for good after a CLOSE packet."""
+    guard = make(lambda server: None, {"max_http_buffer_size": 50_000})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # It does not close what it was answered with an error.
+        async with (
+            served(guard) as url,
+            python_client(url, transports="polling", token=mint(), reconnection=True) as client,
+        ):
+            await client.sio.emit("echo", "x" * 60_000, namespace="/messages")
+            await until(lambda: len(client.of("connect")) == 2)
+            assert await client.call("echo", 1) == 1
+        gc.collect()
