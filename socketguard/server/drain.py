@@ -58,20 +58,25 @@ class Drain:
         sockets = list(self._sessions.open.values())
         random.shuffle(sessions)
         self._report.drain_started(len(sessions), over)
-        ended = 0
-        for number, session in enumerate(sessions, 1):
-            wait = begun + over * number / len(sessions) - loop.time()
+        ended, number = 0, len(sessions)
+        while sessions:
+            wait = begun + over * (1 - (len(sessions) - 1) / number) - loop.time()
             if wait > 0:
                 await asyncio.sleep(wait)
-            elif number % _BATCH == 0:
+            elif len(sessions) % _BATCH == 0:
                 await asyncio.sleep(0)
-            ended += self._endings.session(session, "draining")
+            ended += self._endings.session(sessions.pop(), "draining")
         # Those that were being made when it began.
         ended += sum([self._endings.session(session, "draining") for session in list(self._sessions.open)])
         await self._endings.settled(_LAST_WORDS)
-        for socket in (each for each in sockets if each.stuck):
-            # It was told, and does not even read that.
-            socket.cut()
+        # What ends here is freed here: very many at once would take a turn of their own.
+        while sockets:
+            if len(sockets) % _BATCH == 0:
+                await asyncio.sleep(0)
+            socket = sockets.pop()
+            if socket.stuck:
+                socket.cut()  # It was told, and does not even read that.
+        socket = None
         await self._endings.settled(_LAST_WORDS)
         self._report.drain_finished(ended, loop.time() - begun)
         return ended
