@@ -140,7 +140,7 @@ async def test_sessions_are_spread_over_the_period_in_random_order(
     shuffled: list[Any] = []
 
     def shuffle(sessions: list[Any]) -> None:
-        sessions.sort(key=lambda session: session.client_address, reverse=True)
+        sessions.sort(key=lambda session: session.client_address)
         shuffled.extend(sessions)
 
     monkeypatch.setattr(random, "shuffle", shuffle)
