@@ -71,12 +71,11 @@ class Drain:
         await self._endings.settled(_LAST_WORDS)
         # What ends here is freed here: very many at once would take a turn of their own.
         while sockets:
+            socket = sockets.pop()
             if len(sockets) % _BATCH == 0:
                 await asyncio.sleep(0)
-            socket = sockets.pop()
             if socket.stuck:
                 socket.cut()  # It was told, and does not even read that.
-        socket = None
         await self._endings.settled(_LAST_WORDS)
         self._report.drain_finished(ended, loop.time() - begun)
         return ended

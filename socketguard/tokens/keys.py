@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import hmac
 import re
 import secrets
 from abc import abstractmethod
@@ -64,6 +65,8 @@ class PreparedKey:
         self.kind = kind
         self.issuer = issuer
         self._key = implementation.prepare_key(key)
+        # PyJWT makes several objects for each signature (RFC 2104), where one call does.
+        self._digest = f"sha{algorithm[2:]}" if algorithm in _SECRET_BYTES else None
         self._verify: Callable[[bytes, Any, bytes], bool] = implementation.verify
 
     def __repr__(self) -> str:
@@ -71,6 +74,8 @@ class PreparedKey:
 
     def verify(self, message: bytes, signature: bytes) -> bool:
         """Whether ``signature`` is this key's signature of ``message``."""
+        if self._digest is not None:
+            return hmac.compare_digest(hmac.digest(self._key, message, self._digest), signature)
         return self._verify(message, self._key, signature)
 
 
