@@ -74,7 +74,7 @@ class Report:
             # A defect of the server, not an attempt of a client: with its traceback, and never held back.
             self.log.emit(events.REJECTED, fields, exc_info=refusal.error)
             return
-        key = refusal.code.value
+        key: str = fields["reason"]
         if refusal.code is RejectCode.INVALID_NAMESPACE:
             # A page that means one namespace must not hide another page that means another one.
             key = f"{key}:{refusal.fields.get('suggestion')}"

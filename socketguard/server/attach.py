@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from socketguard.diagnosis.delivery import Delivery
@@ -86,6 +87,9 @@ class Attachment:
         if eio.handlers["disconnect"] == gone:
             # instrument() puts one of its own there, which calls the server's in turn.
             eio.on("disconnect", server._handle_eio_disconnect)
+        context.engine.usual = {
+            event: handler for event, handler in eio.handlers.items() if inspect.iscoroutinefunction(handler)
+        }
         # Who is silent is seen by the guard's own tick.
         self.set(eio, "start_service_task", False)
         self.set(server, "packet_class", _packet_class_for(server.packet_class))

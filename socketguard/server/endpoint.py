@@ -121,7 +121,7 @@ class Endpoint:
         eio.sockets[socket.sid] = socket
         refused: Any = False
         try:
-            refused = await eio._trigger_event("connect", socket.sid, environ, run_async=False)
+            refused = await engine.trigger("connect", socket.sid, environ)
             if socket.closing:
                 refused = False  # The application has disconnected it already.
         finally:

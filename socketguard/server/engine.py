@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -9,7 +10,7 @@ import logging
 import math
 import secrets
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 import engineio
@@ -41,6 +42,8 @@ class Engine:
         # Sessions for which too much waits; whoever looks at what is due takes them.
         self.overfull: deque[Any] = deque()
         self.queue_bytes = math.inf if queue_bytes is None else queue_bytes
+        # The handlers of Engine.IO's events that are coroutine functions for certain.
+        self.usual: dict[str, Callable[..., Awaitable[Any]]] = {}
         self.observed = self._log = False
         self._counters: Any = None
         # A serializer of one's own may put anything into a text message; python-socketio's default never does.
@@ -94,6 +97,20 @@ class Engine:
         """Give a session the short keyed digest that stands for its secret id in log lines."""
         if not session.digest and session.eio_sid:
             session.digest = hashlib.blake2b(session.eio_sid.encode(), key=_DIGEST_KEY, digest_size=6).hexdigest()
+
+    async def trigger(self, event: str, *args: Any) -> Any:
+        """Call the handler of an event of Engine.IO as python-engineio does, which looks anew each time what it is."""
+        eio = self.server.eio
+        handler = self.usual.get(event)
+        if handler is None or handler is not eio.handlers.get(event):
+            return await eio._trigger_event(event, *args, run_async=False)
+        try:
+            return await handler(*args)
+        except asyncio.CancelledError:
+            return None
+        except BaseException:
+            eio.logger.exception("%s async handler error", event)
+            return False if event == "connect" else None
 
     # One session
 

@@ -125,9 +125,10 @@ class Refusals:
         """Log a refusal and count it; returns whether there were too many of them within the session."""
         self._report.rejected(connection, refusal, ref)
         code = refusal.code
-        self.refused[code.value] = self.refused.get(code.value, 0) + 1
+        name = code.value
+        self.refused[name] = self.refused.get(name, 0) + 1
         session = connection.session
-        costs, too_many = self._count(session, code.value, connection.namespace)
+        costs, too_many = self._count(session, name, connection.namespace)
         # A namespace may be hidden because of a limit. And anybody can make up an unknown key.
         real = refusal.fields.get("hidden_reason", code)
         unknown_key = "key_unknown" in (refusal.detail, refusal.fields.get("hidden_detail"))

@@ -280,7 +280,7 @@ class Socket(AsyncSocket):  # type: ignore[misc]
         # An application knows python-engineio's reasons only; what the guard ends, the server has ended.
         told = reason if reason in _REASONS else self.server.reason.SERVER_DISCONNECT
         try:
-            await self.server._trigger_event("disconnect", self.sid, told, run_async=False)
+            await self.engine.trigger("disconnect", self.sid, told)
         finally:
             Heartbeats.end(self)
             self.closed = True

@@ -142,13 +142,12 @@ class WebSockets:
         """Say the last and close, if the client takes that in time; the request lasts as long as its session."""
         if (writer := socket.writer) is not None:
             try:
-                if socket.broken:
-                    await asyncio.sleep(0)  # It has been woken, and ends by itself unless it is stuck.
-                elif not writer.done():
+                if not socket.broken and not writer.done():
                     await asyncio.wait((writer,), timeout=CLOSE_TIMEOUT)
             finally:
                 socket.writer = None  # A task and who holds it would be left to the garbage collector.
-                writer.cancel()
+                if socket.size:
+                    writer.cancel()  # Else it has been woken, and ends by itself.
         if not socket.broken:
             with contextlib.suppress(Exception):  # Gone: as good as closed.
                 await asyncio.wait_for(send(_close(socket, socket.code)), CLOSE_TIMEOUT)

@@ -134,3 +134,17 @@ async def test_a_session_may_end_while_its_first_packet_is_being_sent() -> None:
     assert frames[0].startswith("0{")
     assert code == 1012
     assert await draining == 1
+
+
+@pytest.mark.parametrize("error", [LookupError, SystemExit, asyncio.CancelledError])
+async def test_a_handler_of_engineio_that_raises_is_contained(error: type[BaseException]) -> None:
+    server = socketio.AsyncServer(async_mode="asgi")
+
+    async def fail(*args: Any) -> None:
+        raise error
+
+    engine = Engine(server, None)
+    server.eio.handlers = engine.usual = dict.fromkeys(("connect", "disconnect"), fail)
+    refused = None if error is asyncio.CancelledError else False
+    assert await engine.trigger("connect", "sid", {}) is refused
+    assert await engine.trigger("disconnect", "sid", "reason") is None
