@@ -82,7 +82,7 @@ def ratio_row(what: str, against: str, limit: float, found: Comparison, name: st
         f"minima {found.of_minima(name, reference):.3f}, paired medians {found.of_pairs(name, reference):.3f}, "
         f"halves differ by {found.spread(name, reference):.1%}"
     )
-    return Row(what, against, figure, limit, "", note)
+    return Row(what, against, figure, limit, "", note, (found.best(name), found.best(reference)))
 
 
 def measure_connects(runner: asyncio.Runner, *, rounds: int, count: int) -> list[Row]:

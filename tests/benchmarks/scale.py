@@ -161,6 +161,7 @@ def measure_served(runner: asyncio.Runner, *, rounds: int, count: int, interval:
             0.95,
             "",
             f"{memory['guarded']:.1f} against {memory['bare']:.1f} KiB resident, {who}",
+            (memory["guarded"], memory["bare"]),
         ),
         Row(
             "heartbeats of idle connections",
@@ -170,5 +171,6 @@ def measure_served(runner: asyncio.Runner, *, rounds: int, count: int, interval:
             "",
             f"{cpu['guarded']:.2f} against {cpu['bare']:.2f} s of CPU time in {seconds:g} s, "
             f"a ping each {interval:g} s; {who}",
+            tuple(cpu[name] * interval / seconds / count for name in ("guarded", "bare")),
         ),
     ]

@@ -197,7 +197,8 @@ def _row(what: str, found: Comparison, limit: float, note: str) -> Row:
     figure, method = found.ratio("guarded", "bare", limit)
     pairs = found.of_pairs("guarded", "bare")
     micro = f"{found.best('guarded') * 1e6:.0f} against {found.best('bare') * 1e6:.0f} µs for each"
-    return Row(what, "unguarded", figure, limit, "", f"{micro}; {method}; paired medians {pairs:.3f}; {note}")
+    note = f"{micro}; {method}; paired medians {pairs:.3f}; {note}"
+    return Row(what, "unguarded", figure, limit, "", note, (found.best("guarded"), found.best("bare")))
 
 
 def measure_storms(runner: asyncio.Runner, *, rounds: int, count: int) -> list[Row]:
