@@ -395,8 +395,8 @@ _KINDS = {
         docs=f"{_AUTHENTICATION}#keys-and-algorithms",
         general='Make a secret of your own: python -c "import secrets; print(secrets.token_urlsafe(48))"',
     ),
-    "SG040": _error(
-        "A release of python-socketio or python-engineio has published weaknesses",
+    "SG040": _warning(
+        "A package that the service stands on has published weaknesses",
         "The advisories, by their ids, say what an attacker can do.",
         "{package} {installed} has known weaknesses ({advisories}, and others fixed up to {fixed})",
         "pip install '{package}>={fixed}'",

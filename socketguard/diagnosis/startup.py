@@ -17,7 +17,7 @@ __all__ = ["Discovery", "ServerFacts", "check_server", "discover"]
 class ServerFacts:
     """The settings of a python-socketio server."""
 
-    versions: dict[str, str]  # of python-socketio and python-engineio
+    versions: dict[str, str]  # of python-socketio, python-engineio, PyJWT and Starlette
     ping_interval: Any
     ping_timeout: Any
     ping_grace: Any
@@ -38,6 +38,8 @@ class ServerFacts:
 _FIXED = {
     "python-socketio": ((5, 18, 1), "CVE-2025-61765, CVE-2026-48804"),
     "python-engineio": ((4, 15, 1), "CVE-2026-48802, CVE-2026-48809"),
+    "PyJWT": ((2, 14, 0), "GHSA-ffc3-869f-jxw9, CVE-2026-48526"),
+    "starlette": ((1, 3, 1), "CVE-2026-48710, CVE-2026-54283"),
 }
 
 

@@ -66,7 +66,7 @@ class ServedNames:
 
 
 # Read when the module is: the metadata is on disk, and nothing may wait for a disk while the loop runs.
-VERSIONS = {name: metadata.version(name) for name in ("python-socketio", "python-engineio")}
+VERSIONS = {name: metadata.version(name) for name in ("python-socketio", "python-engineio", "PyJWT", "starlette")}
 
 
 def require_server(server: object) -> Any:
@@ -125,7 +125,7 @@ def _check_parts(server: Any) -> None:
         if type(getattr(holder, name, None)) is not dict:
             missing.append(name)
     if missing:
-        found = ", ".join(f"{name} {version}" for name, version in VERSIONS.items())
+        found = ", ".join(f"{name} {VERSIONS[name]}" for name in ("python-socketio", "python-engineio"))
         raise ConfigurationError(
             f"this release of socketguard does not know this python-socketio: {', '.join(missing)} not as expected in "
             f"{found}; upgrade socketguard, or install a version that it supports",

@@ -35,7 +35,7 @@ def _environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setattr(sys, "path", list(sys.path))
     for name in ("WEB_CONCURRENCY", "UVICORN_WORKERS", "GUNICORN_CMD_ARGS"):
         monkeypatch.delenv(name, raising=False)
-    fixed = {"python-socketio": "5.18.1", "python-engineio": "4.15.1"}
+    fixed = {"python-socketio": "5.18.1", "python-engineio": "4.15.1", "PyJWT": "2.14.0", "starlette": "1.3.1"}
     monkeypatch.setattr("socketguard.server.facts.VERSIONS", fixed)
     yield
     for name in set(sys.modules) - before:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -9,8 +10,9 @@ import pytest
 from socketguard import ConfigurationError
 from socketguard.diagnosis.startup import ServerFacts, check_server, discover
 
+PACKAGES = {"python-socketio": "5.18.1", "python-engineio": "4.15.1", "PyJWT": "2.14.0", "starlette": "1.3.1"}
 PLAIN = ServerFacts(
-    versions={"python-socketio": "5.18.1", "python-engineio": "4.15.1"},
+    versions=PACKAGES,
     ping_interval=25,
     ping_timeout=20,
     ping_grace=0,
@@ -72,6 +74,8 @@ def test_the_admin_namespace_needs_a_policy() -> None:
 @pytest.mark.parametrize(
     ("versions", "packages"),
     [
+        (("5.18.1", "4.15.1", "2.14.0", "1.3.1"), []),
+        (("5.18.1", "4.15.1", "2.10.1", "0.40.0"), ["PyJWT", "starlette"]),
         (("5.18.1", "4.15.1"), []),
         (("5.19.0", "5.0.0"), []),
         (("5.18.1.post1", "4.15.10"), []),
@@ -81,13 +85,13 @@ def test_the_admin_namespace_needs_a_policy() -> None:
         (("unknown", "4.15.1"), ["python-socketio"]),
     ],
 )
-def test_releases_with_published_weaknesses(versions: tuple[str, str], packages: list[str]) -> None:
-    facts = replace(PLAIN, versions=dict(zip(("python-socketio", "python-engineio"), versions, strict=True)))
+def test_releases_with_published_weaknesses(versions: tuple[str, ...], packages: list[str]) -> None:
+    facts = replace(PLAIN, versions=PACKAGES | dict(zip(PACKAGES, versions, strict=False)))
     found = check_server(facts, policies=None)
     assert [finding.id for finding in found] == ["SG040"] * len(packages)
     for finding, package in zip(found, packages, strict=True):
         assert finding.text.startswith(f"{package} {facts.versions[package]} ")
-        assert "CVE-" in finding.text
+        assert re.search(r"CVE-\d{4}-\d+|GHSA-", finding.text)
         assert f"pip install '{package}>=" in finding.fix
 
 
