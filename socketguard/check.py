@@ -1,21 +1,98 @@
-"""Checks of option values, each said once: lists, names, seconds, flags, addresses of this machine."""
+"""Checks of options, each said once: of a call, of lists, names, seconds, flags and functions, of addresses."""
 
 from __future__ import annotations
 
+import difflib
+import functools
+import inspect
 import ipaddress
 import json
-from collections.abc import Collection, Iterator, Mapping, Set
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
+from typing import Any, TypeVar, cast
 
 from .errors import ConfigurationError
 
-__all__ = ["YEAR", "flag", "is_loopback", "listed", "names", "seconds"]
+__all__ = ["YEAR", "called", "flag", "function", "is_loopback", "listed", "names", "seconds", "unknown"]
+
+_Called = TypeVar("_Called", bound=Callable[..., Any])
 
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
 _TEXTS = (str, bytes, bytearray, memoryview)
 
 # Seconds: whatever lasts longer is a mistake, and a loop can't count to any number.
 YEAR = 31_536_000
+
+
+def unknown(name: str, what: str, known: Collection[str], *, kind: str = "option") -> ConfigurationError:
+    """The error for a name that is no option of something, with the one that was meant."""
+    close = difflib.get_close_matches(name, known, 1)
+    advice = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+    return ConfigurationError(f"{name} is no {kind} of {what}; {advice}", option=name)
+
+
+def called(what: str) -> Callable[[_Called], _Called]:
+    """A decorator for what users call: wrong arguments are a `ConfigurationError`, and name what users wrote.
+
+    ``what`` is the name of the call, such as ``JWTAuth.keycloak``. Over a class it is for what makes one.
+    """
+
+    def decorate(call: _Called) -> _Called:
+        if isinstance(call, type):
+            call.__init__ = decorate(call.__init__)  # type: ignore[misc]
+            return call
+        signature = inspect.signature(call)
+
+        @functools.wraps(call)
+        def checked(*args: Any, **options: Any) -> Any:
+            try:
+                signature.bind(*args, **options)
+            except TypeError as exc:
+                raise _wrong_call(what, signature, len(args), options, exc) from None
+            return call(*args, **options)
+
+        return cast("_Called", checked)
+
+    return decorate
+
+
+def _wrong_call(
+    what: str, signature: inspect.Signature, given: int, options: Mapping[str, Any], error: TypeError
+) -> ConfigurationError:
+    # Without self or cls, which nobody has written.
+    parameters = list(signature.parameters.values())[1:]
+    placed = [each for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+    known = [each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+    open_ended = any(each.kind is each.VAR_KEYWORD for each in parameters)
+    for name in options:
+        if name not in known and not open_ended:
+            return unknown(name, what, known)
+    for each in placed[: given - 1]:
+        if each.name in options:
+            return ConfigurationError(f"{each.name} is given to {what} twice; write it once", option=each.name)
+    for each in parameters:
+        lacks = each.name in known and each.default is each.empty and each.name not in options
+        if lacks and each not in placed[: given - 1]:
+            return ConfigurationError(f"{what} needs {each.name}; write {each.name}=…", option=each.name)
+    names_ = ", ".join(f"{each.name}=…" for each in parameters if each.kind is each.KEYWORD_ONLY)
+    return ConfigurationError(f"{what}: {error}; write the options by their names: {names_}", option=what)
+
+
+def function(value: _Called, option: str, *arguments: str, write: str, of: str = "") -> _Called:
+    """A function that can be called with so many arguments."""
+    given: Any = value
+    problem = "" if callable(given) else f"is a {type(value).__name__}"
+    if not problem:
+        try:
+            signature = inspect.signature(value)
+        except (TypeError, ValueError):
+            return value  # A builtin that says nothing of its arguments.
+        try:
+            signature.bind(*arguments)
+        except TypeError:
+            problem = f"can't be called with ({', '.join(arguments)})"
+    if problem:
+        raise ConfigurationError(f"{option}{of} {problem}; {write}", option=option)
+    return value
 
 
 def listed(value: Any, option: str, *, example: str, of: str = "") -> tuple[Any, ...]:

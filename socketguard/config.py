@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -17,7 +16,7 @@ from urllib.parse import urlsplit
 from starlette.config import Config
 from starlette.datastructures import CommaSeparatedStrings
 
-from .check import YEAR, flag, listed, names, seconds
+from .check import YEAR, flag, function, listed, names, seconds, unknown
 from .connection import OnRefresh
 from .errors import ConfigurationError
 from .limits.counters import Limits
@@ -125,12 +124,11 @@ def _seconds(example: int, *, optional: bool = True, most: float = YEAR) -> Call
     return check
 
 
-def _on_refresh(function: Any, option: str) -> OnRefresh | None:
-    if function is None or callable(function):
-        return cast("OnRefresh | None", function)
-    raise ConfigurationError(
-        f"on_refresh is a {type(function).__name__}; write a function of (connection, old, new)", option=option
-    )
+def _on_refresh(hook: Any, option: str) -> OnRefresh | None:
+    if hook is None:
+        return None
+    write = "write a function of (connection, old, new)"
+    return cast("OnRefresh", function(hook, option, "connection", "old", "new", write=write))
 
 
 def _bind_polling(bind: object, option: str) -> bool:
@@ -218,16 +216,10 @@ def read_options(auth: Auth, **options: Unpack[Options]) -> Settings:
         for option in dataclasses.fields(Settings)
     }
     for name in given:
-        advice = _advice(name, [option.name for option in dataclasses.fields(Settings)])
-        raise ConfigurationError(f"{name} is no option of SocketGuard; {advice}", option=name)
+        raise unknown(name, "SocketGuard", [option.name for option in dataclasses.fields(Settings)])
     settings = Settings(**checked)
     _check_together(settings)
     return settings
-
-
-def _advice(name: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
 
 
 def _check_together(settings: Settings) -> None:
@@ -322,8 +314,7 @@ def options_from_env(environ: Mapping[str, str] | None = None) -> dict[str, Any]
     environ = os.environ if environ is None else environ
     for name in environ:
         if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in VARIABLES:
-            advice = _advice(name, [PREFIX + known for known in VARIABLES])
-            raise ConfigurationError(f"{name} is no variable of socketguard; {advice}", option=name)
+            raise unknown(name, "socketguard", [PREFIX + known for known in VARIABLES], kind="variable")
     config = Config(environ=environ, env_prefix=PREFIX)
     options = {
         "auth": _auth_from_env(config),

@@ -440,6 +440,12 @@ _KINDS = {
         "it look like one, so that the limits per address are off for it",
         "write trusted_proxies=[{address!r}], or its network",
         docs="docs/limits.md#behind-proxies",
+        cases={
+            "unix": (
+                "the server listens on a Unix socket, where no client has an address: the limits per address are off",
+                "write trusted_proxies=['unix'], and let the proxy set X-Forwarded-For",
+            )
+        },
     ),
     "SG051": _warning(
         "Revocations are kept in the memory of one process",

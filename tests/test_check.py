@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 import socketio
 
-from socketguard import ConfigurationError, Heartbeat, JWTAuth, NamespacePolicy, SocketGuard, TokenError
+from socketguard import (
+    ConfigurationError,
+    Heartbeat,
+    JWTAuth,
+    Limits,
+    MemoryStore,
+    NamespacePolicy,
+    SocketGuard,
+    TokenError,
+)
 from socketguard.check import YEAR, flag, is_loopback, listed, names, seconds
 from socketguard.config import read_options
 from socketguard.logs.host import ConnectionFilter
@@ -217,3 +226,81 @@ def test_what_a_function_finds_for_scopes_is_no_mapping(value: Any) -> None:
     with pytest.raises(TokenError) as caught:
         make_auth(scope_claim=lambda claims: value).verify(mint())
     assert (caught.value.detail, caught.value.fields["expected"]) == ("claim_type", "a string or an array of strings")
+
+
+SECRET = "s" * 40
+CALLS: list[tuple[Callable[[], Any], str, str]] = [
+    (lambda: JWTAuth(SECRET, algorithms=["HS256"], audiense="crm"), "audiense", "JWTAuth; did you mean audience?"),
+    (lambda: JWTAuth(SECRET), "algorithms", "JWTAuth needs algorithms; write algorithms=…"),
+    (lambda: JWTAuth(SECRET, key=SECRET, algorithms=["HS256"]), "key", "key is given to JWTAuth twice"),
+    (lambda: JWTAuth(SECRET, ["HS256"], algorithms=[]), "JWTAuth", "write the options by their names: algorithms=…"),
+    (
+        lambda: JWTAuth.keycloak("https://id.example.com", "crm"),
+        "audience",
+        "JWTAuth.keycloak needs audience; write audience=…",
+    ),
+    (
+        lambda: JWTAuth.keycloak("https://id.example.com", "crm", audience="crm", issuers="a"),
+        "issuers",
+        "issuers is no option of JWTAuth; did you mean issuer?",
+    ),
+    (lambda: JWTAuth.keycloak("https://id.example.com", audience="crm"), "realm", "JWTAuth.keycloak needs realm"),
+    (
+        lambda: JWTAuth.discover("https://id.example.com", issuer=["a"], audience="crm"),
+        "issuer",
+        "issuer is given to JWTAuth.discover twice; write it once",
+    ),
+    (
+        lambda: NamespacePolicy("/a", scope={"a"}),
+        "scope",
+        "scope is no option of NamespacePolicy; did you mean scopes?",
+    ),
+    (lambda: Limits(conections=5), "conections", "conections is no option of Limits; did you mean connections?"),
+    (lambda: Heartbeat(intervall=25), "intervall", "intervall is no option of Heartbeat; did you mean interval?"),
+    (
+        lambda: Heartbeat.behind("nginx", idle=5),
+        "idle",
+        "idle is no option of Heartbeat.behind; known are idle_timeout",
+    ),
+    (lambda: Heartbeat.for_idle_timeout(), "seconds", "Heartbeat.for_idle_timeout needs seconds"),
+    (lambda: MemoryStore(capasity=5), "capasity", "capasity is no option of MemoryStore; did you mean capacity?"),
+]
+
+
+@pytest.mark.parametrize(("call", "option", "text"), CALLS, ids=[text for _, _, text in CALLS])
+def test_a_call_with_wrong_arguments_says_what_was_meant(call: Callable[[], Any], option: str, text: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        call()
+    assert text in str(caught.value)
+    assert caught.value.option == option
+
+
+FUNCTIONS: list[tuple[Callable[[Any], Any], str, int]] = [
+    (lambda function: NamespacePolicy("/a", authorize=function), "authorize", 2),
+    (lambda function: read_options(None, on_refresh=function), "on_refresh", 3),
+    (lambda function: JWTAuth(SECRET, algorithms=["HS256"], clock=function), "clock", 0),
+    (lambda function: JWTAuth(SECRET, algorithms=["HS256"], scope_claim=function), "scope_claim", 1),
+    (lambda function: MemoryStore(clock=function), "clock", 0),
+]
+
+
+@pytest.mark.parametrize(("call", "option", "arguments"), FUNCTIONS, ids=[option for _, option, _ in FUNCTIONS])
+def test_a_function_is_called_with_so_many_arguments(call: Callable[[Any], Any], option: str, arguments: int) -> None:
+    taking: list[Callable[..., Any]] = [
+        lambda: 1.0,
+        lambda a: {"x"},
+        lambda a, b: True,
+        lambda a, b, c: True,
+        lambda a, b, c, d: True,
+    ]
+    for number, function in enumerate(taking):
+        if number == arguments:
+            call(function)
+            continue
+        with pytest.raises(ConfigurationError, match=f"{option}.* can't be called with ") as caught:
+            call(function)
+        assert caught.value.option == option
+    call(lambda *args: set() if args else 1.0)
+    for value in (5, object()):
+        with pytest.raises(ConfigurationError, match=f"{option}.* is a {type(value).__name__}; write "):
+            call(value)

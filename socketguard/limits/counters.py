@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from socketguard.check import seconds
+from socketguard.check import called, seconds
 from socketguard.connection import address_key
 from socketguard.errors import ConfigurationError
 
@@ -22,6 +22,7 @@ _Key = TypeVar("_Key")
 _NAMES_PER_SESSION = 64
 
 
+@called("Limits")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What a guarded server bears. ``None`` turns one limit off. The defaults are choices of this package.

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+from socketguard.check import called, function
 from socketguard.connection import Identity
 from socketguard.deadline import Escaped, Overdue, is_ours, run_until
 from socketguard.errors import RETRY_AFTER, ConfigurationError, Refusal, RejectCode, SocketGuardError
@@ -265,6 +266,7 @@ class MemoryStore:
         ConfigurationError: an option is wrong; the text names it.
     """
 
+    @called("MemoryStore")
     def __init__(self, capacity: int = _CAPACITY, clock: Callable[[], float] = time.time) -> None:
         number: Any = capacity
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
@@ -272,8 +274,7 @@ class MemoryStore:
                 f"capacity must be a whole number of revocations, at least 1; write capacity={_CAPACITY}",
                 option="capacity",
             )
-        if not callable(clock):
-            raise ConfigurationError("clock must be a function that returns seconds since the epoch", option="clock")
+        function(clock, "clock", write="write a function that returns seconds since the epoch")
         self._capacity = capacity
         self._clock = clock
         self._kept: dict[_Key, Revocation] = {}

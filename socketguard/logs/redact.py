@@ -68,8 +68,9 @@ _HEADER_LINE = re.compile(
     r"\b((?:proxy-)?authorization|(?:set-)?cookie|x-api-key|x-(?:access|auth)-token)(:\s++)([^\r\n\"']++)",
     re.IGNORECASE,
 )
-# The word may be there twice, as where a client puts it before a token that has it already.
-_BEARER = re.compile(r"\b((?:bearer(?:\s++|%20|\+))++)[\w.~+/=%-]{6,}+", re.IGNORECASE | re.ASCII)
+# The word may be there twice, as where a client puts it before a token that has it already. It matches without a value
+# too: else a long row of the word would be read again from each of them.
+_BEARER = re.compile(r"\b((?:bearer(?:\s++|%20|\+))++)([\w.~+/=%-]{6,}+)?", re.IGNORECASE | re.ASCII)
 # python-engineio: "<sid>: Received packet …", "Invalid session <sid>"; its OPEN packet, which holds the session id.
 _ENGINEIO_LINE = re.compile(
     r"\A\S{1,256}?(?=: (?:Received packet|Sending packet|Received request to upgrade|Client is gone"
@@ -202,7 +203,7 @@ class RedactFilter(logging.Filter):
             if ": " in text:
                 text = _HEADER_LINE.sub(rf"\1\2{self._replacement}", text)
             if "bearer" in lower:
-                text = _BEARER.sub(rf"\1{self._replacement}", text)
+                text = _BEARER.sub(lambda match: f"{match[1]}{self._replacement}" if match[2] else match[0], text)
         return text
 
     def _packets(self, text: str) -> str:
@@ -236,14 +237,15 @@ class RedactFilter(logging.Filter):
             if match["between"] == "," and (quote is None or _normal(key) not in _HEADER_NAMES):
                 continue
             start = match.end() if quote is None else match.end("quote")
+            if quote is None and text[start : start + 1] in ("{", "["):
+                continue  # What begins an object or a list is no value itself: its own pairs come next.
             if quote in _VALUE_END:
                 ending = _VALUE_END[quote].match(text, start)
                 end = start if ending is None else ending.end()
             else:  # JSON within JSON: the quotes are escaped themselves
                 end = text.find(quote, start)
                 end = len(text) if end < 0 else end
-            # What begins an object or a list is no value itself: its own pairs come next.
-            if text[start:end].lower() in _NO_SECRET or (quote is None and text[start] in "{["):
+            if text[start:end].lower() in _NO_SECRET:
                 continue
             parts += [text[done:start], self._replacement]
             done = end

@@ -187,7 +187,14 @@ class EventLog:
     def __init__(self, logger: Any | Literal[False] | None = None) -> None:
         _check_logger(logger)
         self._logger = logger
-        self._silent = logger is False or os.environ.get("SOCKETGUARD_LOG", "").strip().lower() == "off"
+        wanted = os.environ.get("SOCKETGUARD_LOG", "").strip()
+        if wanted.lower() not in ("", "off"):
+            raise ConfigurationError(
+                f"SOCKETGUARD_LOG is {wanted[:64]!r}, and may be off only; for levels write "
+                'logging.getLogger("socketguard").setLevel("WARNING")',
+                option="SOCKETGUARD_LOG",
+            )
+        self._silent = logger is False or bool(wanted)
         self._bound: Any = None
         self._bound_for: tuple[Any, ...] = ()
         self.failures = 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
-from socketguard.check import flag, names
+from socketguard.check import called, flag, function, names
 from socketguard.connection import Connection, Identity
 from socketguard.errors import ConfigurationError
 from socketguard.text import neutralise
@@ -83,6 +83,7 @@ class NamespacePolicy:
     _pieces: tuple[str, ...] = field(init=False, compare=False)
     _expression: re.Pattern[str] | None = field(init=False, compare=False)
 
+    @called("NamespacePolicy")
     def __init__(
         self,
         name: str,
@@ -106,12 +107,9 @@ class NamespacePolicy:
                 f'{option} of {name!r} need a token, but token="none" looks for none: write token="required"',
                 option=option,
             )
-        if authorize is not None and not callable(authorize):
-            raise ConfigurationError(
-                f"authorize of {name!r} is no function: write authorize=check with "
-                "def check(identity, connection) -> bool",
-                option="authorize",
-            )
+        if authorize is not None:
+            write = "write authorize=check with def check(identity, connection) -> bool"
+            function(authorize, "authorize", "identity", "connection", write=write, of=f" of {name!r}")
         flag(hidden, "hidden", of=f" of {name!r}")
         expression = _expression(pieces) if len(pieces) > 1 else None
         self._assign(name, token, checked_scopes, checked_claims, authorize, hidden, pieces, expression)

@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from socketguard.check import listed, names
+from socketguard.check import called, listed, names
 from socketguard.errors import ConfigurationError
 from socketguard.findings import Finding, finding
 
@@ -44,6 +44,7 @@ _MARGIN = 5  # seconds between interval + timeout and an idle limit
 _UVICORN_PINGS = (20, 20)  # uvicorn's defaults of ws_ping_interval and ws_ping_timeout
 
 
+@called("Heartbeat")
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
     """The heartbeat of a server, and the path for which it was chosen.
@@ -73,6 +74,7 @@ class Heartbeat:
             check_idle_timeout(self.idle_timeout)
 
     @classmethod
+    @called("Heartbeat.behind")
     def behind(cls, *proxies: str, idle_timeout: float | None = None) -> Self:
         """Choose a heartbeat for the proxies on the path.
 
@@ -96,6 +98,7 @@ class Heartbeat:
         return cls(interval, timeout, proxies=path.proxies, idle_timeout=idle_timeout)
 
     @classmethod
+    @called("Heartbeat.for_idle_timeout")
     def for_idle_timeout(cls, seconds: float) -> Self:
         """Choose a heartbeat for a path on which a connection is cut after so many seconds without a byte.
 

@@ -15,6 +15,7 @@ from socketguard.proxies.heartbeat import findings_for_server
 
 from .context import Context
 from .facts import ServedNames, facts
+from .handshake import is_unix
 
 __all__ = ["Configuration"]
 
@@ -78,7 +79,7 @@ class Configuration:
             "limits": settings.limits.describe(),
             "store": type(self._store).__name__,
             "allowed_origins": settings.allowed_origins or "same origin",
-            "trusted_proxies": [str(network) for network in settings.trusted_proxies.networks],
+            "trusted_proxies": settings.trusted_proxies.describe(),
             "log_claims": list(settings.log_claims),
             "debug": settings.debug,
             "paths": self.paths,
@@ -120,6 +121,8 @@ class Configuration:
         # "testserver" is what the test clients of Starlette say.
         if self._settings.debug and host not in ("", "testserver") and not is_loopback(host):
             self._report.warn([finding("SG031", "served", host=host)])
+        if is_unix(scope) and not self._settings.trusted_proxies.unix:
+            self._report.warn([finding("SG050", "unix")])
 
     def warn_of_memory(self) -> None:
         """Say once that revocations are kept in the memory of this process, now that there is one."""

@@ -58,7 +58,9 @@ def read(scope: Mapping[str, Any], trusted: TrustedProxies) -> HandshakeRequest:
     scheme = (proto.split(",")[0].strip() if proto else scope.get("scheme", "http")).lower()
     peer = scope.get("client")
     peer_address = peer[0] if peer else None
-    address = trusted.client(peer_address, forwarded_for)
+    address = peer_address
+    if forwarded_for is not None:
+        address = trusted.client(peer_address, forwarded_for, unix=is_unix(scope))
     forwards = forwarded_for is not None or proto is not None or forwarded_host is not None
     return HandshakeRequest(
         websocket=websocket,
@@ -82,6 +84,12 @@ def read(scope: Mapping[str, Any], trusted: TrustedProxies) -> HandshakeRequest:
         headers=scope["headers"],
         http_version=scope.get("http_version"),
     )
+
+
+def is_unix(scope: Mapping[str, Any]) -> bool:
+    """Whether the server listens on a Unix socket (ASGI, "HTTP Connection Scope": then ``server`` has no port)."""
+    server = scope.get("server")
+    return server is not None and server[1] is None and not scope.get("client")
 
 
 def normalised_headers(headers: Headers, request: HandshakeRequest) -> list[tuple[bytes, bytes]]:

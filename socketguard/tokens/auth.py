@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, Self
 
-from socketguard.check import listed, names
+from socketguard.check import called, listed, names
 from socketguard.connection import Identity, KeysChange
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
 from socketguard.findings import Finding, finding
@@ -178,6 +178,7 @@ class JWTAuth(Presets, Verifier):
         ConfigurationError: an option is wrong; the text names it.
     """
 
+    @called("JWTAuth")
     def __init__(
         self,
         key: Key | Sequence[Key] | None = None,
@@ -258,6 +259,7 @@ class JWTAuth(Presets, Verifier):
         self._configuration = (said, self._keys.fingerprint, rules.configuration)
 
     @classmethod
+    @called("JWTAuth.discover")
     def discover(
         cls, issuer: str, *, audience: Names, algorithms: Collection[str] = ("RS256",), **options: Any
     ) -> Self:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
-from socketguard.check import names
+from socketguard.check import function, names
 from socketguard.connection import Identity
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
 from socketguard.text import neutralise
@@ -89,9 +89,7 @@ class ClaimRules:
         if max_lifetime is not None and "exp" not in self.require:
             raise ConfigurationError('max_lifetime needs "exp" in require: nothing else ends a token', option="require")
         self._claims = _expected_claims(claims)
-        if not callable(clock):
-            raise ConfigurationError("clock must be a function that returns seconds since the epoch", option="clock")
-        self.clock = clock
+        self.clock = function(clock, "clock", write="write a function that returns seconds since the epoch")
 
     @property
     def configuration(self) -> Hashable:
@@ -390,10 +388,8 @@ def _scope_path(claim: Any) -> tuple[str, ...]:
     """The steps of a dotted path; empty when there is no path to follow."""
     if isinstance(claim, str) and claim:
         return tuple(claim.split(".")) if "." in claim else ()
-    if not callable(claim) or inspect.iscoroutinefunction(claim):
-        raise ConfigurationError(
-            "scope_claim must be the name of a claim, a dotted path or a synchronous function of the claims; "
-            'write scope_claim="scope"',
-            option="scope_claim",
-        )
+    write = 'write scope_claim="scope", a dotted path, or a synchronous function of the claims'
+    if inspect.iscoroutinefunction(claim):
+        raise ConfigurationError(f"scope_claim is an async function; {write}", option="scope_claim")
+    function(claim, "scope_claim", "claims", write=write)
     return ()

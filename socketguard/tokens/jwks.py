@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Literal
 
+from socketguard.check import function
 from socketguard.connection import KeysChange
 from socketguard.deadline import Overdue, run_until
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
@@ -97,8 +98,8 @@ class RemoteKeys(KeySource):
                 f"in time; write jwks_cooldown={self._lifetime / 2:g} or less",
                 option="jwks_cooldown",
             )
-        if fetch is not None and not callable(fetch):
-            raise ConfigurationError("fetch must be an async function of the URL that returns bytes", option="fetch")
+        if fetch is not None:
+            function(fetch, "fetch", "url", write="write an async function of the URL that returns bytes")
         self._fetch = default_fetch(timeout=self._timeout, limit=BODY_LIMIT) if fetch is None else fetch
         self._clock = clock
         self._jitter = jitter

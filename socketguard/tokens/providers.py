@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from socketguard.check import names
+from socketguard.check import called, names
 from socketguard.errors import ConfigurationError
 
 from .claims import ANY, Names, Unchecked
@@ -40,6 +40,7 @@ class Presets:
         return cls(**merged)
 
     @classmethod
+    @called("JWTAuth.keycloak")
     def keycloak(
         cls, url: str, realm: str, *, audience: Names, client_id: str | Collection[str] | None = None, **options: Any
     ) -> Self:
@@ -67,7 +68,7 @@ class Presets:
             audience: the client id of this service.
             client_id: the clients that may have asked for the token (``azp``); all when left out.
         """
-        issuer = f"{_base_url(url, 'url', 'https://id.example.com')}/realms/{_part(realm, 'realm', 'crm')}"
+        issuer = f"{_base_url(url, 'url', 'https://id.example.com', '/realms/')}/realms/{_part(realm, 'realm', 'crm')}"
         claims = {"typ": "Bearer"} if client_id is None else {"typ": "Bearer", "azp": client_id}
         return cls._preset(
             options,
@@ -79,6 +80,7 @@ class Presets:
         )
 
     @classmethod
+    @called("JWTAuth.auth0")
     def auth0(cls, domain: str, *, audience: Names, **options: Any) -> Self:
         """Take access tokens of a tenant of Auth0, for one of its APIs.
 
@@ -101,6 +103,7 @@ class Presets:
         )
 
     @classmethod
+    @called("JWTAuth.entra")
     def entra(
         cls, tenant: str, *, audience: Names, tenants: Collection[str] | Unchecked | None = None, **options: Any
     ) -> Self:
@@ -158,6 +161,7 @@ class Presets:
         )
 
     @classmethod
+    @called("JWTAuth.supabase")
     def supabase(
         cls, project: str, *, audience: Names = "authenticated", secret: str | bytes | None = None, **options: Any
     ) -> Self:
@@ -182,13 +186,14 @@ class Presets:
         """
         if _fits(_SUPABASE_REF, project):
             project = f"https://{project}.supabase.co"
-        issuer = f"{_base_url(project, 'project', 'https://abcdefghijklmnopqrst.supabase.co')}/auth/v1"
+        issuer = f"{_base_url(project, 'project', 'https://abcdefghijklmnopqrst.supabase.co', '/auth/v1')}/auth/v1"
         keys: dict[str, Any] = {"key": secret, "algorithms": ("HS256",)}
         if secret is None:
             keys = {"jwks_url": f"{issuer}/.well-known/jwks.json", "algorithms": ("ES256", "RS256")}
         return cls._preset(options, **keys, issuer=issuer, audience=audience)
 
     @classmethod
+    @called("JWTAuth.cognito")
     def cognito(
         cls, region: str, user_pool_id: str, *, client_id: str | Collection[str], audience: Names = ANY, **options: Any
     ) -> Self:
@@ -226,6 +231,7 @@ class Presets:
         )
 
     @classmethod
+    @called("JWTAuth.firebase")
     def firebase(cls, project_id: str, **options: Any) -> Self:
         """Take ID tokens of Firebase Authentication: the tokens that its clients send to servers.
 
@@ -260,11 +266,16 @@ def _matching(pattern: re.Pattern[str], value: Any, option: str, must_be: str, e
     return str(value)
 
 
-def _base_url(url: Any, option: str, example: str) -> str:
-    """A URL to which a path can be added. Whether http will do is decided where it is fetched."""
+def _base_url(url: Any, option: str, example: str, ending: str) -> str:
+    """A URL to which a path with this beginning is added. Whether http will do is decided where it is fetched."""
     parts = urlsplit(url) if isinstance(url, str) and url.isascii() and url.isprintable() else None
     if parts is None or parts.scheme not in ("https", "http") or not parts.netloc or any(c in url for c in "?#{}@ "):
         raise ConfigurationError(f'{option} must be a URL; write {option}="{example}"', option=option)
+    base, found, _ = str(url).partition(ending)
+    if found and ending:
+        raise ConfigurationError(
+            f'{option} ends with "{ending}…", which is added to it; write {option}="{base}"', option=option
+        )
     return str(url).rstrip("/")
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import json
 import socket
 import time
 import warnings
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import socketio
 import uvicorn
@@ -30,9 +33,9 @@ async def until(condition: Callable[[], Any]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def served(app: Any) -> AsyncIterator[str]:
+async def served(app: Any, listener: socket.socket | None = None) -> AsyncIterator[str]:
     """An application under uvicorn, in this process."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = listener or socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1))
     task = asyncio.ensure_future(server.serve(sockets=[listener]))
     try:
@@ -195,3 +198,28 @@ async def test_a_polled_python_client_comes_back_after_what_ended_its_session() 
             await until(lambda: len(client.of("connect")) == 2)
             assert await client.call("echo", 1) == 1
         gc.collect()
+
+
+@pytest.mark.parametrize("trusted", [["unix"], []])
+async def test_clients_behind_a_unix_socket_have_the_address_that_the_proxy_says(
+    trusted: list[str], tmp_path: Path
+) -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "app.sock"))
+    with capture_events() as events:
+        guard = make(lambda server: None, logger=None, trusted_proxies=trusted)
+        async with (
+            served(guard, listener),
+            aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(tmp_path / "app.sock"))) as proxy,
+        ):
+            url = "http://crm.example.com/socket.io/?EIO=4&transport=polling"
+            async with proxy.get(url, headers={"x-forwarded-for": "192.0.2.7"}) as answer:
+                sid = json.loads((await answer.text())[1:])["sid"]
+            packet = f'40/messages,{{"token":"{mint()}"}}'
+            async with proxy.post(f"{url}&sid={sid}", data=packet, headers={"x-forwarded-for": "192.0.2.7"}):
+                await until(lambda: guard.connections())
+            assert guard.connections()[0].client_address == ("192.0.2.7" if trusted else None)
+            async with proxy.post(f"{url}&sid={sid}", data="1"):
+                await until(lambda: not guard.connections())
+    warned = [line["id"] for line in events if line["event"] == "socketguard.config.warning"]
+    assert warned.count("SG050") == (not trusted)

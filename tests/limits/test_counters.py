@@ -90,7 +90,7 @@ def test_limits_are_values() -> None:
     assert len({Limits(), Limits()}) == 1
     with pytest.raises(dataclasses.FrozenInstanceError):
         Limits().connections = 5  # type: ignore[misc]
-    with pytest.raises(TypeError):
+    with pytest.raises(ConfigurationError, match="write the options by their names: connections="):
         Limits(5)  # type: ignore[call-arg]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 import pytest
@@ -317,3 +318,35 @@ def test_filtering_twice_changes_nothing(text: str) -> None:
 def test_a_secret_is_found_in_any_neighbourhood(before: str, shape: str, secret: str) -> None:
     text = shown(record("%s", f"{before} \n{shape.format(secret)}"))
     assert secret not in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "bearer+",
+        "bearer%20",
+        "token={",
+        "secret=[",
+        '"token":{',
+        "eyJabcdefgh",
+        "ewo",
+        "Invalid session ",
+        "cookie: ",
+        '\\"',
+        "?a&",
+    ],
+)
+def test_the_work_grows_with_the_length_only(text: str) -> None:
+    many = f"token bearer {text * (400_000 // len(text))}"
+    began = time.thread_time()
+    RedactFilter().text(many, limit=len(many))
+    # Hundredths of a second; the square of the length would take minutes.
+    assert time.thread_time() - began < 20
+
+
+@pytest.mark.parametrize("row", ["Bearer ", "bearer+", "Bearer%20", "Bearer Bearer ", "bearer bearer+Bearer%20"])
+def test_a_row_of_the_word_hides_no_token(row: str) -> None:
+    for text in (f"GET /?x={row}tok12345", f"{row * 50}tok12345 next", f"{row}short"):
+        clean = RedactFilter().text(text)
+        assert "tok12345" not in clean
+        assert "short" not in text or clean == text

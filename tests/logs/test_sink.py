@@ -264,12 +264,20 @@ def test_silence_by_the_environment(value: str, monkeypatch: pytest.MonkeyPatch,
     plain = Plain()
     monkeypatch.setenv("SOCKETGUARD_LOG", value)
     silent = [EventLog(), EventLog(plain)]
-    monkeypatch.setenv("SOCKETGUARD_LOG", "on")
+    monkeypatch.delenv("SOCKETGUARD_LOG")
     for log in silent:
         log.emit(events.REJECTED, FIELDS)
     assert (plain.lines, stderr.getvalue()) == ([], "")
     EventLog().emit(events.REJECTED, FIELDS)
     assert stderr.getvalue() != ""
+
+
+@pytest.mark.parametrize("value", ["on", "warning", "0", "x" * 100])
+def test_another_word_for_silence_is_an_error(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOCKETGUARD_LOG", value)
+    with pytest.raises(ConfigurationError, match=r"may be off only; for levels write logging\.getLogger") as caught:
+        EventLog()
+    assert caught.value.option == "SOCKETGUARD_LOG"
 
 
 def test_silence_by_choice_in_which_tests_see_every_event(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ipaddress
+import sys
 from typing import Any
 
 import pytest
@@ -30,12 +31,57 @@ from socketguard.proxies.trusted import TrustedProxies
         (["10.0.0.1"], "10.0.0.1", "x" * 500, "10.0.0.1"),
         ([" 10.0.0.1 "], "10.0.0.1", "1.2.3.4", "1.2.3.4"),
         (["10.0.0.0/8"], "::ffff:10.0.0.1", "192.0.2.7", "192.0.2.7"),
+        (["10.0.0.0/8"], "10.0.0.1", f"6.6.6.6,{'10.0.0.2,' * 30}10.0.0.3", "6.6.6.6"),
+        (["10.0.0.0/8"], "10.0.0.1", f"6.6.6.6,{'10.0.0.2,' * 31}10.0.0.3", "10.0.0.2"),
+        (["unix"], "192.0.2.1", "1.2.3.4", "192.0.2.1"),
+        (["unix"], None, "1.2.3.4", None),
     ],
 )
 def test_the_client_behind_trusted_proxies(
     networks: list[str], peer: str | None, forwarded: str | None, expected: str | None
 ) -> None:
     assert TrustedProxies(networks).client(peer, forwarded) == expected
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "expected"),
+    [("1.2.3.4", "1.2.3.4"), ("1.2.3.4, 10.0.0.1", "1.2.3.4"), ("x", None), ("", None), (None, None)],
+)
+def test_the_client_behind_a_proxy_at_a_unix_socket(forwarded: str | None, expected: str | None) -> None:
+    trusted = TrustedProxies(["unix", "10.0.0.0/8"])
+    assert trusted.client(None, forwarded, unix=True) == expected
+    assert trusted.client(None, forwarded) is None
+    assert TrustedProxies(["10.0.0.0/8"]).client(None, forwarded, unix=True) is None
+    assert trusted.describe() == ["10.0.0.0/8", "unix"]
+
+
+@pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0", "128.0.0.0/1", "64.0.0.0/7", "2000::/3", "8000::/15"])
+def test_a_large_part_of_the_internet_is_no_proxy(network: str) -> None:
+    with pytest.raises(ConfigurationError, match="is a large part of the internet") as found:
+        TrustedProxies(["10.0.0.0/8", network])
+    assert found.value.option == "trusted_proxies"
+
+
+def test_large_private_networks_are_proxies() -> None:
+    assert len(TrustedProxies(["10.0.0.0/8", "fc00::/7", "104.16.0.0/13", "2400:cb00::/32"]).networks) == 4
+
+
+def test_thousands_of_hops_cost_as_much_as_a_few() -> None:
+    trusted, few, many = TrustedProxies(["10.0.0.0/8"]), ",10.0.0.1" * 32, ",10.0.0.1" * 7000
+
+    def work(forwarded: str) -> int:
+        calls = 0
+
+        def count(frame: Any, event: str, argument: Any) -> None:
+            nonlocal calls
+            calls += 1
+
+        sys.setprofile(count)
+        trusted.client("10.0.0.1", forwarded)
+        sys.setprofile(None)
+        return calls
+
+    assert work(many) == work(few)
 
 
 @pytest.mark.parametrize("networks", ["10.0.0.1", ["x"], [5], [None], ["10.0.0.1/8"], ["10.0.0.0/33"]])
