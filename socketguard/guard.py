@@ -502,7 +502,7 @@ class SocketGuard:
         return {
             "sessions": {
                 "open": len(sessions.open),
-                "without_namespace": sessions.pending,
+                "without_namespace": self._parts.ledger.pending,
                 "by_transport": dict(Counter(session.transport for session in sessions.open)),
             },
             "connections": {

@@ -16,7 +16,7 @@ from socketguard.errors import ConfigurationError
 
 from .rates import Rate
 
-__all__ = ["Ledger", "Limits", "Refusals"]
+__all__ = ["PENDING_SHARE", "Ledger", "Limits", "Refusals"]
 
 _Key = TypeVar("_Key")
 _NAMES_PER_SESSION = 64
@@ -33,7 +33,7 @@ class Limits:
 
     Attributes:
         connections: joined connections (sessions times namespaces) of this process.
-        pending_sessions: sessions that have joined no namespace.
+        pending_sessions: sessions that have joined no namespace; one address may have as many as are still free.
         connections_per_subject: joined connections of one subject of one issuer.
         connections_per_address: joined connections of one address; an IPv6 address counts as its /64.
         sessions_per_address: sessions of one address, whether they joined or not.
@@ -94,6 +94,10 @@ class Limits:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
+PENDING_SHARE = "pending_sessions_per_address"
+"""No limit of its own: as many of ``pending_sessions`` as are still free."""
+
+
 class Ledger:
     """How many connections there are, by subject and by address, and how many sessions by address.
 
@@ -110,6 +114,8 @@ class Ledger:
         self.by_subject: dict[tuple[str | None, str] | None, int] = {}
         self.by_address: dict[str | None, int] = {}
         self.sessions_by_address: dict[str | None, int] = {}
+        self.pending = 0
+        self.pending_by_address: dict[str | None, int] = {}
 
     def take(self, subject: tuple[str | None, str] | None, address: str | None) -> str | None:
         """Count a connection of a subject of an issuer (None: anonymous); when a limit is full, only give its name."""
@@ -149,17 +155,37 @@ class Ledger:
             _decrease(self.sessions_by_address, key)
             self.sessions -= 1
 
-    def session_problem(self, address: str | None, pending: int) -> str | None:
-        """The name of the limit that forbids one more session, while so many have joined no namespace; or None."""
+    def wait(self, address: str | None) -> None:
+        """Count a session that has joined no namespace."""
+        key = None if address is None else address_key(address)
+        self.pending_by_address[key] = self.pending_by_address.get(key, 0) + 1
+        self.pending += 1
+
+    def settle(self, address: str | None) -> None:
+        """Forget such a session as it was counted: it has joined, or ended."""
+        _decrease(self.pending_by_address, None if address is None else address_key(address))
+        self.pending -= 1
+
+    def session_problem(self, address: str | None) -> str | None:
+        """The name of the limit that forbids one more session, or None.
+
+        Of the sessions that have joined nothing, an address may have as many as are still free: one alone gets half of
+        them, and however many addresses take all that they can, something is left for another one (a dynamic
+        threshold, as switches have for shared buffers: Choudhury and Hahne, 1998).
+        """
         limits = self._limits
         if _full(self.connections, limits.connections):
             return "connections"
-        if _full(pending, limits.pending_sessions):
+        most = limits.pending_sessions
+        if _full(self.pending, most):
             return "pending_sessions"
         key = None if address is None else address_key(address)
-        of_address = self.sessions_by_address.get(key, 0)
-        if _full(of_address, limits.sessions_per_address) and not self._is_exempt(address, key):
+        if self._is_exempt(address, key):
+            return None
+        if _full(self.sessions_by_address.get(key, 0), limits.sessions_per_address):
             return "sessions_per_address"
+        if most is not None and self.pending_by_address.get(key, 0) >= most - self.pending:
+            return PENDING_SHARE
         return None
 
     def _is_exempt(self, address: str | None, key: str | None) -> bool:

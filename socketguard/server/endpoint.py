@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from socketguard.connection import HandshakeRequest, Session, address_key
 from socketguard.diagnosis.traffic import Patterns
 from socketguard.errors import RETRY_AFTER, HandshakeCode, Refusal, RejectCode, new_ref
-from socketguard.limits.counters import Ledger
+from socketguard.limits.counters import PENDING_SHARE, Ledger
 from socketguard.logs.report import Report
 from socketguard.proxies.trusted import TrustedProxies
 from socketguard.text import neutralise
@@ -204,12 +204,15 @@ class Endpoint:
         if outage is not None:
             hint = "tokens can't be checked now: see socketguard.keys.unavailable and socketguard.store.unavailable"
             return busy(RejectCode.KEYS_UNAVAILABLE, outage, hint)
-        full = self._ledger.session_problem(address, self._context.sessions.pending)
+        full = self._ledger.session_problem(address)
         if full is None:
             return None
         # What one address has too many of is its own business; a full server is everybody's.
         status = 429 if full.endswith("_per_address") else 503
-        return busy(RejectCode.CONNECTION_LIMIT, RETRY_AFTER, f"the limit {full} is reached", status)
+        hint = f"the limit {full} is reached"
+        if full == PENDING_SHARE:
+            hint = "this address has as many sessions without a namespace as are still free of pending_sessions"
+        return busy(RejectCode.CONNECTION_LIMIT, RETRY_AFTER, hint, status)
 
     async def _turn_away(
         self,

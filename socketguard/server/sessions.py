@@ -45,7 +45,6 @@ class Sessions:
     ) -> None:
         self.limits = limits
         self.open: dict[Session, Socket] = {}
-        self.pending = 0
         self.connections: dict[str, Connection] = {}
         self.admitting: dict[Connection, float] = {}
         self._engine = engine
@@ -106,7 +105,7 @@ class Sessions:
         if self._engine.alive(session.eio_sid):
             self._wait(session)
         else:
-            self.pending += 1
+            self._ledger.wait(session.client_address)
 
     def forget(self, connection: Connection) -> None:
         """A connection has ended."""
@@ -129,7 +128,7 @@ class Sessions:
         self._timers.clear()
 
     def _wait(self, session: Session) -> None:
-        self.pending += 1
+        self._ledger.wait(session.client_address)
         self._set_deadline(session)
 
     def _set_deadline(self, session: Session) -> None:
@@ -137,7 +136,7 @@ class Sessions:
             session.timer = self._timers.set(time.monotonic() + self._connect_timeout, (session, None))
 
     def _settle(self, session: Session) -> None:
-        self.pending -= 1
+        self._ledger.settle(session.client_address)
         self._timers.cancel(session.timer)
         session.timer = None
 

@@ -199,6 +199,26 @@ async def test_whose_sessions_are_counted(limit: str) -> None:
         await open_wire(case.app, client=("203.0.113.2", 2))
 
 
+@pytest.mark.parametrize("transport", ["polling", "websocket"])
+async def test_who_joins_nothing_keeps_nobody_else_out(transport: str, events: Events) -> None:
+    case = guarded(limits=Limits(pending_sessions=10))
+    stranger = ("203.0.113.1", 1)
+    for _ in range(5):
+        await Client(case, transport, client=stranger).open()
+    if transport == "polling":
+        assert (await http(case.app, "GET", OPEN, client=stranger)).status == 429
+    else:
+        with pytest.raises(Refused) as caught:
+            await open_wire(case.app, client=stranger)
+        assert caught.value.status == 429
+    (line,) = lines(events, "handshake.rejected", reason="connection_limit")
+    assert "as many sessions without a namespace as are still free of pending_sessions" in line["hint"]
+    # Who joins gives the place back.
+    for number in range(20):
+        await joined_client(case, kind=transport, client=(f"198.51.100.{number}", 1))
+    assert case.guard.status()["sessions"]["without_namespace"] == 5
+
+
 # Limits of connections, at the CONNECT
 
 
