@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 from .errors import ConfigurationError
 
-__all__ = ["YEAR", "called", "flag", "function", "is_loopback", "listed", "names", "seconds", "unknown"]
+__all__ = ["YEAR", "called", "flag", "function", "is_loopback", "listed", "names", "seconds", "unknown", "whole"]
 
 _Called = TypeVar("_Called", bound=Callable[..., Any])
 
@@ -153,6 +153,17 @@ def seconds(value: object, option: str, *, example: float, most: float = YEAR, w
     bound = "" if most == YEAR else f", at most {most:g}"
     write = write or f"write seconds, such as {option}={example}{bound}"
     raise ConfigurationError(f"{option} is {shown}; {write}", option=option)
+
+
+def whole(value: object, option: str, *, example: int, most: int) -> int:
+    """A whole number of at least 1 and at most ``most``."""
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most:
+        return value
+    # Python refuses to write out integers of more than 4,300 digits.
+    shown = "too large" if isinstance(value, int) and value.bit_length() > 10_000 else repr(value)
+    raise ConfigurationError(
+        f"{option} is {shown}; write a whole number from 1 to {most}, such as {option}={example}", option=option
+    )
 
 
 def flag(value: object, option: str, *, of: str = "") -> bool:

@@ -77,7 +77,6 @@ def print_json(shown: Mapping[str, Any]) -> None:
 RULES: Mapping[str, str] = {
     # where the token is
     "no_token": "there is no token where the guard looks for one",
-    "bearer_prefix": "the token has 'Bearer ' before it, which belongs into a header only",
     "not_a_string": "the token is no string",
     "query_malformed": "the query string can't be read",
     "cookie_without_origin": "a token in a cookie counts only together with an Origin header",

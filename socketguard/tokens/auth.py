@@ -12,15 +12,15 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, Self
 
-from socketguard.check import called, listed, names
+from socketguard.check import called, listed, names, whole
 from socketguard.connection import Identity, KeysChange
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
 from socketguard.findings import Finding, finding
 from socketguard.text import neutralise
 
 from .claims import ANY, REQUIRE, ClaimRules, Names, ScopeClaim, invalid, shown
-from .encoding import check_shape, decode_base64url, decode_json_object
-from .fetch import Fetch
+from .encoding import MAX_TOKEN_LENGTH, check_shape, decode_base64url, decode_json_object
+from .fetch import AllowHTTP, Fetch, checked_hosts
 from .finder import Found, TokenFinder
 from .http import Backend
 from .jwks import Discovery, RemoteKeys
@@ -171,7 +171,12 @@ class JWTAuth(Presets, Verifier):
         stale_if_error: how much longer they serve while they can't be fetched, in seconds.
         jwks_cooldown: the time between two attempts to fetch them, in seconds.
         jwks_timeout: for one fetch, in seconds.
-        allow_http: whether ``jwks_url`` may begin with ``http`` for a loopback address.
+        allow_http: whether ``jwks_url`` may begin with ``http``: True for a loopback address of this machine only, or a
+            list of the host names in one's own network for which it may, such as ``["keycloak"]``. Whoever can change
+            the answer on its way can sign every token.
+        max_token_length: characters of the longest token, 8,192 as a rule: servers and proxies take header lines of
+            that length. Tokens with very many groups need more; those of the payload are bounded by
+            ``limits.connect_packet_bytes`` too.
         clock: tells the time, in seconds since the epoch.
 
     Raises:
@@ -204,10 +209,13 @@ class JWTAuth(Presets, Verifier):
         stale_if_error: float = 3600,
         jwks_cooldown: float = 30,
         jwks_timeout: float = 5,
-        allow_http: bool = False,
+        allow_http: AllowHTTP = False,
+        max_token_length: int = MAX_TOKEN_LENGTH,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._algorithms = frozenset(check_algorithms(algorithms))
+        self._most = whole(max_token_length, "max_token_length", example=MAX_TOKEN_LENGTH, most=1_000_000)
+        allow_http = checked_hosts(allow_http)
         self._types, required = _profile(profile, _media_types(types), require)
         if expiry not in ("disconnect", "ignore"):
             raise ConfigurationError('expiry is "disconnect" or "ignore"', option="expiry")
@@ -255,7 +263,7 @@ class JWTAuth(Presets, Verifier):
         super().__init__(TokenFinder(sources, payload_keys), (self._keys,))
         # Only headers of tokens whose signature held get in here, so that a stranger can't fill it.
         self.known_headers: dict[bytes, tuple[str, str | None]] = {}
-        said = (self._algorithms, self._types, expiry, self.finder.sources, self.finder.payload_keys)
+        said = (self._algorithms, self._types, self._most, expiry, self.finder.sources, self.finder.payload_keys)
         self._configuration = (said, self._keys.fingerprint, rules.configuration)
 
     @classmethod
@@ -359,15 +367,8 @@ class JWTAuth(Presets, Verifier):
         found = self._verify(token)
         if not isinstance(found, Pending):
             return found
-        loaded = await self._keys.load(found)
-        try:
-            return self.verify(token)
-        except TokenError as error:
-            if not loaded or error.code is not RejectCode.KEYS_UNAVAILABLE or error.detail != "key_unknown":
-                raise
-            # The keys are as fresh as can be, and this one is not among them.
-            fields = {name: value for name, value in error.fields.items() if name != "retry_after"}
-            raise invalid("key_unknown", **fields) from None
+        await self._keys.load(found)
+        return self.verify(token)
 
     def verify_now(self, token: str) -> Identity | None:
         """As `verify`, but None when keys have to be fetched first, which `averify` does."""
@@ -391,7 +392,7 @@ class JWTAuth(Presets, Verifier):
 
     def _verify(self, token: str) -> Identity | Pending:
         try:
-            signing_input, _, signature_part = check_shape(token).rpartition(b".")
+            signing_input, _, signature_part = check_shape(token, self._most).rpartition(b".")
             header_part, _, payload_part = signing_input.partition(b".")
             header = self.known_headers.get(header_part)
             algorithm, key_id = self._read_header(header_part) if header is None else header

@@ -33,21 +33,27 @@ def malformed(detail: str, **fields: Any) -> TokenError:
     return TokenError(RejectCode.TOKEN_MALFORMED, detail, **fields)
 
 
-def check_shape(token: str) -> bytes:
+def check_shape(token: str, most: int = MAX_TOKEN_LENGTH) -> bytes:
     """A token as bytes: three parts of base64url characters, none empty, with two dots between them.
 
     This is compact serialisation (RFC 7515 section 7.1); nothing is decoded yet.
     """
     if not isinstance(token, str):
         raise malformed("not_a_string", received=type(token).__name__)
-    if len(token) > MAX_TOKEN_LENGTH:
-        raise malformed("too_long", received=len(token), limit=MAX_TOKEN_LENGTH)
+    if len(token) > most:
+        raise malformed("too_long", received=len(token), limit=most)
     try:
         raw = token.encode("ascii")
     except UnicodeEncodeError:
         raise malformed("not_base64url") from None
     others = raw.translate(None, _ALPHABET)
-    if others == b".." and b".." not in raw and raw[0] != 0x2E and raw[-1] != 0x2E:
+    if b"=" in others:
+        # RFC 7515 section 2 has no padding, but some write it, and sign it too (load balancers of AWS do).
+        bare = b".".join(_unpadded(part) for part in raw.split(b"."))
+        others = bare.translate(None, _ALPHABET)
+    else:
+        bare = raw
+    if others == b".." and b".." not in bare and bare[0] != 0x2E and bare[-1] != 0x2E:
         return raw
     fields: dict[str, Any] = {}
     if token in _NO_TOKENS:
@@ -58,12 +64,19 @@ def check_shape(token: str) -> bytes:
     raise malformed(detail, **fields)
 
 
+def _unpadded(part: bytes) -> bytes:
+    """A part without the padding of RFC 4648 section 3.2, where it has as much as belongs there."""
+    return part.rstrip(b"=") if len(part) % 4 == 0 and part[-3:] != b"===" else part
+
+
 def decode_base64url(part: bytes, name: str) -> bytes:
-    """Decode a part of a token that `check_shape` let pass: base64url without padding (RFC 7515 section 2).
+    """Decode a part of a token that `check_shape` let pass: base64url (RFC 7515 section 2).
 
     `name` is the part's for the log: ``header``, ``payload`` or ``signature``. Refused are an impossible length, and
     bits at the end that belong to no byte.
     """
+    if part[-1:] == b"=":
+        part = _unpadded(part)
     rest = len(part) % 4
     if rest and part[-1] not in _CANONICAL_END[rest]:
         raise malformed("not_base64url", part=name)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
-from socketguard.check import is_loopback
+from socketguard.check import is_loopback, names
 from socketguard.errors import ConfigurationError
 from socketguard.text import neutralise
 
@@ -82,7 +83,28 @@ def _check_head(response: httpx2.Response) -> None:
         raise FetchError("the answer is a page (text/html), not JSON")
 
 
-def checked_url(url: Any, option: str, allow_http: bool) -> str:
+_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?|[0-9a-fA-F:]{2,39}")
+
+AllowHTTP: TypeAlias = bool | Collection[str]
+"""Whether keys may come over http: from this machine, or from these hosts."""
+
+
+def checked_hosts(allow_http: Any) -> bool | tuple[str, ...]:
+    """The option ``allow_http``."""
+    if isinstance(allow_http, bool):
+        return allow_http
+    hosts = names(allow_http, "allow_http", example='["keycloak"]')
+    for host in hosts:
+        if not _HOST.fullmatch(host):
+            raise ConfigurationError(
+                f'allow_http has {host!r}, which is no host name; write allow_http=["keycloak"], without scheme and '
+                "port",
+                option="allow_http",
+            )
+    return tuple(host.lower() for host in hosts)
+
+
+def checked_url(url: Any, option: str, allow_http: AllowHTTP) -> str:
     """An address that keys may come from."""
     problem = url_problem(url, allow_http)
     if problem is not None:
@@ -90,7 +112,7 @@ def checked_url(url: Any, option: str, allow_http: bool) -> str:
     return str(url)
 
 
-def url_problem(url: Any, allow_http: bool) -> str | None:
+def url_problem(url: Any, allow_http: AllowHTTP) -> str | None:
     """Why keys can't come from an address; None when they can."""
     if not isinstance(url, str) or not url.isascii() or not url.isprintable() or " " in url:
         return "must be a URL in ASCII without spaces"
@@ -107,6 +129,13 @@ def url_problem(url: Any, allow_http: bool) -> str | None:
         return None
     if parts.scheme != "http" or not host:
         return "must begin with https:// and name a host"
+    if not isinstance(allow_http, bool) and host in allow_http:
+        return None
     if not is_loopback(host):
-        return "must begin with https://: whoever can change the answer on its way could sign every token"
-    return None if allow_http else "must begin with https://; for this machine http is taken with allow_http=True"
+        return (
+            "must begin with https://: whoever can change the answer on its way could sign every token; for a host in "
+            f"a network of your own write allow_http=[{host!r}]"
+        )
+    if allow_http is True:
+        return None
+    return "must begin with https://; for this machine http is taken with allow_http=True"

@@ -31,6 +31,11 @@ def _bearer(value: str) -> str | None:
     return token.strip(" ") if scheme.lower() == "bearer" else None
 
 
+def _bare(value: str) -> str:
+    """A token without a ``Bearer`` before it, which many clients write where none belongs."""
+    return value if value[:7].lower() != "bearer " else value[7:].strip(" ")
+
+
 class TokenFinder:
     """Finds the token of a request.
 
@@ -38,7 +43,7 @@ class TokenFinder:
     key) does the ``Authorization`` header, and then the other sources in their order. The header is that of the
     *first* request of a session, so an old header beside a fresh payload is normal and no conflict. A payload token
     that is no string is refused, without falling back. The payload key ``authorization`` holds ``Bearer …``, every
-    other one the bare token.
+    other one the bare token; a ``Bearer`` before it is taken off.
     """
 
     def __init__(
@@ -97,10 +102,8 @@ class TokenFinder:
             if key.lower() == "authorization":
                 if token := _bearer(value):
                     return token
-            elif value[:7].lower() == "bearer ":
-                raise malformed("bearer_prefix", source="payload", key=key)
-            else:
-                return value
+            elif token := _bare(value):
+                return token
         return None
 
     def _from_others(self, headers: Sequence[tuple[bytes, bytes]], query_string: bytes) -> Found | None:
@@ -109,11 +112,9 @@ class TokenFinder:
             values = _query_values(query_string, name) if kind == "query" else _cookie_values(headers, name)
             if len(values) > 1:
                 raise malformed("multiple_parameters" if kind == "query" else "multiple_cookies", source=source)
-            token = values[0] if values else ""
+            token = _bare(values[0]) if values else ""
             if not token:
                 continue
-            if token[:7].lower() == "bearer ":
-                raise malformed("bearer_prefix", source=source)
             # A browser adds cookies to requests that any page makes; without its Origin header nobody can tell which.
             if kind == "cookie" and not any(name.lower() == b"origin" and value for name, value in headers):
                 cookie_without_origin = True

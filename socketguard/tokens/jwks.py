@@ -25,8 +25,8 @@ from socketguard.deadline import Overdue, run_until
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
 from socketguard.text import neutralise
 
-from .claims import seconds
-from .fetch import BODY_LIMIT, Fetch, checked_url, default_fetch, url_problem
+from .claims import invalid, seconds
+from .fetch import BODY_LIMIT, AllowHTTP, Fetch, checked_url, default_fetch, url_problem
 from .keys import MAX_KEY_ID, KeySource, Pending, PreparedKey
 from .keyset import KeySet, Unusable
 
@@ -45,7 +45,7 @@ class Discovery(str):
 
     __slots__ = ()
 
-    def address(self, allow_http: bool) -> str:
+    def address(self, allow_http: AllowHTTP) -> str:
         """Where that configuration is (OpenID Connect Discovery 1.0 section 4.1)."""
         issuer = checked_url(str(self), "issuer", allow_http)
         if "?" in issuer:
@@ -73,7 +73,7 @@ class RemoteKeys(KeySource):
         stale_if_error: float = 3600.0,
         cooldown: float = 30.0,
         timeout: float = 5.0,
-        allow_http: bool = False,
+        allow_http: AllowHTTP = False,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -143,6 +143,9 @@ class RemoteKeys(KeySource):
         found = keys.find(algorithm, key_id)
         if not found:
             fields = {} if key_id is None else {"key_id": neutralise(key_id, MAX_KEY_ID)}
+            if now < self._next and self._failing is None:
+                # The keys are as fresh as can be, and this one is not among them: no outage, whoever waits.
+                raise invalid("key_unknown", **fields)
             return self._pending(now, "key_unknown", "key_unknown", **fields)
         return found
 

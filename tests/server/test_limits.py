@@ -559,9 +559,24 @@ async def test_lines_about_keys_belong_to_no_client() -> None:
     await wire.close()
 
 
-async def test_a_member_hears_that_there_are_no_keys_for_another_namespace() -> None:
-    case = guarded("/messages", "/other", auth=KeyServer().auth(jwks_cooldown=300))
+async def test_a_key_of_another_realm_is_no_outage() -> None:
+    server = KeyServer()
+    case = guarded("/messages", "/other", auth=server.auth(jwks_cooldown=300))
     wire, _ = await joined_wire(case.app, token=signed())
+    for _ in range(3):
+        said = await ask(wire, "/other", signed("another"))
+        assert (said["code"], said["retry"]) == ("token_invalid", "login")
+    # Nor is one asked for, for each of them, and whoever has a good token gets in.
+    assert server.calls == 1
+    await joined_wire(case.app, token=signed())
+
+
+async def test_a_member_hears_that_there_are_no_keys_for_another_namespace() -> None:
+    server = KeyServer()
+    case = guarded("/messages", "/other", auth=server.auth(jwks_cooldown=0.1))
+    wire, _ = await joined_wire(case.app, token=signed())
+    server.fails = True
+    await asyncio.sleep(0.15)  # The cool-down with its jitter.
     said = await ask(wire, "/other", signed("another"))
     assert (said["code"], said["retry"]) == ("keys_unavailable", "backoff")
     assert said["retry_after"] >= 1
