@@ -135,6 +135,9 @@ class Connects:
             self._endings.session(connection.session, "too_many_failures")
 
     async def _decide(self, connection: Connection, decided: Awaitable[Refusal | None] | None, data: Any) -> None:
+        if connection.pending is not None:
+            # It may run before whoever has begun it can say so.
+            connection.pending.task = asyncio.current_task()
         bound_connection.set(connection)
         refusal = answer = None
         try:
