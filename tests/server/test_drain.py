@@ -89,7 +89,7 @@ async def test_everybody_is_sent_away_and_told_why(events: Events) -> None:
 
 async def test_an_empty_server_is_drained_at_once(events: Events) -> None:
     case = guarded()
-    assert await asyncio.wait_for(case.guard.drain(), 5) == 0
+    assert await within(case.guard.drain()) == 0
     assert lines(events, "drain.started")[0]["over_s"] == 8.0
     assert lines(events, "drain.finished")[0]["ended"] == 0
 
@@ -244,8 +244,8 @@ async def test_a_body_of_which_half_has_come_holds_nothing_up(pieces: tuple[byte
     case = guarded()
     client, _ = await joined_client(case, kind="polling")
     task, request = await client.begin("POST", *(pieces or (b"",)))
-    assert await asyncio.wait_for(case.guard.drain(0), 5) == 1
-    await asyncio.wait_for(task, 5)
+    assert await within(case.guard.drain(0)) == 1
+    await within(task)
     answer = request.answer
     assert (answer.status, answer.header("retry-after"), answer.json["code"]) == (503, ["5"], "draining")
 
@@ -296,7 +296,7 @@ async def test_a_client_that_does_not_read_is_not_waited_for() -> None:
     await joined_wire(line)
     line.open.clear()
     await case.server.emit("x", "y", namespace="/messages")
-    assert await asyncio.wait_for(case.guard.drain(0), 5) == 1
+    assert await within(case.guard.drain(0)) == 1
     await until(lambda: not case.guard.status()["sessions"]["open"])
     line.open.set()
 
@@ -309,10 +309,10 @@ async def test_a_handler_that_hangs_holds_nothing_up(event: str, transport: str)
     client = await Client(case, transport).open()
     joining = asyncio.ensure_future(client.send(connect_packet()))
     if event == "connect":
-        await asyncio.wait_for(pause.entered.wait(), 5)
+        await within(pause.entered.wait())
     else:
         await until(lambda: case.guard.status()["connections"]["open"])
-    assert await asyncio.wait_for(case.guard.drain(0), 5) == 1
+    assert await within(case.guard.drain(0)) == 1
     if client.wire is None and event == "disconnect":
         # It has been told; what it is still asked for on its way out is nobody's business.
         while (polled := await client.http("GET")).status == 200:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 from typing import Any
@@ -12,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from socketguard.testing import mint
-from tests.scripted import Client, Guarded, Socket, connect_packet, guarded, http, open_wire
+from tests.scripted import Client, Guarded, Socket, connect_packet, guarded, http, open_wire, within
 
 EXAMPLES = settings(max_examples=60)
 
@@ -209,7 +208,7 @@ async def test_any_websocket_handshake(
     async def send(message: Any) -> None:
         outgoing.append(message["type"])
 
-    await asyncio.wait_for(case.app(wire.scope, receive, send), 5)
+    await within(case.app(wire.scope, receive, send))
     assert outgoing[0] in ("websocket.accept", "websocket.close", "websocket.http.response.start")
     nobody(case, called)
 

@@ -19,6 +19,7 @@ from tests.scripted import (
     joined_wire,
     lines,
     open_wire,
+    within,
 )
 
 
@@ -125,7 +126,7 @@ async def test_a_waiting_poll_is_answered_when_the_session_ends() -> None:
     await asyncio.sleep(0)
     assert (await client.post("hello")).status == 400
     # Python's client would never come back after a CLOSE packet.
-    assert await asyncio.wait_for(waiting, 5) == ["6"]
+    assert await within(waiting) == ["6"]
 
 
 async def test_a_poll_that_claims_an_upgrade_is_a_poll() -> None:
