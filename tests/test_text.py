@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketguard.text import neutralise
+from socketguard.testing import mint
+from socketguard.text import REDACTED, is_safe, neutralise
 
 any_text = st.text(st.characters(exclude_categories=[]), max_size=60)
 
@@ -63,3 +64,32 @@ def test_the_result_is_one_encodable_line_without_controls(text: str, limit: int
 def test_doing_it_twice_changes_nothing(text: str) -> None:
     once = neutralise(text, 1000)
     assert neutralise(once, 1000) == once
+
+
+INVISIBLE = (
+    "\u00ad\u034f\u115f\u1160\u180b\u180e\u206a\u206f\u3164\ufe00\ufe0f\uffa0\ufff9"
+    "\U000e0001\U000e0041\U000e007f\U000e0100"
+)
+
+
+@pytest.mark.parametrize("character", INVISIBLE)
+def test_what_is_invisible_is_shown(character: str) -> None:
+    code = ord(character)
+    shown = f"\\U{code:08x}" if code > 0xFFFF else f"\\u{code:04x}"
+    assert neutralise(f"a{character}b", 10) == f"a{shown}b"
+    assert not is_safe(character)
+
+
+def test_a_format_control_of_unicode_is_never_shown_as_it_is() -> None:
+    # Those that are part of a script have a shape or a meaning of their own.
+    scripts = [*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, *range(0x110BD, 0x13440)]
+    for code in set(range(0x110000)) - set(scripts):
+        if unicodedata.category(chr(code)) == "Cf":
+            assert not is_safe(chr(code)), hex(code)
+
+
+@pytest.mark.parametrize("text", ["/{}", "/m?token={}", "Bearer {}", "{}/x", "a {} b {}"])
+def test_a_token_is_taken_out(text: str) -> None:
+    token = mint("somebody")
+    assert neutralise(text.format(token, token), 10_000) == text.format(REDACTED, REDACTED)
+    assert token[:20] not in neutralise(text.format(token, token), 40)

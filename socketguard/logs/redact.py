@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from socketguard.errors import ConfigurationError
+from socketguard.text import JWT, REDACTED
 
 __all__ = ["RECORD_ATTRIBUTES", "TRACEBACK_LIMIT", "RedactFilter", "traceback_text"]
 
@@ -43,15 +44,6 @@ _SENSITIVE_HINTS = ("token", "jwt", "bearer", "auth", "cookie", "passw", "secret
 # The words of options such as NamespacePolicy(token="required"): no secrets.
 _NO_SECRET = frozenset({"", "required", "optional", "none", "null", "true", "false"})
 
-# A base64url text that begins as a JSON object does is a JWT or a part of one: `{"` is "eyJ". Spaces and newlines
-# after the brace give the other beginnings, which stand in English words too, hence the second part. The lengths keep
-# the work linear.
-_DOT = r"(?:\.|%2[eE])"
-_JWT = re.compile(
-    rf"eyJ[\w-]{{8,}}+(?:{_DOT}[\w-]*+){{0,4}}+"
-    rf"|e(?:yA|w[ok0])[\w-]{{4,256}}+{_DOT}e[yw][\w-]{{4,}}+(?:{_DOT}[\w-]*+){{0,3}}+",
-    re.ASCII,
-)
 _QUERY = re.compile(r"([?&])([^=&?\s\"'#]{1,64}+)=([^&\s\"'#]*+)")
 # "key": "value", 'key': 'value', \"key\":\"value\", ('key', 'value') and key=value, up to where the value begins.
 _PAIR = re.compile(
@@ -99,7 +91,7 @@ class RedactFilter(logging.Filter):
     that replaces ``msg`` and ``args``; the five arguments of ``uvicorn.access`` always stay five.
     """
 
-    def __init__(self, replacement: str = "[redacted]") -> None:
+    def __init__(self, replacement: str = REDACTED) -> None:
         """
         Args:
             replacement: what stands where a secret was: letters, digits, ``_``, ``-`` and ``*``, which may be in
@@ -194,7 +186,7 @@ class RedactFilter(logging.Filter):
             text = f"{text[:limit]}… [{len(text) - limit} more characters]"
         text = self._packets(text)
         if "ey" in text or "ew" in text:
-            text = _JWT.sub(self._replacement, text)
+            text = JWT.sub(self._replacement, text)
         if "=" in text:
             text = _QUERY.sub(self._parameter, text)
         lower = text.lower()

@@ -23,7 +23,7 @@ from socketguard.errors import ConfigurationError
 from socketguard.text import neutralise
 
 from .events import EVENTS, sentence
-from .redact import RECORD_ATTRIBUTES, traceback_text
+from .redact import RECORD_ATTRIBUTES, TRACEBACK_LIMIT, RedactFilter, traceback_text
 
 __all__ = ["EventLog", "captured", "line_of", "write_line"]
 
@@ -86,11 +86,15 @@ def _console_line(record: Mapping[str, Any]) -> str:
     # ConsoleRenderer prints most strings as they are; a terminal obeys what is in them.
     safe = {neutralise(k, 64): neutralise(v, _TEXT_LIMIT) if isinstance(v, str) else v for k, v in record.items()}
     if (text := record.get("exception")) is not None:
-        safe["exception"] = "\n".join(neutralise(line, _TEXT_LIMIT) for line in str(text).split("\n"))
+        safe["exception"] = _lines(str(text), _TEXT_LIMIT)
     try:
         return str(_console(colors=colors)(None, "", dict(safe)))
     except Exception:  # a value of the application, with whatever __repr__ it has
         return str(_console(colors=colors)(None, "", {name: _plain(value) for name, value in safe.items()}))
+
+
+def _lines(text: str, limit: int) -> str:
+    return "\n".join(neutralise(line, limit) for line in text.split("\n"))
 
 
 def _is_terminal() -> bool:
@@ -111,29 +115,45 @@ def write_line(line: str) -> None:
         sys.stderr.write(line + "\n")
 
 
+_REDACT = RedactFilter()
+
+
+def _told(error: BaseException) -> str:
+    """The traceback of an error, as text: whoever has the object prints local variables, tokens and cookies too."""
+    text = _REDACT.text(traceback_text(error) or "", limit=TRACEBACK_LIMIT + 1)
+    return _lines(text, len(text))
+
+
 # --- the three routes ------------------------------------------------------------------------------------------------
 
 
-def _to_stdlib(logger: Any, level: int, event: str, fields: dict[str, Any], exc_info: BaseException | None) -> None:
+def _to_stdlib(logger: Any, level: int, event: str, fields: dict[str, Any], exception: str | None) -> None:
     if not logger.isEnabledFor(level):
         return
     message = sentence(event, fields)
     # Prefixed, because `name`, `message`, `args` and others are a KeyError in `extra`.
     extra = {f"socketguard.{name}": value for name, value in fields.items()}
     extra["socketguard.event"] = event
-    options: MutableMapping[str, Any] = {"extra": extra, "exc_info": exc_info, "stacklevel": 4}
+    options: MutableMapping[str, Any] = {"extra": extra, "stacklevel": 4}
     while isinstance(logger, logging.LoggerAdapter):
         # Done by hand because LoggerAdapter.process replaces `extra` by the adapter's own.
         message, options = logger.process(message, options)
         extra = {**extra, **(options.get("extra") or {})}
         options["extra"] = extra
         logger = logger.logger
-    logger.log(level, message, **options)
+    if exception is None:
+        logger.log(level, message, **options)
+        return
+    # `exc_text` is what every formatter prints; there is no other way to give it.
+    path, line, function, _ = logger.findCaller(stacklevel=4)
+    record = logger.makeRecord(logger.name, level, path, line, message, (), None, function, options["extra"])
+    record.exc_text = exception
+    logger.handle(record)
 
 
-def _to_structlog(method: Any, event: str, fields: dict[str, Any], exc_info: BaseException | None) -> None:
-    if exc_info is not None:
-        fields = {**fields, "exc_info": exc_info}
+def _to_structlog(method: Any, event: str, fields: dict[str, Any], exception: str | None) -> None:
+    if exception is not None:
+        fields = {**fields, "exception": exception}
     try:
         method(event, **fields)
     except TypeError:
@@ -146,15 +166,15 @@ def _to_structlog(method: Any, event: str, fields: dict[str, Any], exc_info: Bas
         # `message` and others are refused before any handler has run. So the line can be given once more.
         if not str(error.args[0] if error.args else "").startswith("Attempt to overwrite"):
             raise
-        taken = RECORD_ATTRIBUTES - {"exc_info"}
-        method(event, **{f"socketguard.{k}" if k in taken else k: v for k, v in fields.items()})
+        method(event, **{f"socketguard.{k}" if k in RECORD_ATTRIBUTES else k: v for k, v in fields.items()})
 
 
-def _to_stderr(level: int, event: str, fields: dict[str, Any], exc_info: BaseException | None) -> None:
+def _to_stderr(level: int, event: str, fields: dict[str, Any], exception: str | None) -> None:
     if level < logging.INFO:
         return
     head = {"timestamp": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"), "level": _LEVEL_NAMES[level]}
-    write_line(line_of({**head, "event": event, **fields, "exc_info": exc_info}, None))
+    text = {} if exception is None else {"exception": exception}
+    write_line(line_of({**head, "event": event, **fields, **text}, None))
 
 
 def _check_logger(logger: Any) -> None:
@@ -209,7 +229,7 @@ class EventLog:
         if self._silent:
             return
         try:
-            self._send(level, event, fields, exc_info)
+            self._send(level, event, fields, None if exc_info is None else _told(exc_info))
         except Exception as error:  # "failures in the logging processes must not prevent the application" (OWASP)
             self.failures += 1
             if self.failures == 1:
@@ -219,20 +239,20 @@ class EventLog:
                         f"{event!r}, which is lost; further failures are only counted"
                     )
 
-    def _send(self, level: int, event: str, fields: dict[str, Any], exc_info: BaseException | None) -> None:
+    def _send(self, level: int, event: str, fields: dict[str, Any], exception: str | None) -> None:
         logger = self._logger
         if logger is not None:
             if isinstance(logger, logging.Logger | logging.LoggerAdapter):
-                _to_stdlib(logger, level, event, fields, exc_info)
+                _to_stdlib(logger, level, event, fields, exception)
             else:
-                _to_structlog(getattr(logger, _LEVEL_NAMES[level]), event, fields, exc_info)
+                _to_structlog(getattr(logger, _LEVEL_NAMES[level]), event, fields, exception)
         elif structlog.is_configured():
-            _to_structlog(getattr(self._structlog(), _LEVEL_NAMES[level]), event, fields, exc_info)
+            _to_structlog(getattr(self._structlog(), _LEVEL_NAMES[level]), event, fields, exception)
         # Not kept: logging.config may disable loggers that exist before it runs, so ours is made as late as possible.
         elif (stdlib := logging.getLogger(_LOGGER_NAME)).hasHandlers():
-            _to_stdlib(stdlib, level, event, fields, exc_info)
+            _to_stdlib(stdlib, level, event, fields, exception)
         else:
-            _to_stderr(level, event, fields, exc_info)
+            _to_stderr(level, event, fields, exception)
 
     def _structlog(self) -> Any:
         """The bound logger, assembled anew when the host has configured structlog anew.

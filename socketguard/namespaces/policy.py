@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 from socketguard.check import called, flag, function, names
 from socketguard.connection import Connection, Identity
 from socketguard.errors import ConfigurationError
-from socketguard.text import neutralise
+from socketguard.text import is_safe
 
 __all__ = ["LONGEST_NAME", "NamespacePolicy", "Served", "is_plain"]
 
@@ -47,7 +47,7 @@ def is_plain(name: str) -> bool:
     """
     if len(name) > LONGEST_NAME or "?" in name or "," in name:
         return False
-    return neutralise(name, LONGEST_NAME) == name
+    return is_safe(name)
 
 
 Authorize = Callable[[Identity, Connection], bool | Awaitable[bool]]

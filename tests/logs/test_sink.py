@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from socketguard.errors import ConfigurationError
 from socketguard.logs import events
 from socketguard.logs.sink import EventLog, _console, captured
+from socketguard.testing import mint
 from tests.logs.processes import EMIT, FIELDS, JOINED, environment, run
 
 STDLIB = logging.getLogger("socketguard")
@@ -247,7 +248,7 @@ def test_any_object_with_the_four_methods_is_a_logger() -> None:
     log.emit("socketguard.of.a.later.version", {})
     assert plain.lines == [
         ("info", events.ACCEPTED, FIELDS),
-        ("error", events.HANDLER_FAILED, {"error": "ValueError", "exc_info": error}),
+        ("error", events.HANDLER_FAILED, {"error": "ValueError", "exception": "ValueError: x"}),
         ("info", "socketguard.of.a.later.version", {}),
     ]
 
@@ -534,3 +535,46 @@ def test_no_fields_make_it_raise(kind: str, fields: dict[str, Any], request: pyt
     written = stream.getvalue()[before:]
     assert written.endswith("\n")
     written.encode()
+
+
+def failed_with_secrets() -> Exception:
+    token, cookie = mint("somebody"), "session=0123456789abcdef"
+    try:
+        raise LookupError(f"no user for {token}\r\x1b[2J\u00ad\U000e0041 {len(cookie)}")
+    except LookupError as error:
+        return error
+
+
+def secrets_in(text: str) -> list[str]:
+    """What of it must be nowhere: a token's parts, control characters, and the local variables of the handler."""
+    return [part for part in ("eyJ", "\x1b", "\r", "\u00ad", "\U000e0041", "0123456789abcdef") if part in text]
+
+
+@pytest.mark.parametrize("route", ["structlog", "rich locals", "stdlib", "rich handler", "stderr"])
+def test_a_traceback_hands_out_no_secret_whoever_prints_it(
+    route: str, stderr: io.StringIO, request: pytest.FixtureRequest
+) -> None:
+    error, stream = failed_with_secrets(), io.StringIO()
+    logger: Any = None
+    if route == "structlog":
+        processors: list[Any] = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        logger = structlog.wrap_logger(structlog.WriteLogger(stream), processors=processors)
+    elif route == "rich locals":
+        formatter = structlog.dev.RichTracebackFormatter(show_locals=True)
+        console = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=formatter)
+        logger = structlog.wrap_logger(structlog.WriteLogger(stream), processors=[console])
+    elif route in ("stdlib", "rich handler"):
+        logger = logging.getLogger("an application whose handlers raise")
+        logger.propagate = False
+        handler: logging.Handler = logging.StreamHandler(stream)
+        if route == "rich handler":
+            rich = pytest.importorskip("rich.logging")
+            console = pytest.importorskip("rich.console").Console(file=stream, width=200)
+            handler = rich.RichHandler(rich_tracebacks=True, tracebacks_show_locals=True, console=console)
+        logger.handlers[:] = [handler]
+    EventLog(logger).emit(events.HANDLER_FAILED, {"error": "LookupError", "handler": "order"}, exc_info=error)
+    text = stream.getvalue() or stderr.getvalue()
+    assert "failed" in text
+    assert "LookupError: no user for [redacted]" in text
+    assert "failed_with_secrets" in text
+    assert not secrets_in(text.replace("\\r", "").replace("\\u001b", ""))

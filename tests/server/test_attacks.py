@@ -612,3 +612,15 @@ async def test_a_refused_connect_that_waits_for_its_client_holds_nothing() -> No
 
 def test_the_packet_class_of_the_driver_is_the_real_one() -> None:
     assert socketio.packet.Packet(encoded_packet=connect_packet(token=None)[1:]).namespace == "/messages"
+
+
+@pytest.mark.parametrize("name", ["/{}", "/tenant-{}", "/a/{}/b"])
+async def test_a_token_in_a_name_is_in_no_log_line(name: str, events: Events) -> None:
+    case = guarded(namespaces=["/messages", "/tenant-{tenant}"])
+    token = mint("u-1")
+    for credential in (token, "bad"):
+        wire = await open_wire(case.app, connect_packet(name.format(token), credential))
+        await wire.frame()
+        await wire.close()
+    assert lines(events, "connection.rejected")
+    assert not [part for part in token.split(".") if part in repr(events)]
