@@ -164,6 +164,7 @@ class Connection:
         started: when the CONNECT arrived, in seconds of the monotonic clock.
         events_in: events received and dispatched so far.
         refreshes: how often its token was replaced by a fresh one.
+        rejoins: how many connections of its session had ended before it.
     """
 
     PENDING: ClassVar = "pending"
@@ -185,6 +186,7 @@ class Connection:
     pending: Pending | None = None
     log_fields: dict[str, Any] = field(default_factory=dict)
     refreshes: int = 0
+    rejoins: int = 0
     refreshing: bool = False
     offered: Identity | None = None  # who a fresh token says it is, while that is being decided
     timer: Any = None

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from socketguard.connection import address_key
 
-from .sink import EventLog
+from .sink import EventLog, told
 
 __all__ = ["Floods"]
 
@@ -26,7 +26,7 @@ class Window:
         self.ends = ends
         self.passed = 1
         self.suppressed = 0
-        self.last: tuple[str, dict[str, Any]] = ("", {})
+        self.last: tuple[str, dict[str, Any], str | None] = ("", {}, None)
 
 
 _Windows: TypeAlias = dict[_Key, Window]
@@ -52,12 +52,19 @@ class Floods:
         self._overflow: _Windows = {}
 
     def emit(
-        self, event: str, source: str | None, reason: str, fields: dict[str, Any], *, now: float | None = None
+        self,
+        event: str,
+        source: str | None,
+        reason: str,
+        fields: dict[str, Any],
+        *,
+        exc_info: BaseException | None = None,
+        now: float | None = None,
     ) -> bool:
         """Write an event, unless its source has had its share of lines for this reason; True when it was written.
 
-        IPv6 addresses count as their /64. The reason is a word of a closed set, to which a part from the client may be
-        joined by a colon. ``now`` is in seconds of `time.monotonic`.
+        IPv6 addresses count as their /64. The reason is made of words of our own, never of a client's: whoever chose it
+        could have as many lines as he likes. ``now`` is in seconds of `time.monotonic`.
         """
         now = time.monotonic() if now is None else now
         windows, key = self._place(source, reason, now)
@@ -65,17 +72,18 @@ class Floods:
         if window is not None and now < window.ends:
             if window.passed >= self._burst:
                 window.suppressed += 1
-                window.last = (event, fields)
+                # Its text: an exception would keep alive all that was there when it was raised.
+                window.last = (event, fields, None if exc_info is None else told(exc_info))
                 return False
             window.passed += 1
-            self._log.emit(event, fields)
+            self._log.emit(event, fields, exc_info=exc_info)
             return True
         if window is not None:
             del windows[key]
             if window.suppressed:
                 fields = {**fields, "suppressed": window.suppressed}
         windows[key] = Window(now + self._window)
-        self._log.emit(event, fields)
+        self._log.emit(event, fields, exc_info=exc_info)
         return True
 
     @property
@@ -97,7 +105,7 @@ class Floods:
         key = (None if source is None else address_key(source), reason)
         if key in self._windows or len(self._windows) < self._max_sources or self._close_first(self._windows, now):
             return self._windows, key
-        # Only the part before a colon counts now: what follows it may be from a client, hence without end.
+        # Only the part before a colon counts now.
         shared = (_OVERFLOW, reason.partition(":")[0])
         if shared not in self._overflow and len(self._overflow) >= _OVERFLOW_LIMIT:
             shared = (_OVERFLOW, _OVERFLOW)
@@ -109,6 +117,7 @@ class Floods:
             return False
         del windows[key]
         if window.suppressed:
-            event, fields = window.last
-            self._log.emit(event, {**fields, "suppressed": window.suppressed, "summary": True})
+            event, fields, exception = window.last
+            summary = {**fields, "suppressed": window.suppressed, "summary": True}
+            self._log.emit(event, summary if exception is None else {**summary, "exception": exception})
         return True

@@ -22,6 +22,10 @@ from .sink import EventLog
 __all__ = ["Report"]
 
 
+MANY_REJOINS = 32
+"""Connections of one session that have ended, beyond which the lines of further ones are held back as refusals are."""
+
+
 class Report:
     """Writes the log lines of one guard."""
 
@@ -64,27 +68,43 @@ class Report:
 
     def accepted(self, connection: Connection) -> None:
         """A client joined a namespace."""
-        self.log.emit(events.ACCEPTED, self._fields(connection))
+        self._life(events.ACCEPTED, connection, self._fields(connection))
 
     def rejected(self, connection: Connection, refusal: Refusal, ref: str) -> None:
         """A CONNECT was refused."""
         # What a person looks for comes first.
         fields = {**_why(refusal, ref), **self._fields(connection)}
         if refusal.error is not None:
-            # A defect of the server, not an attempt of a client: with its traceback, and never held back.
-            self.log.emit(events.REJECTED, fields, exc_info=refusal.error)
+            # A defect of the server, not an attempt of a client: with its traceback.
+            self._defect(events.REJECTED, fields, refusal.error)
             return
         key: str = fields["reason"]
         if refusal.code is RejectCode.INVALID_NAMESPACE:
             # A page that means one namespace must not hide another page that means another one.
-            key = f"{key}:{refusal.fields.get('suggestion')}"
+            suggestion = refusal.fields.get("suggestion")
+            key = f"{key}:{suggestion if suggestion in refusal.fields.get('registered', ()) else ''}"
         self.floods.emit(events.REJECTED, connection.client_address, key, fields)
 
     def closed(self, connection: Connection, reason: str) -> None:
         """A client left a namespace: the canonical line."""
         fields = {"reason": reason, **_known(detail=connection.detail), **self._fields(connection)}
         fields |= {"packets_in": connection.packets_in, "events_in": connection.events_in}
-        self.log.emit(events.CLOSED, fields | _known(refreshes=connection.refreshes or None))
+        self._life(events.CLOSED, connection, fields | _known(refreshes=connection.refreshes or None))
+
+    def _life(self, event: str, connection: Connection, fields: dict[str, Any]) -> None:
+        """Write a line that each connection has, unless one session has very many of them."""
+        if connection.rejoins <= MANY_REJOINS:
+            self.log.emit(event, fields)
+        else:
+            self.floods.emit(event, connection.client_address, f"again:{event}", fields)
+
+    def _defect(self, event: str, fields: dict[str, Any], error: BaseException) -> None:
+        """Write a line with a traceback, unless the same place has raised the same very often."""
+        last = error.__traceback__
+        while last is not None and last.tb_next is not None:
+            last = last.tb_next
+        place = "" if last is None else f"{last.tb_frame.f_code.co_filename}:{last.tb_lineno}"
+        self.floods.emit(event, None, f"defect:{type(error).__name__}:{place}", fields, exc_info=error)
 
     def session_ended(self, session: Session, reason: str, hint: str | None = None) -> None:
         """The guard ended a whole session."""
@@ -104,7 +124,7 @@ class Report:
         """A fresh token was refused."""
         fields = {**_why(refusal, ref), **self._fields(connection)}
         if refusal.error is not None:
-            self.log.emit(events.REFRESH_REJECTED, fields, exc_info=refusal.error)
+            self._defect(events.REFRESH_REJECTED, fields, refusal.error)
             return
         self.floods.emit(events.REFRESH_REJECTED, connection.client_address, f"refresh:{refusal.code.value}", fields)
 
@@ -134,7 +154,7 @@ class Report:
         """A handler of the application raised."""
         fields = {} if connection is None else self._fields(connection)
         fields |= {"handler": neutralise(event, 64), "error": type(error).__name__}
-        self.log.emit(events.HANDLER_FAILED, fields, exc_info=error)
+        self._defect(events.HANDLER_FAILED, fields, error)
 
     def selected(self, event: str, selector: dict[str, Any], ended: int, **more: Any) -> None:
         """Somebody revoked tokens or disconnected a subject: a line of its own, whatever came of it."""

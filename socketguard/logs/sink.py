@@ -118,7 +118,7 @@ def write_line(line: str) -> None:
 _REDACT = RedactFilter()
 
 
-def _told(error: BaseException) -> str:
+def told(error: BaseException) -> str:
     """The traceback of an error, as text: whoever has the object prints local variables, tokens and cookies too."""
     text = _REDACT.text(traceback_text(error) or "", limit=TRACEBACK_LIMIT + 1)
     return _lines(text, len(text))
@@ -229,7 +229,7 @@ class EventLog:
         if self._silent:
             return
         try:
-            self._send(level, event, fields, None if exc_info is None else _told(exc_info))
+            self._send(level, event, fields, None if exc_info is None else told(exc_info))
         except Exception as error:  # "failures in the logging processes must not prevent the application" (OWASP)
             self.failures += 1
             if self.failures == 1:

@@ -80,8 +80,9 @@ class Connects:
         name = namespace or "/"
         if not _is_name(name):
             raise ValueError("a CONNECT whose namespace is no text")
-        session.connects += 1
         connection = Connection(session, name)
+        connection.rejoins = session.connects - len(session.connections)
+        session.connects += 1
         earlier = session.connections.get(name)
         if earlier is not None and earlier.state is Connection.PENDING:
             # Whoever asks again has forgotten that it asked.

@@ -11,7 +11,7 @@ import msgpack
 import pytest
 import socketio
 
-from socketguard import NamespacePolicy
+from socketguard import Limits, NamespacePolicy
 from socketguard.testing import mint
 from tests.scripted import (
     UNLIMITED,
@@ -624,3 +624,52 @@ async def test_a_token_in_a_name_is_in_no_log_line(name: str, events: Events) ->
         await wire.close()
     assert lines(events, "connection.rejected")
     assert not [part for part in token.split(".") if part in repr(events)]
+
+
+# Who fills a log
+
+
+async def test_one_client_that_joins_and_leaves_for_ever_writes_few_lines(events: Events) -> None:
+    case = guarded(namespaces=[NamespacePolicy("/messages", token="optional")])
+    wire = await open_wire(case.app)
+    for _ in range(200):
+        await wire.join(token=None)
+        await wire.send("41/messages,")
+        await until(lambda: not case.guard.connections())
+    assert len(lines(events, "connection.accepted")) == len(lines(events, "connection.closed")) < 50
+    # Others have theirs, also from the same address.
+    _, sid = await joined_wire(case.app)
+    assert lines(events, "connection.accepted", sid=sid)
+    case.guard.detach()
+    suppressed = [line["suppressed"] for line in lines(events, "connection.accepted", summary=True)]
+    assert suppressed == [200 - 33 - 5]
+
+
+async def test_names_that_a_client_makes_up_write_few_lines(events: Events) -> None:
+    case = guarded(namespaces=["/messages", "/tenant-{tenant}"], limits=Limits(failures_per_address=None))
+    for number in range(64):
+        wire = await open_wire(case.app, connect_packet(f"/tenant-{number}/"))
+        await wire.frame()
+        await wire.close()
+    assert len(lines(events, "connection.rejected", reason="invalid_namespace")) <= 5
+    # A page that means another namespace is not hidden by them.
+    wire = await open_wire(case.app, connect_packet("/mesages"))
+    await wire.frame()
+    assert lines(events, "connection.rejected", suggestion="/messages")
+
+
+async def test_a_handler_that_fails_for_everything_writes_few_tracebacks(events: Events) -> None:
+    def fail(event: str, sid: str, *args: Any) -> None:
+        raise LookupError(args[0])
+
+    case = guarded(handlers={"*": fail})
+    wire, _ = await joined_wire(case.app)
+    for number in range(100):
+        await wire.send(f'42/messages,["event-{number}",{number}]')
+    await until(lambda: case.guard.connections()[0].events_in == 100)
+    await rest()
+    assert len(lines(events, "handler.failed")) == 5
+    case.guard.detach()
+    (last,) = lines(events, "handler.failed", summary=True)
+    assert last["suppressed"] == 95
+    assert last["exception"].endswith("LookupError: 99")
