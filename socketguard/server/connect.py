@@ -136,9 +136,10 @@ class Connects:
             self._endings.session(connection.session, "too_many_failures")
 
     async def _decide(self, connection: Connection, decided: Awaitable[Refusal | None] | None, data: Any) -> None:
-        if connection.pending is not None:
-            # It may run before whoever has begun it can say so.
-            connection.pending.task = asyncio.current_task()
+        pending = connection.pending
+        assert pending is not None  # noqa: S101 - narrows the type: who is withdrawn before this never gets here
+        # It may run before whoever has begun it can say so.
+        pending.task = asyncio.current_task()
         bound_connection.set(connection)
         refusal = answer = None
         try:

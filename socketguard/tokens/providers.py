@@ -272,7 +272,7 @@ def _base_url(url: Any, option: str, example: str, ending: str) -> str:
     if parts is None or parts.scheme not in ("https", "http") or not parts.netloc or any(c in url for c in "?#{}@ "):
         raise ConfigurationError(f'{option} must be a URL; write {option}="{example}"', option=option)
     base, found, _ = str(url).partition(ending)
-    if found and ending:
+    if found:
         raise ConfigurationError(
             f'{option} ends with "{ending}…", which is added to it; write {option}="{base}"', option=option
         )

@@ -525,6 +525,7 @@ class Remote:
 
 
 LENIENT = JWTAuth(SECRET, algorithms=["HS256"], issuer="dev", leeway=60)
+BY_HEADER = JWTAuth(SECRET, algorithms=["HS256"], sources=("header",))
 ENDLESS = JWTAuth(SECRET, algorithms=["HS256"], require=("sub",))
 
 
@@ -532,6 +533,7 @@ ENDLESS = JWTAuth(SECRET, algorithms=["HS256"], require=("sub",))
     ("options", "token", "expected", "step", "pattern"),
     [
         ({}, "Bearer a.b.c", "++++++-", 7, r".*base64url.*"),
+        ({"auth": BY_HEADER}, "ü.b.c", "++++-", 5, r".*\(not_base64url\): source header"),
         ({"auth": None}, {}, "++++...+.+++..", 5, "no token is looked for here"),
         ({"namespaces": None}, {}, "++++++++++++..", 2, "'/messages', token required"),
         (

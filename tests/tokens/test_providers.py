@@ -311,3 +311,25 @@ async def test_the_legacy_secret_of_supabase() -> None:
     assert auth.verify(jwt.encode(said, SECRET, "HS256")).subject == "123e4567"
     assert refused(auth, jwt.encode({**said, "aud": "anon"}, SECRET)).detail == "audience_mismatch"
     assert (await arefused(auth, token("supabase"))).detail == "algorithm_not_allowed"
+
+
+@pytest.mark.parametrize(
+    ("make", "option", "write"),
+    [
+        (
+            lambda: JWTAuth.keycloak("https://id.example.com/auth/realms/crm", "crm", audience="crm"),
+            "url",
+            'write url="https://id.example.com/auth"',
+        ),
+        (
+            lambda: JWTAuth.supabase("https://abcdefghijklmnopqrst.supabase.co/auth/v1"),
+            "project",
+            'write project="https://abcdefghijklmnopqrst.supabase.co"',
+        ),
+    ],
+)
+def test_what_the_preset_adds_is_not_written_twice(make: Callable[[], JWTAuth], option: str, write: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        make()
+    assert caught.value.option == option
+    assert write in str(caught.value)
