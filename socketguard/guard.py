@@ -423,21 +423,23 @@ class SocketGuard:
         )
         parts.configuration.warn_of_memory()
         failed: dict[str, Any] = {}
-        try:
-            await parts.revocations.revoke(revocation)
-        except Exception as exc:
-            failed["error"] = type(exc).__name__
-            raise
-        finally:
-            # Whatever the store says: nobody goes on here.
-            ended = await parts.endings.end_all(
+        with parts.revocations.under_way(revocation):
+            # Before the store is asked, and whatever it says: nobody goes on here, and nobody gets in.
+            ending = parts.endings.end_all(
                 [each for each in parts.sessions.everybody() if _is_covered(each, revocation)],
                 "token_revoked",
                 Refusal(RejectCode.TOKEN_REVOKED, "revoked"),
             )
-            selector = {"token_id": token_id, "subject": subject, "issuer": issuer}
-            until = math.ceil(revocation.expires_at)
-            parts.report.selected(events.TOKEN_REVOKED, selector, ended, until=until, **failed)
+            try:
+                await parts.revocations.revoke(revocation)
+            except Exception as exc:
+                failed["error"] = type(exc).__name__
+                raise
+            finally:
+                ended = await ending
+                selector = {"token_id": token_id, "subject": subject, "issuer": issuer}
+                until = math.ceil(revocation.expires_at)
+                parts.report.selected(events.TOKEN_REVOKED, selector, ended, until=until, **failed)
         return ended
 
     def watch_delivery(self, on: bool = True) -> None:

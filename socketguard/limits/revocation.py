@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import inspect
 import itertools
 import math
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -375,6 +376,7 @@ class Revocations:
         self._fail_open = fail_open
         self._clock = clock
         self._changes: list[tuple[bool, BaseException | None]] = []
+        self._under_way: list[Revocation] = []
         self._failures = 0
         self._failed_at = 0.0
 
@@ -387,6 +389,8 @@ class Revocations:
     def check(self, identity: Identity) -> Refusal | Awaitable[Refusal | None] | None:
         """None when a verified token may pass, ``token_revoked``, or ``keys_unavailable`` when there was no answer; an
         awaitable of that when the store is asynchronous."""
+        if self._under_way and any(revocation.covers(identity) for revocation in self._under_way):
+            return Refusal(RejectCode.TOKEN_REVOKED, "revoked")
         try:
             answer: Any = self.store.is_revoked(identity)
         except BaseException as exc:
@@ -436,6 +440,15 @@ class Revocations:
             return None
         left = math.ceil(self._failed_at + RETRY_AFTER - self._clock())
         return left if left > 0 else None
+
+    @contextlib.contextmanager
+    def under_way(self, revocation: Revocation) -> Iterator[None]:
+        """Refuse what a revocation covers while the store has not confirmed it yet."""
+        self._under_way.append(revocation)
+        try:
+            yield
+        finally:
+            self._under_way.remove(revocation)
 
     async def revoke(self, revocation: Revocation) -> None:
         """Hand a revocation to the store. Raises what it raises; `StoreUnavailable` when it did not confirm in time."""

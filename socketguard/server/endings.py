@@ -13,7 +13,7 @@ import asyncio
 import contextvars
 import math
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Awaitable, Coroutine, Iterable
 from typing import Any
 
 from socketguard.connection import Connection, Session
@@ -312,12 +312,13 @@ class Endings:
 
     # Several connections
 
-    async def end_all(
+    def end_all(
         self, chosen: Iterable[Connection], reason: str, verdict: Refusal, detail: str | None = None
-    ) -> int:
+    ) -> Awaitable[int]:
         """Disconnect connections, refuse those that are being admitted with the verdict, and count them.
 
-        Handlers of the application that take longer than `PATIENCE` are not waited for.
+        Nobody goes on from the call on. Handlers of the application that take longer than `PATIENCE` are not waited
+        for by whoever awaits it.
         """
         joined = []
         count = 0
@@ -332,9 +333,13 @@ class Endings:
                 joined.append(connection)
         code = RejectCode.TOKEN_REVOKED if verdict.code is RejectCode.TOKEN_REVOKED else None
         endings = [self._begin(self._disconnect(connection, code)) for connection in joined]
+        return self._counted(count + len(joined), endings)
+
+    @staticmethod
+    async def _counted(number: int, endings: list[asyncio.Future[None]]) -> int:
         if endings:
             await asyncio.wait(endings, timeout=PATIENCE)
-        return count + len(joined)
+        return number
 
     # Whole sessions
 

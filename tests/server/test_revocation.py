@@ -12,7 +12,7 @@ import pytest
 from socketguard import ConfigurationError, JWTAuth, MemoryStore, NamespacePolicy
 from socketguard.connection import Connection, Identity
 from socketguard.limits.revocation import Revocation, StoreFull, StoreUnavailable
-from socketguard.testing import TEST_SECRET, Refused, make_auth
+from socketguard.testing import TEST_SECRET, Refused, make_auth, mint
 from tests.scripted import (
     KINDS,
     UNLIMITED,
@@ -22,9 +22,13 @@ from tests.scripted import (
     Guarded,
     Pause,
     Store,
+    connect_packet,
     guarded,
     joined_client,
+    joined_wire,
     lines,
+    open_wire,
+    refusal_in,
     rest,
     serializer,
     token_at,
@@ -667,3 +671,53 @@ async def test_it_expires_while_its_revocation_is_under_way(clock: Clock, events
     await sent_away(peer, "/messages")
     await until(lambda: lines(events, "connection.closed"))
     assert [line["reason"] for line in lines(events, "connection.closed")] == ["token_revoked"]
+
+
+class Slow(MemoryStore):
+    """A store on the far side of a slow network."""
+
+    def __init__(self, pause: Pause) -> None:
+        super().__init__()
+        self._pause = pause
+
+    async def revoke(self, revocation: Revocation) -> None:  # type: ignore[override]
+        await self._pause.wait()
+        super().revoke(revocation)
+
+
+class TestBeforeTheStoreHasConfirmed:
+    async def test_nobody_goes_on_and_nobody_gets_in(self) -> None:
+        pause = Pause()
+        case = guarded(store=Slow(pause), store_timeout=30.0)
+        token = mint("u-1", jti="t-1")
+        wire, _ = await joined_wire(case.app, token=token)
+        revoking = asyncio.ensure_future(case.guard.revoke(token_id="t-1"))
+        await pause.entered.wait()
+        assert not [each for each in case.guard.connections() if each.reason is None]
+        await wire.send('42/messages,1["echo",1]')
+        await case.server.emit("news", 1, namespace="/messages")
+        assert not [frame for frame in await wire.frames() if str(frame).startswith(("43", '42/messages,["news"'))]
+        other = await open_wire(case.app, connect_packet(token=token))
+        assert refusal_in(await other.frame())["data"]["code"] == "token_revoked"
+        late, _ = await joined_wire(case.app, token=mint("u-1", jti="t-2"))
+        await late.send(f'42/messages,7["socketguard:refresh",{{"token":"{token}"}}]')
+        frames = await late.frames()
+        assert '"code":"token_revoked"' in str(frames[0])
+        pause.release.set()
+        assert await revoking == 1
+        again = await open_wire(case.app, connect_packet(token=token))
+        assert refusal_in(await again.frame())["data"]["code"] == "token_revoked"
+
+    async def test_a_store_that_fails_leaves_nothing_behind(self) -> None:
+        store = Store()
+        case = guarded(store=store)
+        wire, _ = await joined_wire(case.app, token=mint("u-1", jti="t-1"))
+
+        async def fail(revocation: Revocation) -> None:
+            raise OSError("no route to host")
+
+        store.revoke = fail  # type: ignore[method-assign]
+        with pytest.raises(OSError, match="no route"):
+            await case.guard.revoke(token_id="t-1")
+        assert [frame for frame in await wire.frames() if "token_revoked" in str(frame)]
+        assert not case.guard._parts.revocations._under_way
