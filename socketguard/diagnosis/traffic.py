@@ -1,7 +1,8 @@
 """Patterns over time that no single connection shows: proxies that cut, upgrades that fail, lost stickiness.
 
 Everything is kept in summaries of bounded size, and judged about once a second, in `Patterns.due`. A pattern is told
-twice, when it begins to stand and when it ends.
+twice, when it begins to stand and when it ends. While requests name sessions of other processes, none begins that lost
+stickiness explains as well: what polls, upgrades, comes again at once or breaks together.
 """
 
 from __future__ import annotations
@@ -172,7 +173,11 @@ class Share:
         self._counts = (hits + hit, of + 1)
         self._is_new = True
 
-    def changes(self) -> Iterator[Told]:
+    def changes(self, *, hold: bool = False) -> Iterator[Told]:
+        """``hold`` when what was added has another cause: then none of it counts for a beginning."""
+        if hold and not self._stands:
+            self._counts = self._old_counts = (0, 0)
+            return
         if not self._is_new:
             return
         self._is_new = False
@@ -235,8 +240,10 @@ class Loops:
         if client.run >= _LOOP and len(self._told | self._found) < _LOOPS_TOLD:
             self._found.add(address)
 
-    def changes(self, now: float) -> Iterator[Told]:
+    def changes(self, now: float, *, hold: bool) -> Iterator[Told]:
         self._now = now
+        if hold:
+            self._found.clear()
         if not self._told and not self._found:
             return
         for address in sorted(self._told):
@@ -285,13 +292,14 @@ class Mass:
         self._broken += 1
         self._old_enough += age_s >= _LEAST_AGE_S
 
-    def changes(self, now: float, living: int) -> Iterator[Told]:
+    def changes(self, now: float, living: int, *, hold: bool) -> Iterator[Told]:
         if now >= self._bucket_ends:
             self._buckets.append((self._broken, self._old_enough))
             self._broken = self._old_enough = 0
             self._bucket_ends = now + _BUCKET_S
             if not self._lost:
-                yield from self._find(now, living)
+                if not hold:
+                    yield from self._find(now, living)
                 return
         if self._lost and (living >= 0.8 * self._of or now >= self._gone_by):
             self._buckets.extend([(0, 0)] * 4)
@@ -340,26 +348,31 @@ class Elsewhere:
         self._detection_s = detection_s
         self._ends: float | None = None
         self._restarted = True
+        self._last = 0, 0
         self._windows: deque[tuple[int, int]] = deque(maxlen=_WINDOWS)
         self._stands = False
+
+    @property
+    def suspected(self) -> bool:
+        """Whether requests have named sessions of others not long ago, more of them than chance explains."""
+        unknown, opened = self._last
+        return self._stands or not _few(unknown + self.unknown, opened + self.opened)
 
     def changes(self, now: float) -> Iterator[Told]:
         if self._ends is None:
             self._ends = now + self._detection_s
-        window = self.unknown, self.opened
         if now < self._ends:
-            if self._restarted:
-                self.unknown = self.opened = 0
             return
+        self._last = self.unknown, self.opened
+        self._windows.append((0, 0) if self._restarted else self._last)
         self._restarted = False
-        self._windows.append(window)
         self.unknown = self.opened = 0
         self._ends = now + self._detection_s / 2
         unknown, opened = (sum(counts) for counts in zip(*self._windows, strict=True))
         if len(self._windows) < _WINDOWS:
             return
         if self._stands:
-            changed = unknown < 3 or unknown < 0.1 * opened
+            changed = _few(unknown, opened)
         else:
             # A client that repeats one dead session for ever opens none; so does no client of Socket.IO.
             steady = all(one >= 3 for one, _ in self._windows)
@@ -381,6 +394,10 @@ class Elsewhere:
                 "worker; several workers also need a client manager such as socketio.AsyncRedisManager",
             }
         yield SESSIONS_ELSEWHERE, self._stands, fields
+
+
+def _few(unknown: int, opened: int) -> bool:
+    return unknown < 3 or unknown < 0.1 * opened
 
 
 # --- all -------------------------------------------------------------------------------------------------------------
@@ -424,9 +441,8 @@ class Patterns:
             "look for a proxy or a filter that buffers or inspects WebSockets; clients connect sooner with "
             "transports: ['polling'] until it is found",
         )
-        self._shares = [self._unanswered]
-        if "websocket" in transports and "polling" in transports:
-            self._shares += [self._polling, self._upgrades]
+        upgrading = "websocket" in transports and "polling" in transports
+        self._of_polling = [self._polling, self._upgrades] if upgrading else []
         self._loops = Loops()
         self._mass = Mass()
         self._elsewhere = Elsewhere(interval + timeout)
@@ -483,12 +499,15 @@ class Patterns:
 
     def due(self, now: float) -> list[Told]:
         """What has changed since the last call; to be called about once a second, with `time.monotonic`."""
+        elsewhere = list(self._elsewhere.changes(now))
+        hold = self._elsewhere.suspected
         return [
             *self._changes_of_ages(now),
-            *(told for share in self._shares for told in share.changes()),
-            *self._loops.changes(now),
-            *self._mass.changes(now, self._living),
-            *self._elsewhere.changes(now),
+            *self._unanswered.changes(),
+            *(told for share in self._of_polling for told in share.changes(hold=hold)),
+            *self._loops.changes(now, hold=hold),
+            *self._mass.changes(now, self._living, hold=hold),
+            *elsewhere,
         ]
 
     def _changes_of_ages(self, now: float) -> Iterator[Told]:

@@ -68,7 +68,10 @@ class WebSockets:
 
     async def upgrade(self, socket: Socket, receive: Receive, send: Send) -> None:
         """Take over a session that is polled, if its client finishes the upgrade in time."""
-        cause = "the client opened a WebSocket but did not finish the upgrade: a proxy cut it, or the client went away"
+        cause = (
+            "the client opened a WebSocket but did not finish the upgrade: a proxy cut it, the client went away, or "
+            "one of its polls reached another worker"
+        )
         upgraded = False
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - narrows the type: ASGI applications run in a task

@@ -563,6 +563,62 @@ def test_the_number_of_workers_is_told_where_it_can_be(opened: int, workers: int
     assert words in watched.told[0][2]["text"]
 
 
+def unsteady(watched: Watched, second: int, unknown: int = 2, *, reason: str = "ping timeout") -> None:
+    """What one of several workers sees in a second: what a lost poll does to sessions, and what nothing else did."""
+    watched.opened(times=3)
+    for _ in range(unknown):
+        watched.unknown_session(False)
+    watched.upgrade_failed()
+    for _ in range(2 + 20 * (second % 40 == 20)):
+        watched.closed(reason, 45, 45, "polling", address="192.0.2.2")
+    again(watched)
+    watched.tick(second)
+
+
+@pytest.mark.parametrize("reason", ["ping timeout", "transport close"])
+def test_lost_stickiness_is_blamed_on_nothing_else(reason: str) -> None:
+    watched = Watched()
+    for second in range(400):
+        unsteady(watched, second, reason=reason)
+    assert watched.names == [("sessions_elsewhere", True)]
+    # Nor afterwards, for what was seen while it was so.
+    for second in range(400, 700):
+        watched.opened()
+        watched.closed("client disconnect", 400, 5)
+        watched.tick(second)
+    assert watched.names == [("sessions_elsewhere", True), ("sessions_elsewhere", False)]
+
+
+def test_a_few_sessions_of_others_hold_nothing_back() -> None:
+    watched = Watched()
+    for second in range(400):
+        unsteady(watched, second, unknown=second % 10 == 0)
+    assert {"never_upgraded", "upgrades_fail", "mass_disconnect", "reconnect_loop"} == {
+        name for name, _ in watched.names
+    }
+
+
+def test_what_stood_before_goes_on_to_its_end() -> None:
+    watched = watch()
+    for second in range(60):
+        watched.upgrade_failed()
+        watched.tick(second)
+    for second in range(60, 300):
+        watched.unknown_session(False)
+        watched.upgraded()
+        watched.tick(second)
+    assert watched.names == [("upgrades_fail", True), ("upgrades_fail", False)]
+
+
+def test_a_limit_of_websockets_is_told_beside_lost_stickiness() -> None:
+    watched = Watched()
+    for second in range(400):
+        watched.opened()
+        watched.unknown_session(False)
+        watched.cut(second, 400 + 37 * second, 15)
+    assert {name for name, _ in watched.names} == {"same_idle_age", "sessions_elsewhere"}
+
+
 def test_stickiness_that_is_switched_on_ends_the_pattern() -> None:
     watched = Watched()
     spread(watched, 300, start=0, workers=3)
