@@ -258,7 +258,8 @@ _KINDS = {
         "a token that its page doesn't send.",
         "instrument() put its admin interface at {name!r}, with a login of its own; without a policy nobody can reach "
         "it",
-        'add NamespacePolicy({name!r}, token="none") to namespaces, and give instrument() a login',
+        'add NamespacePolicy({name!r}, token="none") to namespaces and give instrument() a login, or NamespacePolicy('
+        '{name!r}, scopes={{"admin"}}) where its clients send a token',
         docs="docs/namespaces.md#the-admin-interface",
         cases={
             "undeclared": (

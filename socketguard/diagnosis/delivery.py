@@ -123,7 +123,7 @@ class Recipients:
         if namespace == "/":
             # python-socketio serves it by itself. Where all handlers and all clients are elsewhere, it was not meant,
             # but namespace= was left out.
-            if "/" in names or not names or not connected:
+            if served.default or not connected:
                 return None
             meant = elsewhere.namespace if elsewhere is not None else names[0] if len(names) == 1 else None
             hint = (

@@ -28,6 +28,9 @@ class Served(Protocol):
     # All exact names it serves, sorted, but for ``*`` and a ``/`` that python-socketio listed by itself.
     def names(self) -> tuple[str, ...]: ...
 
+    @property  # Whether ``/`` is meant: it was chosen, or nothing else was.
+    def default(self) -> bool: ...
+
     @property  # Whether there are handlers for ``namespace="*"``.
     def catch_all(self) -> bool: ...
 

@@ -47,7 +47,8 @@ class Registry:
         or a server that was made with ``namespaces="*"``.
         """
         if self.policies is None:
-            if served.serves(name):
+            # python-socketio serves "/" by itself, where a client that forgot its namespace would hear nothing.
+            if served.serves(name) and (name != "/" or served.default):
                 return self._registered(name)
             # Not cached: these names are the clients' choice.
             return Known(NamespacePolicy._of_server(name)) if served.wildcard and is_plain(name) else None
@@ -77,7 +78,10 @@ class Registry:
     def joinable(self, served: Served) -> list[NamespacePolicy]:
         """The policies that somebody could join now, hidden ones among them."""
         if self.policies is None:
-            return [self._registered(name).policy for name in served.names() if name.startswith("/")]
+            names = [name for name in served.names() if name.startswith("/")]
+            if "/" not in names and self.resolve("/", served) is not None:
+                names.insert(0, "/")
+            return [self._registered(name).policy for name in names]
         return [policy for policy in self.policies if self._has_handler(policy, served)]
 
     def _has_handler(self, policy: NamespacePolicy, served: Served) -> bool:
@@ -103,9 +107,9 @@ class Registry:
             found.append(finding("SG014"))
         return found
 
-    def describe(self) -> list[str | dict[str, Any]] | None:
-        """The policies for a log line, in plain values; None when the server is the truth."""
-        return None if self.policies is None else [policy.describe() for policy in self.policies]
+    def describe(self, served: Served) -> list[str | dict[str, Any]]:
+        """The policies for a log line, in plain values: those declared, or what can be joined now."""
+        return [policy.describe() for policy in (self.policies or self.joinable(served))]
 
 
 def authorise(known: Known, identity: Identity) -> Refusal | None:

@@ -90,7 +90,6 @@ class _Question:
         self.exact = [policy.name for policy in visible if not policy.is_pattern]
         self.patterns = {policy.name: policy.literals for policy in visible if policy.is_pattern}
         self.listed = sorted([*self.exact, *self.patterns])
-        # The default namespace, when it is more than python-socketio's own default without any handler.
         self.default = "/" if "/" in self.exact else None
         # What to show in a line of client code.
         self.example = self.default or (self.listed[0] if self.listed else "/")
@@ -157,7 +156,7 @@ def _at_the_server(q: _Question) -> Iterator[_Answer]:
             "authorize.",
             None,
         )
-    if policies is not None and q.cover is None and served.serves(q.asked):
+    if policies is not None and q.cover is None and served.serves(q.asked) and (q.asked != "/" or served.default):
         forgotten = ""
         if q.asked == "/" and q.listed:
             forgotten = f", or, when the client forgot its namespace, write {_io(q.listed[0])}"
@@ -219,8 +218,8 @@ def _in_the_form(q: _Question) -> Iterator[_Answer]:
         name = q.example if q.listed else "/messages"
         yield (
             "default_namespace",
-            "The client asked for the default namespace '/', where nothing is registered; it forgot its namespace: "
-            f'write {_io(name)}, or in Python connect(url, namespaces=["{name}"]).',
+            f'No namespace given: write {_io(name)}, or in Python connect(url, namespaces=["{name}"]). Without one a '
+            "client asks for the default namespace '/', where nothing is registered.",
             q.listed[0] if len(q.listed) == 1 else None,
         )
     if "," in asked:

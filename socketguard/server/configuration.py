@@ -70,7 +70,7 @@ class Configuration:
         settings, known = self._settings, facts(self._server, self._served)
         return {
             "auth": None if settings.auth is None else settings.auth.describe(),
-            "namespaces": self._registry.describe() or list(self._served.names()),
+            "namespaces": self._registry.describe(self._served),
             "heartbeat": {"interval_s": known.ping_interval, "timeout_s": known.ping_timeout},
             "transports": list(known.transports),
             "connect_timeout_s": settings.connect_timeout,

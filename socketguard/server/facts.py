@@ -49,6 +49,17 @@ class ServedNames:
         return name != "*" and (name in server.handlers or name in server.namespace_handlers or name in self._listed)
 
     @property
+    def default(self) -> bool:
+        """Whether ``/`` is meant: it was chosen, handlers for all names take it, or no other name has a handler.
+
+        The admin interface of ``instrument()`` is no such name: an application may have nothing else and only emit.
+        """
+        if "/" in self.names() or self._listed != {"/"}:
+            return "/" in self.names()
+        handled = {*self._server.handlers, *self._server.namespace_handlers}
+        return self.catch_all or handled <= set(_admin_namespaces(self._server))
+
+    @property
     def catch_all(self) -> bool:
         """Whether there are handlers for ``namespace="*"``."""
         return "*" in self._server.handlers or "*" in self._server.namespace_handlers
@@ -153,13 +164,16 @@ def facts(server: Any, served: ServedNames) -> ServerFacts:
         namespaces_text=served.text,
         catch_all_events=tuple(sorted(functions)) if server.namespace_handlers else (),
         class_namespaces=tuple(sorted(set(server.namespace_handlers) - {"*"})),
-        admin_namespaces=tuple(
-            name for name, handlers in server.handlers.items() if _is_admin(handlers.get("connect"))
-        ),
+        admin_namespaces=_admin_namespaces(server),
         packets_logged=eio.logger.isEnabledFor(logging.INFO),
         write_only=bool(getattr(server.manager, "write_only", False)),
         bypassed=tuple(bypassed_handlers(server)),
     )
+
+
+def _admin_namespaces(server: Any) -> tuple[str, ...]:
+    """Where ``instrument()`` put its admin interface."""
+    return tuple(name for name, handlers in server.handlers.items() if _is_admin(handlers.get("connect")))
 
 
 def _is_admin(handler: Any) -> bool:

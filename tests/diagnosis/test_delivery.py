@@ -39,6 +39,10 @@ class Server:
     def names(self) -> tuple[str, ...]:
         return tuple(sorted(self.exact))
 
+    @property
+    def default(self) -> bool:
+        return not self.exact or "/" in self.exact
+
 
 def rooms_of(**namespaces: Mapping[str, Iterable[Any]]) -> dict[str, dict[Any, Any]]:
     """Rooms as python-socketio keeps them: for each namespace its connections, each with its own rooms."""

@@ -27,6 +27,10 @@ class Server:
         return tuple(sorted(self.exact))
 
     @property
+    def default(self) -> bool:
+        return "/" in self.exact
+
+    @property
     def count(self) -> int:
         return len(self.exact)
 

@@ -132,7 +132,7 @@ def test_without_a_list_what_is_registered_can_be_joined() -> None:
     assert registry.resolve("/messages", Server()) is None, "a handler that is gone is gone"
     assert registry.resolve("/any", ANY_HANDLER) is None, "handlers for all names don't say which there are"
     assert registry.policies is None
-    assert registry.describe() is None
+    assert registry.describe(server) == ["/messages", "/odd{name"], "a name without a slash cannot be joined"
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_describe_is_plain_values() -> None:
             NamespacePolicy("/f", authorize=Callable()),
         ]
     )
-    described = registry.describe()
+    described = registry.describe(Server())
     assert described == [
         "/messages",
         {"name": "/scheduler", "scopes": ["a", "b"], "authorize": "allow"},

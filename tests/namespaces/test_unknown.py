@@ -80,7 +80,7 @@ TABLE: list[tuple[str, Server, Namespaces, tuple[str, ...], str, str | None, str
     ("/caf%C3%A9", Server(("/café",)), None, (), "percent_encoded", "/café", "percent-encoded"),
     # The default namespace.
     ("/", CRM, None, (), "default_namespace", None, 'namespaces=["/messages"]'),
-    ("", CRM, None, (), "default_namespace", None, "forgot its namespace"),
+    ("", CRM, None, (), "default_namespace", None, "No namespace given"),
     ("/", Server(("/chat",)), None, (), "default_namespace", "/chat", 'io("https://host/chat")'),
     ("/", Server(("/chat",)), ["/chat", ADMIN], (), "default_namespace", "/chat", 'io("https://host/chat")'),
     ("/", Server(("bare",)), None, (), "default_namespace", None, 'io("https://host/messages")'),
@@ -231,7 +231,7 @@ class OnlyByDefault(Server):
 
 def test_a_default_namespace_without_handlers_is_not_recommended() -> None:
     server = OnlyByDefault(("/messages",))
-    assert Registry(None).resolve("/", server) is not None
+    assert Registry(None).resolve("/", server) is None
     unknown = why("/socket.io", server)
     assert (unknown.cause, unknown.suggestion, unknown.registered) == ("url_path", None, ("/messages",))
     assert 'io("https://host/messages", {path: "/socket.io/"})' in unknown.hint

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgpack
 import pytest
+import socketio
 
 from socketguard import NamespacePolicy, current_connection
 from socketguard.testing import FakeClock, Refused, join, make_auth, mint
@@ -116,6 +117,48 @@ async def test_without_auth_everybody_joins_what_exists() -> None:
     case = guarded(auth=None)
     assert await code_of(case, token="nonsense") is None
     assert await code_of(case, "/other") == "Invalid namespace"
+
+
+def _only_admin(server: Any) -> None:
+    del server.handlers["/messages"]
+
+    class InstrumentedAsyncServer:
+        async def admin_connect(self, sid: str, environ: Any, auth: Any) -> None: ...
+
+    server.on("connect", InstrumentedAsyncServer().admin_connect, namespace="/admin")
+
+
+def _nothing(server: Any) -> None:
+    server.handlers.clear()
+
+
+@pytest.mark.parametrize(
+    ("served", "prepare", "server_options", "options"),
+    [
+        (False, None, {}, {}),
+        (False, lambda server: server.register_namespace(socketio.AsyncNamespace("/class")), {}, {}),
+        (False, None, {"namespaces": ["/messages"]}, {}),
+        (False, None, {}, {"namespaces": ["/messages"]}),
+        (True, _nothing, {}, {}),
+        (True, _only_admin, {}, {}),
+        (True, anywhere, {}, {}),
+        (True, lambda server: server.on("echo", print, namespace="/"), {}, {}),
+        (True, lambda server: server.register_namespace(socketio.AsyncNamespace("/")), {}, {}),
+        (True, None, {"namespaces": ["/messages", "/"]}, {}),
+        (True, None, {"namespaces": "*"}, {}),
+        (True, None, {}, {"namespaces": ["/messages", "/"]}),
+    ],
+)
+async def test_a_client_that_names_no_namespace_joins_the_default_one_only_where_it_is_meant(
+    served: bool, prepare: Any, server_options: Any, options: Any, events: Events
+) -> None:
+    case = guarded(prepare=prepare, server_options=server_options, **options)
+    assert await code_of(case, "/", token=mint()) == (None if served else "Invalid namespace")
+    if not served:
+        (line,) = lines(events, "connection.rejected")
+        assert line["hint"].startswith('No namespace given: write io("https://host/')
+    if server_options.get("namespaces") != "*":
+        assert ("/" in case.guard.describe()["namespaces"]) == served
 
 
 async def test_scopes_and_claims_must_be_there() -> None:

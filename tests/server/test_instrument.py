@@ -26,6 +26,8 @@ server = socketio.AsyncServer(
 )
 server.on("echo", lambda sid, value: value, namespace="/messages")
 options = {"auth": make_auth(), "logger": False}
+if policy == "scope":
+    options["namespaces"] = ["/messages", NamespacePolicy("/admin", scopes={"admin"})]
 if policy == "own":
     options["namespaces"] = ["/messages", NamespacePolicy("/admin", token="none")]
 ends = []
@@ -33,7 +35,8 @@ server.on("disconnect", lambda sid, reason: ends.append(reason), namespace="/mes
 
 
 def instrument():
-    return server.instrument(auth={"username": "root", "password": "x"}, mode=mode, server_stats_interval=0.01)
+    login = {"username": "root", "password": "x"} if policy != "scope" else False
+    return server.instrument(auth=login, mode=mode, server_stats_interval=0.01)
 
 
 async def code(namespace, auth=None):
@@ -74,6 +77,10 @@ async def main():
         assert await code("/admin") == "authentication failed"
         assert await code("/admin", {**login, "password": "y"}) == "authentication failed"
         assert await code("/admin", login) == "config"
+    elif policy == "scope":
+        assert await code("/admin") == "token_missing"
+        assert await code("/admin", {"token": mint()}) == "insufficient_scope"
+        assert await code("/admin", {"token": mint(scope="admin")}) == "config"
     else:
         assert await code("/admin", login) == "token_missing"
     await admin.shutdown()
@@ -90,7 +97,7 @@ print("done")
     "reason" not in inspect.signature(InstrumentedAsyncServer._handle_eio_disconnect).parameters,
     reason="instrument() of python-socketio 5.12.0 fails at each disconnect, without the guard too",
 )
-@pytest.mark.parametrize("policy", ["own", "none"])
+@pytest.mark.parametrize("policy", ["own", "scope", "none"])
 @pytest.mark.parametrize("order", ["before", "after"])
 @pytest.mark.parametrize("mode", ["development", "production"])
 def test_instrument(mode: str, order: str, policy: str) -> None:
