@@ -337,6 +337,7 @@ class HandshakeRequest(NamedTuple):
     transport_given: bool = True
     headers: Headers = ()  # all of them as they came, for hints; they hold secrets
     http_version: str | None = None  # ``1.0``, ``1.1``, ``2`` or ``3``
+    root_path: str = ""  # what the application is mounted below, by the server or an outer application; part of `path`
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,7 +224,7 @@ class SocketGuard:
         configuration.learn(found)
         self.app = app
         trusted = self._parts.settings.trusted_proxies
-        self._outer = None if app is None else WrongPath(app, self._parts.report, configuration.paths, trusted)
+        self._outer = None if app is None else WrongPath(app, self._parts.report, configuration, trusted)
 
     @classmethod
     def protect(cls, server: Any, *, auth: Auth, **options: Unpack[Options]) -> Self:

@@ -116,7 +116,8 @@ def findings(found: Application, *, proxies: Sequence[str] = (), workers: int = 
     for guard in found.guards:
         parts = parts_of(guard)
         known = facts(guard.server, parts.served)
-        listed += guard.check()
+        # The same of an unguarded server is said below, with its path.
+        listed += [one for one in guard.check() if one.id != "SG036" or not found.unguarded]
         if any(map(_takes_test_tokens, verifiers(guard.auth))):
             listed.append(finding("SG037"))
         if parts.settings.debug:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from socketguard.connection import HandshakeRequest
+from socketguard.findings import Finding
 from socketguard.proxies.settings import Setting, setting_for
 from socketguard.proxies.traces import recognise
 from socketguard.text import neutralise
@@ -135,6 +136,13 @@ def origin_refused(request: HandshakeRequest, allowed: str | Collection[str] | N
             "the page has no origin of its own (a file, a sandboxed frame or a redirect from another site); serve it "
             f"over http or https, or write SocketGuard(…, {argument})",
         )
+    if page_scheme in ("ws", "wss"):
+        return Hint(
+            "origin_of_websocket",
+            f"no page has the origin {neutralise(origin, 256)!r}: some WebSocket libraries of native clients write the "
+            "address that they connect to; let the client send no Origin, or that of your pages, or write "
+            f"SocketGuard(…, {argument})",
+        )
     if allowed is not None:
         return _not_listed(origin, listed or [str(allowed)], argument)
     if page_host in (host, request.forwarded_host):
@@ -142,6 +150,13 @@ def origin_refused(request: HandshakeRequest, allowed: str | Collection[str] | N
     shown = neutralise(host or "", 128)
     own_host = f"or write SocketGuard(…, {argument})"
     if host and _name(page_host) == _name(host):
+        traces = request.proxied or request.forwarded_host or recognise(request.headers, request.http_version)
+        if host != _name(host) and not traces:
+            return Hint(
+                "port_differs",
+                f"the page is on {neutralise(page_host, 128)!r} and asked {shown!r}: on another port it is another "
+                f"origin; if both are yours, write SocketGuard(…, {argument})",
+            )
         return Hint(
             "port_lost",
             f"the page is on {neutralise(page_host, 128)!r}, but Host arrived as {shown!r}: on another port it is "
@@ -220,10 +235,16 @@ def _is_internal(host: str) -> bool:
         return "." not in name or name.endswith((".local", ".internal", ".svc", ".localhost"))
 
 
-def wrong_path(request: HandshakeRequest, paths: Sequence[str]) -> Hint:
-    """A request of a Socket.IO client on another path than those of the endpoint (none where they aren't known)."""
+def wrong_path(request: HandshakeRequest, paths: Sequence[str], lost: Mapping[str, Finding]) -> Hint:
+    """A request of a Socket.IO client on another path than those of the endpoint.
+
+    ``paths`` is empty where they aren't known; ``lost`` says which mounts no request reaches, by their prefix.
+    """
     path = request.path
     shown = neutralise(path, 128)
+    for prefix, found in lost.items():
+        if not paths or f"{path}/".startswith(f"{prefix}/"):
+            return Hint("mount_lost", f"a Socket.IO client asked for {shown!r}, but {found.text} (SG021); {found.fix}")
     known = " or ".join(repr(one) for one in paths) or "unknown to the guard"
     text = f"a Socket.IO client asked for {shown!r}, the endpoint is {known}"
     asked = "/" + path.strip("/")
@@ -238,6 +259,13 @@ def wrong_path(request: HandshakeRequest, paths: Sequence[str]) -> Hint:
             )
         if asked != own and asked.endswith(own) and own != "/":
             prefix = neutralise(asked.removesuffix(own), 128)
+            if asked.removesuffix(own) == "/" + request.root_path.strip("/"):
+                return Hint(
+                    "root_path",
+                    f"{text}: the application is mounted at {prefix!r}, or the ASGI server adds it (uvicorn "
+                    "--root-path), and python-engineio compares the whole path: write "
+                    f"ASGIApp(sio, socketio_path={prefix.lstrip('/') + own!r}), or start the server without it",
+                )
             return Hint(
                 "prefix_added",
                 f"{text}: let the proxy take {prefix!r} away, serve the application under it (Mount, socketio_path), "

@@ -89,6 +89,7 @@ class Discovery:
 
     servers: list[Any] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)  # of the endpoints' URLs, with a slash at the end
+    lost: dict[str, Finding] = field(default_factory=dict)  # by prefix: mounts that no request reaches
     findings: list[Finding] = field(default_factory=list)
 
     def server(self, app: object) -> Any:
@@ -142,7 +143,8 @@ def _add_endpoint(app: object, server: object, prefix: str, found: Discovery) ->
     if not any(server is other for other in found.servers):
         found.servers.append(server)
     path: str | None = getattr(app, "engineio_path", None)
-    if path is None:
+    # python-engineio takes what begins with its path: all below a mount, or a part of it.
+    if path is None or f"{prefix}/".startswith(path):
         found.paths.append(f"{prefix}/")
     elif "{" in prefix or path.startswith(f"{prefix}/"):
         found.paths.append(path)
@@ -151,4 +153,5 @@ def _add_endpoint(app: object, server: object, prefix: str, found: Discovery) ->
         lost = finding(
             "SG021", prefix=prefix, path=path.strip("/"), full_path=full_path.rstrip("/"), client_path=full_path
         )
+        found.lost[prefix] = lost
         found.findings.append(lost)

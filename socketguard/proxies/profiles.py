@@ -320,7 +320,7 @@ _ALL = (
         "azure-app-service app-service",
         ("idle request", 230, _FIRST, None, True, _APP_SERVICE, _ISSUE),
         note="WebSockets have to be switched on in its settings.",
-        requests=("x-arr-log-id",),
+        requests=("x-arr-log-id x-site-deployment-id", "x-arr-log-id was-default-hostname"),
         websocket="Configuration, General settings, Web sockets: On",
         sticky="ARR affinity: On",
     ),

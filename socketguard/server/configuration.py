@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from starlette.types import Receive, Scope
@@ -16,6 +17,7 @@ from socketguard.proxies.heartbeat import findings_for_server
 from .context import Context
 from .facts import ServedNames, facts
 from .handshake import is_unix
+from .packets import ATTRIBUTE
 
 __all__ = ["Configuration"]
 
@@ -25,10 +27,12 @@ class Configuration:
 
     Attributes:
         paths: the URL paths of the endpoint.
+        lost: what is wrong with a mount that no request reaches, by its prefix.
     """
 
     def __init__(self, context: Context, registry: Registry, served: ServedNames, store: Store) -> None:
         self.paths: list[str] = []
+        self.lost: dict[str, Finding] = {}
         self._context = context
         self._server = context.server
         self._settings = context.settings
@@ -37,19 +41,22 @@ class Configuration:
         self._served = served
         self._store = store
         self._mounts: list[Finding] = []
+        self._others: list[Any] = []
         self._started = self._addressed = self._seen_websocket = self._warned_of_memory = False
 
     def learn(self, found: Discovery) -> None:
         """Remember where the endpoint is mounted."""
         self.paths += [path for path in found.paths if path not in self.paths]
+        self.lost |= found.lost
         self._mounts += [one for one in found.findings if one not in self._mounts]
+        self._others += [server for server in found.servers if server is not self._server]
 
     def check(self) -> list[Finding]:
         """Everything in the configuration that a person should look at."""
         settings, known = self._settings, facts(self._server, self._served)
         policies = self._registry.policies
         declared = None if policies is None else [policy.name for policy in policies]
-        found = [*self._mounts, *check_server(known, policies=declared)]
+        found = [*self._mounts, *check_server(known, policies=declared), *self._unguarded()]
         found += self._registry.findings(self._served)
         if settings.heartbeat is None:
             found += findings_for_server(known.ping_interval, known.ping_timeout, known.ping_grace)
@@ -64,6 +71,17 @@ class Configuration:
         if settings.fail_open:
             found.append(finding("SG053"))
         return found
+
+    def _unguarded(self) -> Iterator[Finding]:
+        """The other servers that reach the same clients, where they have no guard."""
+        manager = self._server.manager
+        managed = getattr(manager, "server", self._server)  # a manager knows the server that was made with it last
+        others = {id(server): (server, " beside it") for server in self._others}
+        if managed is not self._server:
+            others[id(managed)] = managed, " with the same client manager"
+        for server, where in others.values():
+            if getattr(server, ATTRIBUTE, None) is None:
+                yield finding("SG036", where=where)
 
     def describe(self) -> dict[str, Any]:
         """The configuration in plain values, without secrets."""

@@ -249,10 +249,11 @@ def _moved(request: HandshakeRequest, session: Session) -> Refusal | None:
 class WrongPath:
     """Answers Socket.IO clients that ask an application where no Socket.IO endpoint is."""
 
-    def __init__(self, app: ASGIApp, report: Report, paths: Sequence[str], trusted: TrustedProxies) -> None:
+    def __init__(self, app: ASGIApp, report: Report, configuration: Configuration, trusted: TrustedProxies) -> None:
         self.app = app
         self._report = report
-        self._paths = paths
+        self._paths = configuration.paths
+        self._lost = configuration.lost
         self._trusted = trusted
 
     def concerns(self, scope: Scope) -> bool:
@@ -275,18 +276,23 @@ class WrongPath:
                 state = "passing" if seen or not _is_not_found(scope, message) else "answered"
                 if state == "answered":
                     seen.append(True)
-                    await self._refuse(scope, send)
+                    await self._refuse(scope, send, message)
             if state == "passing":
                 await send(message)
 
         await self.app(scope, receive, watch)
 
-    async def _refuse(self, scope: Scope, send: Send) -> None:
+    async def _refuse(self, scope: Scope, send: Send, found: MutableMapping[str, Any]) -> None:
         request = read(scope, self._trusted)
-        refusal = wrong_path(request, self._paths)
+        refusal = wrong_path(request, self._paths, self._lost)
         ref = new_ref()
         written = self._report.handshake_rejected(request, refusal, ref)
-        await answer(scope, send, refusal, ref, body_over_websocket=written)
+        # A page reads the answer only with the headers that the application's own middleware has put there.
+        kept = [header for header in found.get("headers", ()) if header[0].lower().startswith(_OF_CORS)]
+        await answer(scope, send, refusal, ref, kept, body_over_websocket=written)
+
+
+_OF_CORS = (b"access-control-", b"vary")
 
 
 def _is_not_found(scope: Scope, message: MutableMapping[str, Any]) -> bool:

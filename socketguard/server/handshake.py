@@ -15,6 +15,7 @@ from socketguard.connection import HandshakeRequest, Headers
 from socketguard.diagnosis import handshake as hints
 from socketguard.diagnosis.handshake import Hint
 from socketguard.errors import RETRY_AFTER, HandshakeCode, Refusal, RejectCode
+from socketguard.findings import Finding
 from socketguard.proxies.trusted import TrustedProxies
 from socketguard.text import neutralise
 
@@ -83,6 +84,7 @@ def read(scope: Mapping[str, Any], trusted: TrustedProxies) -> HandshakeRequest:
         transport_given="transport" in query,
         headers=scope["headers"],
         http_version=scope.get("http_version"),
+        root_path=scope.get("root_path", ""),
     )
 
 
@@ -193,9 +195,9 @@ def upgraded(request: HandshakeRequest) -> Refusal:
     return Refusal(HandshakeCode.SESSION_UPGRADED, detail, {"hint": hint})
 
 
-def wrong_path(request: HandshakeRequest, paths: Sequence[str]) -> Refusal:
+def wrong_path(request: HandshakeRequest, paths: Sequence[str], lost: Mapping[str, Finding]) -> Refusal:
     """The refusal of a Socket.IO client's request on a path that isn't the endpoint's."""
-    return _refusal(HandshakeCode.WRONG_PATH, hints.wrong_path(request, paths))
+    return _refusal(HandshakeCode.WRONG_PATH, hints.wrong_path(request, paths, lost))
 
 
 def cors_headers(request: HandshakeRequest, *, allowed: bool, credentials: bool) -> list[tuple[bytes, bytes]]:

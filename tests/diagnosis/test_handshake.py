@@ -16,6 +16,7 @@ PAGE = "https://crm.example.com"
 
 def asked(headers: dict[str, str] | None = None, **fields: Any) -> HandshakeRequest:
     absent = {name: fields.pop(name, None) for name in HandshakeRequest._fields if name != "headers"}
+    absent["root_path"] = absent["root_path"] or ""
     raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in (headers or {}).items()]
     return HandshakeRequest(**absent, **fields, headers=raw)
 
@@ -128,6 +129,12 @@ def refused(origin: str = PAGE, allowed: Any = None, proto: str | None = None, *
         (refused(host="a.example", forwarded_host="b.example"), "origin_foreign", "from another origin"),
         (refused(host=None), "origin_foreign", "from another origin"),
         (refused("https://crm.example.com:8443"), "port_lost", "proxy_set_header Host $http_host"),
+        (refused("http://localhost:8160", host="localhost:8101"), "port_differs", "if both are yours"),
+        (refused("http://localhost", host="localhost:8101"), "port_differs", "asked 'localhost:8101'"),
+        (refused("http://localhost", host="localhost:8101", x_real_ip="192.0.2.1"), "port_lost", "If a proxy lost"),
+        (refused("http://localhost", host="localhost:8101", forwarded_host="a"), "port_lost", "If a proxy lost"),
+        (refused("wss://crm.example.com"), "origin_of_websocket", "native clients"),
+        (refused("ws://crm.example.com:80", allowed=[PAGE]), "origin_of_websocket", "'ws://crm.example.com:80'"),
         (refused("null"), "origin_opaque", "a sandboxed frame"),
         (refused(allowed=["wss://crm.example.com"]), "origin_listed_as_websocket", "Traefik"),
         (refused(allowed=["http://crm.example.com"]), "origin_listed_differently", "'http://crm.example.com'"),
@@ -169,13 +176,21 @@ def test_any_origin_gives_a_printable_hint(
         ("/socket.io", ["/socket.io/"], "path_differs", "'/socket.io'"),
         ("/a\x1b", ["/b/", "/c/"], "path_differs", "'/b/' or '/c/'"),
         ("/a", [], "path_differs", "unknown to the guard"),
+        ("/api/v2/socket.io", ["/socket.io/"], "prefix_added", "take '/api/v2' away"),
     ],
 )
 def test_wrong_paths(path: str, paths: list[str], detail: str, part: str) -> None:
-    says(handshake.wrong_path(asked(path=path), paths), detail, part)
+    says(handshake.wrong_path(asked(path=path), paths, {}), detail, part)
+
+
+@pytest.mark.parametrize("root_path", ["/api", "/api/", "api"])
+def test_a_path_with_the_root_path_of_the_server_before_it(root_path: str) -> None:
+    request = asked(path="/api/socket.io/", root_path=root_path)
+    part = "socketio_path='api/socket.io'"
+    says(handshake.wrong_path(request, ["/other/", "/socket.io/"], {}), "root_path", part)
 
 
 @given(st.text(max_size=300), st.lists(st.just("/socket.io/") | st.just("/")))
 def test_any_path_gives_a_printable_hint(path: str, paths: list[str]) -> None:
-    hint = handshake.wrong_path(asked(path=path), paths)
+    hint = handshake.wrong_path(asked(path=path), paths, {})
     says(hint, hint.detail, "")

@@ -124,6 +124,10 @@ class _Router:
     [
         (asgi_app(), ["/socket.io/"]),
         (asgi_app(path=None), ["/"]),
+        (asgi_app(path="/"), ["/"]),
+        (routes(mount("/ws", asgi_app(path="/"))), ["/ws/"]),
+        (routes(mount("/ws", asgi_app(path="/ws/"))), ["/ws/"]),
+        (routes(mount("/api/ws", asgi_app(path="/api/"))), ["/api/ws/"]),
         (SimpleNamespace(engineio_app="server"), ["/"]),
         (SimpleNamespace(app=SimpleNamespace(app=asgi_app())), ["/socket.io/"]),  # middleware
         (routes(mount("/socket.io", asgi_app())), ["/socket.io/"]),
@@ -174,6 +178,7 @@ def test_a_mount_where_nothing_matches() -> None:
     assert (found.servers, found.paths) == (["server"], [])
     (finding,) = found.findings
     assert finding.id == "SG021"
+    assert found.lost == {"/ws": finding}
     assert "Mount('/ws', ASGIApp(sio, socketio_path='/ws/socket.io'))" in finding.fix
     assert "'/ws/socket.io/'" in finding.fix
 

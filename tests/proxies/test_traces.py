@@ -25,7 +25,9 @@ def raw(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
         ({"x-azure-ref": "x"}, "1.1", ("azure-front-door",)),
         ({"x-vercel-id": "x"}, "1.1", ("vercel",)),
         ({"x-railway-edge": "x"}, "1.1", ("railway",)),
-        ({"x-arr-log-id": "x"}, "1.1", ("azure-app-service",)),
+        ({"x-arr-log-id": "x", "x-site-deployment-id": "crm"}, "1.1", ("azure-app-service",)),
+        ({"x-arr-log-id": "x", "was-default-hostname": "crm"}, "1.1", ("azure-app-service",)),
+        ({"x-arr-log-id": "x"}, "1.1", ()),  # any IIS with Application Request Routing
         ({"via": "1.1 vegur"}, "1.1", ("heroku",)),
         ({"x-request-start": "1", "connect-time": "0"}, "1.1", ("heroku",)),
         ({"x-request-start": "1"}, "1.1", ()),

@@ -582,6 +582,23 @@ def test_middleware_that_never_sees_socket_io_is_found() -> None:
     assert "SG020" in ids(guard)
 
 
+@pytest.mark.parametrize("shared", ["application", "manager"])
+def test_another_server_without_a_guard_is_found(shared: str) -> None:
+    manager = socketio.AsyncManager()
+    server = make_server(client_manager=manager)
+    if shared == "manager":
+        guard = SocketGuard.protect(server, auth=make_auth())
+        assert "SG036" not in ids(guard)
+        other = make_server(client_manager=manager)
+    else:
+        other = make_server()
+        app = socketio.ASGIApp(server, other_asgi_app=socketio.ASGIApp(other, socketio_path="admin"))
+        guard = SocketGuard(app, server=server, auth=make_auth())
+    assert "SG036" in ids(guard)
+    SocketGuard.protect(other, auth=make_auth())
+    assert "SG036" not in ids(guard)
+
+
 async def test_findings_are_logged_at_the_start(events: Events) -> None:
     case = guarded(auth=None)
     async with join(case.app, "/messages"):

@@ -319,6 +319,33 @@ async def test_a_socket_io_client_on_a_wrong_path_is_told_so(inner: str, events:
     assert ["'/ws/'" in hint and "'/socket.io/'" in hint for hint in hints] == [True, True]
 
 
+async def test_a_wrong_path_keeps_the_cors_headers_of_the_application() -> None:
+    from starlette.applications import Starlette
+    from starlette.middleware import Middleware
+    from starlette.middleware.cors import CORSMiddleware
+
+    cors = Middleware(CORSMiddleware, allow_origins=[PAGE], allow_credentials=True)
+    app = around(other_asgi_app=Starlette(middleware=[cors]))
+    answer = await http(app, "GET", OPEN, headers={"origin": PAGE}, path="/ws/")
+    assert (answer.status, answer.json["code"]) == (404, "wrong_path")
+    assert answer.header("access-control-allow-origin") == [PAGE]
+    assert answer.header("access-control-allow-credentials") == ["true"]
+    assert answer.header("vary") == ["Origin"]
+
+
+async def test_a_socket_io_client_below_a_mount_that_nothing_reaches(events: Events) -> None:
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+
+    server = socketio.AsyncServer(async_mode="asgi", monitor_clients=False)
+    guard = SocketGuard(Starlette(routes=[Mount("/ws", socketio.ASGIApp(server))]), auth=make_auth(), logger=False)
+    for path in ("/ws/socket.io/", "/socket.io/"):
+        assert (await http(guard, "GET", OPEN, path=path)).json["code"] == "wrong_path"
+    for line in lines(events, "handshake.rejected"):
+        assert line["detail"] == "mount_lost"
+        assert "ASGIApp(sio, socketio_path='/ws/socket.io')" in line["hint"]
+
+
 async def test_other_requests_are_not_touched() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
