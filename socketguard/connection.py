@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import hashlib
 import ipaddress
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -57,6 +59,7 @@ class Identity:
         return self.subject or ""
 
 
+_DIGEST_KEY = secrets.token_bytes(16)
 ANONYMOUS = Identity(subject=None)
 
 
@@ -74,7 +77,6 @@ class Session:
     headers: list[tuple[bytes, bytes]]
     query_string: bytes
     eio_sid: str = ""
-    digest: str = ""
     packets_in: int = 0
     connects: int = 0
     joined: int = 0
@@ -90,9 +92,17 @@ class Session:
     started: float = field(default_factory=time.monotonic)  # in seconds of the monotonic clock
     active: float = field(init=False)  # when something last came or went
     left_by: str | None = None  # in which of python-socketio's words it left a namespace
+    _digest: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
         self.active = self.started
+
+    @property
+    def digest(self) -> str:
+        """The short keyed digest that stands for the secret id in log lines; empty before there is an id."""
+        if not self._digest and self.eio_sid:
+            self._digest = hashlib.blake2b(self.eio_sid.encode(), key=_DIGEST_KEY, digest_size=6).hexdigest()
+        return self._digest
 
     def took(self, size: int) -> None:
         """An event of so many bytes is to be handled."""

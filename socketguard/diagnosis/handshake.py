@@ -101,8 +101,11 @@ def protocol_version(request: HandshakeRequest) -> Hint:
     )
 
 
-def session_unknown(request: HandshakeRequest, issued_here: bool, uptime_s: float) -> Hint:
-    """A session id that this process, which began to serve so many seconds ago, does not know."""
+def session_unknown(request: HandshakeRequest, issued_here: bool | None, uptime_s: float) -> Hint:
+    """A session id that this process, which began to serve so many seconds ago, does not know.
+
+    ``issued_here`` is None where that can't be told from the id.
+    """
     if issued_here:
         return Hint(
             "session_ended",
@@ -111,6 +114,12 @@ def session_unknown(request: HandshakeRequest, issued_here: bool, uptime_s: floa
         )
     sticky = "with several workers the proxy needs sticky sessions, or clients transports: ['websocket']; "
     sticky += _setting("sticky", request)
+    if issued_here is None:
+        return Hint(
+            "session_gone",
+            "this process has no such session: it has ended, and the client opens a new one by itself, or another "
+            f"worker has it; the application's own session ids don't tell which. If it goes on: {sticky}",
+        )
     if uptime_s < 90:
         return Hint(
             "session_before_restart",

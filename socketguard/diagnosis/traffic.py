@@ -489,12 +489,12 @@ class Patterns:
         """A session began to upgrade and did not get through; it goes on over polling, or ended."""
         self._upgrades.add(True)
 
-    def unknown_session(self, issued_here: bool) -> None:
+    def unknown_session(self, issued_here: bool | None) -> None:
         """A POST (JavaScript clients send a GET beside each) named a session that this process does not know.
 
-        One whose id came from this process has just ended, which says nothing.
+        One whose id came from this process, as far as that can be told, has just ended, which says nothing.
         """
-        if not issued_here:
+        if issued_here is False:
             self._elsewhere.unknown += 1
 
     def due(self, now: float) -> list[Told]:

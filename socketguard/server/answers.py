@@ -96,8 +96,6 @@ class Answers:
     ) -> None:
         """Answer with a refusal, and write a line of it unless there is one already."""
         ref = new_ref()
-        if session is not None:
-            self._engine.identify(session)
         written = not quietly and self._report.handshake_rejected(request, refusal, ref, session)
         headers = self._cors(scope, request)
         # uvicorn logs an ERROR for each refused WebSocket that has a body; in a flood the bare close must do.

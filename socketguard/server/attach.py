@@ -93,7 +93,8 @@ class Attachment:
         # Who is silent is seen by the guard's own tick.
         self.set(eio, "start_service_task", False)
         self.set(server, "packet_class", _packet_class_for(server.packet_class))
-        self.set(eio, "generate_id", context.engine.new_id)
+        if not context.engine.own_ids:
+            self.set(eio, "generate_id", context.engine.new_id)
         # Were the guard's CONNECT ever lost, none of these would be served for being listed.
         self.set(server, "namespaces", frozenset())
         self._undo = [watch_server(server, delivery, served, context.report)]

@@ -76,7 +76,6 @@ class Connects:
         if self._context.drain.begun:
             self._endings.session(session, "draining")
             return
-        self._engine.identify(session)
         name = namespace or "/"
         if not _is_name(name):
             raise ValueError("a CONNECT whose namespace is no text")

@@ -20,6 +20,7 @@ from .context import Context
 from .emits import event_names, handles
 from .engine import items_of
 from .handlers import callback_frames
+from .packets import PARSERS_DIFFER
 from .requires import EventRefused, required, wait_for
 from .socket import Socket
 
@@ -283,11 +284,10 @@ class Dispatch:
                 raise ValueError("more attachments than a message may have")
         except Exception as exc:
             session.arrived = 0
-            await self._failed(socket, exc)
+            await self._failed(socket, data, exc)
 
-    async def _failed(self, socket: Socket, error: Exception) -> None:
+    async def _failed(self, socket: Socket, data: Any, error: Exception) -> None:
         session = socket.record
-        self._engine.identify(session)
         if callback := callback_frames(error):
             if callback[1:]:
                 self._report.handler_failed(None, "acknowledgement", error)
@@ -298,9 +298,10 @@ class Dispatch:
             return
         self._server._binary_packet.pop(socket.sid, None)
         session.ending = "parse error"
-        self._report.packet_rejected(
-            session, "packet_malformed", "python-socketio could not process a packet; the session was ended", error
-        )
+        hint = "python-socketio could not process a packet; the session was ended"
+        if isinstance(data, str) and not self._server.packet_class.uses_binary_events:
+            hint += f"; it is text where the serializer is binary: {PARSERS_DIFFER}"
+        self._report.packet_rejected(session, "packet_malformed", hint, error)
         socket.code = UNSUPPORTED_DATA
         await self._endings.left(socket, "parse error")
 

@@ -379,7 +379,6 @@ class Endings:
         for connection in told:
             connection.reason = connection.reason or reason
         if not any(connection.state is Connection.JOINED for connection in told):
-            self._engine.identify(session)
             self._report.session_ended(session, reason, _HINTS.get(reason))
         if reason == "slow_consumer":
             socket.drop()

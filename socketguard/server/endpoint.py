@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Collection, Coroutine, MutableMapping, Sequence
+from collections.abc import Collection, Coroutine, MutableMapping
 from typing import Any, cast
 
 from starlette.types import ASGIApp, Receive, Scope, Send

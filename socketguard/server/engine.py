@@ -23,7 +23,6 @@ __all__ = ["Engine", "items_of", "origins_of"]
 # How many polled sessions that were ended are remembered: their clients ask once more within a second or two.
 _REMEMBERED = 4096
 _DEFAULT = socketio.packet.Packet
-_DIGEST_KEY = secrets.token_bytes(16)
 
 
 class Engine:
@@ -38,6 +37,7 @@ class Engine:
             self.max_body if connect_packet_bytes is None else min(self.max_body, connect_packet_bytes)
         )
         self._ids_key = secrets.token_bytes(16)
+        self.own_ids = getattr(server.eio.generate_id, "__func__", None) is not engineio.AsyncServer.generate_id
         self._gone: dict[str, None] = {}
         # Sessions for which too much waits; whoever looks at what is due takes them.
         self.overfull: deque[Any] = deque()
@@ -81,8 +81,13 @@ class Engine:
         body = secrets.token_bytes(12)
         return base64.urlsafe_b64encode(body + self._id_digest(body)).decode()
 
-    def issued(self, eio_sid: str) -> bool:
-        """Whether this process has made an id; one in 16 million others is taken for it."""
+    def issued(self, eio_sid: str) -> bool | None:
+        """Whether this process has made an id; one in 16 million others is taken for it.
+
+        None where the application makes ids of its own, which tell nothing.
+        """
+        if self.own_ids:
+            return None
         try:
             made = base64.b64decode(eio_sid, altchars=b"-_", validate=True)
         except ValueError:
@@ -91,12 +96,6 @@ class Engine:
 
     def _id_digest(self, body: bytes) -> bytes:
         return hashlib.blake2b(body, key=self._ids_key, digest_size=3).digest()
-
-    @staticmethod
-    def identify(session: Session) -> None:
-        """Give a session the short keyed digest that stands for its secret id in log lines."""
-        if not session.digest and session.eio_sid:
-            session.digest = hashlib.blake2b(session.eio_sid.encode(), key=_DIGEST_KEY, digest_size=6).hexdigest()
 
     async def trigger(self, event: str, *args: Any) -> Any:
         """Call the handler of an event of Engine.IO as python-engineio does, which looks anew each time what it is."""

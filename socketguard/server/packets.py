@@ -6,7 +6,7 @@ import base64
 
 from socketguard.errors import HandshakeCode, Refusal
 
-__all__ = ["ATTRIBUTE", "DIGITS", "MAX_PARTS", "count_parts", "packet_problem", "packets_of"]
+__all__ = ["ATTRIBUTE", "DIGITS", "PARSERS_DIFFER", "count_parts", "excess", "packet_problem", "packets_of"]
 
 ATTRIBUTE = "_socketguard"
 """Where a server keeps its seam."""
@@ -14,6 +14,11 @@ ATTRIBUTE = "_socketguard"
 DIGITS = PACKET_TYPES = frozenset("0123456")
 # What a client sends over polling. On the other types python-engineio would wait for the session to end, for ever.
 _POLLING_TYPES = frozenset("1345")
+PARSERS_DIFFER = (
+    "client and server use different parsers, or it is no Socket.IO client: serializer='msgpack' of the server needs "
+    "{parser: require('socket.io-msgpack-parser')} in the client, and the other way round"
+)
+_TOO_MUCH = "more values than a session needs to join a namespace"
 # python-engineio's own limit (Payload.max_decode_packets): beyond it, it answers 200 and drops every packet.
 MAX_PACKETS_PER_BODY = 16
 # How many values a packet of a stranger may hold. An auth payload has a handful; 512 cost less than 0.1 ms.
@@ -50,8 +55,8 @@ def packets_of(body: bytes, *, limit: int, strict_text: bool | None, stranger: b
             packets.append(base64.b64decode(text[1:]) if text[0] == "b" else text)
             if stranger:
                 found = count_parts(packets[-1], strict_text=strict_text)
-                parts = MAX_PARTS + 1 if found is None else parts + found
-                problem = "more values than a session needs to join a namespace" if parts > MAX_PARTS else None
+                parts += found or 0
+                problem = excess(None if found is None else parts)
         if problem:
             return _malformed_body(problem)
     return packets
@@ -82,6 +87,13 @@ def packet_problem(packet: str, *, strict_text: bool | None, polling: bool = Fal
         # python-engineio would decode the rest as JSON, python-socketio then take it for a packet.
         return "a message that is no Socket.IO packet"
     return None
+
+
+def excess(parts: int | None) -> str | None:
+    """Say what is wrong with so many values (`count_parts`) from a session that has joined no namespace, or None."""
+    if parts is None:
+        return f"a binary message, which JSON clients don't begin with: {PARSERS_DIFFER}"
+    return _TOO_MUCH if parts > MAX_PARTS else None
 
 
 def count_parts(packet: str | bytes, *, strict_text: bool | None) -> int | None:

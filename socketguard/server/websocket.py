@@ -15,7 +15,7 @@ from .answers import TOO_BIG, UNSUPPORTED_DATA, is_gone
 from .context import Context
 from .endings import CLOSE_CODES
 from .incoming import MOST_EVENT_BYTES, MOST_EVENTS, Incoming, has_room
-from .packets import DIGITS, MAX_PARTS, count_parts, packet_problem
+from .packets import DIGITS, count_parts, excess, packet_problem
 from .socket import CLOSE_TIMEOUT, NORMAL, Socket
 
 __all__ = ["UPGRADE_TIMEOUT", "WebSockets"]
@@ -115,7 +115,6 @@ class WebSockets:
         socket.upgraded = True
         socket.record.transport = "websocket"
         if not socket.closing:
-            self._engine.identify(socket.record)
             self._report.upgraded(socket.record)
             self._patterns.upgraded()
         return True
@@ -231,9 +230,9 @@ class WebSockets:
                     TOO_BIG,
                     f"{len(data)} characters from a session that has joined no namespace; {limit} are allowed",
                 )
-            parts = count_parts(data, strict_text=strict_text)
-            if parts is None or parts > MAX_PARTS:
-                return UNSUPPORTED_DATA, "more values than a session needs to join a namespace"
+            problem = excess(count_parts(data, strict_text=strict_text))
+            if problem is not None:
+                return UNSUPPORTED_DATA, problem
         if len(data) > engine.max_body:
             return TOO_BIG, f"{len(data)} characters; max_http_buffer_size is {engine.max_body}"
         return None

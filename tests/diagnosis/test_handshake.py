@@ -87,6 +87,7 @@ def test_a_websocket_must_say_so_in_its_query(given: bool, detail: str) -> None:
     ("issued_here", "uptime_s", "detail", "part"),
     [
         (True, 0.0, "session_ended", "a device that slept"),
+        (None, 0.0, "session_gone", "don't tell which"),
         (False, 90.0, "session_elsewhere", "sticky.cookie=true"),
         (False, 5.4, "session_before_restart", "began to serve 5 s ago"),
     ],

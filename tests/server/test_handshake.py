@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import base64
+import itertools
 import json
 from typing import Any
 
+import msgpack
 import pytest
 import socketio
 
 from socketguard import SocketGuard
 from socketguard.testing import Refused, join, make_auth, mint
-from tests.scripted import OPEN, Client, Clock, Events, Guarded, Request, Socket, guarded, http, joined_wire, lines
+from tests.scripted import (
+    OPEN,
+    Client,
+    Clock,
+    Events,
+    Guarded,
+    Request,
+    Socket,
+    guarded,
+    http,
+    joined_wire,
+    lines,
+    open_wire,
+    serializer,
+)
 
 PAGE = "https://crm.example.com"
 
@@ -281,6 +298,44 @@ async def test_the_address_is_read_through_trusted_proxies_only(events: Events) 
     for peer in ("10.1.2.3", "198.51.100.1"):
         await http(case.app, "GET", "EIO=3", client=(peer, 5), headers={"x-forwarded-for": "203.0.113.9"})
     assert [line["client_address"] for line in lines(events, "handshake.rejected")] == ["203.0.113.9", "198.51.100.1"]
+
+
+# Parsers and ids
+
+
+@pytest.mark.parametrize("transport", ["websocket", "polling"])
+@pytest.mark.parametrize("kind", ["default", "msgpack"])
+async def test_another_parser_than_the_servers_is_named(kind: str, transport: str, events: Events) -> None:
+    case = guarded(server_options=serializer(kind))
+    packet: Any = msgpack.packb({"type": 0, "data": {"token": mint()}, "nsp": "/messages"})
+    if kind == "msgpack":
+        packet = "40/messages," + json.dumps({"token": mint()})
+    if transport == "websocket":
+        wire = await open_wire(case.app, packet)
+        assert await wire.closed() == ([], 1003)
+        await wire.close()
+    else:
+        client = await Client(case.app, "polling").open()
+        body = packet if kind == "msgpack" else "b" + base64.b64encode(packet).decode()
+        await client.post(body)
+    (line,) = [event for event in events if event["event"].endswith((".packet.rejected", ".handshake.rejected"))]
+    assert "client and server use different parsers" in line["hint"]
+    assert len(line["session"]) == 12, "a line names its session, whatever became of it"
+
+
+async def test_session_ids_of_the_application_are_kept(events: Events) -> None:
+    def prepare(server: Any) -> None:
+        server.eio.generate_id = lambda: f"own-{next(numbers)}-{'x' * 40}"
+
+    numbers = itertools.count()
+    case = guarded(prepare=prepare)
+    client = await Client(case.app, "polling").open()
+    assert client.sid.startswith("own-0-")
+    async with join(case.app, "/messages", token=mint()) as joined:
+        assert await joined.call("echo", 1) == 1
+    assert (await http(case.app, "GET", f"{OPEN}&sid=own-7")).status == 400
+    (line,) = lines(events, "handshake.rejected")
+    assert line["detail"] == "session_gone"
 
 
 # Wrong paths
