@@ -23,7 +23,7 @@ from .text import neutralise
 if TYPE_CHECKING:
     from .tokens.auth import Verifier
 
-__all__ = ["Admission", "subject_key"]
+__all__ = ["Admission", "subject_key", "tried"]
 
 MAX_NAME = 256
 """The longest namespace, in characters, whose refusal is remembered."""
@@ -74,21 +74,35 @@ class Admission:
             None to admit; where something has to be waited for, an awaitable of the same. Any exception on the way is
             a refusal too.
         """
-        wait = self.budget.wait(connection.client_address)
-        if wait:
-            return Refusal(RejectCode.RATE_LIMITED, "failures_per_address", {"retry_after": math.ceil(wait)})
+        connection.session.tried = None
         if data is not None and not isinstance(data, dict):
-            return Refusal(RejectCode.CONNECT_MALFORMED, "auth_not_an_object", {"received": type(data).__name__})
+            return self._limited(connection) or Refusal(
+                RejectCode.CONNECT_MALFORMED, "auth_not_an_object", {"received": type(data).__name__}
+            )
         known = self.registry.resolve(connection.namespace, self.served)
         if known is None:
-            return self.unknown(connection.namespace)
+            return self._limited(connection) or self.unknown(connection.namespace)
         try:
             found = self._check(connection, known, data, deadline, engine)
         except Exception as exc:
             found = _failed(exc)
-        if found is None or isinstance(found, Refusal):
-            return _hidden(known, found)
-        return self._later(known, found)
+        if isinstance(found, Refusal):
+            if known.policy.hidden or not connection.identity.is_authenticated:
+                return self._limited(connection) or _hidden(known, found)
+            return found
+        return found if found is None else self._later(known, found)
+
+    def _limited(self, connection: Connection, *, again: bool = False) -> Refusal | None:
+        """The refusal where the address has failed too often; ``again``: with what it tries here."""
+        if not self.budget:
+            return None
+        address = connection.client_address
+        wait = 0.0 if again else self.budget.wait(address)
+        if (what := tried(connection)) is not None:
+            wait = max(wait, self.budget.wait(address, what))
+        return (
+            Refusal(RejectCode.RATE_LIMITED, "failures_per_address", {"retry_after": math.ceil(wait)}) if wait else None
+        )
 
     async def _later(self, known: Known, found: Awaitable[Refusal | None]) -> Refusal | None:
         try:
@@ -113,10 +127,19 @@ class Admission:
             return token
         if token is not None:
             assert self.auth is not None  # noqa: S101 - narrows the type; nobody looks for a token without it
-            identity = self.auth.verify_now(token)
+            # Before the budget of the address: what is genuine gets in, whoever else is behind the same address.
+            try:
+                identity = self.auth.verify_now(token)
+            except TokenError:
+                connection.session.tried = hash(token)
+                raise
             if identity is None:
-                return self._check_slowly(connection, known, token, deadline, engine)
+                return self._limited(connection) or self._check_slowly(connection, known, token, deadline, engine)
             connection.identity = identity
+            if not known.policy.hidden and (limited := self._limited(connection, again=True)):
+                return limited
+        elif known.policy.authorize is not None and (limited := self._limited(connection)):
+            return limited
         identity = connection.identity
         revoked = None
         if self.revocations is not None and identity.is_authenticated:
@@ -133,6 +156,9 @@ class Admission:
         """Check a token for which keys must be fetched."""
         try:
             connection.identity = await self._verify(token, deadline)
+        except TokenError:
+            connection.session.tried = hash(token)
+            raise
         except Overdue:
             return Refusal(RejectCode.ADMISSION_TIMEOUT, "keys", {"retry_after": RETRY_AFTER})
         return await self._check_who(connection, known, self._revoked(connection.identity), deadline, engine)
@@ -288,6 +314,13 @@ class Admission:
 def subject_key(identity: Identity) -> tuple[str | None, str] | None:
     """Whose a connection is for the ledger; a refresh changes neither."""
     return None if identity.subject is None else (identity.issuer, identity.subject)
+
+
+def tried(connection: Connection) -> int | None:
+    """What stands for the credential of a client that is refused: whom it names, and where; else the token itself."""
+    if connection.identity.is_authenticated:
+        return hash((subject_key(connection.identity), connection.namespace))
+    return connection.session.tried
 
 
 def _failed(error: BaseException) -> Refusal:

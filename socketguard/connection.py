@@ -91,6 +91,7 @@ class Session:
     refusals: Any = None
     started: float = field(default_factory=time.monotonic)  # in seconds of the monotonic clock
     active: float = field(init=False)  # when something last came or went
+    tried: int | None = None  # stands for the last token that was refused
     left_by: str | None = None  # in which of python-socketio's words it left a namespace
     _digest: str = field(default="", init=False)
 

@@ -188,6 +188,10 @@ class Ledger:
             return PENDING_SHARE
         return None
 
+    def waiting(self, address: str | None) -> int:
+        """How many sessions of an address have joined nothing."""
+        return self.pending_by_address.get(None if address is None else address_key(address), 0)
+
     def _is_exempt(self, address: str | None, key: str | None) -> bool:
         return key is None or key in self.exempt or address in self.exempt
 

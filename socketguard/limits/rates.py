@@ -116,10 +116,12 @@ class AddressBudget:
         """How many addresses are remembered, exempt ones not counted."""
         return len(self._buckets)
 
-    def fail(self, address: str | None) -> None:
-        """Count one failure of an address.
+    def fail(self, address: str | None, tried: int | None = None) -> None:
+        """Count one failure of an address, with what was ``tried``.
 
-        A budget that is used up stays so: further failures are not owed, so that whoever stops gets on again soon.
+        What is tried again has a budget of its own, and counts for the address only once until that is full again: a
+        page in a loop is one failure of its address. A budget that is used up stays so: further failures are not owed,
+        so that whoever stops gets on again soon.
         """
         rate = self._rate
         if rate is None or address is None:
@@ -128,6 +130,15 @@ class AddressBudget:
         if key in self._exempt:
             return
         now = self._clock()
+        if tried is not None:
+            page = f"{key} {tried}"
+            again = page in self._buckets
+            self._count(page, rate, now)
+            if again:
+                return
+        self._count(key, rate, now)
+
+    def _count(self, key: str, rate: Rate, now: float) -> None:
         buckets = self._buckets
         tokens, stamp = buckets.pop(key, _UNTOUCHED)
         if len(buckets) >= self._capacity:
@@ -135,14 +146,17 @@ class AddressBudget:
         buckets[key] = (max(_refill(tokens, stamp, rate, now) - 1.0, 0.0), now)
         self._forget(rate, now)
 
-    def wait(self, address: str | None) -> float:
-        """0.0 when an address is within its budget, else the seconds until it is again; nothing is counted."""
+    def wait(self, address: str | None, tried: int | None = None) -> float:
+        """0.0 when an address, or what was ``tried`` there, is within its budget, else the seconds until it is again.
+
+        Nothing is counted.
+        """
         rate = self._rate
         if rate is None or address is None or not self._buckets:
             return 0.0
         now = self._clock()
         self._forget(rate, now)
-        key = address_key(address)
+        key = address_key(address) if tried is None else f"{address_key(address)} {tried}"
         bucket = self._buckets.get(key)
         if bucket is None:
             return 0.0
@@ -165,8 +179,8 @@ class AddressBudget:
         return True
 
     def _forget(self, rate: Rate, now: float) -> None:
-        # Two at a time, one more than a call can add: after a flood they all go, and no call pays for it.
-        for _ in range(2):
+        # Three at a time, one more than a call can add: after a flood they all go, and no call pays for it.
+        for _ in range(3):
             key = next(iter(self._buckets), None)
             if key is None or now - self._buckets[key][1] < rate.seconds:
                 return

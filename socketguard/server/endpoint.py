@@ -37,6 +37,10 @@ from .websocket import WebSockets
 __all__ = ["Endpoint", "WrongPath"]
 
 _SEEN_KEY = "socketguard.seen"
+
+ON_PROBATION = 8
+"""So many sessions that have joined nothing may an address have while it is over its budget of failures."""
+
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -193,10 +197,11 @@ class Endpoint:
             self._ledger.exempt.add(address_key(request.forwarded_by))
             self._configuration.warn_of_proxy(request.forwarded_by)
         wait = self._context.budget.wait(address)
-        if wait:
+        # Some may try: who has a valid token behind the same address is not kept out by the others.
+        if wait and self._ledger.waiting(address) >= ON_PROBATION:
             hint = (
-                "this address was refused too often: see the lines of socketguard.connection.rejected before this one; "
-                "the limit is failures_per_address"
+                "this address was refused too often (failures_per_address): see the lines of "
+                f"socketguard.connection.rejected before this one; {ON_PROBATION} of its sessions may try at a time"
             )
             return busy(RejectCode.RATE_LIMITED, math.ceil(wait), hint)
         outage = self._context.service.outage()

@@ -9,6 +9,7 @@ from typing import Any
 
 import socketio
 
+from socketguard.admission import tried
 from socketguard.connection import Connection, Session
 from socketguard.errors import HandshakeCode, Refusal, RejectCode, new_ref
 from socketguard.limits.counters import Refusals as Counted
@@ -133,7 +134,9 @@ class Refusals:
         real = refusal.fields.get("hidden_reason", code)
         unknown_key = "key_unknown" in (refusal.detail, refusal.fields.get("hidden_detail"))
         if costs and (real in _FAILURES or unknown_key):
-            self._budget.fail(session.client_address)
+            # A hidden namespace costs what an unknown one does.
+            what = None if code is RejectCode.INVALID_NAMESPACE else tried(connection)
+            self._budget.fail(session.client_address, what)
         return too_many
 
 

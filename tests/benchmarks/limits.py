@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from socketguard import MemoryStore
 from socketguard.limits.revocation import Revocation
+from socketguard.server.endpoint import ON_PROBATION
 from tests.scripted import UNLIMITED
 
 from . import apps
@@ -55,10 +57,25 @@ def measure_limits(runner: asyncio.Runner, *, rounds: int, count: int) -> list[R
 
 
 async def _use_up(app: Any) -> None:
-    """Be refused until nothing more is answered."""
-    bad = apps.HS256.connect(signature=False)
-    for _ in range(FAILURES):
-        await WebSocket([bad], client=FLOODER).run(app)
+    """Be refused, each time with another token, until nothing more is looked at."""
+    for number in range(FAILURES):
+        await WebSocket([apps.HS256.connect(f"user-{number}", signature=False)], client=FLOODER).run(app)
+
+
+async def _opened(app: Any, frames: list[str], count: int) -> Callable[[], Awaitable[list[WebSocket]]]:
+    """Open so many sessions; what is returned lets them send their frames, and waits for their ends."""
+    hold = asyncio.Event()
+    clients = [WebSocket(frames, client=FLOODER, hold=hold) for _ in range(count)]
+    tasks = [asyncio.ensure_future(client.run(app)) for client in clients]
+    while app.status()["sessions"]["open"] < count:  # noqa: ASYNC110 - the application tells nobody
+        await asyncio.sleep(0)
+
+    async def go_on() -> list[WebSocket]:
+        hold.set()
+        await asyncio.gather(*tasks)
+        return clients
+
+    return go_on
 
 
 def _attempts(lines: apps.Lines, count: int, *, polling: bool) -> Batch:
@@ -67,6 +84,7 @@ def _attempts(lines: apps.Lines, count: int, *, polling: bool) -> Batch:
     async def batch() -> float:
         app = apps.guarded(apps.HS256, lines)
         await _use_up(app)
+        close = await _opened(app, [apps.HS256.connect(signature=False)], ON_PROBATION)
         for _ in range(WARM_UP):
             await Attempt(FLOODER, polling=polling).run(app)
         lines.take()
@@ -80,6 +98,7 @@ def _attempts(lines: apps.Lines, count: int, *, polling: bool) -> Batch:
         for attempt in attempts:
             assert (attempt.answers, attempt.status) == expected, (attempt.answers, attempt.status)
         assert lines.take() == 0
+        await close()
         app.detach()  # or it would write later how many lines it has held back
         return seconds / count
 
@@ -96,16 +115,11 @@ def _within_sessions(lines: apps.Lines, count: int) -> Batch:
 
     async def batch() -> float:
         app = apps.guarded(apps.HS256, lines)
-        hold = asyncio.Event()
-        clients = [WebSocket([bad] * REPEATS, client=FLOODER, hold=hold) for _ in range(sessions)]
-        tasks = [asyncio.ensure_future(client.run(app)) for client in clients]
-        while app.status()["sessions"]["open"] < sessions:  # noqa: ASYNC110 - the application tells nobody
-            await asyncio.sleep(0)
+        go_on = await _opened(app, [bad] * REPEATS, sessions)
         await _use_up(app)
         with no_collector():
             began = time.process_time()
-            hold.set()
-            await asyncio.gather(*tasks)
+            clients = await go_on()
             seconds = time.process_time() - began
         for client in clients:
             assert '"code":"rate_limited"' in client.answer, client.answer[:200]

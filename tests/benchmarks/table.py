@@ -192,8 +192,9 @@ characters are refused unread.
   Lines go to a file and are counted; each refusal comes from another address, so that none is held back.
 - "Without limits and revocations" is the same guard with every limit set to None and without a store; with them, a
   `MemoryStore` keeps 1,000 revocations of other tokens.
-- A flood comes from one address that has used up `failures_per_address`: each attempt is a handshake that is refused
-  with 429 (over WebSocket: closed), and none writes a log line. It is compared with a whole unguarded connection.
+- A flood comes from one address that has used up `failures_per_address` and has as many sessions as may still try: each
+  attempt is a handshake that is refused with 429 (over WebSocket: closed), and none writes a log line. It is compared
+  with a whole unguarded connection.
 - In a storm all clients come in the same moment, with default limits, from one address, each with a subject of its own.
   In process the CPU time counts; over uvicorn (a process of its own, on a core of its own where there are two) the time
   until the last client has its answer. The guarded application writes a log line for each, the unguarded none.

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from socketguard.server.endpoint import ON_PROBATION
 from socketguard.testing import mint
 from tests.e2e.support import (
     ACCEPTED,
@@ -94,15 +95,21 @@ async def test_the_same_refused_connect_again_and_again(serve: Callable[..., Ser
 def test_a_flood_of_bad_tokens(js: JavaScript, serve: Callable[..., Server]) -> None:
     # No proxy is trusted, so that the addresses are those of the connections. An hour, so that no budget grows
     # meanwhile.
-    server = serve(trusted_proxies=[], limits={"failures_per_address": "10/hour"})
+    server = serve(trusted_proxies=[], limits={"failures_per_address": "10/hour"}, options={"connect_timeout": 300.0})
     steps = [{"wait": "connect"}, {"signal": f"flooded-{server.port}"}, {"call": ["whoami"]}]
     inside = js.start(server, token=GOOD, steps=steps)
     server.wait_for_event(ACCEPTED)
     for number in range(10):
         transports = list(TRANSPORTS)[number % 3]
-        assert js.outcome(server, transports=transports, token=BAD)["data"]["code"] == "token_malformed"
+        assert js.outcome(server, transports=transports, token=f"{BAD}{number}")["data"]["code"] == "token_malformed"
 
-    # From now on there is no session for this address, whatever its token.
+    # From now on only valid tokens get in from this address,
+    for transports in TRANSPORTS:
+        assert js.outcome(server, transports=transports, token=BAD)["data"]["code"] == "rate_limited"
+        js.play(server, transports=transports, token=GOOD, steps=[{"wait": "connect"}])
+    # and only so many may try at a time.
+    waiting = [Polling(server, headers={}) for _ in range(ON_PROBATION)]
+    assert [session.answer.status for session in waiting] == [200] * ON_PROBATION
     status, body, headers = Polling(server, headers={}).answer
     refusal = json.loads(body)
     assert status == 429
@@ -136,6 +143,8 @@ def test_a_flood_of_bad_tokens(js: JavaScript, serve: Callable[..., Server]) -> 
         )
         assert found["steps"][-1]["client_address"] == "127.0.0.2"
     js.signal(f"flooded-{server.port}")
+    for session in waiting:
+        assert session.post("1").status == 200
     assert inside.result()["steps"][-1]["client_address"] == "127.0.0.1"
     status = server.ask("/control/status", "GET")
     assert status["refused"]["token_malformed"] == 10

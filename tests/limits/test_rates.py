@@ -170,8 +170,23 @@ def test_new_failures_push_out_what_is_over() -> None:
     for number in range(100):
         budget.fail(f"203.0.113.{number}")
         sizes.append(len(budget))
-    # One comes and two go, until only the new ones are left.
-    assert sizes == [*range(99, 49, -1), *range(51, 101)]
+    # One comes and three go, until only the new ones are left.
+    assert sizes == [max(100 - 3 * number, 0) + number for number in range(1, 101)]
+
+
+def test_what_is_tried_again_has_a_budget_of_its_own() -> None:
+    clock = Clock()
+    budget = AddressBudget(Rate(2, 60.0), clock=clock)
+    for _ in range(2):
+        budget.fail("203.0.113.7", 1)
+        budget.fail("2001:db8::1", 1)
+    assert [budget.wait("203.0.113.7", what) for what in (None, 1, 2)] == [0.0, 30.0, 0.0]
+    assert budget.wait("2001:db8::2", 1) == 30.0, "an address of the same network"
+    budget.fail("203.0.113.7", 2)
+    assert budget.wait("203.0.113.7") == 30.0, "the first time it counts for the address"
+    clock.now += 60
+    assert [budget.wait("203.0.113.7", what) for what in (None, 1, 2)] == [0.0] * 3
+    assert len(budget) == 0
 
 
 def test_a_clock_that_is_set_back_locks_nobody_out() -> None:
