@@ -8,17 +8,19 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .connection import Connection, Identity
+from .connection import Connection, Identity, claim_value
 from .deadline import Overdue, is_ours, run_until
 from .errors import RETRY_AFTER, Refusal, RejectCode, TokenError
 from .limits.counters import Ledger, Limits
 from .limits.rates import AddressBudget
 from .limits.revocation import Revocations
-from .namespaces.registry import Known, Registry, Served, authorise, claim_value
+from .namespaces.registry import Known, Registry, Served, authorise
 from .namespaces.unknown import explain
 from .text import neutralise
+from .tokens.finder import stray
 
 if TYPE_CHECKING:
     from .tokens.auth import Verifier
@@ -148,7 +150,9 @@ class Admission:
             return revoked
         if revoked is not None or known.policy.authorize is not None:
             return self._check_who(connection, known, revoked, deadline, engine)
-        return authorise(known, identity) or self._expired(identity) or connection.verdict or self._take(connection)
+        return (
+            self._authorised(known, identity) or self._expired(identity) or connection.verdict or self._take(connection)
+        )
 
     async def _check_slowly(
         self, connection: Connection, known: Known, token: str, deadline: float, engine: Engine
@@ -178,7 +182,7 @@ class Admission:
             refusal = await revoked
         if not engine.alive(eio_sid):
             return None  # Nobody waits for the answer any more.
-        refusal = refusal or authorise(known, identity)
+        refusal = refusal or self._authorised(known, identity)
         if refusal is None and known.policy.authorize is not None:
             # It may take its time, in which the token may have expired or been revoked.
             refusal = (
@@ -208,6 +212,12 @@ class Admission:
         except TokenError as exc:
             return exc.refusal
         return None
+
+    def _authorised(self, known: Known, identity: Identity) -> Refusal | None:
+        refusal = authorise(known, identity)
+        if refusal is not None and refusal.detail == "scope_missing" and self.auth is not None:
+            return replace(refusal, fields={**refusal.fields, **self.auth.scopes_read(identity)})
+        return refusal
 
     def _take(self, connection: Connection) -> Refusal | None:
         identity = connection.identity
@@ -249,7 +259,7 @@ class Admission:
         refusal = (
             await self._revoked(new)
             or _someone_else(old, new, (*known.policy.claims, *self.stable_claims))
-            or authorise(known, new)
+            or self._authorised(known, new)
         )
         if refusal is None and known.policy.authorize is not None:
             refusal = await self._ask(new, connection, known, deadline) or await self._revoked(new)
@@ -294,7 +304,10 @@ class Admission:
             return found.token
         if known.policy.token == "optional":
             return None
-        return Refusal(RejectCode.TOKEN_MISSING, "no_token", _what_was_sent(data))
+        fields = _what_was_sent(data)
+        if (hint := stray(data, session.headers, session.query_string)) is not None:
+            fields["hint"] = hint
+        return Refusal(RejectCode.TOKEN_MISSING, "no_token", fields)
 
     async def _ask(self, identity: Identity, connection: Connection, known: Known, deadline: float) -> Refusal | None:
         authorize = known.policy.authorize

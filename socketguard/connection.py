@@ -63,6 +63,18 @@ _DIGEST_KEY = secrets.token_bytes(16)
 ANONYMOUS = Identity(subject=None)
 
 
+def claim_value(claims: Mapping[str, Any], name: str) -> object:
+    """A claim by its name, or by the dotted path to it; None where there is none."""
+    if name in claims:
+        return claims[name]
+    value: object = claims
+    for part in name.split("."):
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(part)
+    return value
+
+
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Session:
     """One Engine.IO session: what was known of the client when it arrived, and the namespaces it is in.

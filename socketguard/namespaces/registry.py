@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from socketguard.check import listed
-from socketguard.connection import Identity
+from socketguard.connection import Identity, claim_value
 from socketguard.errors import ConfigurationError, Refusal, RejectCode
 from socketguard.findings import Finding, finding
 from socketguard.text import neutralise
 
 from .policy import NOTHING, PLACEHOLDER, NamespacePolicy, Served, is_plain
 
-__all__ = ["EXAMPLE", "Known", "Registry", "Served", "authorise", "claim_value"]
+__all__ = ["EXAMPLE", "Known", "Registry", "Served", "authorise"]
 
 EXAMPLE = '["/messages", NamespacePolicy("/admin", scopes={"admin"})]'
 """How ``namespaces`` is written, for errors."""
@@ -136,18 +136,6 @@ def authorise(known: Known, identity: Identity) -> Refusal | None:
             fields = {"claim": claim, "expected": neutralise(expected, 256), "received": _printable(value)}
             return Refusal(RejectCode.INSUFFICIENT_SCOPE, "claim_mismatch", fields)
     return None
-
-
-def claim_value(claims: Mapping[str, Any], name: str) -> object:
-    """A claim by its name, or by the dotted path to it; None where there is none."""
-    if name in claims:
-        return claims[name]
-    value: object = claims
-    for part in name.split("."):
-        if not isinstance(value, Mapping):
-            return None
-        value = value.get(part)
-    return value
 
 
 def _comparable(value: object) -> str | None:

@@ -20,6 +20,7 @@ from socketguard.check import names
 from socketguard.connection import Connection, current_connection
 from socketguard.errors import ConfigurationError, Refusal, RejectCode
 from socketguard.limits.rates import Bucket, Rate
+from socketguard.text import neutralise
 
 __all__ = ["CHECKED_CODES", "EventRefused", "bypassed", "required", "requires", "wait_for"]
 
@@ -204,7 +205,8 @@ def _missing(connection: Connection, needed: frozenset[str]) -> Refusal | None:
     missing = needed - connection.identity.scopes
     if not missing:
         return None
-    fields = {"required": sorted(needed), "missing": sorted(missing)}
+    granted = sorted(neutralise(scope, 64) for scope in connection.identity.scopes)[:16]
+    fields = {"required": sorted(needed), "missing": sorted(missing), "granted": granted}
     return Refusal(RejectCode.INSUFFICIENT_SCOPE, "scope_missing", fields)
 
 

@@ -13,13 +13,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, Self
 
 from socketguard.check import called, listed, names, whole
-from socketguard.connection import Identity, KeysChange
+from socketguard.connection import Identity, KeysChange, claim_value
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
 from socketguard.findings import Finding, finding
 from socketguard.text import neutralise
 
 from .claims import ANY, REQUIRE, ClaimRules, Names, ScopeClaim, invalid, shown
-from .encoding import MAX_TOKEN_LENGTH, check_shape, decode_base64url, decode_json_object
+from .encoding import MAX_TOKEN_LENGTH, check_shape, decode_base64url, decode_json_object, unverified
 from .fetch import AllowHTTP, Fetch, checked_hosts
 from .finder import Found, TokenFinder
 from .http import Backend
@@ -30,6 +30,9 @@ from .providers import Presets
 __all__ = ["ANY", "JWTAuth", "ScopeClaim", "Verifier"]
 
 _TYPES = ("JWT", "at+jwt", None)
+_MICROSOFT = ("https://sts.windows.net/", "https://login.microsoftonline.com/")
+# Where providers put scopes, roles and the like.
+_SCOPES = ("scope", "scp", "permissions", "roles", "realm_access.roles", "groups", "cognito:groups")
 _CACHED_HEADERS = 128
 _CACHED_HEADER_BYTES = 512
 # Claims that every access token must have (RFC 9068 section 2.2).
@@ -96,6 +99,19 @@ class Verifier(Backend):
         """How far clocks may differ at most, in seconds."""
         return max(auth.rules.leeway for auth in self.auths)
 
+    def scopes_read(self, identity: Identity) -> dict[str, Any]:
+        """For the log, what a token grants, from which claim that was read, and which others might have been meant."""
+        chosen = [auth.rules for auth in self.auths if auth.rules.accepts_issuer(identity.issuer or "")]
+        claim = (chosen or [self.auths[0].rules])[0].scopes_from
+        fields: dict[str, Any] = {"granted": sorted(neutralise(scope, 64) for scope in identity.scopes)[:16]}
+        others = [name for name in _SCOPES if name != claim and claim_value(identity.claims, name)]
+        if others and not identity.scopes:
+            found = " and ".join(map(repr, others))
+            fields["hint"] = (
+                f"{claim!r} grants nothing; the token has {found}: JWTAuth(scope_claim={others[0]!r}) reads it"
+            )
+        return {"scope_claim": claim, **fields}
+
     @property
     def moves_by_hand(self) -> bool:
         """Whether a clock is moved by hand, as `socketguard.testing.FakeClock` is."""
@@ -156,8 +172,9 @@ class JWTAuth(Presets, Verifier):
         scope_claim: where the scopes are: a claim's name, a dotted path such as ``realm_access.roles`` (a claim with
             just that name goes first), or a function of the claims. A string is split on spaces (RFC 6749 section
             3.3); an array must hold strings.
-        sources: where a Socket.IO client may put its token: ``"payload"``, ``"header"``, ``"query:NAME"`` and
-            ``"cookie:NAME"``. The payload goes first, then the header, then the others in their order.
+        sources: where a Socket.IO client may put its token: ``"payload"``, ``"header"``, ``"header:NAME"``,
+            ``"query:NAME"`` and ``"cookie:NAME"`` (also in chunks, ``NAME_0`` or ``NAME.0`` and so on). The payload
+            goes first, then the header, then the others in their order.
         payload_keys: under which keys of the payload; ``authorization`` holds ``Bearer …``, others the bare token.
         max_lifetime: the longest time from ``iat`` (from now, without ``iat``) to ``exp``, in seconds. Revoking all
             tokens of a subject needs it.
@@ -404,8 +421,10 @@ class JWTAuth(Presets, Verifier):
                 if key.verify(signing_input, signature):
                     break
             else:
-                fields = {} if key_id is None else {"key_id": neutralise(key_id, MAX_KEY_ID)}
-                raise invalid("signature_mismatch", algorithm=algorithm, **fields)
+                fields: dict[str, Any] = {} if key_id is None else {"key_id": neutralise(key_id, MAX_KEY_ID)}
+                raise invalid(
+                    "signature_mismatch", algorithm=algorithm, **fields, **self._whose(header_part, payload_part)
+                )
             if header is None and len(header_part) <= _CACHED_HEADER_BYTES:
                 if len(self.known_headers) >= _CACHED_HEADERS:
                     self.known_headers.clear()
@@ -417,12 +436,32 @@ class JWTAuth(Presets, Verifier):
             # The exception's own text may quote the token, so that only its type goes on.
             raise TokenError(RejectCode.TOKEN_INVALID, "unexpected_error", exception=type(exc).__name__) from None
 
+    def _whose(self, header_part: bytes, payload_part: bytes) -> dict[str, Any]:
+        """Whose a token says that it is whose signature does not hold, for the log: nobody vouches for that."""
+        try:
+            claims = unverified(payload_part)
+            header = decode_json_object(header_part, "header")
+        except TokenError:
+            return {}
+        said = {name: shown(claims[name]) for name in ("iss", "aud") if name in claims}
+        issuer = claims.get("iss")
+        hint = "another key signed it, or it was changed on its way"
+        if "nonce" in header and isinstance(issuer, str) and issuer.startswith(_MICROSOFT):
+            hint = (
+                "a nonce in its header marks a token of Microsoft for its own Graph, which nobody else can verify: ask "
+                "for a scope of your own API (api://…/…)"
+            )
+        elif self.rules.issuers and not (isinstance(issuer, str) and self.rules.accepts_issuer(issuer)):
+            hint = "it says that it is of another issuer: a token of another service or environment"
+        return {"unverified": said, "hint": hint}
+
     def _read_header(self, part: bytes) -> tuple[str, str | None]:
         """Check a header (RFC 7515 section 4.1). What could name a key (jku, jwk, x5u, x5c) is never looked at."""
         header = decode_json_object(part, "header")
         algorithm = header.get("alg")
         if not isinstance(algorithm, str) or algorithm not in self._algorithms:
-            raise invalid("algorithm_not_allowed", expected=sorted(self._algorithms), received=shown(algorithm))
+            hint = {"hint": "a token with alg none is not signed, and never accepted"} if algorithm == "none" else {}
+            raise invalid("algorithm_not_allowed", expected=sorted(self._algorithms), received=shown(algorithm), **hint)
         if "crit" in header or "b64" in header:
             raise invalid("crit_not_supported")
         type_, present = header.get("typ"), "typ" in header

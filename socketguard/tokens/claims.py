@@ -101,9 +101,6 @@ class ClaimRules:
 
     def describe(self) -> dict[str, Any]:
         """The rules for a log line. Times are in seconds."""
-        scope = self._scope_claim
-        if not isinstance(scope, str):
-            scope = getattr(scope, "__qualname__", type(scope).__qualname__)
         return {
             "issuer": "ANY" if self.any_issuer else list(self.issuers),
             "audience": "ANY" if self.any_audience else list(self.audiences),
@@ -111,10 +108,16 @@ class ClaimRules:
             "require": list(self.require),
             "subject_claim": self._subject_claim,
             "token_id_claim": self._token_id_claim,
-            "scope_claim": scope,
+            "scope_claim": self.scopes_from,
             "max_lifetime": self.max_lifetime,
             "claims": {name: list(allowed) for name, allowed in self._claims},
         }
+
+    @property
+    def scopes_from(self) -> str:
+        """The claim that scopes are read from, or the function that reads them."""
+        claim = self._scope_claim
+        return claim if isinstance(claim, str) else getattr(claim, "__qualname__", type(claim).__qualname__)
 
     def identity(
         self, claims: dict[str, Any], key_id: str | None, key_issuer: IssuerTemplate | None = None
@@ -123,9 +126,6 @@ class ClaimRules:
 
         `key_issuer` is the only issuer whose tokens its key may verify; None for any.
         """
-        for name in self.require:
-            if claims.get(name) is None:
-                raise invalid("claim_missing", claim=name)
         # An exact match needs no closer look; whatever else there is gets one.
         if claims.get("iss") not in self._exact and (self.issuers or "iss" in claims):
             self._check_issuer(claims)
@@ -133,6 +133,10 @@ class ClaimRules:
             _check_key_issuer(claims, key_issuer)
         if claims.get("aud") not in self.audiences and (self.audiences or "aud" in claims):
             self._check_audience(claims)
+        # Only now, since a token of somebody else need not have what ours have.
+        for name in self.require:
+            if claims.get(name) is None:
+                raise invalid("claim_missing", claim=name)
         if self._claims:
             self._check_claims(claims)
         subject = claims.get(self._subject_claim)

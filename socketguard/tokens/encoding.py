@@ -5,6 +5,7 @@ from __future__ import annotations
 import binascii
 import json
 import math
+import re
 from collections.abc import Iterable
 from itertools import chain
 from typing import Any, NoReturn
@@ -21,6 +22,28 @@ _PADDING = (b"", b"", b"==", b"=")
 # What a JavaScript or Python client sends whose variable is not what its author thinks. None of it is a secret.
 _NO_TOKENS = frozenset(
     {"undefined", "null", "None", "NaN", "true", "false", "[object Object]", "[object Promise]", "Bearer"}
+)
+
+# What a text looks like that is no token, the most telling first, and what to do.
+_LOOKS = (
+    (
+        r"\AeyJhbGciOiJkaXIi[^.]*(\.[^.]*){4}\Z",
+        "five parts are an encrypted token (JWE), such as the session cookie of NextAuth (Auth.js): sign a token for "
+        "this server in a route of your own, which reads that cookie",
+    ),
+    (r"\A[^.]*(\.[^.]*){4}\Z", "five parts are an encrypted token (JWE); a signed one (JWS) is expected"),
+    (r"\A[^.]+\.[^.]+\.\Z", "the signature is empty, as with alg none: such a token is never accepted"),
+    (r"\A\.|\.\.", "one of its parts is empty"),
+    (r"\A[\"']|[\"']\Z", "it is in quotes: send the text itself, not JSON.stringify of it"),
+    (r"(?i)\Abearer\b", "there is more than one 'Bearer' before the token"),
+    (r"(?i)\A(basic|token|jwt|apikey) ", "the name of another scheme stands before it: send the token alone"),
+    (r"\s", "it has white space in it: a line break at the end of a file or of a variable, perhaps"),
+    (r"%[0-9A-Fa-f]{2}", "it is percent-encoded: send it without encodeURIComponent"),
+    (r"\AZXlK[A-Za-z0-9+/=_-]+\Z", "it is base64 of a token: send the token without btoa"),
+    (
+        r"\A[A-Za-z0-9.=_-]*[+/][A-Za-z0-9+/.=_-]*\Z",
+        "it is base64 where a JWT is base64url (- and _ for + and /)",
+    ),
 )
 
 # The last character of a part that is no whole number of 24-bit groups has bits that belong to no byte. RFC 4648
@@ -55,13 +78,16 @@ def check_shape(token: str, most: int = MAX_TOKEN_LENGTH) -> bytes:
         bare = raw
     if others == b".." and b".." not in bare and bare[0] != 0x2E and bare[-1] != 0x2E:
         return raw
-    fields: dict[str, Any] = {}
-    if token in _NO_TOKENS:
-        fields["hint"] = f"the client sent the text {token!r} instead of a token"
-    elif others == b"....":
-        fields["hint"] = "five parts are an encrypted token (JWE); a signed one (JWS) is expected"
     detail = "not_base64url" if others.strip(b".") else "not_three_parts"
-    raise malformed(detail, **fields)
+    hint = next((hint for pattern, hint in _LOOKS if re.search(pattern, token)), None)
+    if token in _NO_TOKENS:
+        hint = f"the client sent the text {token!r} instead of a token"
+    elif hint is None and detail == "not_three_parts":
+        hint = (
+            f"it has {token.count('.') + 1} part(s) where a JWT has three: an opaque token, a session id or an API key "
+            "perhaps; ask the provider for a JWT (Auth0: with the audience of your API)"
+        )
+    raise malformed(detail, **({} if hint is None else {"hint": hint}))
 
 
 def _unpadded(part: bytes) -> bytes:
@@ -139,3 +165,13 @@ def decode_json_object(part: bytes, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise malformed("not_an_object", part=name)
     return value
+
+
+def unverified(part: bytes) -> dict[str, Any]:
+    """What a payload says, without the checks that a stranger could make dear; whoever verifies it has them."""
+    try:
+        claims = json.loads(decode_base64url(part, "payload").decode())
+    except (ValueError, RecursionError):
+        claims = None
+    # The strict decoder knows what to say about the rest.
+    return claims if isinstance(claims, dict) else decode_json_object(part, "payload")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,16 +11,20 @@ from urllib.parse import parse_qsl
 
 from socketguard.check import names
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
+from socketguard.text import neutralise
 
 from .encoding import malformed
 
-_COOKIE_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+# Of a cookie (RFC 6265 section 4.1.1) and of a header (RFC 9110 section 5.1).
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _MAX_PARAMETERS = 256
+_MAX_CHUNKS = 16  # browsers keep 4 KiB in a cookie, servers 64 KiB of headers
+_LIKE_JWT = re.compile(r"(?i:bearer )?eyJ[\w-]+\.[\w-]+\.[\w-]*")
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A token as it was sent, unchecked, and where: ``payload``, ``header``, ``query:NAME`` or ``cookie:NAME``."""
+    """A token as it was sent, unchecked, and where: ``payload``, ``header``, ``header:NAME`` and the like."""
 
     token: str = field(repr=False)
     source: str
@@ -65,17 +70,17 @@ class TokenFinder:
         self._others: list[tuple[str, str, str]] = []
         for source in self.sources:
             kind, _, name = source.partition(":")
-            if kind in ("query", "cookie") and name:
+            if kind in ("query", "cookie", "header") and name:
                 self._others.append((source, kind, name))
             elif source not in ("payload", "header"):
                 raise ConfigurationError(
-                    f'sources has the unknown entry {source!r}; it may hold "payload", "header", "query:NAME" and '
-                    '"cookie:NAME"',
+                    f'sources has the unknown entry {source!r}; it may hold "payload", "header", "header:NAME", '
+                    '"query:NAME" and "cookie:NAME"',
                     option="sources",
                 )
-            if kind == "cookie" and not _COOKIE_NAME.fullmatch(name):
+            if kind in ("cookie", "header") and name and not _NAME.fullmatch(name):
                 raise ConfigurationError(
-                    f"sources names the cookie {name!r}, which no cookie can be called (RFC 6265 section 4.1.1)",
+                    f"sources names the {kind} {name!r}, which no {kind} can be called; write its exact name",
                     option="sources",
                 )
         self.uses_cookie = any(kind == "cookie" for _, kind, _ in self._others)
@@ -109,9 +114,9 @@ class TokenFinder:
     def _from_others(self, headers: Sequence[tuple[bytes, bytes]], query_string: bytes) -> Found | None:
         cookie_without_origin = False
         for source, kind, name in self._others:
-            values = _query_values(query_string, name) if kind == "query" else _cookie_values(headers, name)
+            values = _values(kind, name, headers, query_string)
             if len(values) > 1:
-                raise malformed("multiple_parameters" if kind == "query" else "multiple_cookies", source=source)
+                raise malformed(_SEVERAL[kind], source=source)
             token = _bare(values[0]) if values else ""
             if not token:
                 continue
@@ -140,20 +145,80 @@ def _from_header(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
     return found
 
 
+def stray(payload: Mapping[str, Any] | None, headers: Sequence[tuple[bytes, bytes]], query_string: bytes) -> str | None:
+    """What to do where no token was found, because the client has put one elsewhere; names only, never values."""
+    places: list[tuple[str, Any, Any]] = [
+        ("payload", *item) for item in list((payload or {}).items())[:_MAX_PARAMETERS]
+    ]
+    for header, line in headers:
+        name, value = header.decode("latin-1").lower(), line.decode("latin-1")
+        if name == "cookie":
+            places += [("cookie", *pair) for pair in _cookies([(header, line)])]
+        elif name == "authorization" and _bearer(value) is None:
+            scheme, _, rest = value.strip().partition(" ")
+            found = repr(neutralise(scheme, 16)) if rest else "nothing"
+            return f"the Authorization header came with {found} before the token: write 'Bearer ' there"
+        else:
+            places.append(("header", name, value))
+    with contextlib.suppress(TokenError):
+        places += [("query", *pair) for pair in _parameters(query_string, "query")]
+    for kind, name, value in places:
+        if isinstance(value, str) and _LIKE_JWT.fullmatch(value):
+            shown = neutralise(str(name), 32)
+            allow = f"payload_keys=({shown!r},)" if kind == "payload" else f"sources=('payload', '{kind}:{shown}')"
+            return (
+                f"a JWT came as {kind}:{shown}, where none is looked for: send it as auth.token, or write "
+                f"JWTAuth({allow})"
+            )
+    return None
+
+
+_SEVERAL = {"query": "multiple_parameters", "cookie": "multiple_cookies", "header": "multiple_headers"}
+
+
+def _values(kind: str, name: str, headers: Sequence[tuple[bytes, bytes]], query_string: bytes) -> list[str]:
+    if kind == "query":
+        return _query_values(query_string, name)
+    if kind == "cookie":
+        return _cookie_values(headers, name)
+    wanted = name.lower().encode()
+    return [value.decode("latin-1").strip(" \t") for header, value in headers if header.lower() == wanted]
+
+
 def _query_values(query_string: bytes, name: str) -> list[str]:
+    return [value for key, value in _parameters(query_string, f"query:{name}") if key == name]
+
+
+def _parameters(query_string: bytes, source: str) -> list[tuple[str, str]]:
     try:
-        pairs = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True, max_num_fields=_MAX_PARAMETERS)
+        return parse_qsl(query_string.decode("latin-1"), keep_blank_values=True, max_num_fields=_MAX_PARAMETERS)
     except ValueError:
-        raise malformed("query_malformed", source=f"query:{name}") from None
-    return [value for key, value in pairs if key == name]
+        raise malformed("query_malformed", source=source) from None
 
 
 def _cookie_values(headers: Sequence[tuple[bytes, bytes]], name: str) -> list[str]:
-    values: list[str] = []
+    """The values of a cookie; of one in chunks (``NAME_0``, ``NAME_1`` … or ``NAME.0`` …) what they are together."""
+    pairs = _cookies(headers)
+    values = [value for key, value in pairs if key == name]
+    for separator in "" if values else "_.":
+        chunks: list[str] = []
+        while len(chunks) < _MAX_CHUNKS:
+            found = [value for key, value in pairs if key == f"{name}{separator}{len(chunks)}"]
+            if not found:
+                break
+            if len(found) > 1:
+                return found
+            chunks += found
+        values += ["".join(chunks)] if chunks else []
+    return values
+
+
+def _cookies(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
     for header, line in headers:
         if header.lower() == b"cookie":
             for pair in line.decode("latin-1").split(";"):
                 key, equals, value = pair.strip(" \t").partition("=")
-                if equals and key.rstrip(" \t") == name:
-                    values.append(value.strip(' \t"'))
-    return values
+                if equals:
+                    pairs.append((key.rstrip(" \t"), value.strip(' \t"')))
+    return pairs

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from socketguard.connection import Identity
@@ -12,7 +11,7 @@ from socketguard.findings import Finding
 
 from .auth import JWTAuth, Verifier
 from .claims import claim_type, invalid, issuer_mismatch
-from .encoding import check_shape, decode_base64url, decode_json_object
+from .encoding import check_shape, decode_json_object, unverified
 
 
 class Issuers(Verifier):
@@ -25,7 +24,7 @@ class Issuers(Verifier):
     def __init__(self, *auths: JWTAuth) -> None:
         if not auths:
             raise ConfigurationError("auth is empty; write auth=[JWTAuth(…), …]", option="auth")
-        self._by_issuer: dict[str, JWTAuth] = {}
+        self._by_issuer: dict[str, list[JWTAuth]] = {}
         for auth in auths:
             if not isinstance(auth, JWTAuth):
                 raise ConfigurationError(
@@ -38,11 +37,9 @@ class Issuers(Verifier):
                     option="issuer",
                 )
             for issuer in auth.issuers:
-                if issuer in self._by_issuer:
-                    raise ConfigurationError(
-                        f"two verifiers in auth have the issuer {issuer!r}; make one of them", option="issuer"
-                    )
-                self._by_issuer[issuer] = auth
+                for other in self._by_issuer.setdefault(issuer, []):
+                    _check_told_apart(issuer, auth, other)
+                self._by_issuer[issuer].append(auth)
             for option in ("sources", "payload_keys"):
                 if getattr(auth.finder, option) != getattr(auths[0].finder, option):
                     raise ConfigurationError(
@@ -51,6 +48,7 @@ class Issuers(Verifier):
                         option=option,
                     )
         self._auths = auths
+        self._most = max(auth._most for auth in auths)
         super().__init__(auths[0].finder, [source for auth in auths for source in auth._sources])
 
     def __eq__(self, other: object) -> bool:
@@ -97,34 +95,46 @@ class Issuers(Verifier):
         return None if None in lifetimes else max(filter(None, lifetimes), default=None)
 
     def _choose(self, token: str) -> JWTAuth:
-        claims = _unverified(check_shape(token).split(b".")[1])
+        header, payload, _ = check_shape(token, self._most).split(b".")
+        claims = unverified(payload)
         issuer = claims.get("iss")
         if isinstance(issuer, str):
-            auth = self._matching(issuer, claims)
-            if auth is None:
+            auths = self._matching(issuer, claims)
+            if not auths:
                 raise issuer_mismatch(sorted(self._by_issuer), issuer)
-            return auth
+            if len(auths) == 1:
+                return auths[0]
+            algorithm = decode_json_object(header, "header").get("alg")
+            # Whoever is chosen says what is wrong with an algorithm of none of them.
+            return next((auth for auth in auths if algorithm in auth._algorithms), auths[0])
         if issuer is None:
             raise invalid("claim_missing", claim="iss", expected=sorted(self._by_issuer))
         raise claim_type("iss", "a string", issuer)
 
-    def _matching(self, issuer: str, claims: Mapping[str, Any]) -> JWTAuth | None:
+    def _matching(self, issuer: str, claims: Mapping[str, Any]) -> Sequence[JWTAuth]:
         # A template is no issuer itself.
-        auth = None if "{" in issuer else self._by_issuer.get(issuer)
-        return auth or next((each for each in self._auths if each.rules.matches_template(claims)), None)
+        auths = None if "{" in issuer else self._by_issuer.get(issuer)
+        return auths or [each for each in self._auths if each.rules.matches_template(claims)]
 
     def _of(self, identity: Identity) -> JWTAuth:
         """Whoever verified a token. An anonymous identity ends nowhere, so anybody will do."""
         if identity.issuer is None:
             return self._auths[0]
-        return self._matching(identity.issuer, identity.claims) or self._auths[0]
+        return (self._matching(identity.issuer, identity.claims) or self._auths)[0]
 
 
-def _unverified(part: bytes) -> dict[str, Any]:
-    """What a payload says, without the checks that a stranger could make dear; whoever verifies it has them."""
-    try:
-        claims = json.loads(decode_base64url(part, "payload").decode())
-    except (ValueError, RecursionError):
-        claims = None
-    # The strict decoder knows what to say about the rest.
-    return claims if isinstance(claims, dict) else decode_json_object(part, "payload")
+def _check_told_apart(issuer: str, one: JWTAuth, other: JWTAuth) -> None:
+    """Two verifiers of one issuer (while its keys change from a secret to a key pair) differ by their algorithms."""
+    both = one._algorithms & other._algorithms
+    if both:
+        raise ConfigurationError(
+            f"two verifiers in auth have the issuer {issuer!r} and {', '.join(sorted(both))}, so that nothing tells "
+            "their tokens apart; make one of them, or give them different algorithms",
+            option="issuer",
+        )
+    for option, attribute in (("leeway", "leeway"), ("expiry", "_expiry")):
+        if getattr(one, attribute) != getattr(other, attribute):
+            raise ConfigurationError(
+                f"two verifiers in auth have the issuer {issuer!r} and different {option}; give both the same",
+                option=option,
+            )

@@ -182,7 +182,7 @@ class Presets:
                 domain, or of a server of one's own.
             audience: ``aud`` of signed-in users.
             secret: the legacy JWT secret, for a project that still signs with it. One instance takes either those
-                tokens or the ones with published keys.
+                tokens or the ones with published keys; ``auth=[…, …]`` of the guard takes both.
         """
         if _fits(_SUPABASE_REF, project):
             project = f"https://{project}.supabase.co"

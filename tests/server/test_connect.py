@@ -440,3 +440,36 @@ async def test_pending_connections_are_not_listed() -> None:
     assert case.guard.connections() == []
     pause.release.set()
     await until(case.guard.connections)
+
+
+@pytest.mark.parametrize(
+    ("claims", "policy", "read", "hint"),
+    [
+        ({"scope": "a b"}, {}, "scope", None),
+        ({}, {}, "scope", None),
+        ({"scp": "read", "roles": ["x"]}, {}, "scope", "'scp' and 'roles': JWTAuth(scope_claim='scp') reads it"),
+        ({"realm_access": {"roles": ["read"]}}, {}, "scope", "JWTAuth(scope_claim='realm_access.roles')"),
+        ({"scope": "a", "permissions": ["read"]}, {}, "scope", None),
+        ({"roles": ["a"]}, {"scope_claim": "roles"}, "roles", None),
+    ],
+)
+async def test_what_a_token_grants_is_said_where_a_scope_is_missing(
+    claims: Any, policy: Any, read: str, hint: str | None, events: Events
+) -> None:
+    case = guarded(auth=make_auth(**policy), namespaces=[NamespacePolicy("/messages", scopes={"read"})])
+    assert await code_of(case, token=mint(**claims)) == "insufficient_scope"
+    (line,) = lines(events, "connection.rejected")
+    assert (line["detail"], line["required"], line["scope_claim"]) == ("scope_missing", ["read"], read)
+    assert line["granted"] == sorted(str(claims.get(read, "")).strip("[']").split() if read in claims else [])
+    assert (hint in line["hint"]) if hint else "hint" not in line
+
+
+async def test_a_token_in_another_place_is_named(events: Events) -> None:
+    case = guarded()
+    token = mint()
+    wire = await open_wire(case.app, headers={"x-access-token": token})
+    await wire.send("40/messages,")
+    assert "token_missing" in str(await wire.frame())
+    (line,) = lines(events, "connection.rejected")
+    assert (line["detail"], token in str(line)) == ("no_token", False)
+    assert "sources=('payload', 'header:x-access-token')" in line["hint"]

@@ -109,12 +109,14 @@ class TestAccepting:
         assert refused(after, old).detail == "signature_mismatch"
 
 
+SAID: dict[str, str] = {}
+CHANGED = "another key signed it, or it was changed on its way"
 BAD_HEADERS: list[tuple[dict[str, Any], dict[str, Any], str, dict[str, Any]]] = [
     # the options, the header, the detail, its fields
     *(
         ({}, {"alg": value}, "algorithm_not_allowed", {"expected": ["HS256"], "received": shown})
         for value, shown in [
-            *((name, name) for name in ("none", "None", "noNE", "", "hs256", "HS256 ", "HS512", "RS256", "\u2100")),
+            *((name, name) for name in ("None", "noNE", "", "hs256", "HS256 ", "HS512", "RS256", "\u2100")),
             *((None, "null"), (["HS256"], "array"), ({}, "object"), (True, "boolean"), (1, "number"), (1.5, "number")),
             *(("NONE", "NONE"), ("HMAC", "HMAC")),
             ("x\n\u202e" + "y" * 500, "x\\u000a\\u202e" + "y" * 253 + "…"),
@@ -149,8 +151,19 @@ BAD_HEADERS: list[tuple[dict[str, Any], dict[str, Any], str, dict[str, Any]]] = 
         ({}, {"kid": value}, "key_id_malformed", {"expected": "a string of at most 128 characters"})
         for value in (None, 5, ["a"], {}, True, "k" * 129)
     ),
-    ({"key": OTHER_SECRET}, {"kid": "k\n1"}, "signature_mismatch", {"algorithm": "HS256", "key_id": "k\\u000a1"}),
-    ({"key": OTHER_SECRET}, {}, "signature_mismatch", {"algorithm": "HS256"}),
+    (
+        {},
+        {"alg": "none"},
+        "algorithm_not_allowed",
+        {"expected": ["HS256"], "received": "none", "hint": "a token with alg none is not signed, and never accepted"},
+    ),
+    (
+        {"key": OTHER_SECRET},
+        {"kid": "k\n1"},
+        "signature_mismatch",
+        {"algorithm": "HS256", "key_id": "k\\u000a1", "unverified": SAID, "hint": CHANGED},
+    ),
+    ({"key": OTHER_SECRET}, {}, "signature_mismatch", {"algorithm": "HS256", "unverified": SAID, "hint": CHANGED}),
 ]
 
 
@@ -177,6 +190,29 @@ class TestHeader:
         said = {name: value for name, value in {"alg": "HS256", **header}.items() if value is not ...}
         error = refused(make(**options), sign(said, claims()))
         assert (error.code, error.detail, error.fields) == (RejectCode.TOKEN_INVALID, detail, fields)
+
+    @pytest.mark.parametrize(
+        ("options", "header", "said", "hint"),
+        [
+            ({}, {}, {"iss": "https://a.example"}, CHANGED),
+            ({"issuer": ISSUER}, {}, {"iss": ISSUER, "aud": "crm"}, CHANGED),
+            ({"issuer": ISSUER}, {}, {"iss": "https://staging.example/"}, "of another issuer"),
+            ({"issuer": ISSUER}, {}, {}, "of another issuer"),
+            ({"issuer": ISSUER}, {"nonce": "x"}, {"iss": f"https://sts.windows.net/{'1' * 8}/"}, "Microsoft"),
+            ({"issuer": ISSUER}, {"nonce": "x"}, {"iss": ISSUER}, CHANGED),
+        ],
+    )
+    def test_whose_token_it_is_that_does_not_verify(
+        self, options: dict[str, Any], header: dict[str, Any], said: dict[str, Any], hint: str
+    ) -> None:
+        error = refused(make(**options), sign({"alg": "HS256", **header}, claims(**said), OTHER_SECRET))
+        assert error.detail == "signature_mismatch"
+        assert error.fields["unverified"] == said
+        assert hint in error.fields["hint"]
+
+    def test_of_a_token_whose_payload_is_none_nothing_is_said(self) -> None:
+        error = refused(make(), sign({"alg": "HS256"}, b"no json", OTHER_SECRET))
+        assert error.fields == {"algorithm": "HS256"}
 
     def test_without_an_algorithm(self) -> None:
         assert refused(make(), sign({}, claims())).fields == {"expected": ["HS256"], "received": "null"}
@@ -279,7 +315,7 @@ class TestShape:
         [
             (None, "not_a_string", {"received": "NoneType"}),
             ("x" * 1_000_000, "too_long", {"received": 1_000_000, "limit": 8192}),
-            (sign({"alg": "HS256"}, b""), "not_three_parts", {}),
+            (sign({"alg": "HS256"}, b""), "not_three_parts", {"hint": "one of its parts is empty"}),
             ("a.b.c", "not_base64url", {"part": "header"}),
             (f"{b64(b'x')}.AAAA.AAAA", "not_json", {"part": "header"}),
             (sign(b'["HS256"]', claims()), "not_an_object", {"part": "header"}),

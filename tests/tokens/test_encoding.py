@@ -65,7 +65,29 @@ class TestShape:
 
     @pytest.mark.parametrize(
         ("token", "hint"),
-        [("undefined", "'undefined'"), ("[object Object]", "'[object Object]'"), ("a.b.c.d.e", "JWE")],
+        [
+            ("undefined", "'undefined'"),
+            ("[object Object]", "'[object Object]'"),
+            ("a.b.c.d.e", "JWE"),
+            ("eyJhbGciOiJkaXIiLCJlbmMiOiJBMjU2R0NNIn0..b.c.d", "NextAuth"),
+            ("a.b.", "alg none"),
+            ('"a.b.c"', "in quotes"),
+            ("'a.b.c'", "in quotes"),
+            ("a.b.c\n", "white space"),
+            ("a.b c.d", "white space"),
+            ("Bearer a.b.c", "more than one 'Bearer'"),
+            ("bearer\ta.b.c", "more than one 'Bearer'"),
+            ("Token a.b.c", "another scheme"),
+            ("a%2Eb%2Ec", "encodeURIComponent"),
+            (base64.b64encode(b'{"eyJ0eXAi').decode(), "opaque token"),
+            (base64.b64encode(b"eyJ0eXAi.eyJz.abc").decode(), "without btoa"),
+            ("a.b+.c/", "base64url"),
+            ("5f2d3c1b-00aa-4711-9c7e-7f9cbdc24fd1", "opaque token"),
+            ("a..c", "parts is empty"),
+            (".b.c", "parts is empty"),
+            ("a.b", "has 2 part(s)"),
+            ("sk_live_51H.x.y.z", "has 4 part(s)"),
+        ],
     )
     def test_hints_for_common_mistakes(self, token: str, hint: str) -> None:
         with pytest.raises(TokenError) as caught:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
-from socketguard.tokens.finder import Found, TokenFinder
+from socketguard.tokens.finder import Found, TokenFinder, stray
 
 TOKEN = "aaaa.bbbb.cccc"
 OTHER = "dddd.eeee.ffff"
@@ -174,6 +174,71 @@ def test_the_first_key_with_a_value_counts(keys: tuple[str, ...], payload: dict[
     assert find(("payload",), payload, [], b"", *keys) == (None if token is None else Found(token, "payload"))
 
 
+@pytest.mark.parametrize(
+    ("headers", "token"),
+    [
+        ([cookie(f"c.0={TOKEN[:5]}; c.1={TOKEN[5:]}"), ORIGIN], TOKEN),
+        ([cookie(f"c_1={TOKEN[5:]}; c_0={TOKEN[:5]}"), ORIGIN], TOKEN),
+        ([cookie(f"c_0={TOKEN[:5]}"), cookie(f"c_1={TOKEN[5:]}"), ORIGIN], TOKEN),
+        ([cookie(f"c_0={OTHER}; c={TOKEN}"), ORIGIN], TOKEN),  # the whole one counts
+        ([cookie(f"c_0={TOKEN}; c_2=x"), ORIGIN], TOKEN),
+        ([cookie(f"c_1={TOKEN}"), ORIGIN], None),
+        ([cookie(f"c-0={TOKEN}"), ORIGIN], None),
+        ([cookie("; ".join(f"c.{n}=a" for n in range(99))), ORIGIN], "a" * 16),
+    ],
+)
+def test_a_cookie_in_chunks(headers: Pairs, token: str | None) -> None:
+    assert find(("cookie:c",), None, headers, b"") == (None if token is None else Found(token, "cookie:c"))
+
+
+@pytest.mark.parametrize("line", [f"c_0={TOKEN}; c_0={TOKEN}", f"c_0={TOKEN}; c.0={TOKEN}"])
+def test_a_cookie_in_chunks_that_is_there_twice(line: str) -> None:
+    error = find(("cookie:c",), None, [cookie(line), ORIGIN], b"")
+    assert isinstance(error, TokenError)
+    assert error.detail == "multiple_cookies"
+
+
+def test_a_header_of_ones_own() -> None:
+    sources = ("payload", "header:X-Access-Token")
+    for value in (TOKEN, f" Bearer {TOKEN} ", f"bearer {TOKEN}"):
+        headers = [bearer(OTHER), (b"x-access-token", value.encode())]
+        assert find(sources, None, headers, b"") == Found(TOKEN, "header:X-Access-Token")
+        assert find(sources, {"token": OTHER}, headers, b"") == Found(OTHER, "payload")
+    error = find(sources, None, [(b"x-access-token", b"a.b.c"), (b"X-Access-Token", b"d.e.f")], b"")
+    assert isinstance(error, TokenError)
+    assert (error.detail, error.fields) == ("multiple_headers", {"source": "header:X-Access-Token"})
+
+
+JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbm4ifQ.c2ln"
+
+
+@pytest.mark.parametrize(
+    ("payload", "headers", "query", "hint"),
+    [
+        ({"jwt": JWT}, [], b"", "payload_keys=('jwt',)"),
+        ({"bearer": f"Bearer {JWT}"}, [], b"", "payload:bearer"),
+        (None, [(b"x-access-token", JWT.encode())], b"", "'header:x-access-token'"),
+        (None, [cookie(f"lang=en; session={JWT}")], b"", "'cookie:session'"),
+        (None, [], f"EIO=4&token={JWT}".encode(), "'query:token'"),
+        (None, [bearer(JWT, "Token")], b"", "came with 'Token' before the token"),
+        (None, [(b"authorization", JWT.encode())], b"", "came with nothing before"),
+        (None, [bearer(JWT, "x" * 99)], b"", f"{'x' * 15}"),
+        ({"a\x1b\u202e": JWT}, [], b"", "payload:a\\u001b\\u202e"),
+        (None, [], b"&".join([b"a=1"] * 999), None),
+        ({"token": 5, "user": "eyJ"}, [(b"x", b"eyJ.a"), cookie("a")], b"EIO=4", None),
+        (None, [], b"", None),
+    ],
+)
+def test_a_token_that_is_elsewhere_is_named(payload: Any, headers: Pairs, query: bytes, hint: str | None) -> None:
+    said = stray(payload, headers, query)
+    if hint is None:
+        assert said is None
+    else:
+        assert said is not None
+        assert hint in said
+        assert JWT not in said
+
+
 class TestConfiguration:
     @pytest.mark.parametrize(
         ("sources", "text"),
@@ -183,9 +248,10 @@ class TestConfiguration:
             *((entries, "non-empty strings") for entries in (("",), (1,))),
             *(
                 (("payload", entry), f"unknown entry '{entry}'")
-                for entry in ("Header", "query", "query:", "cookie:", "body:token")
+                for entry in ("Header", "query", "query:", "cookie:", "header:", "body:token")
             ),
             *((entries, "no cookie can be called") for entries in (("cookie:a b",), ("cookie:a;b",))),
+            (("header:x token",), "no header can be called"),
         ],
     )
     def test_bad_sources(self, sources: Any, text: str) -> None:

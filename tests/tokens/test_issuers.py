@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import time
 from typing import Any
 
 import jwt
 import pytest
+from cryptography.hazmat.primitives import serialization
 from fastapi import Depends, FastAPI
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -48,6 +50,34 @@ def both(**options: Any) -> Issuers:
 
 def from_b(**changes: Any) -> str:
     return jwt.encode(claims(**{"iss": B, **changes}), OTHER_SECRET)
+
+
+class TestOneIssuerWithTwoKindsOfKeys:
+    """While an issuer changes from a shared secret to a key pair, both sign (Supabase calls it key migration)."""
+
+    def auth(self, **options: Any) -> Issuers:
+        return Issuers(make(issuer=A, **options), make(P256.public_key(), algorithms=["ES256"], issuer=[A, B]))
+
+    async def test_the_algorithm_chooses(self) -> None:
+        auth = self.auth()
+        for token in (mint(iss=A), jwt.encode(claims(iss=A), P256, "ES256"), jwt.encode(claims(iss=B), P256, "ES256")):
+            identity = auth.verify(token)
+            assert identity == await auth.averify(token) == auth.verify_now(token)
+            assert auth.ends_at(identity) == claims()["exp"] + 10
+        # The public key is no secret.
+        form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        pem = P256.public_key().public_bytes(*form)
+        head = mint(iss=A).rpartition(".")[0]
+        forged = f"{head}.{b64(hmac.digest(pem, head.encode(), 'sha256'))}"
+        assert refused(auth, forged).detail == "signature_mismatch"
+        assert refused(auth, mint(iss=B)).detail == "algorithm_not_allowed"
+        assert refused(auth, jwt.encode(claims(iss=A), RSA, "RS256")).detail == "algorithm_not_allowed"
+
+    @pytest.mark.parametrize(("option", "value"), [("leeway", 5), ("expiry", "ignore")])
+    def test_both_have_the_same_clocks_and_ends(self, option: str, value: Any) -> None:
+        with pytest.raises(ConfigurationError, match="different") as caught:
+            self.auth(**{option: value})
+        assert caught.value.option == option
 
 
 class TestChoosing:

@@ -185,7 +185,7 @@ async def test_where_the_keys_are(provider: KeyServer, preset: str, options: dic
         ("entra", {"tenant": "organizations", "tenants": [TENANT, OTHER]}, of_tenant(PERSONAL), "issuer_mismatch"),
         ("entra", ENTRA_ANY, {**of_tenant(OTHER), "tid": TENANT}, "issuer_mismatch"),
         ("entra", ENTRA_ANY, {**of_tenant(OTHER), "tid": ...}, "issuer_mismatch"),
-        ("supabase", {}, {"iss": "supabase", "role": "anon", "sub": ..., "aud": ...}, "claim_missing sub"),
+        ("supabase", {}, {"iss": "supabase", "role": "anon", "sub": ..., "aud": ...}, "issuer_mismatch"),
         ("supabase", {}, {"iss": "supabase", "role": "service_role"}, "issuer_mismatch"),
         ("supabase", {}, {"aud": "anon"}, "audience_mismatch"),
         ("supabase", {"claims": {"is_anonymous": False}}, {"is_anonymous": True}, "claim_mismatch is_anonymous"),
