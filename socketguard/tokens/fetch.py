@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import importlib
 import re
+import time
 from collections.abc import Awaitable, Callable, Collection
+from email.utils import parsedate_to_datetime
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
@@ -28,8 +31,24 @@ _HEADERS = {
 }
 
 
+_ADVICE = {
+    401: "it asks for credentials, which keys never need: look at the address",
+    403: "a firewall or the provider refuses this server: let its address and User-Agent through",
+    404: "nothing is there: look at the address",
+    429: "it was asked too often, by this server or others behind its address",
+}
+
+
 class FetchError(Exception):
-    """There was an answer, but none that may be used. The text says why."""
+    """There was an answer, but none that may be used. The text says why.
+
+    Attributes:
+        retry_after: seconds for which the server asks to be left alone, or None.
+    """
+
+    def __init__(self, text: str, retry_after: float | None = None) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
 
 
 def default_fetch(*, timeout: float, limit: int) -> Fetch:
@@ -48,6 +67,8 @@ def default_fetch(*, timeout: float, limit: int) -> Fetch:
         ) from None
     # Made here and not for each fetch: reading the certificates takes tens of milliseconds, in which the loop stands.
     context = httpx2.create_ssl_context()
+    # Firewalls refuse the name of a library.
+    headers = {**_HEADERS, "User-Agent": f"socketguard/{metadata.version('socketguard')}"}
     # Which httpx2 would import at the first fetch, for 20 ms.
     with contextlib.suppress(ImportError):
         importlib.import_module("anyio._backends._asyncio")
@@ -56,7 +77,7 @@ def default_fetch(*, timeout: float, limit: int) -> Fetch:
         # A client of its own for each fetch: there are minutes between them, and nothing is then tied to one loop.
         async with (
             asyncio.timeout(timeout),
-            httpx2.AsyncClient(verify=context, timeout=None, follow_redirects=False, headers=_HEADERS) as client,
+            httpx2.AsyncClient(verify=context, timeout=None, follow_redirects=False, headers=headers) as client,
             client.stream("GET", url) as response,
         ):
             _check_head(response)
@@ -72,15 +93,30 @@ def default_fetch(*, timeout: float, limit: int) -> Fetch:
 
 def _check_head(response: httpx2.Response) -> None:
     if response.is_redirect:
-        raise FetchError(f"status {response.status_code}: redirects are not followed; use the address it leads to")
+        # A query may hold anything.
+        leads_to = neutralise(response.headers.get("location", "nowhere").partition("?")[0], 256)
+        raise FetchError(
+            f"status {response.status_code}: redirects are not followed; use the address it leads to: {leads_to}"
+        )
     if response.status_code != 200:
-        raise FetchError(f"status {response.status_code}")
+        advice = _ADVICE.get(response.status_code)
+        text = f"status {response.status_code}" + (f": {advice}" if advice else "")
+        raise FetchError(text, _seconds(response.headers.get("retry-after", "")))
     encoding = response.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
         raise FetchError(f"the body is compressed ({neutralise(encoding, 32)}) although that was not asked for")
     # Any other type may hold JSON: servers of static files don't know better. This one is a login page or a portal.
     if response.headers.get("content-type", "").lower().startswith("text/html"):
         raise FetchError("the answer is a page (text/html), not JSON")
+
+
+def _seconds(retry_after: str) -> float | None:
+    """``Retry-After`` (RFC 9110 section 10.2.3), of seconds or a date, in seconds from now."""
+    if retry_after.isascii() and retry_after.isdigit():
+        return float(retry_after[:9])
+    with contextlib.suppress(ValueError):
+        return parsedate_to_datetime(retry_after).timestamp() - time.time()
+    return None
 
 
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?|[0-9a-fA-F:]{2,39}")

@@ -26,12 +26,14 @@ from socketguard.errors import ConfigurationError, RejectCode, TokenError
 from socketguard.text import neutralise
 
 from .claims import invalid, seconds
-from .fetch import BODY_LIMIT, AllowHTTP, Fetch, checked_url, default_fetch, url_problem
+from .fetch import BODY_LIMIT, AllowHTTP, Fetch, FetchError, checked_url, default_fetch, url_problem
 from .keys import MAX_KEY_ID, KeySource, Pending, PreparedKey
 from .keyset import KeySet, Unusable
 
 _REFRESH_AT = 0.8
 _JITTER = 0.2
+LONGEST_WAIT = 300.0
+"""Seconds for which a ``Retry-After`` of a key server is heeded at most: one wrong answer must not keep keys out."""
 _SHOWN = 10
 _RELEASED = 25
 _REMEMBERED = 64
@@ -243,7 +245,10 @@ class RemoteKeys(KeySource):
         if number != self._attempts:
             return  # an attempt of another loop, overtaken by one of this
         # From the end of an attempt, so that a server that doesn't answer isn't asked without a pause.
-        self._next = self._clock() + self._cooldown * (1 + _JITTER * self._jitter())
+        wait = self._cooldown * (1 + _JITTER * self._jitter())
+        if isinstance(keys, FetchError) and keys.retry_after is not None:
+            wait = max(wait, min(keys.retry_after, LONGEST_WAIT))
+        self._next = self._clock() + wait
         if isinstance(keys, KeySet):
             self._succeeded(keys)
         else:

@@ -8,7 +8,9 @@ import datetime
 import gzip
 import ssl
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
+import socketguard
 from socketguard.errors import ConfigurationError
 from socketguard.tokens.fetch import BODY_LIMIT, FetchError, default_fetch
 from socketguard.tokens.jwks import RemoteKeys
@@ -164,9 +167,28 @@ class TestAnswers:
     async def test_redirects_are_not_followed(self, status: str) -> None:
         asked, elsewhere = remembering()
         async with served(elsewhere) as other:
-            text = await refused(answering(BODY, f"location: {other}", status=status))
-        assert text.startswith(f"status {status[:3]}: redirects are not followed")
+            text = await refused(answering(BODY, f"location: {other}?key=secret", status=status))
+        assert text == f"status {status[:3]}: redirects are not followed; use the address it leads to: {other}"
         assert asked == []
+
+    async def test_a_server_is_told_who_asks(self) -> None:
+        asked, handler = remembering()
+        await fetched(handler)
+        assert f"user-agent: socketguard/{socketguard.__version__}" in asked[0].decode().lower()
+
+    @pytest.mark.parametrize(
+        ("status", "advice"),
+        [
+            ("401 x", "look at the address"),
+            ("403 x", "User-Agent"),
+            ("404 x", "nothing is there"),
+            ("429 x", "too often"),
+        ],
+    )
+    async def test_what_to_do_about_a_status(self, status: str, advice: str) -> None:
+        text = await refused(answering(status=status))
+        assert text.startswith(f"status {status[:3]}: ")
+        assert advice in text
 
     async def test_a_compressed_body_is_never_unpacked(self) -> None:
         bomb = gzip.compress(b" " * 100_000_000, 9)
@@ -231,6 +253,26 @@ class TestKeys:
         found = keys.candidates("ES256", "a")
         assert isinstance(found, tuple)
         assert [key.verify(b"message", signature(PRIVATE, "ES256")) for key in found] == [True]
+
+    @pytest.mark.parametrize(
+        ("header", "least", "most"),
+        [
+            ("120", 119, 120),
+            ("5", 25, 36),
+            (formatdate(time.time() + 200, usegmt=True), 190, 200),
+            (formatdate(time.time() - 200, usegmt=True), 25, 36),
+            ("9" * 400, 299, 300),
+            ("soon", 25, 36),
+            ("", 25, 36),
+        ],
+    )
+    async def test_a_server_that_asks_for_a_pause_gets_it(self, header: str, least: float, most: float) -> None:
+        async with served(answering(b"", f"retry-after: {header}", status="429 x")) as url:
+            keys = RemoteKeys(url, algorithms=("ES256",), allow_http=True, timeout=LONG)
+            assert await keys.load(PENDING) is False
+        outage = keys.outage()
+        assert outage is not None
+        assert least <= outage <= most
 
     @pytest.mark.parametrize(
         ("handler", "timeout", "reason"),
