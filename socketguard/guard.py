@@ -341,7 +341,8 @@ class SocketGuard:
             sid: the one with this Socket.IO session id.
             issuer: with ``subject`` or ``token_id``: only those of this issuer.
             namespace: only those in this namespace.
-            reason: for the ``detail`` of the canonical line, whose ``reason`` is ``kicked``.
+            reason: if given, what the client is told, as the ``message`` of ``socketguard:closing`` (whose ``code`` is
+                ``kicked``), and the ``detail`` of the canonical line.
 
         Returns:
             How many connections were ended, those that were just being admitted among them.

@@ -20,7 +20,7 @@ from socketguard.connection import Connection, Session
 from socketguard.deadline import LATE
 from socketguard.diagnosis.delivery import Delivery
 from socketguard.diagnosis.traffic import Patterns
-from socketguard.errors import REPLIES, Refusal, RejectCode
+from socketguard.errors import REPLIES, Refusal, RejectCode, Retry
 from socketguard.limits.expiry import Expiry
 from socketguard.logs.report import Report
 
@@ -288,7 +288,7 @@ class Endings:
         others = [other for other in session.connections.values() if other is not connection and _lives(other)]
         if any(_outlives(other, connection) for other in others):
             connection.reason = "token_expired"
-            self._begin(self._disconnect(connection, RejectCode.TOKEN_EXPIRED))
+            self._begin(self._disconnect(connection, _closing("token_expired")))
             return
         for each in (connection, *others):
             each.reason = "token_expired"
@@ -298,11 +298,11 @@ class Endings:
         """End a connection whose token was revoked."""
         if connection.state is Connection.JOINED and connection.reason is None:
             connection.reason = "token_revoked"
-            self._begin(self._disconnect(connection, RejectCode.TOKEN_REVOKED))
+            self._begin(self._disconnect(connection, _closing("token_revoked")))
 
-    async def _disconnect(self, connection: Connection, code: RejectCode | None) -> None:
-        if code is not None:
-            self._engine.tell(connection.session, connection.namespace, CLOSING, _closing(code))
+    async def _disconnect(self, connection: Connection, closing: dict[str, Any] | None) -> None:
+        if closing is not None:
+            self._engine.tell(connection.session, connection.namespace, CLOSING, closing)
         await self._engine.disconnect(connection)
 
     def refuse(self, connection: Connection, refusal: Refusal, answer: Any = None) -> None:
@@ -331,8 +331,10 @@ class Endings:
             elif _lives(connection):
                 connection.reason, connection.detail = reason, detail
                 joined.append(connection)
-        code = RejectCode.TOKEN_REVOKED if verdict.code is RejectCode.TOKEN_REVOKED else None
-        endings = [self._begin(self._disconnect(connection, code)) for connection in joined]
+        closing = None if reason == "kicked" else _closing(reason)
+        if detail is not None:
+            closing = {"code": reason, "message": detail, "retry": Retry.NEVER}
+        endings = [self._begin(self._disconnect(connection, closing)) for connection in joined]
         return self._counted(count + len(joined), endings)
 
     @staticmethod

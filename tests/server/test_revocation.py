@@ -569,16 +569,20 @@ class TestDisconnect:
             await peer.join(namespace, tokens[min(expected).split()[0]])
 
     @pytest.mark.parametrize("kind", KINDS)
-    async def test_nothing_is_said_but_that_it_is_over(self, kind: str, clock: Clock, events: Events) -> None:
+    async def test_the_client_is_told_the_reason(self, kind: str, clock: Clock, events: Events) -> None:
         case = a_guard(clock, server_options=serializer(kind))
         peer, sid = await joined_client(case, "/messages", token_at(clock), kind=kind)
         assert await case.guard.disconnect(sid=sid, reason="moved to another\x1b[31m tenant") == 1
+        said = {"code": "kicked", "message": "moved to another\\u001b[31m tenant", "retry": "never"}
+        assert (await peer.packet()).data == ["socketguard:closing", said]
         await peer.disconnected("/messages")
         [line] = lines(events, "connection.closed")
         assert line["reason"] == "kicked"
         assert "moved to another" in line["detail"]
         assert "\x1b" not in repr(events)
-        assert await peer.join("/messages", token_at(clock)) != sid
+        sid = await peer.join("/messages", token_at(clock))
+        assert await case.guard.disconnect(sid=sid) == 1
+        await peer.disconnected("/messages")
 
     @pytest.mark.parametrize(
         "selector",
