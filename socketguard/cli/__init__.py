@@ -32,6 +32,9 @@ INTERRUPTED = 130
 READER_GONE = 141
 """The exit status when nobody reads the output any more: 128 and the number of SIGPIPE."""
 
+MAX_SHOWN = 24
+"""Characters of the longest unknown argument that is shown."""
+
 _HELP = ("-h", "--help")
 
 
@@ -135,8 +138,11 @@ def _run(program: str, command: click.Command, arguments: list[str]) -> int:
         return ended.exit_code
     except click.ClickException as problem:
         text = problem.format_message()
-        if text.startswith("Got unexpected extra argument"):  # which may be a token
-            text = "there are arguments that this command doesn't know"
+        if text.startswith("Got unexpected extra argument"):
+            extra = text.partition("(")[2].removesuffix(")").split()
+            # A long one may be a token.
+            shown = [repr(one) if len(one) <= MAX_SHOWN else f"one of {len(one)} characters" for one in extra]
+            text = f"there are arguments that this command doesn't know: {', '.join(shown)}"
         context = getattr(problem, "ctx", None) or click.Context(command, info_name=program)
         print(f"{context.get_usage()}\nTry '{context.command_path} --help' for help.\n", file=sys.stderr)
         print(f"Error: {RedactFilter().text(text)}", file=sys.stderr)

@@ -47,10 +47,13 @@ def parts_of(guard: SocketGuard) -> Parts:
 
 
 def load(spec: str) -> tuple[object, ModuleType]:
-    """Import an application, ``module:name`` or ``module:factory()``, and give its module too.
+    """Import an application, ``module:name``, ``module:factory()`` or ``file.py:name``, and give its module too.
 
     The current directory is searched first; what is printed meanwhile goes to stderr.
     """
+    path, _, name = spec.partition(":")
+    if path.endswith(".py"):  # a file, as people write it
+        spec = path.removesuffix(".py").removeprefix("./").replace("/", ".") + ":" + (name or "app")
     match = _SPEC.fullmatch(spec)
     if match is None:
         raise CommandError("the argument names no application; write module:app or module:create_app()")

@@ -99,6 +99,18 @@ def test_load(write: Write, source: str, name: str, expected: str) -> None:
     assert (app, found.__name__) == (expected, module)
 
 
+def test_load_by_the_name_of_a_file(write: Write) -> None:
+    module = write("app = 'the app'\nother = 'another'\n")
+    for spec, expected in (
+        (f"{module}.py:other", "another"),
+        (f"./{module}.py:app", "the app"),
+        (f"{module}.py", "the app"),
+    ):
+        assert load(spec)[0] == expected
+    with pytest.raises(CommandError, match="no_such"):
+        load("no_such/place.py:app")
+
+
 @pytest.mark.parametrize(
     "spec", ["", "app", "module:", ":app", "module:app(1)", "module:app()()", "../app:app", "a b:c"]
 )
@@ -399,7 +411,9 @@ def test_a_token_in_the_wrong_place_is_not_repeated(arguments: list[str], run: R
 
 def test_explain(run: Run) -> None:
     said = run("check", "a:b", "hush-hush", status=2).err
-    assert said.endswith("there are arguments that this command doesn't know\n")
+    assert said.endswith("there are arguments that this command doesn't know: 'hush-hush'\n")
+    said = run("check", "a:b", "x" * 24, "y" * 25, status=2).err
+    assert said.endswith(f"know: '{'x' * 24}', one of 25 characters\n")
     printed = run("check", "--explain", "sg012").out
     assert printed.startswith("SG012, error: A namespace has no leading slash\n")
     assert "  why     Clients always send names with a slash" in printed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,16 @@ from socketguard import cli
 
 Run = Callable[..., Any]
 Write = Callable[[str], str]
+
+
+def test_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["socketguard", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("socketguard", run_name="__main__")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"socketguard {socketguard.__version__}\n"
+    runpy.run_module("socketguard", run_name="imported")
+    assert capsys.readouterr().out == ""
 
 
 def test_help_and_version(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,8 @@
+"""``python -m socketguard``: the command line, where its script is not on the path."""
+
+import sys
+
+from socketguard.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
