@@ -434,6 +434,17 @@ _KINDS = {
         "never reaches them",
         "leave write_only out here; it is for processes that only emit",
     ),
+    "SG045": _warning(
+        "Telemetry records the session ids of Socket.IO",
+        "The query of each request goes into its span, and with it the id of the Engine.IO session: whoever reads the "
+        "traces can read and write in the name of a client that is connected by polling, and has a token that was sent "
+        "in the query.",
+        "the telemetry of the {application} puts the query of each request below {path} into its spans, and with it "
+        "the secret id of the session",
+        "leave the endpoint out: OTEL_PYTHON_EXCLUDED_URLS={path} for OpenTelemetry's middleware, or "
+        "FastAPI(telemetry={{'exclude': lambda scope: scope['path'].startswith({path!r})}}) for FastAPI's own",
+        docs="docs/logs.md#traces",
+    ),
     "SG050": _warning(
         "A proxy is not in trusted_proxies",
         "All clients behind it look like one, so that the limits per address are off for it.",

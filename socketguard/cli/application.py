@@ -113,11 +113,12 @@ def examine(app: object, module: ModuleType | None = None) -> Application:
 def _build_guards(app: object) -> Iterator[Finding]:
     for application, is_inner in _applications(app, False, set()):
         classes = [getattr(middleware, "cls", None) for middleware in application.user_middleware]
-        if not any(isinstance(cls, type) and issubclass(cls, SocketGuard) for cls in classes):
-            continue
-        if application.middleware_stack is None:
+        guarded = any(isinstance(cls, type) and issubclass(cls, SocketGuard) for cls in classes)
+        # OpenTelemetry puts its middleware in only when the stack is built.
+        instrumented = getattr(application, "_is_instrumented_by_opentelemetry", False)
+        if (guarded or instrumented) and application.middleware_stack is None:
             application.middleware_stack = application.build_middleware_stack()
-        if is_inner:
+        if guarded and is_inner:
             yield finding("SG025", "inner", application=type(application).__name__)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,6 +83,9 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part or 0) for part in digits)
 
 
+_MOST_MIDDLEWARE = 64
+
+
 @dataclass
 class Discovery:
     """What was found in an application: each server once, and mounts that can't work."""
@@ -121,6 +124,14 @@ def _walk(app: object, prefix: str, found: Discovery, visited: set[int]) -> None
     if app is None or id(app) in visited or inspect.ismethod(app):
         return
     visited.add(id(app))
+    before = len(found.paths)
+    _look_into(app, prefix, found, visited)
+    recorded = [path for path in found.paths[before:] if _records(app, path)]
+    if recorded and not any(each.id == "SG045" for each in found.findings):
+        found.findings.append(finding("SG045", application=type(app).__name__, path=recorded[0]))
+
+
+def _look_into(app: object, prefix: str, found: Discovery, visited: set[int]) -> None:
     server = getattr(app, "engineio_server", None) or getattr(app, "engineio_app", None)
     if server is not None:
         _add_endpoint(app, server, prefix, found)
@@ -137,6 +148,26 @@ def _walk(app: object, prefix: str, found: Discovery, visited: set[int]) -> None
         else:
             _walk(route, prefix, found, visited)
     _walk(getattr(app, "app", None), prefix, found, visited)
+
+
+def _records(app: Any, path: str) -> bool:
+    """Whether telemetry around an application puts the queries of a path into its spans, as far as can be seen.
+
+    FastAPI has telemetry of its own; OpenTelemetry's middleware is in the stack, once that is built.
+    """
+    own, native = getattr(app, "_telemetry", None), getattr(app, "_native_telemetry", None)
+    if isinstance(own, Mapping) and native is not None and own.get("tracing"):
+        exclude = own.get("exclude")
+        excluded = exclude is not None and exclude({"type": "http", "path": path})
+        if not excluded and (own.get("auto_configure") or native.enabled()):
+            return True
+    middleware = getattr(app, "middleware_stack", None) or app
+    for _ in range(_MOST_MIDDLEWARE):
+        if type(middleware).__name__ == "OpenTelemetryMiddleware":
+            excluded = middleware.excluded_urls
+            return not (excluded and excluded.url_disabled(f"http://localhost{path}"))
+        middleware = getattr(middleware, "app", None)
+    return False
 
 
 def _add_endpoint(app: object, server: object, prefix: str, found: Discovery) -> None:

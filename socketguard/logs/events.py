@@ -153,8 +153,13 @@ def _started(f: _Fields) -> str:
     configuration = f.all.get("configuration")
     if not isinstance(configuration, Mapping):
         return "socketguard has started"
-    settings = "; ".join(f"{_text(name)}: {_text(value, 512)}" for name, value in configuration.items())
-    return f"socketguard has started with {settings}"
+    # The whole of it is in the fields; nobody reads forty settings in a sentence.
+    listed = configuration.get("namespaces") or ()
+    namespaces = _quoted_list([each.get("name") if isinstance(each, Mapping) else each for each in listed])
+    checked = "" if configuration.get("auth") is not None else "; no token is checked"
+    return (
+        f"socketguard has started: namespaces {namespaces}; paths {_quoted_list(configuration.get('paths'))}{checked}"
+    )
 
 
 def _rejected(f: _Fields) -> str:
@@ -251,7 +256,7 @@ ACCEPTED = _event(
 REJECTED = _event("socketguard.connection.rejected", WARNING, _rejected)
 UPGRADED = _event(
     "socketguard.transport.upgraded",
-    INFO,
+    DEBUG,
     lambda f: f"Upgraded to {f.text('transport', 'websocket')}{f.whose('session', 'client_address')}",
 )
 UPGRADE_FAILED = _event("socketguard.transport.upgrade_failed", WARNING, _upgrade_failed)

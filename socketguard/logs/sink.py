@@ -76,7 +76,7 @@ def _json_line(record: Mapping[str, Any]) -> str:
 @functools.cache
 def _console(*, colors: bool) -> structlog.dev.ConsoleRenderer:
     try:
-        return structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False)
+        return structlog.dev.ConsoleRenderer(0, colors=colors, sort_keys=False)
     except SystemError:  # colours on Windows need colorama
         return structlog.dev.ConsoleRenderer(colors=False, sort_keys=False)
 
@@ -174,7 +174,13 @@ def _to_stderr(level: int, event: str, fields: dict[str, Any], exception: str | 
         return
     head = {"timestamp": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"), "level": _LEVEL_NAMES[level]}
     text = {} if exception is None else {"exception": exception}
-    write_line(line_of({**head, "event": event, **fields, **text}, None))
+    if _is_terminal():
+        # For a person: the sentence instead of every field, and the session, by which lines belong together.
+        head["timestamp"] = datetime.now().astimezone().strftime("%H:%M:%S")
+        session = {"session": fields["session"]} if fields.get("session") else {}
+        write_line(_console_line({**head, "event": sentence(event, fields), **session, **text}))
+        return
+    write_line(_json_line({**head, "event": event, **fields, **text}))
 
 
 def _check_logger(logger: Any) -> None:
@@ -222,6 +228,8 @@ class EventLog:
     def emit(self, event: str, fields: dict[str, Any], *, exc_info: BaseException | None = None) -> None:
         """Write one event, whose name sets the level; it never raises. Text of a client must have been neutralised."""
         level = EVENTS[event].level if event in EVENTS else logging.INFO
+        if exc_info is not None or "exception" in fields:
+            level = max(level, logging.ERROR)  # a defect, whichever event it shows in
         for found in _captures:
             found.append({"event": event, "level": _LEVEL_NAMES[level], **fields})
             if exc_info is not None:

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import inspect
 import re
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import socketio
+from fastapi import FastAPI
+from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.util.http import parse_excluded_urls
 
 from socketguard import ConfigurationError
 from socketguard.diagnosis.startup import ServerFacts, check_server, discover
@@ -181,6 +188,51 @@ def test_a_mount_where_nothing_matches() -> None:
     assert found.lost == {"/ws": finding}
     assert "Mount('/ws', ASGIApp(sio, socketio_path='/ws/socket.io'))" in finding.fix
     assert "'/ws/socket.io/'" in finding.fix
+
+
+class TestTelemetry:
+    """FastAPI's own and OpenTelemetry's, as they are."""
+
+    def ids(self, app: Any) -> list[str]:
+        return [finding.id for finding in discover(app).findings]
+
+    def guarded(self, **options: Any) -> Any:
+        app = FastAPI(**options)
+        app.mount("/socket.io", socketio.ASGIApp(socketio.AsyncServer(async_mode="asgi")))
+        return app
+
+    @pytest.mark.skipif("telemetry" not in inspect.signature(FastAPI).parameters, reason="FastAPI before 0.165")
+    def test_fastapis_own(self) -> None:
+        provider = TracerProvider()
+        assert self.ids(self.guarded()) == [], "no provider is configured"
+        assert self.ids(self.guarded(telemetry={"tracer_provider": provider})) == ["SG045"]
+        assert self.ids(self.guarded(telemetry={"auto_configure": True})) == ["SG045"]
+        assert self.ids(self.guarded(telemetry={"tracer_provider": provider, "tracing": False})) == []
+        assert self.ids(self.guarded(telemetry={"tracer_provider": provider, "exclude": self.is_ours})) == []
+        elsewhere = {"tracer_provider": provider, "exclude": lambda scope: scope["path"] == "/health"}
+        (found,) = discover(self.guarded(telemetry=elsewhere)).findings
+        assert "scope['path'].startswith('/socket.io/')" in found.fix
+        # An application inside of the endpoint's never sees its requests.
+        inner = FastAPI(telemetry={"tracer_provider": provider})
+        assert "SG045" not in self.ids(socketio.ASGIApp(socketio.AsyncServer(async_mode="asgi"), other_asgi_app=inner))
+
+    @staticmethod
+    def is_ours(scope: Any) -> bool:
+        found: bool = scope["path"].startswith("/socket.io/")
+        return found
+
+    @pytest.mark.parametrize(
+        ("excluded", "expected"), [(None, ["SG045"]), ("/health", ["SG045"]), ("/health,/socket.io/", [])]
+    )
+    def test_opentelemetrys(self, excluded: str | None, expected: list[str]) -> None:
+        provider = TracerProvider()
+        app = self.guarded()
+        FastAPIInstrumentor.instrument_app(app, tracer_provider=provider, excluded_urls=excluded)
+        app.middleware_stack = app.build_middleware_stack()
+        assert self.ids(app) == expected
+        urls = None if excluded is None else parse_excluded_urls(excluded)
+        around = OpenTelemetryMiddleware(self.guarded(), excluded_urls=urls, tracer_provider=provider)
+        assert self.ids(around) == expected
 
 
 def test_inner_middleware() -> None:

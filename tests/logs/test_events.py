@@ -33,11 +33,10 @@ def test_levels() -> None:
             *("packet.rejected", "event.rejected", "session.ended", "event.unhandled", "traffic.pattern"),
             *("emit.undelivered", "token.refresh_rejected", "loop_blocked"),
         ],
-        logging.DEBUG: ["token.expiring"],
+        logging.DEBUG: ["token.expiring", "transport.upgraded"],
         logging.INFO: [
             *("started", "token.refreshed", "token.revoked", "subject.disconnected", "keys.refreshed"),
-            *("store.recovered", "drain.started", "drain.finished", "connection.accepted", "transport.upgraded"),
-            "connection.closed",
+            *("store.recovered", "drain.started", "drain.finished", "connection.accepted", "connection.closed"),
         ],
     }
     expected = {f"socketguard.{name}": level for level, names in by_level.items() for name in names}
@@ -103,7 +102,9 @@ config.warning {"id": "SG030", "text": "Everybody may join.", "fix": "write auth
 config.warning
     SG000: something in the configuration needs a look
 started {"configuration": {"auth": null, "namespaces": ["/a"]}}
-    socketguard has started with auth: None; namespaces: ['/a']
+    socketguard has started: namespaces '/a'; paths none; no token is checked
+started {"configuration": {"auth": {}, "namespaces": ["/a", {"name": "/b-{x}"}], "paths": ["/socket.io/"]}}
+    socketguard has started: namespaces '/a', '/b-{x}'; paths '/socket.io/'
 started {"configuration": null}
     socketguard has started
 of.a.later.version {"a": 1, "b": "x"}

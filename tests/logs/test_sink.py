@@ -311,13 +311,14 @@ def test_json_on_a_stderr_that_is_no_terminal(stderr: io.StringIO) -> None:
 
 
 def test_colours_and_columns_on_a_terminal(terminal: io.StringIO) -> None:
-    EventLog().emit(events.ACCEPTED, {**FIELDS, "user_agent": "\x1b[2J\u202e", "registered": ["/a"]})
+    EventLog().emit(events.ACCEPTED, {**FIELDS, "subject": "\x1b[2J\u202e", "session": "0123456789ab"})
     line = terminal.getvalue()
     assert "\x1b[" in line
     plain = re.sub(r"\x1b\[[0-9;]*m", "", line)
     assert "\x1b" not in plain
-    assert "[info     ] socketguard.connection.accepted" in plain
-    assert {"namespace=/messages", "user_agent=\\u001b[2J\\u202e", "registered=['/a']"} <= set(plain.split())
+    assert "[info     ] Joined '/messages': subject '\\u001b[2J\\u202e'" in plain
+    assert plain.endswith("session=0123456789ab\n")
+    assert len(plain) < 160
     assert not structlog.is_configured()
 
 
@@ -327,10 +328,10 @@ def test_no_colours_where_they_are_not_wanted_or_windows_lacks_colorama(
 ) -> None:
     real = structlog.dev.ConsoleRenderer
 
-    def renderer(*, colors: bool, **options: Any) -> Any:
+    def renderer(*given: Any, colors: bool, **options: Any) -> Any:
         if colors:
             raise SystemError("colorama is missing")
-        return real(colors=False, **options)
+        return real(*given, colors=False, **options)
 
     monkeypatch.setenv(name, value)
     _console.cache_clear()
@@ -339,7 +340,7 @@ def test_no_colours_where_they_are_not_wanted_or_windows_lacks_colorama(
     EventLog().emit(events.ACCEPTED, FIELDS)
     _console.cache_clear()
     assert "\x1b" not in terminal.getvalue()
-    assert "[info     ] socketguard.connection.accepted" in terminal.getvalue()
+    assert "[info     ] Joined '/messages'" in terminal.getvalue()
 
 
 def test_tracebacks_in_json(stderr: io.StringIO) -> None:
@@ -434,9 +435,9 @@ def test_nothing_set_up_and_stderr_a_terminal() -> None:
         os.close(ours)
     assert "\x1b[" in text
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()
-    assert "[info     ] socketguard.connection.accepted" in plain[0]
-    assert "[warning  ] socketguard.connection.rejected" in plain[1]
-    assert "reason=token_missing" in plain[1]
+    assert "[info     ] Joined '/messages'" in plain[0]
+    assert "[warning  ] Refused '/messages'" in plain[1]
+    assert "token_missing" in plain[1]
 
 
 def test_importing_configures_nothing() -> None:

@@ -195,6 +195,16 @@ async def test_a_hidden_namespace_answers_byte_for_byte_as_an_unknown_one(option
     assert await code_of(case, token=mint(scope="admin")) is None
 
 
+async def test_an_authorize_that_raises_is_an_error_like_a_handler_that_does(events: Events) -> None:
+    def authorize(identity: Any, connection: Any) -> bool:
+        raise ValueError("broken")
+
+    case = guarded(namespaces=[NamespacePolicy("/messages", authorize=authorize)])
+    assert await code_of(case, token=mint()) == "internal_error"
+    (line,) = lines(events, "connection.rejected")
+    assert (line["level"], line["reason"]) == ("error", "internal_error")
+
+
 async def test_an_authorize_that_raises_does_not_give_a_hidden_namespace_away(events: Events) -> None:
     def authorize(identity: Any, connection: Any) -> bool:
         raise ValueError("secret")
