@@ -104,6 +104,7 @@ class Session:
     started: float = field(default_factory=time.monotonic)  # in seconds of the monotonic clock
     active: float = field(init=False)  # when something last came or went
     tried: int | None = None  # stands for the last token that was refused
+    who: int | None = None  # stands for the subject of the last connection that has ended
     left_by: str | None = None  # in which of python-socketio's words it left a namespace
     _digest: str = field(default="", init=False)
 

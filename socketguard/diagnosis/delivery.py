@@ -31,7 +31,6 @@ Line: TypeAlias = tuple[str, dict[str, Any]]
 """A reason, of a closed set, and the fields of a log line, all of them harmless to print."""
 
 _CONFIRMED = 3  # how often something must be seen that a connection on its way into its rooms would explain as well
-_CROWD = 5  # connections none of which is in a room; where processes share the clients, fewer may be chance
 _SCANNED = 512  # rooms that are looked through
 _NAMESPACES = 64  # likewise, namespaces
 _ROOMS = 8  # rooms of one emit
@@ -112,7 +111,8 @@ class Recipients:
         found = None
         if not here and not served.catch_all and not served.wildcard:
             found = self._nobody_can_join(namespace, elsewhere, bool(rooms), served)
-        if found is None and room is not None:
+        # Which rooms there are, and who is in them, nobody knows here where other processes have members too.
+        if found is None and room is not None and not self._shared:
             found = self._missing(namespace, room, here, elsewhere, served)
         return found
 
@@ -153,8 +153,9 @@ class Recipients:
         if other is not None:
             types = "" if type(other) is type(room) else f" (of type {type(other).__name__}, not {type(room).__name__})"
             hint = (
-                f"There is a room '{shown(other)}'{types} with {_counted(len(here[other]), 'member')}: the name must "
-                "be the same in enter_room and emit, its type included."
+                f"There is a room '{shown(other)}'{types} with {_counted(len(here[other]), 'member')}: if that was "
+                "meant, the name must be the same in enter_room and emit, its type included; if not, nobody is in this "
+                "one now."
             )
             return Found("room_misspelt", hint, shown(other))
         if any(shape(name) == looks for name in scanned):
@@ -170,7 +171,7 @@ class Recipients:
             return Found("room_elsewhere", hint, there, {"members": elsewhere.members}, _CONFIRMED)
         rooms = len(here) - len(sids) - 1
         without = len(sids) if rooms <= 0 else self._without_rooms(here, scanned, rooms)
-        if without < (_CROWD if self._shared else 1):
+        if without < 1:
             return None
         hint = (
             f"{_counted(without, 'connection')} of {len(sids)} in '{where}' entered no room: call "
@@ -180,7 +181,7 @@ class Recipients:
 
     def _without_rooms(self, here: Rooms, scanned: list[Any], rooms: int) -> int:
         """How many of the first connections are in no room; 0 where that isn't known."""
-        if self._shared or rooms > min(len(scanned), _NAMESPACES):
+        if rooms > min(len(scanned), _NAMESPACES):
             return 0
         return sum(not any(sid in here[name] for name in scanned) for sid in islice(here[None], _NAMESPACES))
 

@@ -203,6 +203,7 @@ class Client:
     """The sessions of one address."""
 
     last_opened: float
+    who: int | None = None  # stands for the browser and the subject of the last of them
     living: int = 0
     run: int = 0  # short ones in a row
 
@@ -210,7 +211,8 @@ class Client:
 class Loops:
     """Clients that connect again and again: addresses with one short session after the other, never two at once.
 
-    An address behind which there are many clients (an office, a proxy) has several sessions at a time.
+    An address behind which there are many clients (an office, a proxy) has several sessions at a time, or sessions of
+    different browsers or subjects.
     """
 
     def __init__(self) -> None:
@@ -231,11 +233,13 @@ class Loops:
             client.run = 0
         client.last_opened = self._now
 
-    def closed(self, address: str, age_s: float) -> None:
+    def closed(self, address: str, who: int, age_s: float) -> None:
         client = self._clients.get(address)
         if client is None:
             return
         client.living = max(0, client.living - 1)
+        if client.who != who:
+            client.who, client.run = who, 0
         client.run = client.run + 1 if age_s < _SHORT_S else 0
         if client.run >= _LOOP and len(self._told | self._found) < _LOOPS_TOLD:
             self._found.add(address)
@@ -465,7 +469,7 @@ class Patterns:
         reason = session.ending or session.left_by or "transport close"
         self._living = max(0, self._living - 1)
         if session.client_address is not None:
-            self._loops.closed(session.client_address, age_s)
+            self._loops.closed(session.client_address, hash((session.user_agent, session.who)), age_s)
         if age_s >= _LEAST_AGE_S:
             self._polling.add(session.transport == "polling")
         if reason not in _BROKEN:

@@ -65,10 +65,17 @@ class TrustedProxies:
                 break
         return client
 
-    def stranger(self, peer: str | None) -> str | None:
-        """A peer that sends forwarding headers, when it is a private address that isn't trusted."""
+    def stranger(self, peer: str | None, forwarded_for: str | None) -> str | None:
+        """A peer that sends forwarding headers, when it is a private address that isn't trusted.
+
+        Not so when it stands in ``X-Forwarded-For`` itself: then the ASGI server has taken it from there (uvicorn's
+        ``proxy_headers``), and it is the client.
+        """
         address = _address(peer or "")
-        return peer if address and _is_in(address, _PRIVATE) and not _is_in(address, self.networks) else None
+        if not address or not _is_in(address, _PRIVATE) or _is_in(address, self.networks):
+            return None
+        hops = (forwarded_for or "").rsplit(",", MOST_HOPS)[-MOST_HOPS:]
+        return None if address in map(_address, hops) else peer
 
     def _trusts(self, peer: str | None) -> bool:
         if not self.networks:

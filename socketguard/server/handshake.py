@@ -80,7 +80,7 @@ def read(scope: Mapping[str, Any], trusted: TrustedProxies) -> HandshakeRequest:
         content_length=content_length,
         client_address=None if address is None else neutralise(address, 64),
         user_agent=None if user_agent is None else neutralise(user_agent, 256),
-        forwarded_by=trusted.stranger(peer_address) if forwards else None,
+        forwarded_by=trusted.stranger(peer_address, forwarded_for) if forwards else None,
         transport_given="transport" in query,
         headers=scope["headers"],
         http_version=scope.get("http_version"),

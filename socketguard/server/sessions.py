@@ -110,10 +110,12 @@ class Sessions:
     def forget(self, connection: Connection) -> None:
         """A connection has ended."""
         connection.state = Connection.ENDED
+        session, subject = connection.session, subject_key(connection.identity)
+        if subject is not None:
+            session.who = hash(subject)
         if connection.held:
-            self._ledger.release(subject_key(connection.identity), connection.client_address)
+            self._ledger.release(subject, connection.client_address)
             connection.held = False
-        session = connection.session
         if session.connections.get(connection.namespace) is connection:
             del session.connections[connection.namespace]
             if (socket := self.open.get(session)) is not None:

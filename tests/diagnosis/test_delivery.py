@@ -305,12 +305,20 @@ def test_connections_without_a_room(case: Case, entered: list[str], words: str) 
     assert f"{words} of 2 in '/messages' entered no room: call await sio.enter_room(" in case.lines[0]["hint"]
 
 
-@pytest.mark.parametrize(("connections", "found"), [(4, []), (5, ["no_rooms_joined"])])
-def test_where_processes_share_the_clients_a_few_may_be_chance(connections: int, found: list[str]) -> None:
-    case = sampled(shared=True)
-    for _ in range(3):
-        case.emit("/messages", "tenant:1", rooms_of(messages={str(n): [] for n in range(connections)}))
-    assert case.reasons == found
+@pytest.mark.parametrize(
+    ("room", "members"),
+    [
+        ("tenant:1", {"1": [], "2": [], "3": [], "4": [], "5": []}),  # no_rooms_joined, were they all
+        ("Tenant:1", {"1": ["tenant:1"]}),  # room_misspelt
+        ("7", {"1": [7]}),
+    ],
+)
+def test_where_processes_share_the_clients_the_members_here_say_nothing(room: Any, members: Any) -> None:
+    for shared, said in ((True, 0), (False, 1)):
+        case = sampled(shared=shared)
+        for _ in range(3):
+            case.emit("/messages", room, rooms_of(messages=members))
+        assert len(case.reasons) == said
 
 
 def test_nobody_is_said_in_full_only() -> None:

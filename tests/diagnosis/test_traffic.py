@@ -54,8 +54,11 @@ class Watched:
         *,
         pinged: bool = False,
         address: str | None = None,
+        who: int | None = None,
+        user_agent: str | None = None,
     ) -> None:
         ended = session(transport, address)
+        ended.who, ended.user_agent = who, user_agent
         ended.ending = reason
         ended.started, ended.active = 1e6 - age, 1e6 - idle
         self.patterns.closed(ended, pinged=pinged, now=1e6)
@@ -451,6 +454,22 @@ def test_what_is_no_loop() -> None:
         again(ended_before_the_tick)
     ended_before_the_tick.tick(100)
     assert many_behind_one_address.told == takes_its_time.told == ended_before_the_tick.told == []
+
+
+@pytest.mark.parametrize("people", [{"who": range(25)}, {"user_agent": [f"Browser {n}" for n in range(25)]}])
+def test_an_office_whose_people_come_one_after_the_other_is_no_loop(people: dict[str, Any]) -> None:
+    watched = watch()
+    (field, values), *_ = people.items()
+    for second in range(100):
+        watched.tick(second)
+        watched.opened("192.0.2.1")
+        watched.closed("server disconnect", 1.0, address="192.0.2.1", **{field: values[second % 25]})
+    assert watched.told == []
+    for second in range(100, 125):
+        watched.tick(second)
+        watched.opened("192.0.2.1")
+        watched.closed("server disconnect", 1.0, address="192.0.2.1", **{field: values[7]})
+    assert watched.names == [("reconnect_loop", True)]
 
 
 def test_the_table_of_addresses_and_the_loops_told_are_bounded() -> None:

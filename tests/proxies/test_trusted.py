@@ -107,4 +107,9 @@ def test_trusted_proxies_are_equal_when_their_networks_are() -> None:
     [(None, None), ("192.0.2.1", None), ("10.9.0.1", "10.9.0.1"), ("10.0.0.1", None), ("testclient", None)],
 )
 def test_a_private_address_that_forwards_is_named(peer: str | None, expected: str | None) -> None:
-    assert TrustedProxies(["10.0.0.0/16"]).stranger(peer) == expected
+    trusted = TrustedProxies(["10.0.0.0/16"])
+    for forwarded_for in (None, "", "203.0.113.9", "not an address"):
+        assert trusted.stranger(peer, forwarded_for) == expected
+    # Where it stands in the header itself, the server has taken it from there.
+    for forwarded_for in (peer, f"203.0.113.9, {peer}", f"{peer}:4711, 10.0.0.7"):
+        assert trusted.stranger(peer, forwarded_for) is None
