@@ -337,6 +337,13 @@ _KINDS = {
         "check that the application that is served mounts socketio.ASGIApp(sio) with this very server",
         docs="docs/api.md#socketguard",
     ),
+    "SG027": _error(
+        "Nobody answers where the endpoint is mounted",
+        "Something in front of it in the application takes the requests: every client gets 404.",
+        "the application was asked for a session at {path} and answered {answer}",
+        "look for a route or a mount of the same path before it, or a middleware that answers itself",
+        docs="docs/api.md#socketguard",
+    ),
     "SG030": _warning(
         "auth=None: no token is asked for",
         "Everybody may join every namespace.",

@@ -33,11 +33,15 @@ _TEXT_LIMIT = 800
 
 @dataclass(slots=True)
 class Application:
-    """What was found: each guard once, servers without a guard, the paths of the endpoints, and what is wrong there."""
+    """What was found: each guard once, servers without a guard, the paths of the endpoints, and what is wrong there.
+
+    ``lost`` are mounts that no request seems to reach, by the path that they seem to have.
+    """
 
     guards: list[SocketGuard] = field(default_factory=list)
     unguarded: list[Any] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
+    lost: dict[str, Finding] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
 
@@ -86,7 +90,7 @@ def examine(app: object, module: ModuleType | None = None) -> Application:
     with _loading("the middleware of the application"):
         found.findings += _build_guards(app)
     discovery = Discovery(servers=[app]) if _is_server(app) else discover(app)
-    found.paths = discovery.paths
+    found.paths, found.lost = discovery.paths, discovery.lost
     found.findings += discovery.findings
     served = _unique([*discovery.servers, *([app.server] if isinstance(app, SocketGuard) else [])])
     if not discovery.servers and not (isinstance(app, SocketGuard) and app.app is None):

@@ -1,12 +1,14 @@
 """``socketguard check``: loads an application and says what its guard does and what is wrong with it.
 
-Nothing is served and nothing is fetched. The exit status is 0 when all is good, 1 when something was found (warnings
-count with ``--strict`` only), and 2 for wrong usage and applications that can't be loaded.
+Nothing is served and nothing is fetched; the application is asked in process, as a client would. The exit status is 0
+when all is good, 1 when something was found (warnings count with ``--strict`` only), and 2 for wrong usage and
+applications that can't be loaded.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import sys
@@ -18,6 +20,7 @@ import click
 from socketguard.diagnosis.startup import ServerFacts, check_server
 from socketguard.errors import ConfigurationError, TokenError
 from socketguard.findings import ERROR, KINDS, WARNING, Finding, finding
+from socketguard.guard import SocketGuard
 from socketguard.limits.revocation import MemoryStore
 from socketguard.proxies.heartbeat import Heartbeat, findings_for_server
 from socketguard.proxies.profiles import canonical_name
@@ -28,6 +31,7 @@ from socketguard.tokens.auth import JWTAuth
 
 from . import CommandError
 from .application import Application, examine, load, parts_of
+from .drive import Driven, drive
 from .output import Printer, counted, print_json, words
 from .trial import Trial, try_token
 from .verifier import read_jwks, read_token, verifiers
@@ -66,12 +70,25 @@ _BEFORE_CLAIMS = frozenset({"signature_mismatch", "algorithm_not_allowed", "type
     help="Play the admission of a token, step by step, without a network; TOKEN is '-' for stdin, @FILE for a file "
     "(others on this machine can read the command line), '' for none.",
 )
+@click.option(
+    "--drive",
+    "further",
+    is_flag=True,
+    help="Ask for every namespace (with --as: for that one, with the token), although connect handlers run then. "
+    "Without it only for those that refuse whoever has no token.",
+)
 @click.option("--jwks-file", metavar="FILE", help="With --as: a JWK Set in place of what would be fetched.")
 @click.option(
     "--with-authorize", is_flag=True, help="With --as: call authorize of the namespace; it may use a network."
 )
 def command(
-    app: str | None, explain: str | None, joining: tuple[str, str] | None, as_json: bool, strict: bool, **given: Any
+    app: str | None,
+    explain: str | None,
+    joining: tuple[str, str] | None,
+    as_json: bool,
+    strict: bool,
+    further: bool,
+    **given: Any,
 ) -> int:
     """Load an application and say what its guard does and what is wrong with it. Nothing is served.
 
@@ -84,8 +101,9 @@ def command(
     proxies = tuple(map(canonical_name, given["proxy"]))
     token = None if joining is None else read_token(joining[0])
     keys = None if given["jwks_file"] is None else read_jwks(given["jwks_file"])
-    found = examine(*load(app))
-    if joining is not None and token is not None:
+    loaded, module = load(app)
+    found = examine(loaded, module)
+    if joining is not None and token is not None and not further:
         if not found.guards:
             raise CommandError("nobody guards this application, so that there is no admission to play")
         trial = asyncio.run(
@@ -94,6 +112,18 @@ def command(
         _print_trial(trial, app, joining[1], as_json)
         # Whatever hangs on a signature that nobody has checked is not good yet.
         return 0 if trial.admitted else 1
+    names = (
+        None
+        if not further
+        else [joining[1]]
+        if joining
+        else [name for guard in found.guards for name in _joinable(guard)]
+    )
+    # A guard that protects a server, and a server, are no applications.
+    asks = callable(loaded) and not (isinstance(loaded, SocketGuard) and loaded.app is None)
+    with contextlib.redirect_stdout(sys.stderr):  # for what handlers print
+        driven, unanswered = asyncio.run(drive(loaded, found, token or None, names)) if asks else ([], [])
+    found.findings += unanswered
     listed = findings(found, proxies=proxies, workers=given["workers"] or workers_of(os.environ))
     errors = sum(one.kind.severity == ERROR for one in listed)
     configurations = [guard.describe() for guard in found.guards]
@@ -101,9 +131,10 @@ def command(
         # A guard that was put on the server itself has not seen where the server is mounted.
         configuration["paths"] = configuration["paths"] or found.paths
     if as_json:
-        print_json({"target": app, "guards": configurations, "findings": [_as_json(one) for one in listed]})
+        asked = [one._asdict() for one in driven]
+        print_json({"target": app, "guards": configurations, "asked": asked, "findings": list(map(_as_json, listed))})
     else:
-        _print(app, configurations, listed, errors)
+        _print(app, configurations, driven, listed, errors)
     return 1 if errors or (strict and listed) else 0
 
 
@@ -228,18 +259,35 @@ def _explain(id_: str, as_json: bool) -> int:
     return 0
 
 
+def _joinable(guard: SocketGuard) -> list[str]:
+    parts = parts_of(guard)
+    return [policy.name for policy in parts.registry.joinable(parts.served) if not policy.is_pattern]
+
+
 def _as_json(found: Finding) -> dict[str, Any]:
     kind = found.kind
     head = {"id": found.id, "severity": kind.severity, "title": kind.title}
     return {**head, "evidence": found.text, "cause": kind.why, "fix": found.fix, "docs": kind.docs}
 
 
-def _print(app: str, configurations: Sequence[Mapping[str, Any]], listed: Sequence[Finding], errors: int) -> None:
+def _print(
+    app: str,
+    configurations: Sequence[Mapping[str, Any]],
+    driven: Sequence[Driven],
+    listed: Sequence[Finding],
+    errors: int,
+) -> None:
     printer = Printer(sys.stdout)
     for configuration in configurations:
         printer.text(f"The guard of {app}:")
         for name, value in configuration.items():
             printer.item("", f"{name}: {words(value)}")
+        printer.gap()
+    if driven:
+        printer.text("Asked in this process, without a network:")
+        for one in driven:
+            text = f"{one.asked}: {one.answered}"
+            printer.item("–", text) if one.good is None else printer.heading(text, good=one.good)
         printer.gap()
     for found in listed:
         kind = found.kind

@@ -247,12 +247,13 @@ def _is_internal(host: str) -> bool:
 def wrong_path(request: HandshakeRequest, paths: Sequence[str], lost: Mapping[str, Finding]) -> Hint:
     """A request of a Socket.IO client on another path than those of the endpoint.
 
-    ``paths`` is empty where they aren't known; ``lost`` says which mounts no request reaches, by their prefix.
+    ``paths`` is empty where they aren't known; ``lost`` says which mounts no request reaches, by the paths that they
+    seem to have.
     """
     path = request.path
     shown = neutralise(path, 128)
-    for prefix, found in lost.items():
-        if not paths or f"{path}/".startswith(f"{prefix}/"):
+    for seeming, found in lost.items():
+        if not paths or f"{path}/".startswith(seeming):
             return Hint("mount_lost", f"a Socket.IO client asked for {shown!r}, but {found.text} (SG021); {found.fix}")
     known = " or ".join(repr(one) for one in paths) or "unknown to the guard"
     text = f"a Socket.IO client asked for {shown!r}, the endpoint is {known}"

@@ -92,7 +92,7 @@ class Discovery:
 
     servers: list[Any] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)  # of the endpoints' URLs, with a slash at the end
-    lost: dict[str, Finding] = field(default_factory=dict)  # by prefix: mounts that no request reaches
+    lost: dict[str, Finding] = field(default_factory=dict)  # by the path that it seems to have: mounts nobody reaches
     findings: list[Finding] = field(default_factory=list)
 
     def server(self, app: object) -> Any:
@@ -184,5 +184,5 @@ def _add_endpoint(app: object, server: object, prefix: str, found: Discovery) ->
         lost = finding(
             "SG021", prefix=prefix, path=path.strip("/"), full_path=full_path.rstrip("/"), client_path=full_path
         )
-        found.lost[prefix] = lost
+        found.lost[full_path] = lost
         found.findings.append(lost)

@@ -225,6 +225,10 @@ class EventLog:
         self._bound_for: tuple[Any, ...] = ()
         self.failures = 0
 
+    def silence(self) -> None:
+        """Hand nothing to the host's logging any more."""
+        self._silent = True
+
     def emit(self, event: str, fields: dict[str, Any], *, exc_info: BaseException | None = None) -> None:
         """Write one event, whose name sets the level; it never raises. Text of a client must have been neutralised."""
         level = EVENTS[event].level if event in EVENTS else logging.INFO

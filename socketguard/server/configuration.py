@@ -27,7 +27,7 @@ class Configuration:
 
     Attributes:
         paths: the URL paths of the endpoint.
-        lost: what is wrong with a mount that no request reaches, by its prefix.
+        lost: what is wrong with a mount that no request reaches, by the path that it seems to have.
     """
 
     def __init__(self, context: Context, registry: Registry, served: ServedNames, store: Store) -> None:

@@ -63,6 +63,11 @@ class Verifier(Backend):
         for source in self._sources:
             source.start()
 
+    def hold(self) -> None:
+        """Fetch no keys from now on, for whoever only looks."""
+        for source in self._sources:
+            source.hold()
+
     def outage(self) -> int | None:
         """Seconds after which to try again, when no token of anybody can be verified for want of keys; else None."""
         # Every one is asked, because being asked makes it try again.

@@ -166,6 +166,9 @@ class RemoteKeys(KeySource):
         if self._usable(self._clock()) is None:
             self._begin(self._clock())
 
+    def hold(self) -> None:
+        self._next = math.inf
+
     def outage(self) -> int | None:
         """As everywhere, in whole seconds. Another attempt is begun in the background when it is time for one."""
         now = self._clock()

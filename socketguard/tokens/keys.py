@@ -105,6 +105,9 @@ class KeySource:
     def start(self) -> None:
         """Begin to fetch keys."""
 
+    def hold(self) -> None:
+        """Fetch nothing from now on."""
+
     def outage(self) -> int | None:
         """Seconds after which to try again, when no token can be verified for want of keys; else None."""
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import io
 import json
 import re
@@ -20,11 +21,13 @@ from hypothesis import strategies as st
 from socketio.async_pubsub_manager import AsyncPubSubManager
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.routing import Mount
+from starlette.responses import PlainTextResponse, RedirectResponse
+from starlette.routing import Mount, Route
 
 from socketguard import Heartbeat, JWTAuth, NamespacePolicy, SocketGuard, TokenError
 from socketguard.cli import CommandError, check
 from socketguard.cli.application import examine, load
+from socketguard.cli.drive import drive
 from socketguard.cli.trial import Trial, try_token
 from socketguard.cli.verifier import read_jwks, read_token
 from socketguard.errors import RejectCode
@@ -344,7 +347,8 @@ def test_json(write: Write, run: Run) -> None:
     name = write(GOOD + "print('noise')")
     printed = run("check", f"{name}:app", "--json", "--workers", "2", status=1).out
     shown = json.loads(printed)
-    assert list(shown) == ["schema_version", "target", "guards", "findings"]
+    assert list(shown) == ["schema_version", "target", "guards", "asked", "findings"]
+    assert shown["asked"][0] == {"asked": "a session at /socket.io/", "answered": "opened", "good": True}
     assert (shown["schema_version"], shown["target"]) == (1, f"{name}:app")
     assert shown["guards"][0]["auth"]["algorithms"] == ["HS256"]
     assert [finding["id"] for finding in shown["findings"]] == ["SG042", "SG043", "SG051"]
@@ -703,3 +707,184 @@ def test_a_trial_without_the_keys_is_not_good_yet(write: Write, run: Run, tmp_pa
     assert "the JWK Set can't be used: no key of the set can be used" in said
     name = write(f"{HERE}app = socketio.ASGIApp(socketio.AsyncServer(async_mode='asgi'))")
     assert "nobody guards this application" in run("check", f"{name}:app", "--as", "x", "/", status=2).err
+
+
+# --- asking the application
+
+
+class Ran(list[str]):
+    """The namespaces whose connect handlers ran."""
+
+    async def connect(self, namespace: str, sid: str, environ: Any, auth: Any) -> None:
+        print("noise of a handler")
+        self.append(namespace)
+
+
+def asking(path: str = "/socket.io", socketio_path: str = "socket.io", **options: Any) -> tuple[Any, Ran]:
+    """A guarded Starlette application with the endpoint mounted somewhere, and whose handlers ran."""
+    ran = Ran()
+    sio = socketio.AsyncServer(async_mode="asgi", **options.pop("server", {}))
+    for namespace in ("/messages", "/public", "/t-1"):
+        sio.on("connect", functools.partial(ran.connect, namespace), namespace=namespace)
+    options = {
+        "auth": JWTAuth(SECRET, algorithms=["HS256"]),
+        "namespaces": ["/messages", NamespacePolicy("/public", token="none"), NamespacePolicy("/t-{x}")],
+        **options,
+    }
+    routes = [*options.pop("before", []), Mount(path, socketio.ASGIApp(sio, socketio_path=socketio_path))]
+    return SocketGuard(Starlette(routes=routes), **options), ran
+
+
+def asked(app: Any, token: str | None = None, names: list[str] | None = None) -> tuple[list[Any], list[str]]:
+    """What was asked and answered, and the ids of all that is wrong."""
+    found = examine(app)
+    driven, wrong = asyncio.run(drive(app, found, token, names))
+    found.findings += wrong
+    return [(one.asked, one.answered, one.good) for one in driven], [one.id for one in check.findings(found)]
+
+
+MISSING = ("/messages, without a token", "token_missing", True)
+
+
+@pytest.mark.parametrize(("path", "socketio_path"), [("/socket.io", "socket.io"), ("/ws", ""), ("/ws", "ws")])
+def test_the_application_is_asked_and_no_handler_runs(
+    path: str, socketio_path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app, ran = asking(path, socketio_path)
+    assert asked(app) == ([(f"a session at {path}/", "opened", True), MISSING], [])
+    assert ran == []
+    assert app.status()["sessions"]["open"] == 0
+    assert capsys.readouterr().err == "", "the guard's own lines are about nobody"
+
+
+def test_the_command_asks_too(write: Write, run: Run) -> None:
+    name = write(GOOD.replace("auth): ...", "auth): print('the handler ran')"))
+    printed = run("check", f"{name}:app").out
+    assert "✓ a session at /socket.io/: opened\n✓ /messages, without a token: token_missing\n" in printed
+    ran = run("check", f"{name}:app", "--drive")
+    assert "✓ /messages, without a token: token_missing\n" in ran.out
+    ran = run("check", f"{name}:app", "--drive", "--as", mint(), "/messages")
+    assert "✓ /messages, with the token: joined\n" in ran.out
+    assert "the handler ran" in ran.err
+    name = write(
+        "from starlette.responses import PlainTextResponse\napp = None\n"
+        + GOOD.replace("app = ", "inner = ")
+        + """
+async def app(scope, receive, send):
+    await PlainTextResponse("teapot", 418)(scope, receive, send)
+app.app = inner
+"""
+    )
+    assert "–  a session at /socket.io/: 418 teapot" in re.sub(" +", " ", run("check", f"{name}:app").out).replace(
+        "– ", "–  "
+    )
+
+
+def test_asked_further_the_handlers_run() -> None:
+    app, ran = asking()
+    driven, _ = asked(app, names=["/messages", "/public"])
+    assert driven[1:] == [MISSING, ("/public, without a token", "joined", True)]
+    assert ran == ["/public"]
+    driven, _ = asked(app, mint(), ["/messages", "/nowhere"])
+    assert driven[1:] == [
+        ("/messages, with the token", "joined", True),
+        ("/nowhere, with the token", "Invalid namespace", False),
+    ]
+    assert ran == ["/public", "/messages"]
+
+
+def test_who_does_not_answer_is_found() -> None:
+    async def gone(request: Any) -> Any:
+        return PlainTextResponse("gone\x1b", 404)
+
+    async def broken(request: Any) -> Any:
+        raise ValueError("needs its lifespan")
+
+    async def redirected(request: Any) -> Any:
+        return RedirectResponse("https://crm.example.com/")
+
+    app, _ = asking(before=[Route("/socket.io/", gone)])
+    assert asked(app) == ([("a session at /socket.io/", "404 gone\\u001b", False)], ["SG027"])
+    app, _ = asking(before=[Route("/socket.io/", broken)])
+    said = "the application raised ValueError (its lifespan is not run here)"
+    assert asked(app) == ([("a session at /socket.io/", said, None)], [])
+    app, _ = asking(before=[Route("/socket.io/", redirected)])
+    assert asked(app) == ([("a session at /socket.io/", "307", None)], [])
+
+
+def test_an_application_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def silent(request: Any) -> Any:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("socketguard.cli.drive.PATIENCE", 0.05)
+    app, _ = asking(before=[Route("/socket.io/", silent)])
+    assert asked(app)[0] == [("a session at /socket.io/", "no answer within 5 s", None)]
+
+
+async def _waits(identity: Any, connection: Any) -> bool:
+    await asyncio.Event().wait()
+    return True
+
+
+def test_a_namespace_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, _ = asking(namespaces=[NamespacePolicy("/public", token="none", authorize=_waits)])
+    monkeypatch.setattr("socketguard.cli.drive.PATIENCE", 0.05)
+    driven, _ = asked(app, names=["/public"])
+    assert driven[1] == ("/public, without a token", "no answer within 5 s", None)
+
+
+def test_a_mount_that_works_in_spite_of_its_form_is_no_error() -> None:
+    class Stripping(Mount):
+        """As of frameworks that hand on what is left of the path."""
+
+        async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+            await super().handle({**scope, "path": scope["path"].removeprefix("/ws")}, receive, send)
+
+    make = server
+    guarded = guard(make("/messages")).server
+    app = Starlette(routes=[Stripping("/ws", socketio.ASGIApp(guarded))])
+    assert "SG021" in ids(app)
+    assert asked(app) == ([("a session at /ws/socket.io/", "opened", True), MISSING], [])
+    plain = Starlette(routes=[Mount("/ws", socketio.ASGIApp(guard(make("/messages")).server))])
+    assert asked(plain) == ([], ["SG021"])
+
+
+@pytest.mark.parametrize(
+    ("options", "answered"),
+    [
+        ({"auth": None, "namespaces": None}, [("a session at /socket.io/", "opened", True)]),
+        ({"server": {"serializer": "msgpack"}}, [("a session at /socket.io/", "opened", True)]),
+    ],
+)
+def test_where_nobody_would_refuse_or_it_speaks_another_language_only_the_session_is_asked_for(
+    options: dict[str, Any], answered: list[Any]
+) -> None:
+    app, ran = asking(**options)
+    assert asked(app)[0] == answered
+    assert ran == []
+
+
+def test_a_server_for_websockets_only_is_not_called_wrong() -> None:
+    app, _ = asking(server={"transports": ["websocket"]})
+    ((_, said, good),), found = asked(app)
+    assert said.startswith("400 ")
+    assert (good, found) == (None, [])
+
+
+def test_of_a_server_without_a_guard_only_the_session_is_asked_for() -> None:
+    sio = server("/messages")
+    app = socketio.ASGIApp(sio)
+    assert asked(app) == ([("a session at /socket.io/", "opened", True)], ["SG036"])
+
+
+def test_no_keys_are_fetched() -> None:
+    fetched = []
+
+    async def fetch(url: str) -> bytes:
+        fetched.append(url)
+        return b"{}"
+
+    auth = JWTAuth(jwks_url="https://id.example.com/jwks", algorithms=["RS256"], issuer="a", audience="b", fetch=fetch)
+    app, _ = asking(auth=auth)
+    driven, _ = asked(app)
+    assert (driven[1], fetched) == (MISSING, [])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from socketguard.connection import HandshakeRequest
 from socketguard.diagnosis import handshake
 from socketguard.diagnosis.handshake import Hint
+from socketguard.findings import finding
 from socketguard.text import neutralise
 
 PAGE = "https://crm.example.com"
@@ -182,6 +183,22 @@ def test_any_origin_gives_a_printable_hint(
 )
 def test_wrong_paths(path: str, paths: list[str], detail: str, part: str) -> None:
     says(handshake.wrong_path(asked(path=path), paths, {}), detail, part)
+
+
+@pytest.mark.parametrize(
+    ("path", "paths", "detail"),
+    [
+        ("/ws/socket.io/", [], "mount_lost"),
+        ("/ws/socket.io", ["/socket.io/"], "mount_lost"),
+        ("/elsewhere/", [], "mount_lost"),
+        ("/elsewhere/", ["/socket.io/"], "path_differs"),
+    ],
+)
+def test_a_mount_that_nothing_reaches_is_named(path: str, paths: list[str], detail: str) -> None:
+    lost = finding("SG021", prefix="/ws", path="socket.io", full_path="/ws/socket.io", client_path="/ws/socket.io/")
+    hint = handshake.wrong_path(asked(path=path), paths, {"/ws/socket.io/": lost})
+    assert hint.detail == detail
+    assert ("SG021" in hint.text) == (detail == "mount_lost")
 
 
 @pytest.mark.parametrize("root_path", ["/api", "/api/", "api"])

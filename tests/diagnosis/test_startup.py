@@ -185,7 +185,7 @@ def test_a_mount_where_nothing_matches() -> None:
     assert (found.servers, found.paths) == (["server"], [])
     (finding,) = found.findings
     assert finding.id == "SG021"
-    assert found.lost == {"/ws": finding}
+    assert found.lost == {"/ws/socket.io/": finding}
     assert "Mount('/ws', ASGIApp(sio, socketio_path='/ws/socket.io'))" in finding.fix
     assert "'/ws/socket.io/'" in finding.fix
 
