@@ -125,7 +125,8 @@ def test_the_command_on_a_good_server(engine: Engine, port: int, run: Run) -> No
     assert printed.endswith("Nothing is wrong here.\n")
     assert "secret-session" not in printed
     shown = json.loads(run("doctor", f"http://127.0.0.1:{port}", "--json").out)
-    assert shown == {"schema_version": 1, "target": f"http://127.0.0.1:{port}/socket.io/", "findings": []}
+    target = f"http://127.0.0.1:{port}/socket.io/"
+    assert shown == {"schema_version": 1, "target": target, "findings": [], "unexamined": ""}
 
 
 def test_json_with_findings_and_without_secrets(engine: Engine, port: int, run: Run) -> None:
@@ -750,3 +751,20 @@ def test_secrets_are_taken_out_of_all_texts(text: str) -> None:
     assert mint("ana")[:20] not in printed
     # Nor does what a terminal would obey remain.
     assert "\x1b" not in json.loads(as_json("t", [FINDING], redactor))["findings"][0]["evidence"]
+
+
+def test_explain(run: Run) -> None:
+    printed = run("doctor", "--explain", "s-14").out
+    assert printed.startswith("S-14: Quiet WebSockets are cut\n  cause  an idle limit of a proxy")
+    assert "  seen   Heartbeat, Quiet connections\n" in printed
+    assert run("doctor", "--explain", "S-32").out.startswith("S-32, not seen from outside\n")
+    assert "  seen   in any check\n" in run("doctor", "--explain", "S-00").out
+    assert "--explain takes one of S-00, S-01" in run("doctor", "--explain", "S-99", status=2).err
+
+
+async def test_what_nobody_could_look_at_is_said(engine: Engine, port: int, run: Run) -> None:
+    engine.connect = '44{"message":"Authentication required","data":{"code":"token_missing"}}'
+    printed = await asyncio.to_thread(run, "doctor", f"http://127.0.0.1:{port}")
+    assert "Nothing is wrong in what was examined.\n" in printed.out
+    assert "Not examined: what happens inside a namespace" in printed.out
+    assert "(/: token_missing)" in printed.out

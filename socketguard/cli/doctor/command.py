@@ -13,7 +13,7 @@ from socketguard.errors import ConfigurationError
 
 from .checks import CHECKS, Options, examine
 from .render import Redactor, Terminal, as_json
-from .rules import judge, reached
+from .rules import judge, reached, unexamined
 from .symptoms import SYMPTOMS, UNSEEN
 from .target import parse_target, web_origin
 
@@ -33,6 +33,22 @@ def _list_checks(context: click.Context, _: click.Parameter, value: bool) -> Non
     titles = {name: symptom.title for name, symptom in SYMPTOMS.items()}
     for name, text in (titles | {name: f"not seen from outside: {text}" for name, text in UNSEEN.items()}).items():
         click.echo(f"{name}  {text}")
+    context.exit(0)
+
+
+def _explain(context: click.Context, _: click.Parameter, value: str | None) -> None:
+    if value is None or context.resilient_parsing:
+        return
+    name = value.upper()
+    if name in UNSEEN:
+        click.echo(f"{name}, not seen from outside\n  {UNSEEN[name]}")
+    elif name in SYMPTOMS:
+        symptom = SYMPTOMS[name]
+        click.echo(f"{name}: {symptom.title}\n  cause  {symptom.cause}\n  fix    {symptom.fix}")
+        found = [check for check in CHECKS.values() if name in check.symptoms]
+        click.echo(f"  seen   {', '.join(check.title for check in found) or 'in any check'}")
+    else:
+        raise click.UsageError(f"--explain takes one of {', '.join(sorted({*SYMPTOMS, *UNSEEN}))}")
     context.exit(0)
 
 
@@ -93,6 +109,14 @@ def _list_checks(context: click.Context, _: click.Parameter, value: bool) -> Non
     help="List the checks and symptoms.",
 )
 @click.option(
+    "--explain",
+    metavar="ID",
+    is_eager=True,
+    expose_value=False,
+    callback=_explain,
+    help="Say what a symptom such as S-14 means; needs no URL.",
+)
+@click.option(
     "--only",
     multiple=True,
     metavar="ID",
@@ -119,11 +143,11 @@ async def _examine(options: Options, *, as_object: bool, verbose: bool) -> int:
     shown = options.target.shown
     if as_object:
         findings = judge(seen := await examine(options, None, secrets))
-        click.echo(as_json(shown, findings, redactor))
+        click.echo(as_json(shown, findings, redactor, unexamined(seen)))
     else:
         with Terminal(sys.stdout, shown, redactor, verbose=verbose) as terminal:
             findings = judge(seen := await examine(options, terminal, secrets))
-        terminal.findings(findings)
+        terminal.findings(findings, unexamined(seen))
     return 0 if not findings else FINDINGS if reached(seen) else UNREACHABLE
 
 

@@ -108,8 +108,8 @@ class Terminal:
             for text in details:
                 self._console.print(Text.assemble("    ", text))
 
-    def findings(self, findings: Sequence[Finding]) -> None:
-        """Print the findings, the likeliest cause first."""
+    def findings(self, findings: Sequence[Finding], unexamined: str = "") -> None:
+        """Print the findings, the likeliest cause first, and what could not be examined."""
         for finding in map(self._redactor.finding, findings):
             symbol, plain, style = _MARKS["bad" if finding.severity == "error" else "note"]
             self._console.print()
@@ -126,16 +126,23 @@ class Terminal:
                     self._console.print(Text(f"    {name:<8} {getattr(finding, name)}"))
             if self._console.is_terminal:
                 self._console.print(grid)
-        if not findings:
+        if findings:
             self._console.print()
-            self._console.print(Text("Nothing is wrong here.", style="green"))
+            self._console.print(Text(f"More about one: socketguard doctor --explain {findings[0].id}", style="dim"))
+        else:
+            self._console.print()
+            text = "Nothing is wrong in what was examined." if unexamined else "Nothing is wrong here."
+            self._console.print(Text(text, style="green"))
+        if unexamined:
+            self._console.print(Text(self._redactor.clean(unexamined), style="dim"))
 
 
-def as_json(target: str, findings: Iterable[Finding], redactor: Redactor) -> str:
+def as_json(target: str, findings: Iterable[Finding], redactor: Redactor, unexamined: str = "") -> str:
     """One JSON object."""
     content: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "target": redactor.clean(target),
         "findings": [asdict(redactor.finding(finding)) for finding in findings],
+        "unexamined": redactor.clean(unexamined),
     }
     return json.dumps(content, ensure_ascii=False, indent=2)

@@ -31,7 +31,7 @@ from .observations import (
 from .symptoms import FORWARDING, PAGE, SYMPTOMS
 from .target import parse_target, same_origin_url
 
-__all__ = ["Finding", "at_risk", "judge", "reached"]
+__all__ = ["Finding", "at_risk", "judge", "reached", "unexamined"]
 
 Severity = Literal["error", "warning"]
 
@@ -241,7 +241,13 @@ def upgrades(seen: Observations) -> Iterator[Finding]:
     elif reply.status == 404:
         yield finding("S-09", evidence, title="WebSockets are routed elsewhere than polling")
     elif reply.status in (502, 503, 504):
-        yield finding("S-11", evidence, title="The proxy can't open a WebSocket to the application", fix=forward)
+        cause = (
+            "polling reaches the application, so that it runs; what is in front refuses WebSockets: it has no route "
+            "for them, sends them to another upstream that is down, or has a limit for them"
+        )
+        yield finding(
+            "S-11", evidence, title="WebSockets don't get through to the application", cause=cause, fix=forward
+        )
     elif reply.status >= 500:
         yield finding("S-06", evidence)
     elif reply.status in (401, 403):
@@ -474,7 +480,9 @@ def page(seen: Observations) -> Iterator[Finding]:
     if page is None:
         return
     if not isinstance(page.reply, Answer) or page.reply.status != 200:
-        yield warning("S-33", said(page.url, page.reply), title="The page can't be read")
+        cause = "the page itself does not answer here; of the endpoint that says nothing"
+        fix = "give --page an address that this machine can read, or leave it out"
+        yield warning("S-33", said(page.url, page.reply), title="The page can't be read", cause=cause, fix=fix)
         return
     for baked in page.baked:
         where = f"{baked.url} in {baked.source}"
@@ -508,6 +516,18 @@ _FURTHER: tuple[Rule, ...] = (
     *(origins, upgrades, methods, stickiness, joins, holds, upgrade_of_session, cors, heartbeat, oversized),
 )
 _ALWAYS: tuple[Rule, ...] = (page, token, crashes)
+
+
+def unexamined(seen: Observations) -> str:
+    """What nobody could look at, and why; empty when there is no such thing."""
+    outside = [join for join in seen.joins if join.outcome == "refused"]
+    if not outside or any(join.outcome == "joined" for join in seen.joins):
+        return ""
+    why = ", ".join(dict.fromkeys(f"{join.namespace}: {join.code or join.message or 'refused'}" for join in outside))
+    return (
+        f"Not examined: what happens inside a namespace, since none let the doctor in ({why}). Give --namespace and "
+        "--token-file to see it."
+    )
 
 
 def reached(seen: Observations) -> bool:

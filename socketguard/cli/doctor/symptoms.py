@@ -119,8 +119,10 @@ S-25 The server doesn't know the namespace
     the option path
   fix: io("https://host/namespace", {path: "/socket.io"}), with the name as the server has it
 S-26 Joining a namespace gets no answer
-  cause: the connect handler, or what it waits for, hangs; no client has a timeout for it
-  fix: bound what the handler waits for; SocketGuard does it (admission_timeout)
+  cause: several are possible: the connect handler, or what it waits for, hangs; it raised an exception, after which
+    python-socketio answers nothing; or client and server use different parsers (msgpack on one side)
+  fix: look at the server's log for the moment of this check; bound what the handler waits for (SocketGuard does it,
+    admission_timeout, and answers when a handler raises)
 S-27 Something in front asks for a login
   cause: basic authentication, a forward-auth middleware or an access product protects the path; a Socket.IO client
     can't log in there
