@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import http.client
 import itertools
 import json
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -440,6 +442,11 @@ async def python_client(
             yield client
         finally:
             await sio.disconnect()
+            # Where the server is the first to close, the client leaves its connection to the garbage collector.
+            sio.eio.ws = None
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ResourceWarning)
+                gc.collect()
 
 
 class Pending(Future[Any]):
