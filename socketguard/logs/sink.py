@@ -170,7 +170,8 @@ def _to_structlog(method: Any, event: str, fields: dict[str, Any], exception: st
 
 
 def _to_stderr(level: int, event: str, fields: dict[str, Any], exception: str | None) -> None:
-    if level < logging.INFO:
+    # From INFO up, unless somebody has set the level of the logger, though no handler.
+    if level < (logging.getLogger(_LOGGER_NAME).level or logging.INFO):
         return
     head = {"timestamp": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"), "level": _LEVEL_NAMES[level]}
     text = {} if exception is None else {"exception": exception}
@@ -205,7 +206,7 @@ class EventLog:
     3. structlog is configured: to structlog, with the fields as they are.
     4. the stdlib logger ``socketguard`` or an ancestor has a handler: to that logger, as a sentence, with the fields
        as ``extra`` under ``socketguard.<name>``.
-    5. else to stderr, from INFO up.
+    5. else to stderr, from INFO up, or from the level of the logger ``socketguard`` where one is set.
 
     ``failures`` counts the events that were lost because the host's logging raised.
     """

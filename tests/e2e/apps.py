@@ -60,6 +60,7 @@ threading.Thread(target=end_with_the_tests, daemon=True).start()
 
 SETTINGS = Settings(**json.loads(os.environ.get("E2E_SETTINGS", "{}")))
 
+logging.getLogger("socketguard").setLevel(logging.DEBUG)
 if SETTINGS.host_logging == "basic":
     logging.basicConfig(level=logging.INFO)
 elif SETTINGS.host_logging == "filtered":

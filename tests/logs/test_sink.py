@@ -310,6 +310,20 @@ def test_json_on_a_stderr_that_is_no_terminal(stderr: io.StringIO) -> None:
     assert line == {"level": "info", "event": events.ACCEPTED, **FIELDS}
 
 
+def test_the_level_of_the_logger_counts_on_our_stderr_too(stderr: io.StringIO) -> None:
+    logger = logging.getLogger("socketguard")
+    try:
+        logger.setLevel("WARNING")
+        EventLog().emit(events.ACCEPTED, FIELDS)
+        EventLog().emit(events.REJECTED, FIELDS)
+        logger.setLevel("DEBUG")
+        EventLog().emit(events.UPGRADED, FIELDS)
+    finally:
+        logger.setLevel("NOTSET")
+    EventLog().emit(events.UPGRADED, FIELDS)
+    assert [line["event"] for line in lines_of(stderr)] == [events.REJECTED, events.UPGRADED]
+
+
 def test_colours_and_columns_on_a_terminal(terminal: io.StringIO) -> None:
     EventLog().emit(events.ACCEPTED, {**FIELDS, "subject": "\x1b[2J\u202e", "session": "0123456789ab"})
     line = terminal.getvalue()
