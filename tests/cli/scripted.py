@@ -107,7 +107,7 @@ class Engine:
             return answer(200, "OK")
         if sid:
             return answer(200, f"2\x1e{self.connect}")
-        return answer(200, OPEN)
+        return answer(200, OPEN.replace("secret-session", f"secret-session-{len(self.asked)}"))
 
     async def _upgraded(self, talk: Talk) -> None:
         if await talk.hear() == "2probe":

@@ -761,6 +761,9 @@ def test_the_command_asks_too(write: Write, run: Run) -> None:
     name = write(GOOD.replace("auth): ...", "auth): print('the handler ran')"))
     printed = run("check", f"{name}:app").out
     assert "✓ a session at /socket.io/: opened\n✓ /messages, without a token: token_missing\n" in printed
+    server_only = write("import socketio\napp = socketio.AsyncServer(async_mode='asgi')\n")
+    printed = run("check", f"{server_only}:app", status=1).out
+    assert "Asked in this process" not in printed, "a server is no application"
     ran = run("check", f"{name}:app", "--drive")
     assert "✓ /messages, without a token: token_missing\n" in ran.out
     ran = run("check", f"{name}:app", "--drive", "--as", mint(), "/messages")
@@ -831,6 +834,20 @@ def test_a_namespace_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("socketguard.cli.drive.PATIENCE", 0.05)
     driven, _ = asked(app, names=["/public"])
     assert driven[1] == ("/public, without a token", "no answer within 5 s", None)
+
+
+def test_an_application_that_fails_at_the_second_request() -> None:
+    app, _ = asking()
+
+    async def fails(scope: Any, receive: Any, send: Any) -> None:
+        if scope.get("method") == "POST":
+            raise ValueError("no bodies here")
+        await app(scope, receive, send)
+
+    found = examine(app)
+    driven, _ = asyncio.run(drive(fails, found))
+    assert driven[1].answered == "the application raised ValueError (its lifespan is not run here)"
+    assert driven[1].good is None
 
 
 def test_a_mount_that_works_in_spite_of_its_form_is_no_error() -> None:

@@ -30,14 +30,14 @@ from websockets.exceptions import ConnectionClosed
 from socketguard.cli.doctor import checks, network, probes
 from socketguard.cli.doctor.checks import CHECKS, Options, examine
 from socketguard.cli.doctor.network import Channel, Network, failure, hold, join
-from socketguard.cli.doctor.observations import Answer, Failure, Join, Observations, Tls, describe
+from socketguard.cli.doctor.observations import Answer, Failure, Join, Observations, Tls, describe, opens
 from socketguard.cli.doctor.probes import Examination, Line
 from socketguard.cli.doctor.render import Redactor, Terminal, as_json
-from socketguard.cli.doctor.rules import Finding
+from socketguard.cli.doctor.rules import Finding, judge
 from socketguard.cli.doctor.symptoms import SYMPTOMS
 from socketguard.cli.doctor.target import parse_target
 from socketguard.testing import mint
-from tests.cli.scripted import OPEN, Engine, Talk, answer, serving
+from tests.cli.scripted import OPEN, Asked, Engine, Script, Talk, answer, serving
 
 ALL = frozenset(name for name, check in CHECKS.items() if not check.on_request)
 NEVER = "127.0.0.1:1"
@@ -109,7 +109,7 @@ async def test_a_good_server(engine: Engine, port: int, monkeypatch: pytest.Monk
     assert {line.mark for line in notes.lines.values()} <= {"good", "skipped"}
     assert (seen.upgrade and seen.upgrade.outcome, [join.outcome for join in seen.joins]) == ("upgraded", ["joined"])
     assert (seen.sticky[0].asked, seen.sticky[0].unknown) == (12, 0)
-    assert secrets == {"secret-session"}
+    assert {secret.rstrip("-0123456789") for secret in secrets} == {"secret-session"}
     # A few requests a second, and under ten seconds for all of them.
     monkeypatch.undo()
     assert network.GAP == 0.2
@@ -132,10 +132,11 @@ def test_the_command_on_a_good_server(engine: Engine, port: int, run: Run) -> No
 def test_json_with_findings_and_without_secrets(engine: Engine, port: int, run: Run) -> None:
     token = mint("ana")
     engine.connect = '44/m,{"message":"No ' + token + '","data":{"code":"token_invalid"}}'
-    engine.overrides["websocket"] = answer(400, '"Invalid session secret-session"', "Set-Cookie: io=cookie-value-1")
-    engine.overrides["POST"] = answer(403, f"cookie-value-1 secret-session {token}")
+    engine.overrides["websocket"] = answer(400, '"Invalid session secret-session-1"', "Set-Cookie: io=cookie-value-1")
+    engine.overrides["POST"] = answer(403, f"cookie-value-1 secret-session-1 {token}")
     command = ("doctor", f"http://127.0.0.1:{port}/m", "--token", token)
     for arguments in ([], ["-v"], ["--json"]):
+        engine.asked.clear()  # so that the first session is always secret-session-1
         printed = run(*command, *arguments, status=1).out
         assert not [secret for secret in (token, "secret-session", "cookie-value-1") if secret in printed]
     content = json.loads(printed)
@@ -467,8 +468,8 @@ class Workers(Engine):
         if asked.method == "POST" and "cookie" not in asked.headers:
             return answer(400, '"Invalid session secret-session"')
         found = await super().handle(asked)
-        if self._cookie and found == answer(200, OPEN):
-            return answer(200, OPEN, "Set-Cookie: srv=worker-one; path=/")
+        if self._cookie and isinstance(found, bytes) and b'"sid"' in found:
+            return found.replace(b"\r\n\r\n", b"\r\nSet-Cookie: srv=worker-one; path=/\r\n\r\n", 1)
         return found
 
 
@@ -768,3 +769,87 @@ async def test_what_nobody_could_look_at_is_said(engine: Engine, port: int, run:
     assert "Nothing is wrong in what was examined.\n" in printed.out
     assert "Not examined: what happens inside a namespace" in printed.out
     assert "(/: token_missing)" in printed.out
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_a_busy_connection_is_busy_in_both_directions(answers: bool) -> None:
+    async def ping(answered: Callable[[], None]) -> None:
+        if answers:
+            answered()
+
+    gone = ConnectionClosed(None, None)
+    channel = AsyncMock(close_code=None)
+
+    async def receive() -> str:
+        turns.append(await asyncio.sleep(0.02))
+        raise gone if len(turns) > 5 else TimeoutError
+
+    turns: list[None] = []
+    channel.receive, channel.ping = receive, ping
+    held = await hold(channel, "busy", 60)
+    assert (held.outcome, held.pause < held.seconds) == ("cut", answers)
+
+
+class NowAndThen(Engine):
+    """Every other request is answered by a server that is dead."""
+
+    async def handle(self, asked: Asked) -> bytes | Script | None:
+        found = await super().handle(asked)
+        return found if len(self.asked) % 2 else answer(502, "dead")
+
+
+async def test_a_request_that_fails_now_and_then_is_asked_again() -> None:
+    with serving(NowAndThen()) as port:
+        seen, _ = await look(port, "sticky", "websocket")
+    assert {each.asked for each in seen.unsteady} == {"GET", "POST", "WebSocket"}
+    assert {each.tries for each in seen.unsteady} == {2}
+    assert all(map(opens, (seen.polling, seen.polling_origin, seen.websocket, seen.websocket_origin)))
+    assert seen.sticky[0].refused is None
+    assert [finding.id for finding in judge(seen)] == ["S-39"]
+
+
+async def test_what_always_fails_is_the_answer(engine: Engine, port: int) -> None:
+    engine.overrides["GET polling"] = answer(502, "dead")
+    seen, _ = await look(port, "polling")
+    assert (seen.unsteady, len(engine.asked)) == ([], 2 * (1 + probes.AGAIN))
+    engine.overrides["GET polling"] = answer(429, "slow down")
+    engine.asked.clear()
+    await look(port, "polling")
+    assert len(engine.asked) == 2, "who asks for less is not asked for more"
+
+
+async def test_a_question_without_an_answer_in_time_is_put_once_more(engine: Engine, port: int) -> None:
+    async def silent() -> Failure:
+        asked.append(1)
+        return Failure("timeout", "nothing came")
+
+    asked: list[int] = []
+    found = examination(port)
+    assert (await found.steadily("GET", silent)).kind == "timeout"  # type: ignore[union-attr]
+    assert (len(asked), found.seen.unsteady) == (2, [])
+
+
+async def test_compression_that_something_breaks(engine: Engine, port: int) -> None:
+    class Breaks(Engine):
+        async def handle(self, asked: Asked) -> bytes | Script | None:
+            if asked.websocket and "sec-websocket-extensions" in asked.headers:
+                return answer(400, "no extensions")
+            return await super().handle(asked)
+
+    with serving(Breaks()) as broken:
+        seen, _ = await look(broken, "websocket")
+    assert seen.deflated is not None
+    assert opens(seen.websocket_origin)
+    assert [finding.id for finding in judge(seen)] == ["S-40"]
+    engine.overrides["websocket origin"] = answer(403)
+    seen, _ = await look(port, "websocket")
+    assert seen.deflated is None
+
+
+async def test_a_server_that_refuses_the_version_is_asked_whether_it_sees_the_query(engine: Engine, port: int) -> None:
+    engine.overrides["GET polling"] = answer(
+        400, '"The client is using an unsupported version of the Socket.IO or Engine.IO protocols"'
+    )
+    seen, _ = await look(port, "polling")
+    assert [asked.query["transport"] for asked in engine.asked] == ["polling", "doctor", "polling"]
+    assert seen.unread is not None

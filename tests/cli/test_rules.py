@@ -20,6 +20,7 @@ from socketguard.cli.doctor.observations import (
     PageSeen,
     Stickiness,
     Tls,
+    Unsteady,
     Upgrade,
 )
 from socketguard.cli.doctor.rules import judge, reached
@@ -40,6 +41,8 @@ BAD_ORIGIN = Answer(400, UVICORN, '"https://crm.example.com is not an accepted o
 LOST = Answer(400, UVICORN, '"Invalid websocket upgrade"')
 NO_POLLING = Answer(400, (), '{"code":0,"message":"Transport unknown"}')
 NO_TRANSPORT = Answer(400, UVICORN, '"Invalid transport"')
+OLD_VERSION = Answer(400, (), '"The client is using an unsupported version of the Socket.IO or Engine.IO protocols"')
+TOO_MANY = Answer(429, (("retry-after", "9"),), "slow down")
 PAGE_URL = "https://crm.example.com"
 
 
@@ -79,7 +82,11 @@ def seen(url: str = "https://crm.example.com", **changes: Any) -> Observations:
         joins=[Join("/", "joined", False)],
         upgrade=Upgrade("upgraded"),
     )
-    return replace(found, **changes)
+    cached = changes.pop("cached", False)
+    found = replace(found, **changes)
+    if isinstance(found.polling, Answer) and not cached:
+        found.polling = replace(found.polling, body=found.polling.body.replace('"sid":"', '"sid":"first-'))
+    return found
 
 
 def for_page(
@@ -117,6 +124,10 @@ GOOD: Mapping[str, Observations] = {
     "nobody named a namespace": seen(token="alg", joins=[Join("/", "refused", False, True, "Unable to connect")]),
     "refused by the application without a token": seen(joins=[Join("/", "refused", message="Connection rejected")]),
     "polling switched off": seen(polling=NO_POLLING, polling_origin=NO_POLLING, sticky=[], upgrade=None),
+    "polling only, which says so of any transport": seen(websocket=NO_TRANSPORT, websocket_origin=NO_TRANSPORT),
+    "polling switched off, and asked for a transport that there isn't": seen(
+        polling=NO_POLLING, polling_origin=NO_POLLING, unread=NO_POLLING, sticky=[], upgrade=None
+    ),
     "WebSocket switched off": seen(websocket=REFUSED, websocket_origin=REFUSED, resent=NO_TRANSPORT, upgrade=None),
     "every origin, echoed": for_page(allowing("https://o.example"), origin_given=True),
     "every origin, as a star": for_page(allowing("*", body=NODE_OPEN), origin_given=True),
@@ -233,7 +244,7 @@ CASES: list[tuple[str, Observations, str]] = [
     ("S-12", seen(sticky=[Stickiness(False, 8, 4, ("srv",)), Stickiness(True, 8, 3)]), "with cookies 3 of 8"),
     ("S-13", for_page(allowing("https://o.example"), sticky=BY_COOKIE), "(srv)"),
     ("S-12", seen(upgrade=Upgrade("refused", Answer(400, (), '"Invalid session x"'))), "upgrade: 400"),
-    ("S-05", seen(upgrade=Upgrade("refused", REFUSED)), "upgrade: 403"),
+    ("S-05", seen(upgrade=Upgrade("refused", Answer(502))), "upgrade: 502"),
     ("S-05", seen(upgrade=Upgrade("silent")), "2probe"),
     ("S-21", seen(sticky=[Stickiness(False, 1, 0, (), nginx_page(403, "403 Forbidden"))]), "POST: 403"),
     ("S-21", seen(sticky=[Stickiness(False, 1, 0, (), Failure("reset", "closed"))]), "POST: reset"),
@@ -260,6 +271,7 @@ CASES: list[tuple[str, Observations, str]] = [
     ("S-14", held(("cut", 30.0, 1, 5.0), ("cut", 30.5, 1, 0.5)), "at the same age"),
     # It was not busy: this machine was too slow to talk.
     ("S-14", held(("cut", 4.0, 0, 4.0), ("cut", 5.0, 0, 5.0, None, None, 4.5)), "4 s after the last frame, 0 pings"),
+    ("S-14", held(("closed", 20.0, 0, 20.0, 1000), ("closed", 20.0, 0, 20.0, 1000)), "at the same age"),
     ("S-24", held(("closed", 30.0, 0, 30.0, 1000), ("closed", 30.0, 0, 30.0, 1000)), "with the code 1000"),
     ("S-15", seen(holds=[Hold("poll", "cut", 4.0, reply=nginx_page(504, "504"))]), "after 4 s"),
     # beside
@@ -273,6 +285,24 @@ CASES: list[tuple[str, Observations, str]] = [
     ("S-33", seen(page=page(Baked("https://crm.example.com", "/", "/ws", "a.js"))), "path /ws"),
     ("S-33", seen(page=PageSeen(PAGE_URL, Answer(404))), "404"),
     ("S-33", seen(page=PageSeen(PAGE_URL, Failure("dns", "unknown"))), "unknown"),
+    ("S-39", seen(unsteady=[Unsteady("GET", nginx_page(502, "502 Bad Gateway"), 3)]), "at try 3 it was answered"),
+    (
+        "S-39",
+        seen(unsteady=[Unsteady("POST", Failure("reset", "closed"), 2)], websocket=REFUSED, websocket_origin=REFUSED),
+        "POST: reset, closed",
+    ),
+    ("S-40", seen(deflated=Failure("protocol", "reserved bits")), "with permessage-deflate: WebSocket: protocol"),
+    ("S-41", seen(polling=OLD_VERSION, unread=OLD_VERSION, websocket=REFUSED), "a transport that does not exist: 400"),
+    ("S-41", seen(polling=NO_POLLING, unread=NO_POLLING, websocket=NO_POLLING), "Transport unknown"),
+    ("S-42", seen(cached=True, polling=Answer(200, (("age", "7"),), PYTHON_OPEN)), "(age: 7)"),
+    ("S-42", seen(cached=True), "2 handshakes gave the same session"),
+    ("S-37", seen(websocket=TOO_MANY, websocket_origin=TOO_MANY), "429, slow down; Retry-After: 9 s"),
+    ("S-37", seen(polling=Answer(429), polling_origin=Answer(429)), "429, empty body"),
+    (
+        "S-12",
+        seen(upgrade=Upgrade("refused", REFUSED)),
+        "with the session of polling it is refused: upgrade: 403",
+    ),
     ("S-00", seen(crashes=[Crash("tls", "ValueError: x")]), "tls: ValueError: x"),
 ]
 

@@ -6,6 +6,7 @@ The environment variable ``E2E_SETTINGS`` (JSON) says how it is set up; see `Set
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -30,6 +31,8 @@ class Settings:
     guarded: bool = False
     interval: int = 25
     timeout: int = 20
+    serializer: str = "default"
+    age: float | None = None  # seconds after which each WebSocket ends, as in services that bound every request
     options: dict[str, Any] = field(default_factory=dict)  # further ones of `SocketGuard`
 
 
@@ -44,7 +47,12 @@ if "E2E_WORKER" not in os.environ:  # A worker process has another stdin.
     threading.Thread(target=end_with_the_tests, daemon=True).start()
 
 SETTINGS = Settings(**json.loads(os.environ.get("E2E_SETTINGS", "{}")))
-sio = socketio.AsyncServer(async_mode="asgi", ping_interval=SETTINGS.interval, ping_timeout=SETTINGS.timeout)
+sio = socketio.AsyncServer(
+    async_mode="asgi",
+    serializer=SETTINGS.serializer,
+    ping_interval=SETTINGS.interval,
+    ping_timeout=SETTINGS.timeout,
+)
 
 
 async def connect(sid: str, environ: dict[str, Any], auth: Any) -> None:
@@ -59,6 +67,10 @@ async def hang(sid: str, environ: dict[str, Any], auth: Any) -> None:
     await asyncio.Event().wait()
 
 
+async def fail(sid: str, environ: dict[str, Any], auth: Any) -> None:
+    raise ValueError("a handler that fails")
+
+
 async def save(sid: str, text: str) -> str:
     return text
 
@@ -68,6 +80,7 @@ sio.on("connect", connect, namespace="/messages")
 sio.on("message:save", save, namespace="/messages")
 sio.on("connect", connect_with_room, namespace="/scheduler")
 sio.on("connect", hang, namespace="/hangs")
+sio.on("connect", fail, namespace="/fails")
 
 
 async def emit(request: Request) -> PlainTextResponse:
@@ -88,9 +101,21 @@ if SETTINGS.guarded:
     app = SocketGuard(
         socketio.ASGIApp(sio, other_asgi_app=web),
         auth=make_auth(),
-        namespaces=["/", "/messages", "/scheduler", "/hangs"],
+        namespaces=["/", "/messages", "/scheduler", "/hangs", "/fails"],
         heartbeat=Heartbeat(SETTINGS.interval, SETTINGS.timeout),
         # All that the tests break comes from one address.
         limits=Limits(failures_per_address=None),
         **{"trusted_proxies": ["127.0.0.1"], **SETTINGS.options},
     )
+
+inner = app
+
+
+async def mortal(scope: Any, receive: Any, send: Any) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(SETTINGS.age):
+            await inner(scope, receive, send)
+
+
+if SETTINGS.age is not None:
+    app = mortal

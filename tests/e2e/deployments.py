@@ -104,10 +104,38 @@ _NGINX = {
         """location = /app.js { default_type text/javascript; return 200 'io("http://<closed>/messages")'; }""",
     ),
     "nginx: two replicas": nginx(location(*GOOD, target="http://spread_<port>")),
+    "nginx: one of two is dead": nginx(location(*GOOD, "proxy_next_upstream off;", target="http://dead_<port>")),
+    "nginx: extensions hidden": nginx(location(*GOOD, "proxy_hide_header Sec-WebSocket-Extensions;")),
+    "nginx: query lost": nginx(location(*GOOD, "rewrite ^/socket.io/ /socket.io/? break;")),
+    "nginx: cached": nginx(
+        location(
+            *(*GOOD, "proxy_cache all; proxy_cache_key $host$uri; proxy_cache_valid 200 1m;"),
+            "proxy_ignore_headers Cache-Control Set-Cookie Vary;",
+        )
+    ),
+    "nginx: slashes doubled": nginx(location(*GOOD, path="/socket.io", target="http://<upstream>/")),
+    "nginx: CORS of another page": nginx(
+        location(
+            *(*GOOD, "proxy_hide_header Access-Control-Allow-Origin;"),
+            "add_header Access-Control-Allow-Origin https://other.example.com always;",
+        )
+    ),
+    "nginx: errors as pages": nginx(
+        location(
+            *(*GOOD, "proxy_intercept_errors on; error_page 404 =200 /index.html;"),
+            target="http://<upstream>/api/socket.io/",
+        ),
+        "location = /index.html { default_type text/html; return 200 '<!doctype html><title>CRM</title>'; }",
+    ),
+    "nginx: Origin taken away": nginx(location(*GOOD, 'proxy_set_header Origin "";')),
+    "nginx: WebSockets only": nginx(location(*GOOD, "if ($http_upgrade = '') { return 404; }")),
+    "nginx: to www": nginx("return 301 http://www.example.com$request_uri;"),
+    "nginx: maintenance": nginx("location / { default_type text/html; return 503 '<h1>Back soon</h1>'; }"),
 }
 _UPSTREAMS = {
     "sticky_<port>": "upstream sticky_<port> { hash $remote_addr consistent; server <upstream>; server <second>; }\n",
     "spread_<port>": "upstream spread_<port> { server <upstream>; server <second>; }\n",
+    "dead_<port>": "upstream dead_<port> { server <upstream> max_fails=0; server <closed> max_fails=0; }\n",
 }
 _NGINX_FRAME = """
 daemon off; error_log stderr; pid <folder>/nginx.pid; worker_processes 1;
@@ -117,6 +145,7 @@ http {
   access_log off;
   client_body_temp_path <folder>/body; proxy_temp_path <folder>/proxy;
   fastcgi_temp_path <folder>/fastcgi; uwsgi_temp_path <folder>/uwsgi; scgi_temp_path <folder>/scgi;
+  proxy_cache_path <folder>/cache keys_zone=all:1m;
   map $http_upgrade $connection_upgrade { default upgrade; '' close; }
   map $scheme:$http_upgrade $traefik_proto { default wss; 'https:' https; 'http:' http; ~^http: ws; }
 <sites>
@@ -162,6 +191,25 @@ _HAPROXY = {
     ),
     "haproxy: no OPTIONS": haproxy("http-request deny deny_status 405 if METH_OPTIONS", *BEHIND),
     "haproxy: basic auth": haproxy("http-request auth realm staff", *BEHIND),
+    "haproxy: one of two is dead": haproxy(
+        "retries 0", *FORWARD, "balance roundrobin", "server a <upstream>", "server b <closed>"
+    ),
+    "haproxy: extensions hidden": haproxy("http-response del-header Sec-WebSocket-Extensions", *BEHIND),
+    "haproxy: query replaced": haproxy("http-request set-query utm=1", *BEHIND),
+    "haproxy: no WebSockets": haproxy(
+        "http-request return status 503 content-type text/plain string busy if { hdr(upgrade) -i websocket }", *BEHIND
+    ),
+    "haproxy: rate limit": haproxy(
+        "stick-table type ip size 1k expire 60s store http_req_rate(60s)",
+        "http-request track-sc0 src",
+        "http-request deny deny_status 429 if { sc_http_req_rate(0) gt 3 }",
+        *BEHIND,
+    ),
+    "haproxy: browsers only": haproxy("http-request deny unless { hdr_sub(user-agent) Mozilla/5.0 }", *BEHIND),
+    "haproxy: WebSockets denied": haproxy("http-request deny if { hdr(upgrade) -m found }", *BEHIND),
+    "haproxy: WebSockets elsewhere": haproxy(
+        *FORWARD, "use-server b if { hdr(upgrade) -i websocket }", "server a <upstream>", "server b <second> weight 0"
+    ),
     "haproxy: CORS doubled": haproxy('http-response add-header Access-Control-Allow-Origin "*"', *BEHIND),
     "traefik: no router": answers(404, "text/plain; charset=utf-8", "404 page not found\\n"),
     "traefik: no server": answers(503, "text/plain; charset=utf-8", "no available server\\n"),
@@ -200,6 +248,7 @@ _CADDY = {
     "caddy": caddy(TO),
     "caddy: no Upgrade": caddy(f"{TO} {{", "header_up -Upgrade", "}"),
     "caddy: Host rewritten": caddy(f"{TO} {{", "header_up Host <upstream>", "header_up -X-Forwarded-Host", "}"),
+    "caddy: no wildcard": caddy("reverse_proxy /socket.io <upstream>"),
     "caddy: no route": caddy("reverse_proxy /other/* <upstream>"),
     "caddy: prefix stripped": caddy("handle_path /socket.io/* {", "reverse_proxy <upstream>", "}"),
     "caddy: catch-all": caddy("header Content-Type text/html", "respond `<!doctype html><title>CRM</title>`"),
@@ -208,6 +257,8 @@ _CADDY = {
     "caddy: first byte in 3 s": caddy(f"{TO} {{", "transport http {", "response_header_timeout 3s", "}", "}"),
     "caddy: sticky by cookie": caddy(f"{TO} <second> {{", "lb_policy cookie sio_lb", "}"),
     "caddy: two replicas": caddy(f"{TO} <second> {{", "lb_policy round_robin", "}"),
+    "caddy: one of two is dead": caddy(f"{TO} <closed> {{", "lb_policy round_robin", "}"),
+    "caddy: WebSockets elsewhere": caddy("@ws header Upgrade websocket", "reverse_proxy @ws <closed>", TO),
 }
 _CADDY_FRAME = """
 {
@@ -293,6 +344,10 @@ _UVICORN: Mapping[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "guarded, TLS": ({"guarded": True}, ("--ssl-certfile", "<folder>/good.pem", "--ssl-keyfile", "<folder>/good.key")),
     "guarded, no proxy trusted": ({"guarded": True, "options": {"trusted_proxies": []}}, ()),
     "guarded, proxy headers": ({"guarded": True, "options": {"trusted_proxies": []}}, ("--proxy-headers",)),
+    "quick, fixed age": ({**_QUICK, "age": 4}, ()),
+    "root path": ({}, ("--root-path", "/api")),
+    "msgpack": ({"serializer": "msgpack"}, ()),
+    "guarded, msgpack": ({"guarded": True, "serializer": "msgpack"}, ()),
     "TLS": ({}, ("--ssl-certfile", "<folder>/good.pem", "--ssl-keyfile", "<folder>/good.key")),
     **{name: ({"guarded": True}, ()) for name in ("guarded", "draining", "guarded, cut", "guarded, crowded")},
     "guarded, quick": ({"guarded": True, **_QUICK, "options": {"admission_timeout": 4}}, ()),

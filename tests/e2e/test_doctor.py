@@ -174,7 +174,63 @@ BROKEN = [
     Case("S-38", "direct", "node, forbidden"),
 ]
 
-EXAMINED = {case.name: case for case in (*ALSO_GOOD, *BROKEN)}
+ANY_PAGE = ("--origin", "https://page.example.com")
+
+# The true cause of each was written down before the doctor was asked for the first time.
+FURTHER = [
+    # One of two servers is dead, so that every other request fails.
+    Case("S-39", "nginx: one of two is dead", "plain", says="one of several servers"),
+    Case("S-39", "haproxy: one of two is dead", "guarded", says="503"),
+    Case("S-39", "caddy: one of two is dead", "node", says="502"),
+    # The header by which compression is agreed is taken out of the answer, and the server compresses.
+    Case("S-40", "nginx: extensions hidden", "plain", says="permessage-deflate"),
+    Case("S-40", "haproxy: extensions hidden", "guarded", says="permessage-deflate"),
+    # What follows the question mark is lost.
+    Case("S-41", "nginx: query lost", "plain", says="query"),
+    Case("S-41", "nginx: query lost", "guarded", says="query"),
+    Case("S-41", "haproxy: query replaced", "node", says="query"),
+    # A cache answers every client with the first one's session.
+    Case("S-42", "nginx: cached", "plain", says="cache"),
+    # The proxy has no way for WebSockets; the application runs.
+    Case("S-11", "haproxy: no WebSockets", "plain", says="polling reaches the application"),
+    Case("S-11", "caddy: WebSockets elsewhere", "guarded", says="polling reaches the application"),
+    Case("S-05", "haproxy: WebSockets denied", "plain", says="WebSockets are refused"),
+    # The path arrives as "//".
+    Case("S-09", "nginx: slashes doubled", "guarded", says="wrong_path"),
+    Case("S-09", "direct", "root path"),
+    # The proxy writes the CORS header of another page, or the server never sees the page's origin.
+    Case("S-22", "nginx: CORS of another page", "node, any origin", ANY_PAGE, says="another page"),
+    Case("S-22", "nginx: Origin taken away", "plain", ELSEWHERE, says="no CORS header"),
+    # A limit of requests at the proxy.
+    Case("S-37", "haproxy: rate limit", "plain", says="limits how often"),
+    # A connection has a fixed age, busy or not; or a limit of quiet that counts only what the server sends.
+    Case("S-14", "direct", "quick, fixed age", HELD, says="fixed age"),
+    Case("S-14", "nginx: idle limit", "quick", (*HELD, "-v"), says="Heartbeat.for_idle_timeout"),
+    # The handler raises, or one side speaks msgpack.
+    Case("S-26", "direct", "plain", ("--namespace", "/fails", "--only", "namespace", *SOON), says="raised"),
+    Case("S-26", "nginx", "msgpack", (*MESSAGES, "--only", "namespace", *SOON), says="msgpack"),
+    Case("S-26", "nginx", "guarded, msgpack", (*AS_USER, "--only", "namespace", *SOON), says="msgpack"),
+    # The page can't be read from here, and of the endpoint that says nothing.
+    Case(
+        "S-33", "direct", "plain", ("--page", "http://127.0.0.1:1/", "--origin", "<url>"), says="this machine can read"
+    ),
+    # A page comes in place of an error.
+    Case("S-03", "nginx: errors as pages", "plain", says="html"),
+    # The proxy speaks http to a server of https.
+    Case("S-11", "nginx", "TLS", says="502"),
+    # A firewall lets only browsers pass.
+    Case("S-27", "haproxy: browsers only", "plain", says="in front"),
+    # WebSockets go to another worker than polling.
+    Case("S-12", "haproxy: WebSockets elsewhere", "plain"),
+    # Only WebSockets are forwarded.
+    Case("S-09", "nginx: WebSockets only", "plain", says="WebSocket"),
+    # The route of the proxy has no star at its end.
+    Case("S-04", "caddy: no wildcard", "plain", says="reverse_proxy"),
+    Case("S-16", "nginx: to www", "nothing", says="www.example.com"),
+    Case("S-11", "nginx: maintenance", "nothing", says="503"),
+]
+
+EXAMINED = {case.name: case for case in (*ALSO_GOOD, *BROKEN, *FURTHER)}
 """By name; those that wait come first, so that the others needn't wait for them."""
 EXAMINED = dict(sorted(EXAMINED.items(), key=lambda item: not {"--timeout", "--idle"} & set(item[1].arguments)))
 
@@ -222,7 +278,7 @@ def results(deployments: Deployments) -> dict[str, tuple[int, str]]:
 
 def findings(output: str) -> list[dict[str, Any]]:
     said = json.loads(output)
-    assert set(said) == {"schema_version", "target", "findings"}
+    assert set(said) == {"schema_version", "target", "findings", "unexamined"}
     for finding in said["findings"]:
         assert set(finding) == {"id", "severity", "title", "evidence", "cause", "fix", "docs"}
     assert "eyJ" not in output

@@ -41,15 +41,18 @@ CHECKS: Mapping[str, Check] = {
         probes.polling,
         (
             *("S-01", "S-03", "S-04", "S-08", "S-09", "S-10", "S-11", "S-16", "S-17", "S-18"),
-            *("S-22", "S-23", "S-27", "S-28", "S-30", "S-37", "S-38"),
+            *("S-22", "S-23", "S-27", "S-28", "S-30", "S-37", "S-38", "S-39", "S-41", "S-42"),
         ),
         ("dns", "tcp", "tls"),
     ),
     "preflight": Check("Preflight of CORS", probes.preflight, ("S-22",), _OPENING),
     "websocket": Check(
-        "Handshake over WebSocket", probes.websocket, ("S-05", "S-06", "S-07", "S-08", "S-09", "S-28"), _OPENING
+        "Handshake over WebSocket",
+        probes.websocket,
+        ("S-05", "S-06", "S-07", "S-08", "S-09", "S-11", "S-28", "S-39", "S-40"),
+        _OPENING,
     ),
-    "sticky": Check("Requests of one session", probes.sticky, ("S-12", "S-13", "S-21"), _OPENING),
+    "sticky": Check("Requests of one session", probes.sticky, ("S-12", "S-13", "S-21", "S-39"), _OPENING),
     "namespace": Check("Namespaces", probes.namespaces, ("S-25", "S-26", "S-34"), _OPEN),
     "upgrade": Check("Upgrade from polling", probes.upgrade, ("S-05", "S-12"), _OPEN),
     "heartbeat": Check("Heartbeat", probes.heartbeat, ("S-14",), _OPEN),

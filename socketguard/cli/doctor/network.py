@@ -16,7 +16,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, Literal, cast
 
 import httpx2
@@ -64,6 +64,11 @@ class Channel:
     async def transmit(self, text: str) -> None:
         """Send a frame."""
         await self._socket.send(text)
+
+    async def ping(self, answered: Callable[[], None]) -> None:
+        """Send a ping of the WebSocket protocol; ``answered`` is called when the server's pong comes."""
+        pong = cast("asyncio.Future[float]", await self._socket.ping())
+        pong.add_done_callback(lambda done: None if done.cancelled() or done.exception() else answered())
 
     @property
     def close_code(self) -> int | None:
@@ -189,7 +194,7 @@ class Network:
 
     @contextlib.asynccontextmanager
     async def open(
-        self, *, sid: str | None = None, origin: str | None = None, cookies: bool = False
+        self, *, sid: str | None = None, origin: str | None = None, cookies: bool = False, deflate: bool = False
     ) -> AsyncIterator[Channel | Reply]:
         """Open a WebSocket, or yield what came in its place, and close it at the end of the block.
 
@@ -211,7 +216,7 @@ class Network:
                     user_agent_header=USER_AGENT,
                     ssl=self._context if self.target.tls else None,
                     proxy=None,
-                    compression=None,
+                    compression="deflate" if deflate else None,
                     open_timeout=None,
                     ping_interval=None,
                     close_timeout=1,
@@ -335,10 +340,30 @@ def _refusal(text: str) -> tuple[str, Any]:
     return str(content)[:200], None
 
 
+class Heard:
+    """When a server last said anything at all, and for how long it was silent at most."""
+
+    def __init__(self, now: float) -> None:
+        self._last = now
+        self._longest = 0.0
+
+    def note(self) -> None:
+        now = time.monotonic()
+        self._longest, self._last = self.pause(now), now
+
+    def pause(self, now: float) -> float:
+        return max(self._longest, now - self._last)
+
+
 async def hold(channel: Channel, kind: Literal["idle", "busy"], seconds: float) -> Hold:
-    """Keep a WebSocket, which has joined a namespace, open and answer its pings; a busy one talks as well."""
+    """Keep a WebSocket, which has joined a namespace, open and answer its pings; a busy one talks as well.
+
+    It sends pings of the WebSocket protocol too, which every server answers by itself (RFC 6455 section 5.5.2): proxies
+    count the two directions apart.
+    """
     begin = last = spoke = time.monotonic()
     pings, pause = 0, 0.0
+    heard = Heard(begin)
     while (left := begin + seconds - time.monotonic()) > 0:
         try:
             async with asyncio.timeout(left if kind == "idle" else min(left, CHATTER)):
@@ -351,13 +376,16 @@ async def hold(channel: Channel, kind: Literal["idle", "busy"], seconds: float) 
             if kind == "busy":
                 with contextlib.suppress(ConnectionClosed):
                     await channel.transmit("3")
+                    await channel.ping(heard.note)
                 now = time.monotonic()
                 pause, spoke = max(pause, now - spoke), now
         except ConnectionClosed:
             now = time.monotonic()
             outcome: Literal["cut", "closed"] = "cut" if channel.close_code is None else "closed"
             pause = max(pause, now - spoke)
-            return Hold(kind, outcome, now - begin, pings, now - last, channel.close_code, pause=pause)
+            return Hold(
+                kind, outcome, now - begin, pings, now - last, channel.close_code, pause=max(pause, heard.pause(now))
+            )
     return Hold(kind, "held", seconds, pings)
 
 

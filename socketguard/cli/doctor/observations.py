@@ -63,6 +63,15 @@ class Tls:
 
 
 @dataclass(frozen=True, slots=True)
+class Unsteady:
+    """A request that failed and, asked again, did not."""
+
+    asked: str
+    failed: Reply
+    tries: int  # until it was answered as Engine.IO answers
+
+
+@dataclass(frozen=True, slots=True)
 class Stickiness:
     """Requests of polling sessions, each over a connection of its own."""
 
@@ -122,7 +131,7 @@ class Hold:
     quiet: float = 0.0  # seconds since the last frame of the server
     code: int | None = None  # of the close frame
     reply: Reply | None = None  # what ended a poll
-    pause: float = 0.0  # the longest time, in seconds, for which the doctor itself said nothing
+    pause: float = 0.0  # the longest time, in seconds, for which the doctor or the server said nothing at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +181,9 @@ class Observations:
     websocket: Reply | None = None  # without Origin
     websocket_origin: Reply | None = None
     resent: Reply | None = None  # the URL of the refused WebSocket as a plain GET, which has the reason in words
+    unsteady: list[Unsteady] = field(default_factory=list)
+    deflated: Reply | None = None  # a WebSocket that failed with permessage-deflate and opened without
+    unread: Reply | None = None  # a handshake with a transport that doesn't exist, when the version is refused
     sticky: list[Stickiness] = field(default_factory=list)  # without and, when that failed, with cookies
     joins: list[Join] = field(default_factory=list)
     upgrade: Upgrade | None = None
@@ -307,6 +319,16 @@ def meaning(reply: Reply | None) -> Meaning:
 def opens(reply: Reply | None) -> bool:
     """Whether a session opened."""
     return meaning(reply) is Meaning.OPEN
+
+
+def passing(reply: Reply | None) -> bool:
+    """Whether a reply may be of the moment, so that the request is to be repeated before it is taken for an answer.
+
+    What no Engine.IO server says comes from something in front, or from one of several servers.
+    """
+    if isinstance(reply, Failure):
+        return reply.kind in ("timeout", "reset", "refused", "unreachable", "protocol")
+    return reply is not None and reply.status >= 400 and reply.status != 429 and meaning(reply) is Meaning.OTHER
 
 
 def server_of(reply: Reply | None) -> Server | None:

@@ -102,6 +102,49 @@ def tls(seen: Observations) -> Iterator[Finding]:
         yield finding("S-30", evidence, title="http was asked for, but the port speaks TLS")
 
 
+def unsteady(seen: Observations) -> Iterator[Finding]:
+    """What failed once and not again: it says nothing of what that request was about."""
+    if seen.unsteady:
+        asked = ", ".join(
+            f"{said(each.asked, each.failed)}; at try {each.tries} it was answered" for each in seen.unsteady[:3]
+        )
+        yield finding("S-39", f"{len(seen.unsteady)} of the requests failed only now and then: {asked}")
+
+
+def rate_limit(seen: Observations) -> Iterator[Finding]:
+    """A limit of something in front, which this doctor runs into as a page full of clients would."""
+    for reply in seen.answers():
+        if reply.status == 429 and meaning(reply) is Meaning.OTHER:
+            wait = reply.header("retry-after")
+            evidence = said("one of the requests", reply) + (f"; Retry-After: {wait} s" if wait else "")
+            title = "Something in front limits how often requests may come"
+            cause = "polling makes many requests: a limit for pages is too low for it, all the more behind one address"
+            fix = "raise the limit for this path, or let clients use transports: ['websocket']"
+            yield finding("S-37", evidence, title=title, cause=cause, fix=fix)
+            return
+
+
+def lost_query(seen: Observations) -> Iterator[Finding]:
+    """Whether the server sees the query at all, when it refuses what every client sends."""
+    refused = meaning(seen.polling)
+    nothing = seen.unread is not None and meaning(seen.unread) is refused
+    both = meaning(seen.websocket) is refused
+    if nothing and (refused is Meaning.VERSION or (both and refused is Meaning.TRANSPORT_OFF)):
+        evidence = f"{said('polling with EIO=4', seen.polling)}; {said('a transport that does not exist', seen.unread)}"
+        yield finding("S-41", evidence)
+
+
+def cached(seen: Observations) -> Iterator[Finding]:
+    """Two handshakes, one session."""
+    replies = (seen.polling, seen.polling_origin, seen.polling_plain)
+    packets = [data["sid"] for reply in replies if (data := open_packet(reply)) is not None]
+    if len(set(packets)) < len(packets):
+        signs = ("age", "x-cache", "cf-cache-status", "x-cache-status")
+        answer = next(reply for reply in replies if isinstance(reply, Answer))
+        shown = ", ".join(f"{name}: {answer.header(name)}" for name in signs if answer.header(name))
+        yield finding("S-42", f"{len(packets)} handshakes gave the same session{f' ({shown})' if shown else ''}")
+
+
 _BY_MEANING = {
     Meaning.OLD_SERVER: "S-23",
     Meaning.VERSION: "S-23",
@@ -289,6 +332,12 @@ def stickiness(seen: Observations) -> Iterator[Finding]:
         yield finding("S-12", evidence + (f"; with cookies {again.unknown} of {again.asked}" if again.cookies else ""))
 
 
+def compression(seen: Observations) -> Iterator[Finding]:
+    if seen.deflated is not None:
+        evidence = f"with permessage-deflate: {said('WebSocket', seen.deflated)}; without: the session opens"
+        yield finding("S-40", evidence)
+
+
 def cors(seen: Observations) -> Iterator[Finding]:
     reply = seen.polling_origin
     if not isinstance(reply, Answer) or not opens(reply):
@@ -364,8 +413,16 @@ def upgrade_of_session(seen: Observations) -> Iterator[Finding]:
     found = seen.upgrade
     if found is None or found.outcome in ("upgraded", "failed") or any(sticky.unknown for sticky in seen.sticky):
         return
+    alone = opens(seen.websocket) or opens(seen.websocket_origin)
+    refused = isinstance(found.reply, Answer) and found.reply.status in (400, 403)
     if meaning(found.reply) is Meaning.SESSION_UNKNOWN:
         yield finding("S-12", said("upgrade", found.reply))
+    elif alone and refused and found.outcome == "refused":
+        # ASGI servers refuse a WebSocket with a bare 403, whatever the reason.
+        evidence = (
+            f"a WebSocket opens by itself; with the session of polling it is refused: {said('upgrade', found.reply)}"
+        )
+        yield finding("S-12", evidence, title="WebSockets meet a process that doesn't know the session of polling")
     elif found.outcome == "silent":
         yield finding("S-05", "the probe (2probe) got no answer (3probe)", title="The upgrade from polling hangs")
     else:
@@ -394,12 +451,21 @@ def at_risk(interval: float, timeout: float, proxies: Iterable[str]) -> list[str
     return [found.text for found in heartbeat.findings(transports=["websocket"]) if found.id == "SG001"]
 
 
+def _announced(seen: Observations) -> dict[str, float]:
+    """``pingInterval`` and ``pingTimeout`` of the first handshake that has both, in ms; empty where none has."""
+    for answer in seen.answers():
+        data = open_packet(answer) or {}
+        interval, timeout = data.get("pingInterval"), data.get("pingTimeout")
+        if isinstance(interval, int | float) and isinstance(timeout, int | float):
+            return {"pingInterval": interval, "pingTimeout": timeout}
+    return {}
+
+
 def heartbeat(seen: Observations) -> Iterator[Finding]:
-    packets = (open_packet(answer) or {} for answer in seen.answers())
-    announced = next((data for data in packets if "pingInterval" in data), {})
-    interval, timeout = announced.get("pingInterval"), announced.get("pingTimeout")
-    if not isinstance(interval, int | float) or not isinstance(timeout, int | float):
+    announced = _announced(seen)
+    if not announced:
         return
+    interval, timeout = announced["pingInterval"], announced["pingTimeout"]
     if interval < 1000:
         cause = "python-engineio cuts fractions of a second off, and its figures are seconds where Node's are ms"
         texts = {"cause": cause, "fix": "whole seconds: ping_interval=25, ping_timeout=20"}
@@ -420,7 +486,8 @@ def holds(seen: Observations) -> Iterator[Finding]:
         end = "without a close frame" if idle.code is None else f"with the code {idle.code}"
         evidence = f"cut {end} after {idle.seconds:.0f} s, {idle.quiet:.0f} s after the last frame, {idle.pings} pings"
         both = busy is not None and _was_busy(busy, idle) and abs(busy.seconds - idle.seconds) <= 3
-        if both and idle.outcome == "closed" and not idle.pings:
+        pings_due = idle.seconds * 1000 > (_announced(seen).get("pingInterval") or 0)
+        if both and idle.outcome == "closed" and not idle.pings and pings_due:
             yield finding("S-24", evidence)
         elif both:
             evidence += "; a busy connection ended at the same age"
@@ -511,10 +578,23 @@ Rule = Callable[[Observations], Iterable[Finding]]
 # A browser stops at these, though the doctor went on.
 _FIRST: tuple[Rule, ...] = (certificate, clear_text)
 # The first of these that finds something explains the rest.
-_BLOCKING: tuple[Rule, ...] = (network, tls, handshake)
+_BLOCKING: tuple[Rule, ...] = (network, tls, lost_query, cached, handshake)
 _FURTHER: tuple[Rule, ...] = (
-    *(origins, upgrades, methods, stickiness, joins, holds, upgrade_of_session, cors, heartbeat, oversized),
+    *(
+        compression,
+        origins,
+        upgrades,
+        methods,
+        stickiness,
+        joins,
+        holds,
+        upgrade_of_session,
+        cors,
+        heartbeat,
+        oversized,
+    ),
 )
+_OF_FAILURES = frozenset({"S-01", "S-03", "S-05", "S-06", "S-07", "S-08", "S-09", "S-11", "S-21"})
 _ALWAYS: tuple[Rule, ...] = (page, token, crashes)
 
 
@@ -539,7 +619,13 @@ def judge(seen: Observations) -> list[Finding]:
     """The findings, the likeliest cause first; what only follows from a finding is left out."""
     blocking = next(filter(None, (list(rule(seen)) for rule in _BLOCKING)), [])
     others = [*_ALWAYS] if blocking else [*_FURTHER, *_ALWAYS]
-    found = [found for rule in _FIRST for found in rule(seen)] + blocking
+    # A lost query or a cache breaks whatever else is asked.
+    broken = any(each.id in ("S-41", "S-42") for each in blocking)
+    now_and_then = [] if broken else [*rate_limit(seen), *unsteady(seen)]
+    found = [found for rule in _FIRST for found in rule(seen)] + now_and_then + blocking
     found += [found for rule in others for found in rule(seen)]
+    if now_and_then:
+        # Each of these may be one more request of those that fail now and then.
+        found = [each for each in found if each.id not in _OF_FAILURES]
     unique = {(finding.id, finding.evidence): finding for finding in found}
     return sorted(unique.values(), key=lambda finding: finding.severity != "error")

@@ -152,6 +152,21 @@ S-37 The server refuses new sessions for now
 S-38 The application refuses the session itself
   cause: a hook before the handshake (allowRequest, an Engine.IO connect handler) says no
   fix: look at that hook, and what it expects of the request
+S-39 Some requests fail, and others don't
+  cause: one of several servers behind the proxy is dead or just starting; or a server or a proxy is restarted now
+  fix: ask each server of the proxy by itself, and take the dead one out (a health check does that by itself)
+S-40 WebSockets fail for browsers, which compress
+  cause: something in front breaks permessage-deflate: it takes the header Sec-WebSocket-Extensions out of one
+    direction only, or changes frames
+  fix: let it pass the header in both directions or in none; or switch compression off at the server (uvicorn
+    --ws-per-message-deflate false)
+S-41 The query string is lost on the way
+  cause: a proxy or a rewrite forwards the path without what follows the question mark, so that the server sees neither
+    EIO nor transport
+  fix: "nginx: no $uri or variable in proxy_pass without $is_args$args; a rewrite: keep the query"
+S-42 The handshake is cached
+  cause: a cache in front answers two clients with one session, so that one reads what is meant for the other
+  fix: take the path out of the cache; the server says Cache-Control: no-store behind SocketGuard
 """)
 """By id; the numbers up to S-32 are those of the documentation."""
 
