@@ -9,16 +9,21 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jwt
 
+from .connection import ANONYMOUS, Connection, Identity, Session, bound_connection
 from .errors import SocketGuardError
 from .logs import sink
 from .tokens.auth import JWTAuth
 
-__all__ = ["TEST_SECRET", "Client", "FakeClock", "Refused", "Wire", "capture_events", "join", "make_auth", "mint"]
+__all__ = [
+    *("TEST_SECRET", "Client", "FakeClock", "Refused", "Wire", "as_client"),
+    *("capture_events", "join", "make_auth", "mint"),
+]
 
 TEST_SECRET = "only-for-tests-and-known-to-everybody-who-has-read-this-line-of-the-package"
 """The secret of `mint` and `make_auth`. Anybody can read it here: never give it to a server that others reach."""
@@ -85,6 +90,51 @@ def capture_events() -> Iterator[list[dict[str, Any]]]:
     """Collect what guards log, whatever logging is set up: a list of ``{"event": …, "level": …, **fields}``."""
     with sink.captured() as captured:
         yield captured
+
+
+@contextlib.contextmanager
+def as_client(
+    namespace: str = "/",
+    *,
+    subject: str | None = "user-1",
+    scopes: Collection[str] = (),
+    placeholders: Mapping[str, str] | None = None,
+    sid: str = "sid-1",
+    client_address: str = "127.0.0.1",
+    **claims: Any,
+) -> Iterator[Connection]:
+    """A stand-in for the client whose handler runs, for unit tests that call a handler by itself.
+
+    Inside the block `current_connection` gives it; no server, no token and no network are needed.
+
+    Args:
+        namespace: the namespace that it has joined.
+        subject: who it is; None for an anonymous client.
+        scopes: what its token grants.
+        placeholders: what the placeholders of a pattern stand for.
+        sid: its Socket.IO session id.
+        client_address: from where it comes.
+        **claims: further claims of its token.
+
+    Returns:
+        The `Connection`.
+    """
+    view = MappingProxyType({**({} if subject is None else {"sub": subject}), **claims})
+    session = Session(
+        client_address=client_address,
+        origin=None,
+        user_agent=None,
+        transport="websocket",
+        headers=[],
+        query_string=b"",
+    )
+    identity = ANONYMOUS if subject is None else Identity(subject, view, frozenset(scopes))
+    connection = Connection(session, namespace, identity, dict(placeholders or {}), sid=sid, state=Connection.JOINED)
+    bound = bound_connection.set(connection)
+    try:
+        yield connection
+    finally:
+        bound_connection.reset(bound)
 
 
 class Refused(SocketGuardError):

@@ -8,8 +8,18 @@ from typing import Any
 
 import pytest
 
-from socketguard import TokenError, current_connection
-from socketguard.testing import TEST_SECRET, FakeClock, Refused, Wire, capture_events, join, make_auth, mint
+from socketguard import Connection, TokenError, current_connection
+from socketguard.testing import (
+    TEST_SECRET,
+    FakeClock,
+    Refused,
+    Wire,
+    as_client,
+    capture_events,
+    join,
+    make_auth,
+    mint,
+)
 from tests.scripted import connect_packet, guarded
 
 
@@ -184,3 +194,19 @@ async def test_an_application_that_closes_at_once() -> None:
     with pytest.raises(Refused, match="not here") as refused:
         await Wire(closing).open()
     assert refused.value.status == 403
+
+
+async def test_a_stand_in_for_the_client_of_a_handler() -> None:
+    async def handler(sid: str) -> tuple[Any, ...]:
+        client = current_connection()
+        identity = client.identity
+        return client.sid == sid, identity.subject, identity.claims["tenant"], identity.scopes, client.placeholders
+
+    with as_client("/t-1", subject="ann", scopes={"read"}, placeholders={"t": "1"}, sid="s", tenant="acme") as client:
+        assert await handler("s") == (True, "ann", "acme", frozenset({"read"}), {"t": "1"})
+        assert (client.namespace, client.client_address, client.state) == ("/t-1", "127.0.0.1", Connection.JOINED)
+        with as_client(subject=None):
+            assert not current_connection().identity.is_authenticated
+        assert current_connection() is client
+    with pytest.raises(LookupError):
+        current_connection()

@@ -71,15 +71,17 @@ def log_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("log")
     done = subprocess.run([sys.executable, "-c", SAMPLE], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    (folder / "app.log").write_text(done.stderr)
+    # As under uvicorn, whose own lines are between those of the guard.
+    uvicorn = "INFO:     Started server process [1]\n"
+    (folder / "app.log").write_text(uvicorn + done.stderr.replace("\n", f"\n{uvicorn}", 1))
     return folder
 
 
 @pytest.mark.parametrize("page", pages("sh"))
 def test_jq_recipes_find_something(page: Path, log_file: Path) -> None:
     parts = [part for code in blocks(page, "sh") for part in re.split(r"^#.*\n|\n\n", code, flags=re.MULTILINE)]
-    recipes = [part.strip() for part in parts if part.startswith("jq ")]
-    for recipe in recipes:
+    helpers = "".join(part for part in parts if part.startswith("lines() "))
+    for recipe in (helpers + part.strip() for part in parts if part.startswith(("jq ", "lines | "))):
         done = subprocess.run(["bash", "-euo", "pipefail", "-c", recipe], cwd=log_file, capture_output=True, text=True)
         assert done.returncode == 0, (recipe, done.stderr)
         if ".ref ==" not in recipe:  # that line is only in that user's log
