@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -12,7 +14,7 @@ import pytest
 from socketguard.connection import Identity
 from socketguard.errors import ConfigurationError, TokenError
 from socketguard.tokens.auth import ANY, JWTAuth
-from tests.tokens.minting import NOW, P256, RSA, SECRET, KeyServer, arefused, jwk, refused
+from tests.tokens.minting import NOW, P256, RSA, SECRET, KeyServer, arefused, jwk, private, refused
 
 DATES = {"iat": NOW - 5, "exp": NOW + 60}
 MICROSOFT = "https://login.microsoftonline.com"
@@ -333,3 +335,67 @@ def test_what_the_preset_adds_is_not_written_twice(make: Callable[[], JWTAuth], 
         make()
     assert caught.value.option == option
     assert write in str(caught.value)
+
+
+# The recipes of docs/keys.md, as printed
+
+ROOT = Path(__file__).parents[2]
+(RECIPES,) = re.findall(r"## More providers.*?```python\n(.*?)```", (ROOT / "docs/keys.md").read_text(), re.DOTALL)
+P384, ED25519 = private("p384"), private("ed25519")
+CRM = "https://crm.example.com"
+ROLES = "urn:zitadel:iam:org:project:roles"
+
+
+def recipe(name: str, *arguments: str, **more: Any) -> JWTAuth:
+    names: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JWT_SECRET", SECRET)
+        exec(compile(RECIPES, "docs/keys.md", "exec"), names)  # noqa: S102 - what the page prints
+    made: JWTAuth = names[name](*arguments, **more)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "claims", "wrong", "scopes"),
+    [
+        ("clerk", ("https://a.clerk.accounts.dev", CRM), {"azp": CRM}, {"azp": "https://evil.example"}, set()),
+        ("okta", ("dev-1.okta.com",), {"aud": "api://default", "scp": ["crm:read"]}, {"aud": "0oa1"}, {"crm:read"}),
+        ("zitadel", ("https://a.zitadel.cloud", "77"), {"aud": ["77"], ROLES: {"admin": {}}}, {"aud": "78"}, {"admin"}),
+        ("authentik", ("https://id.example.com", "crm", "c1"), {"aud": "c1"}, {"aud": "c2"}, set()),
+        ("logto", ("https://a.logto.app", CRM), {"aud": CRM, "scope": "read"}, {"aud": "x"}, {"read"}),
+        ("workos", ("client_1",), {"permissions": ["posts:read"]}, {"iss": "https://evil.example"}, {"posts:read"}),
+        ("google", ("c.apps.googleusercontent.com",), {"aud": "c.apps.googleusercontent.com"}, {"aud": "d"}, set()),
+        ("apple", ("com.example.crm",), {"aud": "com.example.crm"}, {"aud": "com.example.other"}, set()),
+        ("cloudflare_access", ("crm", "a" * 64), {"aud": ["a" * 64]}, {"aud": ["b" * 64]}, set()),
+        ("better_auth", (CRM,), {"aud": CRM}, {"aud": "https://other.example"}, set()),
+    ],
+)
+async def test_a_recipe(
+    name: str, arguments: tuple[str, ...], claims: dict[str, Any], wrong: dict[str, Any], scopes: set[str]
+) -> None:
+    keys = {"logto": (P384, "ES384"), "better_auth": (ED25519, "EdDSA")}
+    key, algorithm = keys.get(name, (RSA, "RS256"))
+    server = KeyServer(jwk(key, "one"))
+    auth = recipe(name, *arguments, fetch=server, clock=lambda: NOW)
+    assert auth.issuers
+    for issuer in auth.issuers:
+        server.document["issuer"] = issuer
+        token = jwt.encode({"sub": "u", "iss": issuer, **DATES, **claims}, key, algorithm, headers={"kid": "one"})
+        identity = await auth.averify(token)
+        assert (identity.subject, identity.scopes) == ("u", frozenset(scopes))
+        bad = {"sub": "u", "iss": issuer, **DATES, **claims, **wrong}
+        assert (await arefused(auth, jwt.encode(bad, key, algorithm, headers={"kid": "one"}))).code == "token_invalid"
+    assert all(url.startswith("https://") for url in server.asked)
+
+
+@pytest.mark.parametrize(
+    ("name", "claims", "wrong"),
+    [
+        ("fastapi_users", {"sub": "u", "aud": ["fastapi-users:auth"]}, {"aud": ["fastapi-users:reset"]}),
+        ("simplejwt", {"user_id": "u", "token_type": "access", "jti": "1"}, {"token_type": "refresh"}),
+    ],
+)
+def test_a_recipe_with_a_secret(name: str, claims: dict[str, Any], wrong: dict[str, Any]) -> None:
+    auth = recipe(name, SECRET, clock=lambda: NOW)
+    assert auth.verify(jwt.encode({**DATES, **claims}, SECRET)).subject == "u"
+    assert refused(auth, jwt.encode({**DATES, **claims, **wrong}, SECRET)).code == "token_invalid"
