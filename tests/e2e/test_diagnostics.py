@@ -207,7 +207,7 @@ async def test_a_connect_that_is_refused(deployments: Deployments, namespace: st
     assert line["message"] == "Invalid namespace"
     if namespace == "/schedulr":
         assert (line["requested"], line["suggestion"]) == ("/schedulr", "/scheduler")
-        assert set(line["registered"]) == {"/", "/messages", "/scheduler", "/hangs"}
+        assert set(line["registered"]) == {"/", "/messages", "/scheduler", "/hangs", "/fails"}
     else:
         assert "path" in line["hint"]
 

@@ -76,7 +76,8 @@ def check(server: Server, address: str, case: Case, error: dict[str, Any]) -> No
         assert error == {"message": reply.message, "data": data}
     else:
         assert error == case.told
-    assert (line["level"], line["reason"], line["namespace"]) == ("warning", case.code.value, case.namespace)
+    level = "error" if case.code is RejectCode.INTERNAL_ERROR else "warning"
+    assert (line["level"], line["reason"], line["namespace"]) == (level, case.code.value, case.namespace)
     if case.detail is not None:
         assert line["detail"] == case.detail
     if case.code is RejectCode.INTERNAL_ERROR:

@@ -82,8 +82,9 @@ def test_who_is_disconnected_may_come_again(js: JavaScript, either: Server, tran
     client = js.start(either, transports=transports, token=mint(subject), reconnection=True, steps=steps)
     wait_until_joined(either, transports, subject=subject)
     assert either.ask(f"/control/disconnect?subject={subject}&reason=maintenance") == 1
-    _, end, _ = found = [note for note in client.result()["seen"] if note["kind"] not in ("open", "upgrade")]
-    assert [note["kind"] for note in found] == ["connect", "disconnect", "connect"]
+    _, told, end, _ = found = [note for note in client.result()["seen"] if note["kind"] not in ("open", "upgrade")]
+    assert [note["kind"] for note in found] == ["connect", "event:socketguard:closing", "disconnect", "connect"]
+    assert told["args"] == [{"code": "kicked", "message": "maintenance", "retry": "never"}]
     # It comes back only because the page says so.
     assert (end["reason"], end["active"]) == ("io server disconnect", False)
     closed = either.events(CLOSED, subject=subject)[0]
