@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -260,6 +261,12 @@ def wrong_path(request: HandshakeRequest, paths: Sequence[str], lost: Mapping[st
     asked = "/" + path.strip("/")
     for one in paths:
         own = "/" + one.strip("/")
+        if "//" in path and "/" + re.sub("/+", "/", path).strip("/") == own:
+            return Hint(
+                "slash_doubled",
+                f"{text}: a proxy doubles a slash (nginx: location and proxy_pass end with a slash, both or neither; "
+                "proxy_pass without a path passes it on as it is), or it stands so in the client's path option",
+            )
         if asked != own and (own.endswith(asked) or asked == "/"):
             prefix = own if asked == "/" else own.removesuffix(asked)
             return Hint(

@@ -178,6 +178,9 @@ def test_any_origin_gives_a_printable_hint(
         ("/socket.io", ["/socket.io/"], "path_differs", "'/socket.io'"),
         ("/a\x1b", ["/b/", "/c/"], "path_differs", "'/b/' or '/c/'"),
         ("/a", [], "path_differs", "unknown to the guard"),
+        ("//socket.io/", ["/socket.io/"], "slash_doubled", "both or neither"),
+        ("/api//socket.io", ["/ws/", "/api/socket.io/"], "slash_doubled", "proxy doubles a slash"),
+        ("//", ["/socket.io/"], "prefix_stripped", "took '/socket.io' away"),
         ("/api/v2/socket.io", ["/socket.io/"], "prefix_added", "take '/api/v2' away"),
     ],
 )

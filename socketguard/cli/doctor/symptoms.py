@@ -39,7 +39,7 @@ S-01 Nothing answers in time
 S-02 The address can't be reached
   cause: the name, the port or the certificate is wrong, or the server is down; clients see "xhr poll error" or
     "websocket error"
-  fix: mend the layer that the evidence names; browsers refuse what this doctor refuses
+  fix: repair what the evidence names; browsers refuse what this doctor refuses
 S-03 Something else answers on the Socket.IO path
   cause: a single-page application, a login page or a catch-all route takes the path; clients see "server error"
   fix: route the path to the Socket.IO service, with a higher priority than the catch-all
