@@ -54,10 +54,13 @@ class ServedNames:
 
         The admin interface of ``instrument()`` is no such name: an application may have nothing else and only emit.
         """
-        if "/" in self.names() or self._listed != {"/"}:
-            return "/" in self.names()
-        handled = {*self._server.handlers, *self._server.namespace_handlers}
-        return self.catch_all or handled <= set(_admin_namespaces(self._server))
+        server = self._server
+        if "/" in server.handlers or "/" in server.namespace_handlers:
+            return True
+        if self._listed != {"/"}:
+            return "/" in self._listed
+        handled = {*server.handlers, *server.namespace_handlers}
+        return self.catch_all or handled <= set(_admin_namespaces(server))
 
     @property
     def catch_all(self) -> bool:

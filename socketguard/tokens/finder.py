@@ -155,9 +155,11 @@ def stray(payload: Mapping[str, Any] | None, headers: Sequence[tuple[bytes, byte
         if name == "cookie":
             places += [("cookie", *pair) for pair in _cookies([(header, line)])]
         elif name == "authorization" and _bearer(value) is None:
+            # Other schemes belong to a proxy, unless what follows is a token.
             scheme, _, rest = value.strip().partition(" ")
-            found = repr(neutralise(scheme, 16)) if rest else "nothing"
-            return f"the Authorization header came with {found} before the token: write 'Bearer ' there"
+            if _LIKE_JWT.fullmatch(rest.strip() or scheme):
+                found = repr(neutralise(scheme, 16)) if rest else "nothing"
+                return f"the Authorization header came with {found} before the token: write 'Bearer ' there"
         else:
             places.append(("header", name, value))
     with contextlib.suppress(TokenError):

@@ -224,6 +224,8 @@ JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbm4ifQ.c2ln"
         (None, [(b"authorization", JWT.encode())], b"", "came with nothing before"),
         (None, [bearer(JWT, "x" * 99)], b"", f"{'x' * 15}"),
         ({"a\x1b\u202e": JWT}, [], b"", "payload:a\\u001b\\u202e"),
+        (None, [bearer("dXNlcjpwYXNz", "Basic")], b"", None),  # a proxy's
+        (None, [bearer("", "Negotiate")], b"", None),
         (None, [], b"&".join([b"a=1"] * 999), None),
         ({"token": 5, "user": "eyJ"}, [(b"x", b"eyJ.a"), cookie("a")], b"EIO=4", None),
         (None, [], b"", None),
