@@ -422,6 +422,10 @@ async def test_a_hidden_namespace_costs_what_an_unknown_one_costs() -> None:
             codes.append((await ask(wire, name, mint())).get("code"))
             await wire.close()
         assert codes == [None, None, None, "rate_limited", "rate_limited"]
+        # And the address has paid, so that what it may still do does not tell the two apart.
+        wire = await open_wire(case.app, client=(address, 1))
+        assert (await ask(wire, token="nonsense"))["code"] == "rate_limited"
+        await wire.close()
 
 
 @pytest.mark.parametrize(
