@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from socketguard.errors import ConfigurationError
 from socketguard.logs import events
-from socketguard.logs.sink import EventLog, _console, captured
+from socketguard.logs.sink import EventLog, _console, captured, line_of
 from socketguard.testing import mint
 from tests.logs.processes import EMIT, FIELDS, JOINED, environment, run
 
@@ -421,6 +421,14 @@ def test_any_value_comes_out_somehow(name: str, kind: str, request: pytest.Fixtu
         line = json.loads(stream.getvalue(), parse_constant=failing)
         assert line["namespace"] == "/messages"
         assert name in line
+
+
+@pytest.mark.parametrize("name", sorted(ODD))
+def test_any_value_of_the_hosts_own_lines_comes_out_on_a_terminal(name: str) -> None:
+    line = line_of({"event": "an event", name: ODD[name], "number": 7}, False)
+    assert "an event" in line
+    assert "number" in line
+    line.encode()
 
 
 def test_values_that_json_has_no_words_for(stderr: io.StringIO) -> None:
