@@ -445,13 +445,13 @@ class JWTAuth(Presets, Verifier):
         """Whose a token says that it is whose signature does not hold, for the log: nobody vouches for that."""
         try:
             claims = unverified(payload_part)
-            header = decode_json_object(header_part, "header")
         except TokenError:
             return {}
         said = {name: shown(claims[name]) for name in ("iss", "aud") if name in claims}
         issuer = claims.get("iss")
         hint = "another key signed it, or it was changed on its way"
-        if "nonce" in header and isinstance(issuer, str) and issuer.startswith(_MICROSOFT):
+        of_microsoft = isinstance(issuer, str) and issuer.startswith(_MICROSOFT)
+        if of_microsoft and "nonce" in decode_json_object(header_part, "header"):
             hint = (
                 "a nonce in its header marks a token of Microsoft for its own Graph, which nobody else can verify: ask "
                 "for a scope of your own API (api://…/…)"
