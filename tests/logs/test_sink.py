@@ -573,6 +573,8 @@ def secrets_in(text: str) -> list[str]:
     return [part for part in ("eyJ", "\x1b", "\r", "\u00ad", "\U000e0041", "0123456789abcdef") if part in text]
 
 
+# What structlog 24 says of every text of a traceback, where it would rather print the exception itself.
+@pytest.mark.filterwarnings("ignore:Remove .format_exc_info. from your processor chain:UserWarning")
 @pytest.mark.parametrize("route", ["structlog", "rich locals", "stdlib", "rich handler", "stderr"])
 def test_a_traceback_hands_out_no_secret_whoever_prints_it(
     route: str, stderr: io.StringIO, request: pytest.FixtureRequest
