@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -157,8 +158,10 @@ def _records(app: Any, path: str) -> bool:
     """
     own, native = getattr(app, "_telemetry", None), getattr(app, "_native_telemetry", None)
     if isinstance(own, Mapping) and native is not None and own.get("tracing"):
-        exclude = own.get("exclude")
-        excluded = exclude is not None and exclude({"type": "http", "path": path})
+        exclude, excluded = own.get("exclude"), False
+        scope = {"type": "http", "method": "GET", "path": path, "root_path": "", "query_string": b"", "headers": []}
+        with contextlib.suppress(Exception):  # a function of the application, which may want more than a path
+            excluded = exclude is not None and bool(exclude(scope))
         if not excluded and (own.get("auto_configure") or native.enabled()):
             return True
     middleware = getattr(app, "middleware_stack", None) or app

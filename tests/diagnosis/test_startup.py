@@ -212,6 +212,8 @@ class TestTelemetry:
         elsewhere = {"tracer_provider": provider, "exclude": lambda scope: scope["path"] == "/health"}
         (found,) = discover(self.guarded(telemetry=elsewhere)).findings
         assert "scope['path'].startswith('/socket.io/')" in found.fix
+        fails = {"tracer_provider": provider, "exclude": lambda scope: scope["nothing of the kind"]}
+        assert self.ids(self.guarded(telemetry=fails)) == ["SG045"]
         # An application inside of the endpoint's never sees its requests.
         inner = FastAPI(telemetry={"tracer_provider": provider})
         assert "SG045" not in self.ids(socketio.ASGIApp(socketio.AsyncServer(async_mode="asgi"), other_asgi_app=inner))
