@@ -20,11 +20,12 @@ from socketguard.errors import ConfigurationError
 from socketguard.findings import Finding, finding
 from socketguard.guard import Parts, SocketGuard
 from socketguard.logs.redact import RedactFilter
+from socketguard.namespaces.policy import NamespacePolicy
 from socketguard.text import neutralise
 
 from . import CommandError
 
-__all__ = ["Application", "examine", "load", "parts_of"]
+__all__ = ["Application", "examine", "load", "parts_of", "policies_of"]
 
 _SPEC = re.compile(r"(?P<module>\w+(?:\.\w+)*):(?P<name>\w+(?:\.\w+)*)(?P<call>\(\))?")
 _PACKAGE = Path(__file__).parents[1]
@@ -48,6 +49,12 @@ class Application:
 def parts_of(guard: SocketGuard) -> Parts:
     """The parts of a guard: the one place where the command line looks behind its public face."""
     return guard._parts
+
+
+def policies_of(guard: SocketGuard) -> list[NamespacePolicy]:
+    """The policies of the namespaces that can be joined by one name, hidden ones among them."""
+    parts = parts_of(guard)
+    return [policy for policy in parts.registry.joinable(parts.served) if not policy.is_pattern]
 
 
 def load(spec: str) -> tuple[object, ModuleType]:

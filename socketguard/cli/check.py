@@ -30,7 +30,7 @@ from socketguard.testing import mint
 from socketguard.tokens.auth import JWTAuth
 
 from . import CommandError
-from .application import Application, examine, load, parts_of
+from .application import Application, examine, load, parts_of, policies_of
 from .drive import Driven, drive
 from .output import Printer, counted, print_json, words
 from .trial import Trial, try_token
@@ -112,13 +112,10 @@ def command(
         _print_trial(trial, app, joining[1], as_json)
         # Whatever hangs on a signature that nobody has checked is not good yet.
         return 0 if trial.admitted else 1
-    names = (
-        None
-        if not further
-        else [joining[1]]
-        if joining
-        else [name for guard in found.guards for name in _joinable(guard)]
-    )
+    names = None
+    if further:
+        everywhere = [policy.name for guard in found.guards for policy in policies_of(guard)]
+        names = everywhere if joining is None else [joining[1]]
     # A guard that protects a server, and a server, are no applications.
     asks = callable(loaded) and not (isinstance(loaded, SocketGuard) and loaded.app is None)
     with contextlib.redirect_stdout(sys.stderr):  # for what handlers print
@@ -257,11 +254,6 @@ def _explain(id_: str, as_json: bool) -> int:
     for label, text in (("why", kind.why), ("fix", kind.advice), ("docs", kind.docs)):
         printer.item(label, text)
     return 0
-
-
-def _joinable(guard: SocketGuard) -> list[str]:
-    parts = parts_of(guard)
-    return [policy.name for policy in parts.registry.joinable(parts.served) if not policy.is_pattern]
 
 
 def _as_json(found: Finding) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from socketguard.findings import Finding, finding
 from socketguard.text import neutralise
 
-from .application import Application, parts_of
+from .application import Application, parts_of, policies_of
+from .doctor.observations import Answer, open_packet, packets
 
 __all__ = ["Driven", "drive"]
 
@@ -23,6 +24,7 @@ PATIENCE = 5.0
 
 _TOO_LATE = f"no answer within {PATIENCE:g} s"
 _HANDSHAKE = "EIO=4&transport=polling"
+_ENDED = "the session was ended without an answer; keys, for one, are not fetched here"
 _GOOD = frozenset({"token_missing", "joined"})
 
 
@@ -32,15 +34,6 @@ class Driven(NamedTuple):
     asked: str
     answered: str
     good: bool | None
-
-
-class _Answer(NamedTuple):
-    status: int
-    body: str
-
-    @property
-    def text(self) -> str:
-        return f"{self.status} {neutralise(' '.join(self.body.split()), 120)}".strip()
 
 
 async def drive(
@@ -59,57 +52,63 @@ async def drive(
             guard.auth.hold()
     driven: list[Driven] = []
     wrong: list[Finding] = []
-    for path, lost in found.lost.items():
-        if _session(await _ask(app, "GET", path, _HANDSHAKE)) is not None:
-            found.findings.remove(lost)
-            found.paths.append(path)
-    for path in found.paths:
+    names = _asked_for(found) if namespaces is None else dict.fromkeys(namespaces, _GOOD)
+    for path in [*found.paths, *found.lost]:
         asked = f"a session at {path}"
         answer = await _ask(app, "GET", path, _HANDSHAKE)
-        sid = _session(answer)
-        if sid is not None:
+        opened = None if isinstance(answer, str) else open_packet(answer)
+        lost = found.lost.get(path)
+        if opened is not None:
+            if lost is not None:
+                found.findings.remove(lost)
+                found.paths.append(path)
             driven.append(Driven(asked, "opened", True))
-            query = f"{_HANDSHAKE}&sid={sid}"
-            names = _asked_for(found) if namespaces is None else namespaces
-            driven += [await _connect(app, path, query, name, token) for name in names]
+            query = f"{_HANDSHAKE}&sid={opened['sid']}"
+            driven += [await _connect(app, path, query, name, token, good) for name, good in names.items()]
             await _ask(app, "POST", path, query, b"1")
-        elif isinstance(answer, _Answer) and answer.status == 404:
-            driven.append(Driven(asked, answer.text, False))
-            wrong.append(finding("SG027", path=path, answer=answer.text))
+        elif lost is not None:
+            continue  # as it was found to be
+        elif isinstance(answer, Answer) and answer.status == 404:
+            driven.append(Driven(asked, _text(answer), False))
+            wrong.append(finding("SG027", path=path, answer=_text(answer)))
         else:
-            driven.append(Driven(asked, answer.text if isinstance(answer, _Answer) else answer, None))
+            driven.append(Driven(asked, answer if isinstance(answer, str) else _text(answer), None))
+    for guard in found.guards:
+        await parts_of(guard).endings.settled(PATIENCE)
     return driven, wrong
 
 
-async def _connect(app: Any, path: str, query: str, name: str, token: str | None) -> Driven:
+async def _connect(app: Any, path: str, query: str, name: str, token: str | None, good: frozenset[str]) -> Driven:
     place = "" if name == "/" else f"{name},"
     payload = "" if token is None else json.dumps({"token": token})
     asked = f"{name}, {'without a token' if token is None else 'with the token'}"
     answer = await _ask(app, "POST", path, query, f"40{place}{payload}".encode())
-    if isinstance(answer, _Answer):
+    if not isinstance(answer, str):
         answer = await _ask(app, "GET", path, query)
     if isinstance(answer, str):
         return Driven(asked, answer, None)
     said = _said(answer, place)
-    # Who waits is given up, and its poll then ends without a word of the namespace.
-    return Driven(asked, said or _TOO_LATE, None if said is None else said in _GOOD)
+    return Driven(asked, said or _ENDED, None if said is None else said in good)
 
 
-def _asked_for(found: Application) -> list[str]:
-    """The namespaces that refuse whoever has no token, before anything of the application is called."""
+def _asked_for(found: Application) -> dict[str, frozenset[str]]:
+    """The namespaces that refuse whoever has no token, before anything of the application is called, and how."""
     if found.unguarded or len(found.guards) != 1:
-        return []  # Nobody would refuse, or nobody knows which of them answers there.
+        return {}  # Nobody would refuse, or nobody knows which of them answers there.
     (guard,) = found.guards
     if guard.auth is None or not guard.server.packet_class.uses_binary_events:  # which msgpack's doesn't
-        return []
-    parts = parts_of(guard)
-    policies = parts.registry.joinable(parts.served)
-    return [policy.name for policy in policies if policy.token == "required" and not policy.is_pattern]
+        return {}
+    needing = [policy for policy in policies_of(guard) if policy.token == "required"]
+    return {policy.name: frozenset({"Invalid namespace" if policy.hidden else "token_missing"}) for policy in needing}
 
 
-def _said(answer: _Answer, place: str) -> str | None:
+def _text(answer: Answer) -> str:
+    return f"{answer.status} {neutralise(' '.join(answer.body.split()), 120)}".strip()
+
+
+def _said(answer: Answer, place: str) -> str | None:
     """What a poll says of a namespace: ``joined``, or the code or the message of the refusal."""
-    for packet in answer.body.split("\x1e"):
+    for packet in packets(answer.body):
         if packet.startswith(f"40{place}"):
             return "joined"
         if packet.startswith(f"44{place}"):
@@ -118,14 +117,7 @@ def _said(answer: _Answer, place: str) -> str | None:
     return None
 
 
-def _session(answer: _Answer | str) -> str | None:
-    """The id of the session that was opened; None for any other answer."""
-    if isinstance(answer, str) or answer.status != 200 or not answer.body.startswith('0{"sid"'):
-        return None
-    return str(json.loads(answer.body[1:])["sid"])
-
-
-async def _ask(app: Any, method: str, path: str, query: str, body: bytes = b"") -> _Answer | str:
+async def _ask(app: Any, method: str, path: str, query: str, body: bytes = b"") -> Answer | str:
     """The answer to one request; a text where there is none."""
     status, chunks = 0, []
     arrived = iter([{"type": "http.request", "body": body, "more_body": False}])
@@ -156,10 +148,11 @@ async def _ask(app: Any, method: str, path: str, query: str, body: bytes = b"") 
         "state": {},
     }
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(PATIENCE) as limit:
             await app(scope, receive, send)
     except TimeoutError:
         return _TOO_LATE
     except Exception as exc:
         return f"the application raised {type(exc).__name__} (its lifespan is not run here)"
-    return _Answer(status, b"".join(chunks).decode("utf-8", "replace"))
+    # A poll that is given up is answered all the same.
+    return _TOO_LATE if limit.expired() else Answer(status, body=b"".join(chunks).decode("utf-8", "replace"))

@@ -32,6 +32,7 @@ from .keyset import KeySet, Unusable
 
 _REFRESH_AT = 0.8
 _JITTER = 0.2
+_HELD = 86_400.0  # seconds: longer than any command runs
 LONGEST_WAIT = 300.0
 """Seconds for which a ``Retry-After`` of a key server is heeded at most: one wrong answer must not keep keys out."""
 _SHOWN = 10
@@ -167,7 +168,7 @@ class RemoteKeys(KeySource):
             self._begin(self._clock())
 
     def hold(self) -> None:
-        self._next = math.inf
+        self._next = self._clock() + _HELD
 
     def outage(self) -> int | None:
         """As everywhere, in whole seconds. Another attempt is begun in the background when it is time for one."""

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 from unittest.mock import AsyncMock
 
+import jwt
 import pytest
 import socketio
 from hypothesis import given
@@ -905,3 +906,12 @@ def test_no_keys_are_fetched() -> None:
     app, _ = asking(auth=auth)
     driven, _ = asked(app)
     assert (driven[1], fetched) == (MISSING, [])
+    token = jwt.encode({"sub": "u", "iss": "a", "aud": "b", "exp": 2**33}, RSA, "RS256", headers={"kid": "one"})
+    driven, _ = asked(app, token, ["/messages"])
+    assert driven[1][1].startswith("the session was ended without an answer; keys")
+    assert (driven[1][2], fetched) == (None, [])
+
+
+def test_a_hidden_namespace_that_hides_itself_is_good() -> None:
+    app, _ = asking(namespaces=["/messages", NamespacePolicy("/public", hidden=True)])
+    assert asked(app)[0][1:] == [MISSING, ("/public, without a token", "Invalid namespace", True)]
