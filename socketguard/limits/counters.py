@@ -120,7 +120,7 @@ class Ledger:
     def take(self, subject: tuple[str | None, str] | None, address: str | None) -> str | None:
         """Count a connection of a subject of an issuer (None: anonymous); when a limit is full, only give its name."""
         limits = self._limits
-        key = None if address is None else address_key(address)
+        key = _key(address)
         of_subject = self.by_subject.get(subject, 0)
         of_address = self.by_address.get(key, 0)
         if _full(self.connections, limits.connections):
@@ -136,7 +136,7 @@ class Ledger:
 
     def release(self, subject: tuple[str | None, str] | None, address: str | None) -> None:
         """Forget a connection as it was taken; nothing happens when none like it is counted."""
-        key = None if address is None else address_key(address)
+        key = _key(address)
         if subject in self.by_subject and key in self.by_address:
             _decrease(self.by_subject, subject)
             _decrease(self.by_address, key)
@@ -144,26 +144,26 @@ class Ledger:
 
     def open_session(self, address: str | None) -> None:
         """Count a session, whatever the limits are: ask `session_problem` before."""
-        key = None if address is None else address_key(address)
+        key = _key(address)
         self.sessions_by_address[key] = self.sessions_by_address.get(key, 0) + 1
         self.sessions += 1
 
     def close_session(self, address: str | None) -> None:
         """Forget a session as it was opened; nothing happens when none like it is counted."""
-        key = None if address is None else address_key(address)
+        key = _key(address)
         if key in self.sessions_by_address:
             _decrease(self.sessions_by_address, key)
             self.sessions -= 1
 
     def wait(self, address: str | None) -> None:
         """Count a session that has joined no namespace."""
-        key = None if address is None else address_key(address)
+        key = _key(address)
         self.pending_by_address[key] = self.pending_by_address.get(key, 0) + 1
         self.pending += 1
 
     def settle(self, address: str | None) -> None:
         """Forget such a session as it was counted: it has joined, or ended."""
-        _decrease(self.pending_by_address, None if address is None else address_key(address))
+        _decrease(self.pending_by_address, _key(address))
         self.pending -= 1
 
     def session_problem(self, address: str | None) -> str | None:
@@ -179,7 +179,7 @@ class Ledger:
         most = limits.pending_sessions
         if _full(self.pending, most):
             return "pending_sessions"
-        key = None if address is None else address_key(address)
+        key = _key(address)
         if self._is_exempt(address, key):
             return None
         if _full(self.sessions_by_address.get(key, 0), limits.sessions_per_address):
@@ -190,10 +190,15 @@ class Ledger:
 
     def waiting(self, address: str | None) -> int:
         """How many sessions of an address have joined nothing."""
-        return self.pending_by_address.get(None if address is None else address_key(address), 0)
+        return self.pending_by_address.get(_key(address), 0)
 
     def _is_exempt(self, address: str | None, key: str | None) -> bool:
         return key is None or key in self.exempt or address in self.exempt
+
+
+def _key(address: str | None) -> str | None:
+    """What an address is counted under; None for clients without one."""
+    return None if address is None else address_key(address)
 
 
 def _full(count: int, limit: int | None) -> bool:

@@ -331,9 +331,10 @@ class Endings:
             elif _lives(connection):
                 connection.reason, connection.detail = reason, detail
                 joined.append(connection)
-        closing = None if reason == "kicked" else _closing(reason)
-        if detail is not None:
-            closing = {"code": reason, "message": detail, "retry": Retry.NEVER}
+        if reason == "kicked":  # whose client is told what the application says, if anything
+            closing = None if detail is None else {"code": reason, "message": detail, "retry": Retry.NEVER}
+        else:
+            closing = _closing(reason)
         endings = [self._begin(self._disconnect(connection, closing)) for connection in joined]
         return self._counted(count + len(joined), endings)
 

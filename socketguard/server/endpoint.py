@@ -37,6 +37,7 @@ from .websocket import WebSockets
 __all__ = ["Endpoint", "WrongPath"]
 
 _SEEN_KEY = "socketguard.seen"
+_OF_CORS = (b"access-control-", b"vary")  # beginnings of the names of headers
 
 ON_PROBATION = 8
 """So many sessions that have joined nothing may an address have while it is over its budget of failures."""
@@ -295,9 +296,6 @@ class WrongPath:
         # A page reads the answer only with the headers that the application's own middleware has put there.
         kept = [header for header in found.get("headers", ()) if header[0].lower().startswith(_OF_CORS)]
         await answer(scope, send, refusal, ref, kept, body_over_websocket=written)
-
-
-_OF_CORS = (b"access-control-", b"vary")
 
 
 def _is_not_found(scope: Scope, message: MutableMapping[str, Any]) -> bool:

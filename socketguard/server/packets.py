@@ -18,7 +18,6 @@ PARSERS_DIFFER = (
     "client and server use different parsers, or it is no Socket.IO client: serializer='msgpack' of the server needs "
     "{parser: require('socket.io-msgpack-parser')} in the client, and the other way round"
 )
-_TOO_MUCH = "more values than a session needs to join a namespace"
 # python-engineio's own limit (Payload.max_decode_packets): beyond it, it answers 200 and drops every packet.
 MAX_PACKETS_PER_BODY = 16
 # How many values a packet of a stranger may hold. An auth payload has a handful; 512 cost less than 0.1 ms.
@@ -93,7 +92,7 @@ def excess(parts: int | None) -> str | None:
     """Say what is wrong with so many values (`count_parts`) from a session that has joined no namespace, or None."""
     if parts is None:
         return f"a binary message, which JSON clients don't begin with: {PARSERS_DIFFER}"
-    return _TOO_MUCH if parts > MAX_PARTS else None
+    return "more values than a session needs to join a namespace" if parts > MAX_PARTS else None
 
 
 def count_parts(packet: str | bytes, *, strict_text: bool | None) -> int | None:

@@ -106,8 +106,7 @@ class Verifier(Backend):
 
     def scopes_read(self, identity: Identity) -> dict[str, Any]:
         """For the log, what a token grants, from which claim that was read, and which others might have been meant."""
-        chosen = [auth.rules for auth in self.auths if auth.rules.accepts_issuer(identity.issuer or "")]
-        claim = (chosen or [self.auths[0].rules])[0].scopes_from
+        claim = self._of(identity).rules.scopes_from
         fields: dict[str, Any] = {"granted": sorted(neutralise(scope, 64) for scope in identity.scopes)[:16]}
         others = [name for name in _SCOPES if name != claim and claim_value(identity.claims, name)]
         if others and not identity.scopes:
@@ -133,6 +132,8 @@ class Verifier(Backend):
     def verify(self, token: str) -> Identity: ...
     @abstractmethod
     def verify_now(self, token: str) -> Identity | None: ...
+    @abstractmethod
+    def _of(self, identity: Identity) -> JWTAuth: ...
     @abstractmethod
     def check_time(self, identity: Identity) -> None: ...
     @abstractmethod
@@ -322,6 +323,10 @@ class JWTAuth(Presets, Verifier):
     def auths(self) -> tuple[JWTAuth, ...]:
         """The verifiers, one for each issuer: this one."""
         return (self,)
+
+    def _of(self, identity: Identity) -> JWTAuth:
+        """Whoever verified a token: this one."""
+        return self
 
     @property
     def fetches_keys(self) -> bool:

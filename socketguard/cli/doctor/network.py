@@ -340,18 +340,20 @@ def _refusal(text: str) -> tuple[str, Any]:
     return str(content)[:200], None
 
 
-class Heard:
-    """When a server last said anything at all, and for how long it was silent at most."""
+class Silence:
+    """For how long one side said nothing at all, at most."""
 
     def __init__(self, now: float) -> None:
         self._last = now
         self._longest = 0.0
 
-    def note(self) -> None:
+    def broken(self) -> None:
+        """It has said something."""
         now = time.monotonic()
-        self._longest, self._last = self.pause(now), now
+        self._longest, self._last = self.longest(now), now
 
-    def pause(self, now: float) -> float:
+    def longest(self, now: float) -> float:
+        """In seconds, the one that lasts now among them."""
         return max(self._longest, now - self._last)
 
 
@@ -361,14 +363,15 @@ async def hold(channel: Channel, kind: Literal["idle", "busy"], seconds: float) 
     It sends pings of the WebSocket protocol too, which every server answers by itself (RFC 6455 section 5.5.2): proxies
     count the two directions apart.
     """
-    begin = last = spoke = time.monotonic()
-    pings, pause = 0, 0.0
-    heard = Heard(begin)
+    begin = last = time.monotonic()
+    pings = 0
+    ours, theirs = Silence(begin), Silence(begin)
     while (left := begin + seconds - time.monotonic()) > 0:
         try:
             async with asyncio.timeout(left if kind == "idle" else min(left, CHATTER)):
                 packet = await channel.receive()
             last = time.monotonic()
+            theirs.broken()
             if packet == "2":
                 pings += 1
                 await channel.transmit("3")
@@ -376,16 +379,13 @@ async def hold(channel: Channel, kind: Literal["idle", "busy"], seconds: float) 
             if kind == "busy":
                 with contextlib.suppress(ConnectionClosed):
                     await channel.transmit("3")
-                    await channel.ping(heard.note)
-                now = time.monotonic()
-                pause, spoke = max(pause, now - spoke), now
+                    await channel.ping(theirs.broken)
+                ours.broken()
         except ConnectionClosed:
             now = time.monotonic()
             outcome: Literal["cut", "closed"] = "cut" if channel.close_code is None else "closed"
-            pause = max(pause, now - spoke)
-            return Hold(
-                kind, outcome, now - begin, pings, now - last, channel.close_code, pause=max(pause, heard.pause(now))
-            )
+            pause = max(ours.longest(now), theirs.longest(now))
+            return Hold(kind, outcome, now - begin, pings, now - last, channel.close_code, pause=pause)
     return Hold(kind, "held", seconds, pings)
 
 

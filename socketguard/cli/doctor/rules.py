@@ -580,20 +580,19 @@ _FIRST: tuple[Rule, ...] = (certificate, clear_text)
 # The first of these that finds something explains the rest.
 _BLOCKING: tuple[Rule, ...] = (network, tls, lost_query, cached, handshake)
 _FURTHER: tuple[Rule, ...] = (
-    *(
-        compression,
-        origins,
-        upgrades,
-        methods,
-        stickiness,
-        joins,
-        holds,
-        upgrade_of_session,
-        cors,
-        heartbeat,
-        oversized,
-    ),
+    compression,
+    origins,
+    upgrades,
+    methods,
+    stickiness,
+    joins,
+    holds,
+    upgrade_of_session,
+    cors,
+    heartbeat,
+    oversized,
 )
+# What a request that fails now and then may look like.
 _OF_FAILURES = frozenset({"S-01", "S-03", "S-05", "S-06", "S-07", "S-08", "S-09", "S-11", "S-21"})
 _ALWAYS: tuple[Rule, ...] = (page, token, crashes)
 
@@ -625,7 +624,6 @@ def judge(seen: Observations) -> list[Finding]:
     found = [found for rule in _FIRST for found in rule(seen)] + now_and_then + blocking
     found += [found for rule in others for found in rule(seen)]
     if now_and_then:
-        # Each of these may be one more request of those that fail now and then.
         found = [each for each in found if each.id not in _OF_FAILURES]
     unique = {(finding.id, finding.evidence): finding for finding in found}
     return sorted(unique.values(), key=lambda finding: finding.severity != "error")
