@@ -1,10 +1,11 @@
 """socketguard: JWT, namespaces, heartbeats and readable logs for Socket.IO apps built on python-socketio."""
 
+from .authenticator import Authenticator, ConnectRequest
 from .connection import Connection, Identity, current_connection
-from .errors import ConfigurationError, RejectCode, SocketGuardError, TokenError
+from .errors import ConfigurationError, CredentialError, RejectCode, SocketGuardError, TokenError
 from .guard import SocketGuard
 from .limits.counters import Limits
-from .limits.revocation import MemoryStore, Revocation, Store, StoreFull
+from .limits.revocation import MemoryStore, Revocation, Store, StoreFull, StoreUnavailable
 from .namespaces.policy import NamespacePolicy
 from .proxies.heartbeat import Heartbeat
 from .server.emits import watch_emits
@@ -12,8 +13,11 @@ from .tokens.auth import ANY, JWTAuth
 
 __all__ = [
     "ANY",
+    "Authenticator",
     "ConfigurationError",
+    "ConnectRequest",
     "Connection",
+    "CredentialError",
     "Heartbeat",
     "Identity",
     "JWTAuth",
@@ -26,6 +30,7 @@ __all__ = [
     "SocketGuardError",
     "Store",
     "StoreFull",
+    "StoreUnavailable",
     "TokenError",
     "current_connection",
     "watch_emits",

@@ -7,23 +7,20 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+from .auth.credentials import Credentials
+from .authenticator import ConnectRequest
 from .connection import Connection, Identity, claim_value
-from .deadline import Overdue, is_ours, run_until
-from .errors import RETRY_AFTER, Refusal, RejectCode, TokenError
+from .deadline import Overdue, call, is_ours, run_until
+from .errors import RETRY_AFTER, CredentialError, Refusal, RejectCode
 from .limits.counters import Ledger, Limits
 from .limits.rates import AddressBudget
 from .limits.revocation import Revocations
 from .namespaces.registry import Known, Registry, Served, authorise
 from .namespaces.unknown import explain
-from .text import neutralise
-from .tokens.finder import stray
-
-if TYPE_CHECKING:
-    from .tokens.auth import Verifier
 
 __all__ = ["Admission", "subject_key", "tried"]
 
@@ -46,7 +43,7 @@ class Admission:
     def __init__(
         self,
         registry: Registry,
-        auth: Verifier | None,
+        auth: Credentials | None,
         served: Served,
         paths: Sequence[str],
         *,
@@ -124,25 +121,26 @@ class Admission:
             return Refusal(
                 RejectCode.CONNECTION_LIMIT, "namespaces_per_session", {"limit": most, "retry_after": RETRY_AFTER}
             )
-        token = self._find(connection, known, data)
-        if isinstance(token, Refusal):
-            return token
-        if token is not None:
-            assert self.auth is not None  # noqa: S101 - narrows the type; nobody looks for a token without it
+        if self.auth is not None and known.policy.token != "none":
+            request = self.auth.request(connection, data)
             # Before the budget of the address: what is genuine gets in, whoever else is behind the same address.
-            try:
-                identity = self.auth.verify_now(token)
-            except TokenError:
-                connection.session.tried = hash(token)
-                raise
-            if identity is None:
-                return self._limited(connection) or self._check_slowly(connection, known, token, deadline, engine)
-            connection.identity = identity
-            if not known.policy.hidden and (limited := self._limited(connection, again=True)):
-                return limited
-        elif known.policy.authorize is not None and (limited := self._limited(connection)):
-            return limited
+            found = self._ask(connection, request)
+            if isinstance(found, int) and request.waiting is None:
+                connection.session.tried = request.tried = self.auth.tried(request, found)
+                if limited := self._limited(connection):
+                    return limited
+                found = self._ask(connection, request, found)
+            if isinstance(found, int):
+                return self._check_slowly(connection, known, request, found, deadline, engine)
+            if isinstance(found, Refusal):
+                return found
+            identified = self._identified(connection, known, request, found)
+            if identified is not None:
+                return identified
         identity = connection.identity
+        asks_for_anybody = known.policy.authorize is not None and not identity.is_authenticated
+        if asks_for_anybody and (limited := self._limited(connection)):
+            return limited
         revoked = None
         if self.revocations is not None and identity.is_authenticated:
             revoked = self.revocations.check(identity)
@@ -154,17 +152,46 @@ class Admission:
             self._authorised(known, identity) or self._expired(identity) or connection.verdict or self._take(connection)
         )
 
-    async def _check_slowly(
-        self, connection: Connection, known: Known, token: str, deadline: float, engine: Engine
-    ) -> Refusal | None:
-        """Check a token for which keys must be fetched."""
+    def _ask(self, connection: Connection, request: ConnectRequest, step: int = -1) -> Identity | int | Refusal | None:
+        """Ask whose the credential is, without waiting; from a step on everybody who is quick."""
+        assert self.auth is not None  # noqa: S101 - narrows the type
         try:
-            connection.identity = await self._verify(token, deadline)
-        except TokenError:
-            connection.session.tried = hash(token)
-            raise
+            return self.auth.ask_now(request, max(step, 0), all_quick=step >= 0)
+        except CredentialError as exc:
+            connection.session.tried = request.tried
+            return exc.refusal
+
+    def _identified(
+        self, connection: Connection, known: Known, request: ConnectRequest, identity: Identity | None
+    ) -> Refusal | None:
+        """Whether the answer to who it is will do."""
+        assert self.auth is not None  # noqa: S101 - narrows the type
+        if identity is None:
+            return None if known.policy.token == "optional" else self.auth.missing(request)
+        connection.identity = identity
+        return None if known.policy.hidden else self._limited(connection, again=True)
+
+    async def _check_slowly(
+        self,
+        connection: Connection,
+        known: Known,
+        request: ConnectRequest,
+        step: int,
+        deadline: float,
+        engine: Engine,
+    ) -> Refusal | None:
+        """Check a credential for which keys must be fetched, or that has to be looked up."""
+        assert self.auth is not None  # noqa: S101 - narrows the type
+        try:
+            identity = await self.auth.ask_later(request, step, deadline)
+        except CredentialError as exc:
+            connection.session.tried = request.tried
+            return exc.refusal
         except Overdue:
             return Refusal(RejectCode.ADMISSION_TIMEOUT, "keys", {"retry_after": RETRY_AFTER})
+        refusal = self._identified(connection, known, request, identity)
+        if refusal is not None:
+            return refusal
         return await self._check_who(connection, known, self._revoked(connection.identity), deadline, engine)
 
     async def _check_who(
@@ -186,18 +213,11 @@ class Admission:
         if refusal is None and known.policy.authorize is not None:
             # It may take its time, in which the token may have expired or been revoked.
             refusal = (
-                await self._ask(identity, connection, known, deadline)
+                await self._authorize(identity, connection, known, deadline)
                 or self._expired(identity)
                 or await self._revoked(identity)
             )
         return refusal or self._expired(identity) or connection.verdict or self._take(connection)
-
-    async def _verify(self, token: str, deadline: float) -> Identity:
-        assert self.auth is not None  # noqa: S101 - narrows the type; nobody looks for a token without it
-        identity = self.auth.verify_now(token)
-        if identity is None:
-            identity = await run_until(self.auth.averify(token), deadline)
-        return identity
 
     async def _revoked(self, identity: Identity) -> Refusal | None:
         if self.revocations is None or not identity.is_authenticated:
@@ -209,7 +229,7 @@ class Admission:
         try:
             if self.auth is not None:
                 self.auth.check_time(identity)
-        except TokenError as exc:
+        except CredentialError as exc:
             return exc.refusal
         return None
 
@@ -228,14 +248,15 @@ class Admission:
         connection.held = True
         return None
 
-    async def refresh(self, connection: Connection, token: object, deadline: float) -> Identity | Refusal:
-        """Decide whether a fresh token may take the place of a connection's old one.
+    async def refresh(self, connection: Connection, payload: dict[str, Any], deadline: float) -> Identity | Refusal:
+        """Decide whether a fresh token, or what else is in the payload, may take the place of the old one.
+
         Returns:
-            Who the fresh token says it is, or why it is refused. Any exception on the way is a refusal too.
+            Whose it is, or why it is refused. Any exception on the way is a refusal too.
         """
         try:
-            return await self._refresh(connection, token, deadline)
-        except TokenError as exc:
+            return await self._refresh(connection, payload, deadline)
+        except CredentialError as exc:
             return exc.refusal
         except Overdue:
             return Refusal(RejectCode.ADMISSION_TIMEOUT, "keys", {"retry_after": RETRY_AFTER})
@@ -244,25 +265,27 @@ class Admission:
                 raise
             return Refusal(RejectCode.INTERNAL_ERROR, "refresh", error=exc)
 
-    async def _refresh(self, connection: Connection, token: object, deadline: float) -> Identity | Refusal:
+    async def _refresh(self, connection: Connection, payload: dict[str, Any], deadline: float) -> Identity | Refusal:
         known = self.registry.resolve(connection.namespace, self.served)
         if known is None:
             return self.unknown(connection.namespace)
-        if token is None or token == "":
-            return Refusal(RejectCode.TOKEN_MISSING, "no_token")
-        if not isinstance(token, str):
-            return Refusal(RejectCode.TOKEN_MALFORMED, "not_a_string", {"received": type(token).__name__})
         if self.auth is None:
             return Refusal(RejectCode.SUBJECT_MISMATCH, "no_auth")
         old = connection.identity
-        new = connection.offered = await self._verify(token, deadline)
+        if not old.is_authenticated:
+            # Rooms and session data are those of a guest: who signs in begins anew.
+            return Refusal(RejectCode.NOT_SIGNED_IN, "anonymous")
+        found = await self.auth.refresh(connection, payload, deadline)
+        if isinstance(found, Refusal):
+            return found
+        new = connection.offered = found
         refusal = (
             await self._revoked(new)
             or _someone_else(old, new, (*known.policy.claims, *self.stable_claims))
             or self._authorised(known, new)
         )
         if refusal is None and known.policy.authorize is not None:
-            refusal = await self._ask(new, connection, known, deadline) or await self._revoked(new)
+            refusal = await self._authorize(new, connection, known, deadline) or await self._revoked(new)
         return refusal or self._expired(new) or new
 
     def unknown(self, name: str) -> Refusal:
@@ -291,28 +314,12 @@ class Admission:
             },
         )
 
-    def _find(self, connection: Connection, known: Known, data: Mapping[str, Any] | None) -> str | Refusal | None:
-        """The token; None when none is needed."""
-        if self.auth is None or known.policy.token == "none":
-            return None
-        session = connection.session
-        try:
-            found = self.auth.find(data, session.headers, session.query_string)
-        except TokenError as exc:
-            return exc.refusal
-        if found is not None:
-            return found.token
-        if known.policy.token == "optional":
-            return None
-        fields = _what_was_sent(data)
-        if (hint := stray(data, session.headers, session.query_string)) is not None:
-            fields["hint"] = hint
-        return Refusal(RejectCode.TOKEN_MISSING, "no_token", fields)
-
-    async def _ask(self, identity: Identity, connection: Connection, known: Known, deadline: float) -> Refusal | None:
+    async def _authorize(
+        self, identity: Identity, connection: Connection, known: Known, deadline: float
+    ) -> Refusal | None:
         authorize = known.policy.authorize
         assert authorize is not None  # noqa: S101 - narrows the type; the caller has looked
-        answer = authorize(identity, connection)
+        answer = call(authorize, identity, connection)
         if inspect.isawaitable(answer):
             try:
                 answer = await run_until(answer, deadline)
@@ -338,7 +345,7 @@ def tried(connection: Connection) -> int | None:
 
 def _failed(error: BaseException) -> Refusal:
     """The refusal that an exception on the way is."""
-    if isinstance(error, TokenError):
+    if isinstance(error, CredentialError):
         return error.refusal
     return Refusal(RejectCode.INTERNAL_ERROR, "admission", error=error)
 
@@ -357,6 +364,8 @@ def _hidden(known: Known, refusal: Refusal | None) -> Refusal | None:
 
 def _someone_else(old: Identity, new: Identity, stable_claims: Sequence[str]) -> Refusal | None:
     """Whether a fresh token is somebody else's: rooms were chosen by the subject and these claims."""
+    if old.credential != new.credential:
+        return Refusal(RejectCode.SUBJECT_MISMATCH, "credential")
     if (old.issuer, old.subject) != (new.issuer, new.subject):
         return Refusal(RejectCode.SUBJECT_MISMATCH, "issuer" if old.issuer != new.issuer else "subject")
     for claim in stable_claims:
@@ -364,10 +373,3 @@ def _someone_else(old: Identity, new: Identity, stable_claims: Sequence[str]) ->
         if type(before) is not type(after) or before != after:  # True and 1 are equal to Python
             return Refusal(RejectCode.SUBJECT_MISMATCH, "claim_changed", {"claim": claim})
     return None
-
-
-def _what_was_sent(data: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Which keys came instead of a token: names only, never values."""
-    if not data:
-        return {}
-    return {"received": [neutralise(str(key), 32) for key in list(data)[:8]]}

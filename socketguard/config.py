@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict, Unpack, cast
@@ -16,8 +16,10 @@ from urllib.parse import urlsplit
 from starlette.config import Config
 from starlette.datastructures import CommaSeparatedStrings
 
+from .auth.credentials import Credentials
+from .authenticator import Authenticator, ConnectRequest
 from .check import YEAR, flag, function, listed, names, seconds, unknown
-from .connection import OnRefresh
+from .connection import Identity, OnRefresh
 from .errors import ConfigurationError
 from .limits.counters import Limits
 from .limits.revocation import Store
@@ -26,13 +28,13 @@ from .namespaces.policy import NamespacePolicy
 from .namespaces.registry import EXAMPLE
 from .proxies.heartbeat import Heartbeat
 from .proxies.trusted import TrustedProxies
-from .tokens.auth import ANY, JWTAuth, Verifier
-from .tokens.issuers import Issuers
+from .tokens.auth import ANY, JWTAuth
 
 __all__ = ["VARIABLES", "Auth", "Options", "Settings", "admission_timeout", "options_from_env", "read_options"]
 
-Auth: TypeAlias = JWTAuth | Issuers | Collection[JWTAuth] | None
-"""What ``auth=`` takes: one verifier, or one for each issuer, or (written out) none."""
+Identify: TypeAlias = Callable[[ConnectRequest], Awaitable[Identity | None] | Identity | None]
+Auth: TypeAlias = Authenticator | Identify | Collection[Authenticator | Identify] | None
+"""What ``auth=`` takes: whoever says whose a credential is, or several of them, or (written out) none."""
 
 ADMISSION_TIMEOUT = 10.0
 """Seconds between a CONNECT and its answer, at most, unless the ping timeout asks for less."""
@@ -63,22 +65,8 @@ class Options(TypedDict, total=False):
 # Each check takes a value and the name of its option, and returns what stands in `Settings`.
 
 
-def _auth(auth: Any, _: str) -> Verifier | None:
-    if auth is None or isinstance(auth, JWTAuth | Issuers):
-        return cast("Verifier | None", auth)
-    given: tuple[Any, ...] = ()
-    what = f"a {type(auth).__name__}"
-    # A text may be a secret, which stands in no error.
-    if isinstance(auth, Iterable) and not isinstance(auth, str):
-        given = listed(auth, "auth", example="[JWTAuth(…), JWTAuth(…)]")
-        what = f"{what} of something else" if given else f"an empty {type(auth).__name__}"
-    if given and all(isinstance(one, JWTAuth) for one in given):
-        return given[0] if len(given) == 1 else Issuers(*given)
-    raise ConfigurationError(
-        f"auth is {what}; write auth=JWTAuth(key, algorithms=[…]), a list with one for each issuer, or auth=None for "
-        "no token at all",
-        option="auth",
-    )
+def _auth(auth: Any, _: str) -> Credentials | None:
+    return None if auth is None else Credentials(auth)
 
 
 def _namespaces(namespaces: Any, option: str) -> tuple[str | NamespacePolicy, ...] | None:
@@ -187,7 +175,7 @@ def _option(check: Callable[[Any, str], Any], default: Any = None) -> Any:
 class Settings:
     """The options with their checks and defaults, validated; two guards with equal ones may share a server."""
 
-    auth: Verifier | None = _option(_auth)
+    auth: Credentials | None = _option(_auth)
     namespaces: tuple[str | NamespacePolicy, ...] | None = _option(_namespaces)
     heartbeat: Heartbeat | None = _option(_heartbeat)
     limits: Limits = _option(_limits)
@@ -224,12 +212,14 @@ def read_options(auth: Auth, **options: Unpack[Options]) -> Settings:
 
 def _check_together(settings: Settings) -> None:
     auth, origins = settings.auth, settings.allowed_origins
-    if auth is not None and auth.uses_cookie and (origins is None or origins == "*"):
-        raise ConfigurationError(
-            "a cookie is a source of tokens, so any page could connect as its visitor: list the origins of your pages, "
-            "allowed_origins=['https://…']",
-            option="allowed_origins",
-        )
+    if auth is not None:
+        auth.origins = origins if isinstance(origins, tuple) else ()
+        if auth.uses_cookie and not auth.origins:
+            raise ConfigurationError(
+                "a cookie is a credential, so any page could connect as its visitor: list the origins of your pages, "
+                "allowed_origins=['https://…']",
+                option="allowed_origins",
+            )
     if settings.fail_open and settings.store is None:
         raise ConfigurationError(
             "fail_open says what happens when the store fails, but there is none: write store=…, or leave it out",

@@ -21,17 +21,18 @@ from .text import neutralise
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a verified token says about its bearer (RFC 7519).
+    """Who a client is: what a verified token says about its bearer (RFC 7519), or what an authenticator has found out.
 
     Attributes:
         subject: the ``sub`` claim, or the claim that ``subject_claim`` names; None for an anonymous client.
         claims: all claims, read-only.
         scopes: what the scope claim grants.
         issuer: the ``iss`` claim.
-        token_id: the ``jti`` claim, or the claim that ``token_id_claim`` names.
+        token_id: the ``jti`` claim, or the claim that ``token_id_claim`` names; it stands in log lines.
         key_id: the ``kid`` of the token's header.
         issued_at: the ``iat`` claim, in seconds since the epoch.
-        expires_at: the ``exp`` claim, in seconds since the epoch.
+        expires_at: the ``exp`` claim, in seconds since the epoch; None for a credential that ends nothing.
+        credential: what was shown: ``jwt``, ``api_key``, ``session`` and so on. The guard fills it in.
     """
 
     subject: str | None
@@ -42,6 +43,7 @@ class Identity:
     key_id: str | None = None
     issued_at: float | None = None
     expires_at: float | None = None
+    credential: str | None = None
 
     @property
     def is_authenticated(self) -> bool:
@@ -88,6 +90,8 @@ class Session:
     transport: str
     headers: list[tuple[bytes, bytes]]
     query_string: bytes
+    scope: Mapping[str, Any] = field(default_factory=dict)  # of its first request
+    asked_from: str | None = None  # the Origin of the request that brings what comes from the client now
     eio_sid: str = ""
     packets_in: int = 0
     connects: int = 0

@@ -1,15 +1,31 @@
-"""Runs code that isn't ours within a deadline, whatever it does with its cancellation."""
+"""Runs code that isn't ours: off the loop if it blocks, within a deadline, whatever it does with its cancellation."""
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import inspect
 import time
-from collections.abc import Awaitable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
-__all__ = ["GRACE", "LATE", "Escaped", "Overdue", "is_ours", "run_until", "settled"]
+__all__ = [
+    "GRACE",
+    "LATE",
+    "THREADS",
+    "Escaped",
+    "Overdue",
+    "blocks",
+    "call",
+    "is_ours",
+    "quick",
+    "run_until",
+    "settled",
+]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 GRACE = 1.0
 """Seconds that cancelled code has to finish before nobody waits for it any more."""
@@ -17,7 +33,56 @@ GRACE = 1.0
 LATE = 1.0
 """Seconds that a timer may be late on a busy machine; more than that and the loop stood still."""
 
+THREADS = 16
+"""So many functions of the application that may block run at a time: as many connections a database has to bear."""
+
 _DEEPEST = 8
+
+
+def quick(function: _Function) -> _Function:
+    """Mark an ordinary function of the application as one that never waits: it is called without a thread.
+
+    Args:
+        function: what a guard is given as an authenticator, ``identify``, ``authorize``, ``lookup`` or ``load_user``.
+            It must ask no database and no network: everybody else waits meanwhile.
+
+    Returns:
+        The same function.
+    """
+    function.__socketguard_quick__ = True  # type: ignore[attr-defined]
+    return function
+
+
+def blocks(function: Any) -> bool:
+    """Whether a function may hold up the loop: an ordinary one that is not marked as quick."""
+    if getattr(function, "__socketguard_quick__", False) or inspect.iscoroutinefunction(function):
+        return False
+    call = getattr(function, "__call__", None)  # noqa: B004 - an object may have an asynchronous one
+    return not (getattr(call, "__socketguard_quick__", False) or inspect.iscoroutinefunction(call))
+
+
+def call(function: Callable[..., Any], *args: Any) -> Any:
+    """What a function of the application returns, or something to await: one that blocks is called in a thread.
+
+    There are at most `THREADS` of these in a process; further calls wait for one.
+    """
+    if not blocks(function):
+        return function(*args)
+    # In the context of the caller, so that current_connection() is known there too.
+    run = contextvars.copy_context().run
+    return asyncio.get_running_loop().run_in_executor(_threads(), run, _without_stop, function, args)
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(THREADS, thread_name_prefix="socketguard")
+
+
+def _without_stop(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    try:
+        return function(*args)
+    except StopIteration as exc:  # which no future can hold
+        raise RuntimeError("StopIteration") from exc
 
 
 class Overdue(Exception):
@@ -117,11 +182,11 @@ def _wake(waiter: asyncio.Future[None], _: object = None) -> None:
 
 async def _abandon(task: asyncio.Task[Any], grace: float) -> None:
     task.cancel()
-    task.add_done_callback(_retrieve)
+    task.add_done_callback(retrieve)
     await asyncio.wait((task,), timeout=grace)
 
 
-def _retrieve(task: asyncio.Task[Any]) -> None:
-    # Whatever a task does after its deadline was reported already; asyncio must not report it as unretrieved.
+def retrieve(task: asyncio.Task[Any]) -> None:
+    """Take note of how a task has ended, so that asyncio reports it to nobody: whoever waited for it has been told."""
     if not task.cancelled():
         task.exception()

@@ -4,7 +4,8 @@ The tree of exceptions::
 
     SocketGuardError
     ├── ConfigurationError (also a ValueError)   you set something up wrongly
-    └── TokenError                               a peer sent a token that does not hold
+    └── CredentialError                          a peer sent a credential that does not hold
+        └── TokenError                           … and it is a token
 
 A *code* is what the client may know and act on. A *detail* is what only the log may know. This module is pure.
 """
@@ -17,6 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
+
+from .text import neutralise
 
 RETRY_AFTER = 5  # seconds after which a refused client may try again, where nothing tells better
 
@@ -48,6 +51,9 @@ class RejectCode(enum.StrEnum):
     TOKEN_INVALID = "token_invalid"
     TOKEN_REVOKED = "token_revoked"
     SUBJECT_MISMATCH = "subject_mismatch"
+    CREDENTIAL_INVALID = "credential_invalid"
+    ACCOUNT_DISABLED = "account_disabled"
+    NOT_SIGNED_IN = "not_signed_in"
     INSUFFICIENT_SCOPE = "insufficient_scope"
     KEYS_UNAVAILABLE = "keys_unavailable"
     CONNECTION_LIMIT = "connection_limit"
@@ -102,6 +108,9 @@ REPLIES: Mapping[RejectCode | HandshakeCode, Reply] = MappingProxyType(
         RejectCode.TOKEN_INVALID: Reply("Invalid token", Retry.LOGIN, 401),
         RejectCode.TOKEN_REVOKED: Reply("Token has been revoked", Retry.LOGIN, 401),
         RejectCode.SUBJECT_MISMATCH: Reply("Token belongs to someone else", Retry.NEVER, 403),
+        RejectCode.CREDENTIAL_INVALID: Reply("Invalid credentials", Retry.LOGIN, 401),
+        RejectCode.ACCOUNT_DISABLED: Reply("Account is not active", Retry.LOGIN, 403),
+        RejectCode.NOT_SIGNED_IN: Reply("Connect again to sign in", Retry.NOW, 401),
         RejectCode.INSUFFICIENT_SCOPE: Reply("Forbidden", Retry.NEVER, 403),
         RejectCode.KEYS_UNAVAILABLE: Reply("Authentication is temporarily unavailable", Retry.BACKOFF, 503),
         RejectCode.CONNECTION_LIMIT: Reply("Too many connections", Retry.BACKOFF, 429),
@@ -207,7 +216,45 @@ class ConfigurationError(SocketGuardError, ValueError):
         self.option = option
 
 
-class TokenError(SocketGuardError):
+class CredentialError(SocketGuardError):
+    """A credential was refused: an authenticator raises it when there is one, and it is bad.
+
+    ``str()`` of it is the fixed public text of the code: the client is told that, and never the detail.
+
+    Args:
+        detail: why, in a word or a sentence for the log; nothing secret.
+        code: what the client is told: ``credential_invalid``, ``account_disabled``, ``insufficient_scope`` or one of
+            the ``token_*`` codes, such as ``RejectCode.TOKEN_EXPIRED``.
+
+    Attributes:
+        code: the code.
+        detail: the word for the log.
+        fields: further fields for the log, without secrets.
+
+    Raises:
+        ConfigurationError: the code is none of these.
+    """
+
+    def __init__(self, detail: str = "", *, code: RejectCode = RejectCode.CREDENTIAL_INVALID) -> None:
+        if code not in _OF_CREDENTIALS:
+            allowed = ", ".join(sorted(_OF_CREDENTIALS))
+            raise ConfigurationError(f"CredentialError(code={str(code)!r}); write one of {allowed}", option="code")
+        told = {"app_message": neutralise(str(detail), 256)} if detail else {}
+        self._set(RejectCode(code), "credential_refused", told)
+
+    def _set(self, code: RejectCode, detail: str, fields: Mapping[str, Any]) -> None:
+        super().__init__(REPLIES[code].message)
+        self.code = code
+        self.detail = detail
+        self.fields = fields
+
+    @property
+    def refusal(self) -> Refusal:
+        """The same as a `Refusal`."""
+        return Refusal(self.code, self.detail, self.fields)
+
+
+class TokenError(CredentialError):
     """A token was refused.
 
     ``str()`` of it is the fixed public text of the code and never holds anything of the token.
@@ -219,12 +266,19 @@ class TokenError(SocketGuardError):
     """
 
     def __init__(self, code: RejectCode, detail: str, **fields: Any) -> None:
-        super().__init__(REPLIES[code].message)
-        self.code = code
-        self.detail = detail
-        self.fields: Mapping[str, Any] = fields
+        self._set(code, detail, fields)
 
-    @property
-    def refusal(self) -> Refusal:
-        """The same as a `Refusal`."""
-        return Refusal(self.code, self.detail, self.fields)
+
+_OF_CREDENTIALS = frozenset(
+    {
+        RejectCode.CREDENTIAL_INVALID,
+        RejectCode.ACCOUNT_DISABLED,
+        RejectCode.INSUFFICIENT_SCOPE,
+        RejectCode.TOKEN_MISSING,
+        RejectCode.TOKEN_MALFORMED,
+        RejectCode.TOKEN_EXPIRED,
+        RejectCode.TOKEN_NOT_YET_VALID,
+        RejectCode.TOKEN_INVALID,
+        RejectCode.TOKEN_REVOKED,
+    }
+)

@@ -46,7 +46,7 @@ from .server.requires import requires
 from .server.service import Service
 from .server.sessions import Sessions
 from .text import neutralise
-from .tokens.auth import Verifier
+from .tokens.http import Backend
 
 __all__ = ["Parts", "SocketGuard"]
 
@@ -287,9 +287,10 @@ class SocketGuard:
             self._parts.endings.arm()
 
     @property
-    def auth(self) -> Verifier | None:
-        """The verifier, for the HTTP routes of the same service."""
-        return self._parts.settings.auth
+    def auth(self) -> Backend | None:
+        """Whoever says whose a credential is, for the HTTP routes of the same service; a lone `JWTAuth` is itself."""
+        auth = self._parts.settings.auth
+        return auth if auth is None or auth.others else auth.jwt
 
     def identity(self, sid: str, namespace: str | None = None) -> Identity:
         """Who a client is.
@@ -408,7 +409,8 @@ class SocketGuard:
         parts = self._parts
         auth = parts.settings.auth
         if auth is None:
-            raise ConfigurationError("auth is None, so that there are no tokens to revoke", option="auth")
+            raise ConfigurationError("auth is None, so that there is nothing to revoke", option="auth")
+        lifetime, unknown = auth.lifetime(issuer)
         known = [each.identity for each in parts.sessions.everybody() if each.identity.token_id == token_id]
         revocation = revocation_for(
             token_id=token_id,
@@ -416,8 +418,10 @@ class SocketGuard:
             issued_before=issued_before,
             issuer=issuer,
             expires_at=expires_at,
-            issuers=auth.issuers,
-            max_lifetime=auth.max_lifetime_of(issuer),
+            # Without an issuer, whatever has none is meant too.
+            issuers=auth.issuers if issuer is not None or not auth.others else frozenset(),
+            max_lifetime=lifetime,
+            unknown=unknown,
             leeway=auth.leeway,
             now=auth.now(),
             known_expiry=next((one.expires_at for one in known if token_id and issuer in (None, one.issuer)), None),

@@ -14,8 +14,9 @@ ROOT = Path(socketguard.__file__).parent
 # From the bottom up. Nobody imports from a higher row.
 ROWS = (
     {"errors", "findings", "text"},
-    {"check", "connection", "deadline", "proxies"},
+    {"authenticator", "check", "connection", "deadline", "proxies"},
     {"tokens", "namespaces", "limits", "logs"},
+    {"auth"},
     {"admission", "config", "diagnosis", "testing"},
     {"server"},
     {"guard"},
@@ -30,11 +31,12 @@ LIBRARIES = {
     "jwt": {"tokens", "testing", "cli"},
     "cryptography": {"tokens"},
     "structlog": {"logs"},
-    "starlette": {"tokens", "config", "server", "guard"},
+    "starlette": {"authenticator", "tokens", "config", "server", "guard"},
     "socketio": {"server", "cli"},
     "engineio": {"server", "cli"},
     # Of extras, imported when somebody asks for them.
     "httpx2": {"tokens", "cli"},
+    "itsdangerous": {"auth"},
     **{name: {"cli"} for name in ("uvicorn", "websockets", "aiohttp", "click", "rich")},
 }
 

@@ -21,6 +21,7 @@ from socketguard import (
     SocketGuard,
     TokenError,
 )
+from socketguard.auth.credentials import Credentials
 from socketguard.check import YEAR, flag, is_loopback, listed, names, seconds
 from socketguard.config import read_options
 from socketguard.logs.host import ConnectionFilter
@@ -188,7 +189,7 @@ def test_policies_are_no_mapping(values: Any) -> None:
 
 @pytest.mark.parametrize("value", [[make_auth()], (make_auth(),), {make_auth()}, {make_auth(): 1}.keys()])
 def test_auth_may_be_any_collection(value: Any) -> None:
-    assert read_options(value).auth == make_auth()
+    assert read_options(value).auth == Credentials(make_auth())
 
 
 @pytest.mark.parametrize("value", [{make_auth(): 1}, iter([make_auth()]), b"secret", {"key": "secret"}])

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from socketguard import ConfigurationError, Heartbeat, JWTAuth, Limits, MemoryStore, NamespacePolicy, SocketGuard
+from socketguard.auth.credentials import Credentials
 from socketguard.config import (
     VARIABLES,
     Options,
@@ -52,7 +53,7 @@ SECONDS = {"store_timeout": 2, "connect_timeout": 15, "admission_timeout": 10, "
         (
             {"auth": "secret"},
             "auth",
-            "auth is a str; write auth=JWTAuth(key, algorithms=[…]), a list with one for each",
+            "auth is a str; write auth=JWTAuth(key, algorithms=[…]), an Authenticator, a function of the request",
         ),
         ({"auth": []}, "auth", "auth is an empty list; write"),
         ({"auth": ()}, "auth", "auth is an empty tuple; write"),
@@ -175,21 +176,29 @@ GIVEN: dict[str, tuple[Any, Any]] = {
 
 def test_the_defaults_and_what_works_is_kept() -> None:
     assert list(DEFAULTS) == list(GIVEN) == list(Options.__annotations__)
-    assert vars(settings(AUTH)) == {"auth": AUTH, **DEFAULTS}
+    assert vars(settings(AUTH)) == {"auth": Credentials(AUTH), **DEFAULTS}
     found = settings(AUTH, **{name: written for name, (written, _) in GIVEN.items()})
-    assert vars(found) == {"auth": AUTH, **{name: meant for name, (_, meant) in GIVEN.items()}}
+    origins = found.allowed_origins
+    assert isinstance(origins, tuple)
+    kept = {name: meant for name, (_, meant) in GIVEN.items()}
+    assert vars(found) == {"auth": Credentials(AUTH, origins), **kept}
 
 
 def test_what_auth_may_be() -> None:
     first, second = (make_auth(issuer=issuer) for issuer in ISSUERS)
     assert settings(None).auth is None
-    assert settings([first]).auth is first
+    for auth in (first, [first]):
+        found = settings(auth).auth
+        assert found is not None
+        assert (found.jwt, found.others) == (first, [])
     both = settings((first, second)).auth
-    assert isinstance(both, Issuers)
+    assert both is not None
+    assert isinstance(both.jwt, Issuers)
     assert both.issuers == frozenset(ISSUERS)
-    assert settings(both).auth is both
     cookie = make_auth(sources=("payload", "cookie:t"))
-    assert settings(cookie, allowed_origins=["https://x.example"]).auth is cookie
+    kept = settings(cookie, allowed_origins=["https://x.example"]).auth
+    assert kept is not None
+    assert (kept.jwt, kept.origins) == (cookie, ("https://x.example",))
 
 
 def test_without_auth_namespaces_may_not_ask_for_anything_but_need_not() -> None:

@@ -58,6 +58,7 @@ def test_the_words_of_the_protocol_are_fixed() -> None:
     assert {code.value for code in RejectCode} == {
         *("invalid_namespace", "connect_malformed", "token_missing", "token_malformed", "token_expired"),
         *("token_not_yet_valid", "token_invalid", "token_revoked", "subject_mismatch", "insufficient_scope"),
+        *("credential_invalid", "account_disabled", "not_signed_in"),
         *("keys_unavailable", "connection_limit", "rate_limited", "draining", "origin_not_allowed"),
         *("admission_timeout", "already_connected", "refused_by_app", "internal_error"),
     }

@@ -33,7 +33,7 @@ from . import CommandError
 from .application import Application, examine, load, parts_of, policies_of
 from .drive import Driven, drive
 from .output import Printer, counted, print_json, words
-from .trial import Trial, try_token
+from .trial import Brings, Trial, try_token
 from .verifier import read_jwks, read_token, verifiers
 
 __all__ = ["command", "findings", "workers_of"]
@@ -77,6 +77,16 @@ _BEFORE_CLAIMS = frozenset({"signature_mismatch", "algorithm_not_allowed", "type
     help="Ask for every namespace (with --as: for that one, with the token), although connect handlers run then. "
     "Without it only for those that refuse whoever has no token.",
 )
+@click.option(
+    "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="With --as: a header that the client sends."
+)
+@click.option("--cookie", "cookies", multiple=True, metavar="NAME=VALUE", help="With --as: a cookie that it sends.")
+@click.option(
+    "--auth-json",
+    metavar="JSON",
+    help="With --as: its auth payload, '-' for stdin, @FILE for a file. With any of these three, authenticators of the "
+    "application are asked, which may use a network.",
+)
 @click.option("--jwks-file", metavar="FILE", help="With --as: a JWK Set in place of what would be fetched.")
 @click.option(
     "--with-authorize", is_flag=True, help="With --as: call authorize of the namespace; it may use a network."
@@ -106,8 +116,9 @@ def command(
     if joining is not None and token is not None and not further:
         if not found.guards:
             raise CommandError("nobody guards this application, so that there is no admission to play")
+        brings = Brings.read(given["headers"], given["cookies"], given["auth_json"])
         trial = asyncio.run(
-            try_token(found.guards[0], token, joining[1], keys=keys, with_authorize=given["with_authorize"])
+            try_token(found.guards[0], token, joining[1], brings, keys=keys, with_authorize=given["with_authorize"])
         )
         _print_trial(trial, app, joining[1], as_json)
         # Whatever hangs on a signature that nobody has checked is not good yet.
@@ -146,7 +157,7 @@ def findings(found: Application, *, proxies: Sequence[str] = (), workers: int = 
         known = facts(guard.server, parts.served)
         # The same of an unguarded server is said below, with its path.
         listed += [one for one in guard.check() if one.id != "SG036" or not found.unguarded]
-        if any(map(_takes_test_tokens, verifiers(guard.auth))):
+        if any(map(_takes_test_tokens, verifiers(parts.settings.auth))):
             listed.append(finding("SG037"))
         if parts.settings.debug:
             listed.append(finding("SG031"))

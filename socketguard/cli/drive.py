@@ -48,8 +48,8 @@ async def drive(
     for guard in found.guards:
         parts = parts_of(guard)
         parts.report.log.silence()
-        if guard.auth is not None:
-            guard.auth.hold()
+        if parts.settings.auth is not None:
+            parts.settings.auth.hold()
     driven: list[Driven] = []
     wrong: list[Finding] = []
     names = _asked_for(found) if namespaces is None else dict.fromkeys(namespaces, _GOOD)

@@ -32,7 +32,7 @@ from socketguard.tokens.encoding import check_shape, decode_base64url, decode_js
 from socketguard.tokens.keys import ALGORITHMS, StaticKeys, fitting
 
 from . import CommandError
-from .application import examine, load
+from .application import examine, load, parts_of
 from .output import Printer, duration, explain, print_json, words
 from .verifier import PUBLIC, Offline, offline, read_jwks, read_keys, read_token
 
@@ -265,7 +265,8 @@ def _verifier(app: str | None, jwks_file: str | None, key: bytes | None, **claim
     keys = None if jwks_file is None else read_jwks(jwks_file)
     if app is not None:
         guards = examine(*load(app)).guards
-        auth: Verifier | None = guards[0].auth if guards else None
+        credentials = parts_of(guards[0]).settings.auth if guards else None
+        auth: Verifier | None = None if credentials is None else credentials.jwt
         if auth is None:
             raise CommandError(f"{app} has no guard that verifies tokens")
         return offline(auth, keys)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 from urllib.parse import quote_plus
 
 from socketguard.admission import Admission
+from socketguard.auth.credentials import Credentials
 from socketguard.connection import Connection, Session
 from socketguard.errors import Refusal, RejectCode
 from socketguard.guard import SocketGuard
@@ -19,11 +20,11 @@ from socketguard.limits.revocation import MemoryStore
 from socketguard.namespaces.policy import NamespacePolicy
 from socketguard.namespaces.registry import Known, Registry
 from socketguard.text import neutralise
-from socketguard.tokens.auth import Verifier
 
+from . import CommandError
 from .application import parts_of
 from .output import duration, explain
-from .verifier import Offline, offline, verifiers
+from .verifier import Offline, offline, read_token, verifiers
 
 __all__ = ["Step", "Trial", "try_token"]
 
@@ -86,34 +87,85 @@ class Trial:
         return None if self.unchecked else True
 
 
+@dataclass(frozen=True, slots=True)
+class Brings:
+    """What a client brings beside a token."""
+
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    payload: Mapping[str, Any] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.headers or self.payload)
+
+    @classmethod
+    def read(cls, headers: Sequence[str], cookies: Sequence[str], payload: str | None) -> Brings:
+        """What the command line says of it."""
+        found = []
+        for text in headers:
+            name, colon, value = text.partition(":")
+            if not colon or not name.strip().isascii() or not name.strip():
+                raise CommandError("a header is given as 'NAME: VALUE'")
+            found.append((name.strip().lower().encode(), value.strip().encode("utf-8", "replace")))
+        if not all("=" in text for text in cookies):
+            raise CommandError("a cookie is given as NAME=VALUE")
+        if cookies:
+            found.append((b"cookie", "; ".join(cookies).encode("utf-8", "replace")))
+        try:
+            data = {} if payload is None else json.loads(read_token(payload))
+        except (ValueError, RecursionError):
+            data = None
+        if not isinstance(data, dict):
+            raise CommandError('--auth-json is no JSON object, such as \'{"api_key": "…"}\'')
+        return cls(tuple(found), data)
+
+
 async def try_token(
-    guard: SocketGuard, token: str, namespace: str, keys: Mapping[str, Any] | None = None, with_authorize: bool = False
+    guard: SocketGuard,
+    token: str,
+    namespace: str,
+    brings: Brings | None = None,
+    *,
+    keys: Mapping[str, Any] | None = None,
+    with_authorize: bool = False,
 ) -> Trial:
     """Try the admission of one client to one namespace.
 
     The order is that of `Admission`, which decides here too, with the options of the guard and empty counters. Nothing
     is fetched, no store but `MemoryStore` is asked, and no function of the application is called, save ``authorize``
-    when that is wanted.
+    when that is wanted, and authenticators when the client brings something for them.
     """
     parts = parts_of(guard)
     settings, limits = parts.settings, parts.settings.limits
-    found = None if guard.auth is None else offline(guard.auth, keys)
+    auth = settings.auth
+    found = None if auth is None or auth.jwt is None else offline(auth.jwt, keys)
     known = parts.registry.resolve(namespace, parts.served)
     asks_store = isinstance(parts.store, MemoryStore)
     admission = Admission(
         parts.registry if with_authorize else Registry(_without_authorize(parts.registry.policies)),
-        None if found is None else found.auth,
+        None if auth is None else auth.only(None if found is None else found.auth, others=bool(brings)),
         parts.served,
         parts.configuration.paths,
         limits=limits,
         ledger=Ledger(limits),
         budget=AddressBudget(limits.failure_rate),
-        revocations=parts.revocations if asks_store and found is not None else None,
+        revocations=parts.revocations if asks_store and auth is not None else None,
         stable_claims=settings.stable_claims,
     )
-    payload, headers, query, place = _request(guard.auth, token)
+    payload, headers, query, place = _request(auth, token)
+    if brings:
+        payload |= brings.payload
+        headers += brings.headers
+    sent = {name for name, _ in headers}
+    if b"cookie" in sent and b"origin" not in sent and auth is not None and auth.origins:
+        headers.append((b"origin", next(iter(auth.origins)).encode()))  # as a page of the list would
     session = Session(
-        client_address=None, origin=None, user_agent=None, transport="websocket", headers=headers, query_string=query
+        client_address=None,
+        origin=None,
+        user_agent=None,
+        transport="websocket",
+        headers=headers,
+        query_string=query,
+        scope={"type": "websocket", "headers": headers, "query_string": query},
     )
     connection = session.connections[namespace] = Connection(session, namespace)
     size = len(json.dumps(payload)) + len(namespace) + 4
@@ -230,22 +282,21 @@ def _granted(known: Known | None) -> str:
     return "; ".join(parts)
 
 
-def _request(auth: Verifier | None, token: str) -> tuple[dict[str, Any], list[tuple[bytes, bytes]], bytes, str]:
+def _request(auth: Credentials | None, token: str) -> tuple[dict[str, Any], list[tuple[bytes, bytes]], bytes, str]:
     """Where a client would put its token: payload, headers and query string, and the place in words."""
     auths = verifiers(auth)
     if not auths or not token:
         return {}, [], b"", ""
     finder = auths[0].finder
-    source = "payload" if "payload" in finder.sources else finder.sources[0]
+    source = "payload" if "payload" in finder.sources else finder.named[0]
     kind, _, name = source.partition(":")
     if kind == "payload":
         key = finder.payload_keys[0]
         value = f"Bearer {token}" if key.lower() == "authorization" else token
         return {key: value}, [], b"", f"in the payload, as {key!r}"
     raw = token.encode("utf-8", "replace")
-    if kind == "header":
+    if kind == "header" and not name:
         return {}, [(b"authorization", b"Bearer " + raw)], b"", "in the Authorization header"
     if kind == "query":
         return {}, [], f"{quote_plus(name)}={quote_plus(token)}".encode(), f"in the query parameter {name!r}"
-    headers = [(b"cookie", name.encode() + b"=" + raw), (b"origin", b"https://made-up.example")]
-    return {}, headers, b"", f"in the cookie {name!r}"
+    return {}, [(b"cookie", name.encode() + b"=" + raw)], b"", f"in the cookie {name!r}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from socketguard.auth.credentials import Credentials
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
 from socketguard.text import neutralise
 from socketguard.tokens.auth import JWTAuth, Verifier
@@ -108,9 +109,9 @@ class Offline:
         return self.stand_in.asked
 
 
-def verifiers(auth: Verifier | None) -> tuple[JWTAuth, ...]:
-    """The verifiers, one for each issuer."""
-    return () if auth is None else auth.auths
+def verifiers(auth: Credentials | None) -> tuple[JWTAuth, ...]:
+    """The verifiers of tokens, one for each issuer."""
+    return () if auth is None or auth.jwt is None else auth.jwt.auths
 
 
 def offline(auth: Verifier, keys: Mapping[str, Any] | None = None) -> Offline:
@@ -123,6 +124,6 @@ def offline(auth: Verifier, keys: Mapping[str, Any] | None = None) -> Offline:
         given = None if keys is None else _GivenKeys(read_keys(keys, one.describe()["algorithms"]))
         return one.with_keys(given or found.stand_in)
 
-    twins = [twin(one) for one in verifiers(auth)]
+    twins = [twin(one) for one in auth.auths]
     found.auth = Issuers(*twins) if isinstance(auth, Issuers) else twins[0]
     return found

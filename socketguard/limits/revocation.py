@@ -10,7 +10,7 @@ import itertools
 import math
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -103,12 +103,14 @@ def revocation_for(
     leeway: float,
     now: float,
     known_expiry: float | None,
+    unknown: Sequence[str] = (),
 ) -> Revocation:
     """The `Revocation` that the arguments of ``guard.revoke()`` ask for.
 
     ``issuers`` are those that are configured, with ``{placeholders}`` as they were written; ``max_lifetime`` is the
-    longest time from ``iat`` to ``exp`` of the issuer's tokens; ``known_expiry`` is the ``exp`` of the token of an open
-    connection. Of two ends the later one counts.
+    longest time from ``iat`` to ``exp`` of the issuer's tokens, and ``unknown`` names the kinds of credentials of which
+    it is not known; ``known_expiry`` is the ``exp`` of the token of an open connection. Of two ends the later one
+    counts.
     """
     if (token_id is None) == (subject is None):
         raise ConfigurationError(
@@ -124,12 +126,8 @@ def revocation_for(
                 "expires_at goes with token_id; how long a subject's revocation is kept follows from max_lifetime",
                 option="expires_at",
             )
-        if max_lifetime is None:
-            raise ConfigurationError(
-                "how long the tokens of a subject live is not known, and so not how long they stay revoked; write "
-                "JWTAuth(max_lifetime=…) with the longest lifetime that the issuer gives, in seconds",
-                option="max_lifetime",
-            )
+        if unknown or max_lifetime is None:
+            raise ConfigurationError(_unknown_lifetime(unknown), option="max_lifetime")
         # By default all of the running second too, because iat mostly has whole seconds.
         before = math.floor(now) + 1 if issued_before is None else _moment(issued_before, "issued_before", now)
         return Revocation(issuer, None, subject, before, before + max_lifetime + leeway)
@@ -146,7 +144,7 @@ def revocation_for(
         end = max(_moment(expires_at, "expires_at", now), known_expiry or 0)
     elif known_expiry is not None:
         end = known_expiry
-    elif max_lifetime is not None:
+    elif max_lifetime is not None and not unknown:
         # It may have been issued just now, by a clock that is ahead.
         end = now + leeway + max_lifetime
     else:
@@ -156,6 +154,21 @@ def revocation_for(
             option="expires_at",
         )
     return Revocation(issuer, token_id, None, None, end + leeway)
+
+
+def _unknown_lifetime(unknown: Sequence[str]) -> str:
+    """What is missing for the revocation of a subject."""
+    others = ", ".join(name for name in unknown if name != "jwt")
+    if not others:
+        return (
+            "how long the tokens of a subject live is not known, and so not how long they stay revoked; write "
+            "JWTAuth(max_lifetime=…) with the longest lifetime that the issuer gives, in seconds"
+        )
+    return (
+        f"credentials of {others} have no known lifetime, so that nobody can tell how long they would stay revoked: "
+        "give the authenticator max_lifetime, and its identities issued_at and expires_at; or delete the credential "
+        "where it is kept and call disconnect(subject=…). With issuer=… only the tokens of that issuer are revoked"
+    )
 
 
 def _issuer(issuer: Any, issuers: frozenset[str]) -> str | None:

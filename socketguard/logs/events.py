@@ -28,7 +28,7 @@ _OWN_FIELDS = """
     lifetime_s expired_s valid_in_s required missing hidden_reason hidden_detail retry_after refreshes expires_in_s
     selector until ended sessions over_s url keys key_ids serving event_name fail_open previous ignored serving_s
     app_message algorithm room members connections
-    proxies pattern stands blocked_s after_s cuts interval_s timeout_s count of living workers
+    proxies pattern stands blocked_s after_s cuts interval_s timeout_s count of living workers credential
 """
 # What structlog and its processors give a meaning of their own, and the parameter names of its logging methods (a
 # keyword of that name would be a TypeError there).
@@ -334,6 +334,19 @@ KEYS_UNAVAILABLE = _event(
         f"{'the old keys serve on' if f.all.get('serving') == 'stale' else 'nobody can be verified'}: "
         f"{f.text('reason', 'no reason known', 512)}{f.hint}"
     ),
+)
+CREDENTIAL_UNAVAILABLE = _event(
+    "socketguard.credential.unavailable",
+    ERROR,
+    lambda f: (
+        f"Nobody can tell whose a credential of kind {f.quoted('credential')} is: {f.text('error', 'unknown error')}; "
+        "clients come back by themselves"
+    ),
+)
+CREDENTIAL_RECOVERED = _event(
+    "socketguard.credential.recovered",
+    INFO,
+    lambda f: f"Credentials of kind {f.quoted('credential')} are checked again",
 )
 STORE_UNAVAILABLE = _event(
     "socketguard.store.unavailable",

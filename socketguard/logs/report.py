@@ -166,6 +166,14 @@ class Report:
         event = events.KEYS_REFRESHED if change.kind == "refreshed" else events.KEYS_UNAVAILABLE
         self.log.emit(event, dict(change.fields))
 
+    def credential_changed(self, credential: str, error: BaseException | None) -> None:
+        """An authenticator answers again, or doesn't any more."""
+        if error is None:
+            self.log.emit(events.CREDENTIAL_RECOVERED, {"credential": credential})
+            return
+        fields = {"credential": credential, "error": type(error).__name__}
+        self.log.emit(events.CREDENTIAL_UNAVAILABLE, fields, exc_info=error)
+
     def store_changed(self, available: bool, error: BaseException | None, *, fail_open: bool) -> None:
         """The store of revocations answers again, or doesn't any more."""
         if available:
@@ -207,6 +215,7 @@ class Report:
         return {
             **connection.log_fields,
             **_known(
+                credential=identity.credential,
                 issuer=_text(identity.issuer),
                 token_id=_text(identity.token_id, 128),
                 key_id=_text(identity.key_id, 128),

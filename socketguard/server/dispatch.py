@@ -366,7 +366,7 @@ class Refreshes:
         if payload is not None and not isinstance(payload, dict):
             return Refusal(RejectCode.TOKEN_MALFORMED, "not_an_object", {"received": type(payload).__name__})
         try:
-            found = await self._admission.refresh(connection, (payload or {}).get("token"), deadline)
+            found = await self._admission.refresh(connection, payload or {}, deadline)
         finally:
             self._context.service.tell()
         if isinstance(found, Refusal):

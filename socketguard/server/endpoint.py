@@ -98,6 +98,8 @@ class Endpoint:
         if socket is None:
             return self._open(scope, request, receive, send)
         socket.record.active = time.monotonic()
+        if request.method == "POST" or request.websocket:
+            socket.record.asked_from = request.origin
         if not request.websocket:
             return self._polling.serve(socket, scope, request, receive, send)
         if socket.upgrade is not None:
@@ -114,6 +116,7 @@ class Endpoint:
             transport=request.transport,
             headers=scope["headers"],
             query_string=scope.get("query_string", b""),
+            scope=scope,
         )
         # For whoever reads the environment in a connect handler.
         scope["headers"] = normalised_headers(scope["headers"], request)

@@ -35,6 +35,8 @@ _FAILURES = frozenset(
         RejectCode.TOKEN_NOT_YET_VALID,
         RejectCode.TOKEN_INVALID,
         RejectCode.TOKEN_REVOKED,
+        RejectCode.CREDENTIAL_INVALID,
+        RejectCode.ACCOUNT_DISABLED,
         RejectCode.INSUFFICIENT_SCOPE,
         RejectCode.ALREADY_CONNECTED,
     }

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextvars
 
+from socketguard.auth.credentials import Credentials
 from socketguard.limits.revocation import Revocations
 from socketguard.logs.report import Report
 from socketguard.namespaces.registry import Registry
-from socketguard.tokens.auth import Verifier
 
 __all__ = ["Service"]
 
@@ -18,7 +18,7 @@ class Service:
     def __init__(
         self,
         registry: Registry,
-        auth: Verifier | None,
+        auth: Credentials | None,
         revocations: Revocations,
         report: Report,
         *,
@@ -52,5 +52,8 @@ class Service:
             for change in changes:
                 # In an empty context: the keys are no business of the client for whom it was asked.
                 contextvars.Context().run(self._report.keys_changed, change)
+        if self._auth is not None:
+            for name, failure in self._auth.unavailable():
+                contextvars.Context().run(self._report.credential_changed, name, failure)
         for available, error in self._revocations.changes():
             self._report.store_changed(available, error, fail_open=self._fail_open)

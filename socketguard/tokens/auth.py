@@ -12,6 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, Self
 
+from socketguard.authenticator import Authenticator, ConnectRequest
 from socketguard.check import called, listed, names, whole
 from socketguard.connection import Identity, KeysChange, claim_value
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
@@ -21,7 +22,7 @@ from socketguard.text import neutralise
 from .claims import ANY, REQUIRE, ClaimRules, Names, ScopeClaim, invalid, shown
 from .encoding import MAX_TOKEN_LENGTH, check_shape, decode_base64url, decode_json_object, unverified
 from .fetch import AllowHTTP, Fetch, checked_hosts
-from .finder import Found, TokenFinder
+from .finder import Found, Source, TokenFinder
 from .http import Backend
 from .jwks import Discovery, RemoteKeys
 from .keys import MAX_KEY_ID, Key, KeySource, Pending, StaticKeys, check_algorithms
@@ -39,24 +40,39 @@ _CACHED_HEADER_BYTES = 512
 _RFC9068 = ("iss", "exp", "aud", "sub", "client_id", "iat", "jti")
 
 
-class Verifier(Backend):
+class Verifier(Backend, Authenticator):
     """What a guard asks of whatever verifies tokens: `JWTAuth`, or `issuers.Issuers` for several of it."""
 
+    name = "jwt"
+    local = True
+
     def __init__(self, finder: TokenFinder, sources: Sequence[KeySource]) -> None:
-        super().__init__(finder)
         self.finder = finder
+        # An HTTP request has no payload: its standard place for a token is the header, whatever Socket.IO uses.
+        others = [source for source in finder.sources if source not in ("payload", "header")]
+        self.http_finder = TokenFinder(("header", *others), finder.payload_keys)
         self._sources = sources
 
     @property
-    def uses_cookie(self) -> bool:
-        """Whether a cookie is among the sources."""
-        return self.finder.uses_cookie
+    def places(self) -> list[str]:  # type: ignore[override]
+        """Where tokens are looked for."""
+        return self.finder.places
 
-    def find(
-        self, payload: Mapping[str, Any] | None, headers: Sequence[tuple[bytes, bytes]], query_string: bytes
-    ) -> Found | None:
-        """The token of a CONNECT."""
-        return self.finder.find(payload, headers, query_string)
+    def find(self, request: ConnectRequest, *, http: bool = False) -> Found | None:
+        """The token of a request, that in a cookie last."""
+        finder = self.http_finder if http else self.finder
+        return finder.find(request) or finder.find_cookie(request)
+
+    async def identify(self, request: ConnectRequest) -> Identity | None:
+        """Say whose the token of a request is: see `Authenticator.identify`."""
+        found = self.find(request)
+        return None if found is None else await self.averify(found.token)
+
+    async def identify_http(self, request: ConnectRequest) -> Identity | None:
+        found = self.find(request, http=True)
+        if found is None and self.http_finder.missed_cookie(request):
+            raise TokenError(RejectCode.TOKEN_MISSING, "cookie_cross_origin")
+        return None if found is None else await self.averify(found.token)
 
     def start(self) -> None:
         """Begin to fetch keys, when there are any to fetch. Needs a running event loop."""
@@ -131,6 +147,8 @@ class Verifier(Backend):
     @abstractmethod
     def verify(self, token: str) -> Identity: ...
     @abstractmethod
+    async def averify(self, token: str) -> Identity: ...
+    @abstractmethod
     def verify_now(self, token: str) -> Identity | None: ...
     @abstractmethod
     def _of(self, identity: Identity) -> JWTAuth: ...
@@ -179,8 +197,9 @@ class JWTAuth(Presets, Verifier):
             just that name goes first), or a function of the claims. A string is split on spaces (RFC 6749 section
             3.3); an array must hold strings.
         sources: where a Socket.IO client may put its token: ``"payload"``, ``"header"``, ``"header:NAME"``,
-            ``"query:NAME"`` and ``"cookie:NAME"`` (also in chunks, ``NAME_0`` or ``NAME.0`` and so on). The payload
-            goes first, then the header, then the others in their order.
+            ``"query:NAME"``, ``"cookie:NAME"`` (also in chunks, ``NAME_0`` or ``NAME.0`` and so on), and functions of
+            the `ConnectRequest` that return the token or None. The payload goes first, then the header, then the others
+            in their order, cookies last.
         payload_keys: under which keys of the payload; ``authorization`` holds ``Bearer …``, others the bare token.
         max_lifetime: the longest time from ``iat`` (from now, without ``iat``) to ``exp``, in seconds. Revoking all
             tokens of a subject needs it.
@@ -221,7 +240,7 @@ class JWTAuth(Presets, Verifier):
         subject_claim: str = "sub",
         token_id_claim: str = "jti",  # noqa: S107 - the name of a claim
         scope_claim: ScopeClaim = "scope",
-        sources: Sequence[str] = ("payload", "header"),
+        sources: Sequence[Source] = ("payload", "header"),
         payload_keys: Sequence[str] = ("token", "access_token", "authorization"),
         max_lifetime: float | None = None,
         types: Collection[str | None] = _TYPES,
@@ -345,7 +364,7 @@ class JWTAuth(Presets, Verifier):
             "algorithms": sorted(self._algorithms),
             "keys": list(self._keys.kinds),
             **self.rules.describe(),
-            "sources": list(self.finder.sources),
+            "sources": self.finder.named,
             "payload_keys": list(self.finder.payload_keys),
             "types": sorted(self._types, key=lambda name: name or ""),
             "expiry": self._expiry,
@@ -358,7 +377,7 @@ class JWTAuth(Presets, Verifier):
         if isinstance(self._keys, StaticKeys) and self._keys.is_public and missing:
             fix = "; ".join(f"add {name}=… to JWTAuth" for name in missing)
             found.append(finding("SG033", missing=" and no ".join(missing), fix=fix))
-        if queries := [source for source in self.finder.sources if source.startswith("query:")]:
+        if queries := [source for source in self.finder.named if source.startswith("query:")]:
             found.append(finding("SG034", queries=", ".join(queries)))
         if "exp" not in self.rules.require:
             found.append(finding("SG035"))

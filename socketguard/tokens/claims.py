@@ -151,7 +151,7 @@ class ClaimRules:
         scopes = self._scopes(view)
         issued_at, expires_at = self._check_dates(claims)
         token_id = named.get(self._token_id_claim)
-        return Identity(subject, view, scopes, claims.get("iss"), token_id, key_id, issued_at, expires_at)
+        return Identity(subject, view, scopes, claims.get("iss"), token_id, key_id, issued_at, expires_at, "jwt")
 
     def unnamed(self, *, any_will_do: bool) -> list[str]:
         """Which of issuer and audience are not given: as `ANY` neither, unless that will do."""

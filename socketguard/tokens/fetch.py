@@ -7,7 +7,7 @@ import contextlib
 import importlib
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from email.utils import parsedate_to_datetime
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -54,15 +54,16 @@ class FetchError(Exception):
 def default_fetch(*, timeout: float, limit: int) -> Fetch:
     """A function that fetches a body with httpx2, within so many seconds for the whole of it and so many bytes.
 
-    It follows no redirect and takes no other status than 200. Proxies are taken from the environment
-    (``HTTPS_PROXY``, ``NO_PROXY``), and so are ``SSL_CERT_FILE`` and ``SSL_CERT_DIR``.
+    With a form it posts that, with the value of an ``Authorization`` header. It follows no redirect and takes no other
+    status than 200. Proxies are taken from the environment (``HTTPS_PROXY``, ``NO_PROXY``), and so are
+    ``SSL_CERT_FILE`` and ``SSL_CERT_DIR``.
     """
     try:
         import httpx2
     except ImportError:
         raise ConfigurationError(
-            "fetching keys over HTTP needs httpx2: pip install 'socketguard[jwks]'; "
-            "or give your own async function of the URL that returns bytes: fetch=…",
+            "asking over HTTP needs httpx2: pip install 'socketguard[jwks]'; or give an async function of your own: "
+            "fetch=… or ask=…",
             option="fetch",
         ) from None
     # Made here and not for each fetch: reading the certificates takes tens of milliseconds, in which the loop stands.
@@ -73,12 +74,13 @@ def default_fetch(*, timeout: float, limit: int) -> Fetch:
     with contextlib.suppress(ImportError):
         importlib.import_module("anyio._backends._asyncio")
 
-    async def fetch(url: str) -> bytes:
+    async def fetch(url: str, form: Mapping[str, str] | None = None, authorization: str | None = None) -> bytes:
+        method, more = ("GET", {}) if authorization is None else ("POST", {"Authorization": authorization})
         # A client of its own for each fetch: there are minutes between them, and nothing is then tied to one loop.
         async with (
             asyncio.timeout(timeout),
             httpx2.AsyncClient(verify=context, timeout=None, follow_redirects=False, headers=headers) as client,
-            client.stream("GET", url) as response,
+            client.stream(method, url, data=form, headers=more) as response,
         ):
             _check_head(response)
             body = bytearray()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import parse_qsl
 
-from socketguard.check import names
-from socketguard.errors import ConfigurationError, RejectCode, TokenError
+from socketguard.authenticator import ConnectRequest
+from socketguard.check import function, listed, names
+from socketguard.errors import ConfigurationError, TokenError
 from socketguard.text import neutralise
 
 from .encoding import malformed
@@ -19,6 +20,11 @@ from .encoding import malformed
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _MAX_PARAMETERS = 256
 _MAX_CHUNKS = 16  # browsers keep 4 KiB in a cookie, servers 64 KiB of headers
+_EXAMPLE = '("payload", "header")'
+
+Source: TypeAlias = str | Callable[[ConnectRequest], str | None]
+"""Where a token may be: see `TokenFinder`."""
+
 _LIKE_JWT = re.compile(r"(?i:bearer )?eyJ[\w-]+\.[\w-]+\.[\w-]*")
 
 
@@ -48,34 +54,41 @@ class TokenFinder:
     key) does the ``Authorization`` header, and then the other sources in their order. The header is that of the
     *first* request of a session, so an old header beside a fresh payload is normal and no conflict. A payload token
     that is no string is refused, without falling back. The payload key ``authorization`` holds ``Bearer …``, every
-    other one the bare token; a ``Bearer`` before it is taken off.
+    other one the bare token; a ``Bearer`` before it is taken off. Cookies come last, whatever the order.
     """
 
     def __init__(
         self,
-        sources: Sequence[str] = ("payload", "header"),
+        sources: Sequence[Source] = ("payload", "header"),
         payload_keys: Sequence[str] = ("token", "access_token", "authorization"),
     ) -> None:
-        self.sources = names(sources, "sources", example='("payload", "header")')
+        listed_ = listed(sources, "sources", example=_EXAMPLE)
+        if not listed_:
+            raise ConfigurationError(f"sources is empty; write sources={_EXAMPLE}", option="sources")
+        texts = names([one for one in listed_ if not callable(one)], "sources", example=_EXAMPLE)
+        self.sources = given = tuple(dict.fromkeys(listed_))
         self.payload_keys = names(payload_keys, "payload_keys", example='("token",)')
-        if not self.sources:
-            raise ConfigurationError('sources is empty; write sources=("payload", "header")', option="sources")
-        self._payload = "payload" in self.sources
-        self._header = "header" in self.sources
+        self._payload = "payload" in texts
+        self._header = "header" in texts
         if self._payload and not self.payload_keys:
             raise ConfigurationError(
                 'payload_keys is empty; write payload_keys=("token",), or leave "payload" out of sources',
                 option="payload_keys",
             )
-        self._others: list[tuple[str, str, str]] = []
-        for source in self.sources:
+        self._others: list[tuple[str, str, Any]] = []
+        self._cookies: list[tuple[str, str, Any]] = []
+        for source in given:
+            if not isinstance(source, str):
+                write = "write a function of the request that returns the token, or None"
+                self._others.append((_shown(source), "function", function(source, "sources", "request", write=write)))
+                continue
             kind, _, name = source.partition(":")
             if kind in ("query", "cookie", "header") and name:
-                self._others.append((source, kind, name))
+                (self._cookies if kind == "cookie" else self._others).append((source, kind, name))
             elif source not in ("payload", "header"):
                 raise ConfigurationError(
                     f'sources has the unknown entry {source!r}; it may hold "payload", "header", "header:NAME", '
-                    '"query:NAME" and "cookie:NAME"',
+                    '"query:NAME", "cookie:NAME" and functions of the request',
                     option="sources",
                 )
             if kind in ("cookie", "header") and name and not _NAME.fullmatch(name):
@@ -83,17 +96,36 @@ class TokenFinder:
                     f"sources names the {kind} {name!r}, which no {kind} can be called; write its exact name",
                     option="sources",
                 )
-        self.uses_cookie = any(kind == "cookie" for _, kind, _ in self._others)
+        self.uses_cookie = bool(self._cookies)
 
-    def find(
-        self, payload: Mapping[str, Any] | None, headers: Sequence[tuple[bytes, bytes]], query_string: bytes
-    ) -> Found | None:
+    @property
+    def named(self) -> list[str]:
+        """The sources for people."""
+        return [source if isinstance(source, str) else _shown(source) for source in self.sources]
+
+    @property
+    def places(self) -> list[str]:
+        """Where it looks, for telling whether somebody else looks there too."""
+        found = self.named
+        if self._payload:
+            found[found.index("payload") : found.index("payload") + 1] = [f"payload:{key}" for key in self.payload_keys]
+        return ["header:authorization" if place == "header" else place for place in found]
+
+    def find(self, request: ConnectRequest) -> Found | None:
         """Find the token, without looking into it: in the client's ``auth``, or in the request of the session."""
-        if self._payload and payload is not None and (token := self._from_payload(payload)):
+        if self._payload and request.auth is not None and (token := self._from_payload(request.auth)):
             return Found(token, "payload")
-        if self._header and (token := _from_header(headers)):
+        if self._header and (token := _from_header(request._raw_headers)):
             return Found(token, "header")
-        return self._from_others(headers, query_string) if self._others else None
+        return self._from(self._others, request) if self._others else None
+
+    def find_cookie(self, request: ConnectRequest) -> Found | None:
+        """Find the token in a cookie, where cookies count."""
+        return self._from(self._cookies, request) if request.page_shown and self._cookies else None
+
+    def missed_cookie(self, request: ConnectRequest) -> bool:
+        """Whether there is a cookie that would be the token, if cookies counted."""
+        return not request.page_shown and any(_values(kind, name, request) for _, kind, name in self._cookies)
 
     def _from_payload(self, payload: Mapping[str, Any]) -> str | None:
         if not isinstance(payload, Mapping):
@@ -111,23 +143,20 @@ class TokenFinder:
                 return token
         return None
 
-    def _from_others(self, headers: Sequence[tuple[bytes, bytes]], query_string: bytes) -> Found | None:
-        cookie_without_origin = False
-        for source, kind, name in self._others:
-            values = _values(kind, name, headers, query_string)
+    @staticmethod
+    def _from(places: Sequence[tuple[str, str, Any]], request: ConnectRequest) -> Found | None:
+        for source, kind, name in places:
+            values = _values(kind, name, request)
             if len(values) > 1:
                 raise malformed(_SEVERAL[kind], source=source)
-            token = _bare(values[0]) if values else ""
-            if not token:
-                continue
-            # A browser adds cookies to requests that any page makes; without its Origin header nobody can tell which.
-            if kind == "cookie" and not any(name.lower() == b"origin" and value for name, value in headers):
-                cookie_without_origin = True
-                continue
-            return Found(token, source)
-        if cookie_without_origin:
-            raise TokenError(RejectCode.TOKEN_MISSING, "cookie_without_origin")
+            if token := _bare(values[0]) if values else "":
+                return Found(token, source)
         return None
+
+
+def _shown(source: Callable[..., Any]) -> str:
+    """What a function among the sources is called."""
+    return f"{getattr(source, '__name__', type(source).__name__)}()"
 
 
 def _from_header(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
@@ -145,12 +174,12 @@ def _from_header(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
     return found
 
 
-def stray(payload: Mapping[str, Any] | None, headers: Sequence[tuple[bytes, bytes]], query_string: bytes) -> str | None:
+def stray(request: ConnectRequest) -> str | None:
     """What to do where no token was found, because the client has put one elsewhere; names only, never values."""
     places: list[tuple[str, Any, Any]] = [
-        ("payload", *item) for item in list((payload or {}).items())[:_MAX_PARAMETERS]
+        ("payload", *item) for item in list((request.auth or {}).items())[:_MAX_PARAMETERS]
     ]
-    for header, line in headers:
+    for header, line in request._raw_headers:
         name, value = header.decode("latin-1").lower(), line.decode("latin-1")
         if name == "cookie":
             places += [("cookie", *pair) for pair in _cookies([(header, line)])]
@@ -163,7 +192,7 @@ def stray(payload: Mapping[str, Any] | None, headers: Sequence[tuple[bytes, byte
         else:
             places.append(("header", name, value))
     with contextlib.suppress(TokenError):
-        places += [("query", *pair) for pair in _parameters(query_string, "query")]
+        places += [("query", *pair) for pair in _parameters(request._query_string, "query")]
     for kind, name, value in places:
         if isinstance(value, str) and _LIKE_JWT.fullmatch(value):
             shown = neutralise(str(name), 32)
@@ -178,13 +207,18 @@ def stray(payload: Mapping[str, Any] | None, headers: Sequence[tuple[bytes, byte
 _SEVERAL = {"query": "multiple_parameters", "cookie": "multiple_cookies", "header": "multiple_headers"}
 
 
-def _values(kind: str, name: str, headers: Sequence[tuple[bytes, bytes]], query_string: bytes) -> list[str]:
+def _values(kind: str, name: Any, request: ConnectRequest) -> list[str]:
     if kind == "query":
-        return _query_values(query_string, name)
+        return _query_values(request._query_string, name)
     if kind == "cookie":
-        return _cookie_values(headers, name)
+        return cookie_values(request._raw_headers, name)
+    if kind == "function":
+        found = name(request)
+        if found is not None and not isinstance(found, str):
+            raise malformed("not_a_string", source=_shown(name), received=type(found).__name__)
+        return [found] if found else []
     wanted = name.lower().encode()
-    return [value.decode("latin-1").strip(" \t") for header, value in headers if header.lower() == wanted]
+    return [value.decode("latin-1").strip(" \t") for header, value in request._raw_headers if header.lower() == wanted]
 
 
 def _query_values(query_string: bytes, name: str) -> list[str]:
@@ -198,7 +232,7 @@ def _parameters(query_string: bytes, source: str) -> list[tuple[str, str]]:
         raise malformed("query_malformed", source=source) from None
 
 
-def _cookie_values(headers: Sequence[tuple[bytes, bytes]], name: str) -> list[str]:
+def cookie_values(headers: Sequence[tuple[bytes, bytes]], name: str) -> list[str]:
     """The values of a cookie; of one in chunks (``NAME_0``, ``NAME_1`` … or ``NAME.0`` …) what they are together."""
     pairs = _cookies(headers)
     values = [value for key, value in pairs if key == name]

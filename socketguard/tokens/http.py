@@ -1,13 +1,13 @@
-"""The HTTP side of a verifier: a Starlette authentication backend, and dependencies for FastAPI.
+"""The HTTP side of authentication: a Starlette authentication backend, and dependencies for FastAPI.
 
-So that the HTTP routes of a service take the same tokens as its Socket.IO namespaces.
+So that the HTTP routes of a service take the same credentials as its Socket.IO namespaces.
 """
 
 from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any, cast
 
 from starlette.authentication import AuthCredentials, AuthenticationBackend, AuthenticationError, BaseUser
@@ -15,26 +15,23 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 
+from socketguard.authenticator import ConnectRequest, http_request
 from socketguard.check import names
 from socketguard.connection import Identity
-from socketguard.errors import REPLIES, RejectCode, TokenError
-
-from .finder import TokenFinder
+from socketguard.errors import REPLIES, CredentialError, RejectCode, TokenError
 
 _SCOPE_TOKEN = re.compile(r"[!#-\[\]-~]+")
 
 
 class Backend(AuthenticationBackend):
-    """What a verifier does for HTTP requests. A token is looked for in the header first, then in query and cookies."""
+    """What whoever checks credentials does for HTTP requests."""
 
-    def __init__(self, finder: TokenFinder) -> None:
-        # An HTTP request has no payload: its standard place for a token is the header, whatever Socket.IO uses.
-        others = [source for source in finder.sources if source not in ("payload", "header")]
-        self._http_finder = TokenFinder(("header", *others), finder.payload_keys)
+    origins: Collection[str] = ()
+    """Origins whose pages may bring cookies, besides the service's own."""
 
     @abstractmethod
-    async def averify(self, token: str) -> Identity:
-        """Verify a token; fetch keys when they are needed."""
+    async def identify_http(self, request: ConnectRequest) -> Identity | None:
+        """Say whose the credential of an HTTP request is; None where there is none."""
 
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
         """Authenticate an HTTP or WebSocket request, for Starlette's ``AuthenticationMiddleware``.
@@ -48,29 +45,16 @@ class Backend(AuthenticationBackend):
             The scopes (with ``authenticated``) and the identity, or None when the request has no token.
 
         Raises:
-            AuthenticationError: its only argument, and its cause, is the `TokenError`.
+            AuthenticationError: its only argument, and its cause, is the `CredentialError`.
         """
         try:
-            identity = await self._authenticate(conn)
-        except TokenError as error:
+            identity = await self.identify_http(http_request(conn.scope, self.origins))
+        except CredentialError as error:
             raise AuthenticationError(error) from error
         if identity is None:
             return None
         # Identity has what Starlette reads of a user, without inheriting from it.
         return AuthCredentials([*sorted(identity.scopes), "authenticated"]), cast("BaseUser", identity)
-
-    async def _authenticate(self, conn: HTTPConnection) -> Identity | None:
-        headers = conn.scope["headers"]
-        found = self._http_finder.find(None, headers, conn.scope.get("query_string", b""))
-        if found is None:
-            return None
-        if found.source.startswith("cookie:"):
-            # Here nobody else compares origins, and a form on any page can post with the cookie of its victim.
-            origin = next(value for name, value in headers if name.lower() == b"origin" and value)
-            host = next((value for name, value in headers if name.lower() == b"host"), b"")
-            if not host or origin.partition(b"://")[2].lower() != host.lower():
-                raise TokenError(RejectCode.TOKEN_MISSING, "cookie_cross_origin")
-        return await self.averify(found.token)
 
     @staticmethod
     def on_error(conn: HTTPConnection, exc: Exception) -> Response:
@@ -83,7 +67,7 @@ class Backend(AuthenticationBackend):
             exc: what `authenticate` raised.
         """
         error = exc.args[0] if exc.args else None
-        if not isinstance(error, TokenError):
+        if not isinstance(error, CredentialError):
             error = TokenError(RejectCode.TOKEN_INVALID, "unexpected_error")
         reply = REPLIES[error.code]
         again = {name: value for name, value in error.fields.items() if name == "retry_after"}
@@ -107,13 +91,13 @@ class Backend(AuthenticationBackend):
 
         async def dependency(request: Request) -> Identity:
             try:
-                identity = await self._authenticate(request)
+                identity = await self.identify_http(http_request(request.scope, self.origins))
                 if identity is None:
                     raise TokenError(RejectCode.TOKEN_MISSING, "token_missing")
                 if missing := needed - identity.scopes:
                     fields = {"expected": sorted(needed), "missing": sorted(missing)}
                     raise TokenError(RejectCode.INSUFFICIENT_SCOPE, "scope_missing", **fields)
-            except TokenError as error:
+            except CredentialError as error:
                 status = REPLIES[error.code].http_status
                 raise HTTPException(status, str(error), _headers(error)) from error
             return identity
@@ -121,9 +105,9 @@ class Backend(AuthenticationBackend):
         return dependency
 
 
-def _headers(error: TokenError) -> dict[str, str]:
+def _headers(error: CredentialError) -> dict[str, str]:
     """``WWW-Authenticate`` or ``Retry-After``. A request without credentials gets no error (RFC 6750 section 3.1)."""
-    if error.code is RejectCode.TOKEN_MISSING:
+    if error.code in (RejectCode.TOKEN_MISSING, RejectCode.CREDENTIAL_INVALID, RejectCode.ACCOUNT_DISABLED):
         return {"WWW-Authenticate": 'Bearer realm="api"'}
     if REPLIES[error.code].http_status not in (401, 403):
         # The service has a problem, not the token.

@@ -27,7 +27,7 @@ def test_every_name_is_a_constant_dotted_and_in_lower_case() -> None:
 
 def test_levels() -> None:
     by_level = {
-        logging.ERROR: ["handler.failed", "keys.unavailable", "store.unavailable"],
+        logging.ERROR: ["credential.unavailable", "handler.failed", "keys.unavailable", "store.unavailable"],
         logging.WARNING: [
             *("config.warning", "handshake.rejected", "connection.rejected", "transport.upgrade_failed"),
             *("packet.rejected", "event.rejected", "session.ended", "event.unhandled", "traffic.pattern"),
@@ -36,7 +36,14 @@ def test_levels() -> None:
         logging.DEBUG: ["token.expiring", "transport.upgraded"],
         logging.INFO: [
             *("started", "token.refreshed", "token.revoked", "subject.disconnected", "keys.refreshed"),
-            *("store.recovered", "drain.started", "drain.finished", "connection.accepted", "connection.closed"),
+            *(
+                "credential.recovered",
+                "store.recovered",
+                "drain.started",
+                "drain.finished",
+                "connection.accepted",
+                "connection.closed",
+            ),
         ],
     }
     expected = {f"socketguard.{name}": level for level, names in by_level.items() for name in names}
@@ -155,6 +162,10 @@ keys.unavailable {"url": "https://idp.example/jwks", "serving": "stale", "reason
     Can't fetch keys from https://idp.example/jwks, the old keys serve on: status 500
 keys.unavailable {"url": "https://idp.example/jwks", "serving": "none"}
     Can't fetch keys from https://idp.example/jwks, nobody can be verified: no reason known
+credential.unavailable {"credential": "api_key", "error": "TimeoutError"}
+    Nobody can tell whose a credential of kind 'api_key' is: TimeoutError; clients come back by themselves
+credential.recovered {"credential": "api_key"}
+    Credentials of kind 'api_key' are checked again
 store.unavailable {"error": "TimeoutError", "fail_open": false}
     The store of revocations does not answer, clients are refused: TimeoutError
 store.unavailable {"fail_open": true}

@@ -11,6 +11,7 @@ import pytest
 import socketio
 
 from socketguard import NamespacePolicy, current_connection
+from socketguard.auth import quick
 from socketguard.testing import FakeClock, Refused, join, make_auth, mint
 from tests.scripted import (
     KINDS,
@@ -295,6 +296,7 @@ async def test_authorize_gets_the_identity_and_the_connection(kind: str) -> None
     async def authorize_later(identity: Any, connection: Any) -> bool:
         return authorize(identity, connection)
 
+    @quick  # in a thread there is no loop
     def authorize_by_future(identity: Any, connection: Any) -> Any:
         future = asyncio.get_running_loop().create_future()
         future.set_result(authorize(identity, connection))

@@ -300,7 +300,7 @@ class TestSomebodyElse:
     async def test_nobody_becomes_somebody(self, clock: Clock) -> None:
         case = a_guard(clock, namespaces=[NamespacePolicy("/messages", token="optional")])
         peer, sid = await joined_client(case, "/messages", None)
-        assert of_refusal(await peer.refresh("/messages", token_at(clock))) == ("subject_mismatch", "never")
+        assert of_refusal(await peer.refresh("/messages", token_at(clock))) == ("not_signed_in", "now")
         assert not case.guard.identity(sid).is_authenticated
 
     async def test_where_there_are_no_tokens(self) -> None:

@@ -18,6 +18,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from socketguard.authenticator import ConnectRequest
 from socketguard.connection import Identity
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
 from socketguard.tokens.auth import ANY, JWTAuth, Verifier
@@ -69,6 +70,7 @@ class TestAccepting:
             key_id="key-1",
             issued_at=NOW - 5,
             expires_at=NOW + 60,
+            credential="jwt",
         )
         assert identity.is_authenticated
         with pytest.raises(TypeError):
@@ -460,9 +462,9 @@ class TestConfiguration:
 
     def test_what_it_uses_and_finds(self) -> None:
         auth = make(sources=("payload", "cookie:c"))
-        assert (auth.uses_cookie, make().uses_cookie) == (True, False)
-        assert auth.find({"token": "a.b.c"}, [], b"") == Found("a.b.c", "payload")
-        assert make().find(None, [], b"token=a.b.c") is None
+        assert (auth.finder.uses_cookie, make().finder.uses_cookie) == (True, False)
+        assert auth.find(ConnectRequest([], b"", {}, {"token": "a.b.c"})) == Found("a.b.c", "payload")
+        assert make().find(ConnectRequest([], b"token=a.b.c", {})) is None
 
 
 JWKS_TIMES = ("jwks_lifetime", "stale_if_error", "jwks_cooldown", "jwks_timeout")

@@ -84,7 +84,7 @@ ACCEPTED: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     (UTI, {"uti": "u", "jti": "j"}, {"token_id": "u"}),
     (UTI, {"jti": "j"}, {"token_id": None}),
     # Issuer and audience.
-    ({}, {}, vars_of(Identity("ann", claims(), expires_at=NOW + 60))),
+    ({}, {}, vars_of(Identity("ann", claims(), expires_at=NOW + 60, credential="jwt"))),
     ({}, {"iss": "anybody"}, {"issuer": "anybody"}),
     ({"issuer": ISSUER}, {"iss": ISSUER}, {"issuer": ISSUER}),
     ({"issuer": {"a", ISSUER}}, {"iss": "a"}, {"issuer": "a"}),

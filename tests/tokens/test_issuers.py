@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
+from socketguard.authenticator import ConnectRequest
 from socketguard.connection import Identity
 from socketguard.errors import ConfigurationError, RejectCode, TokenError
 from socketguard.testing import FakeClock
@@ -264,8 +265,8 @@ class TestConfiguration:
 
     def test_what_it_uses_and_finds(self) -> None:
         auth = both(sources=("payload", "cookie:c", "query:q"))
-        assert auth.uses_cookie
-        assert auth.find({"token": "a.b.c"}, [], b"") == Found("a.b.c", "payload")
+        assert auth.finder.uses_cookie
+        assert auth.find(ConnectRequest([], b"", {}, {"token": "a.b.c"})) == Found("a.b.c", "payload")
 
     def test_its_verifiers(self) -> None:
         one, two = make(issuer=A), publish(KeyServer(), issuer=B)
