@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from .auth.credentials import Credentials
+from .auth.users import Users
 from .authenticator import ConnectRequest
 from .connection import Connection, Identity, claim_value
 from .deadline import Overdue, call, is_ours, run_until
@@ -29,6 +30,17 @@ MAX_NAME = 256
 
 CACHED_NAMES = 256
 """How many unknown names are remembered; they are the clients' choice."""
+
+
+_REPORTED = frozenset(
+    {
+        *(RejectCode.CONNECT_MALFORMED, RejectCode.INVALID_NAMESPACE, RejectCode.INSUFFICIENT_SCOPE),
+        *(RejectCode.TOKEN_MISSING, RejectCode.TOKEN_MALFORMED, RejectCode.TOKEN_EXPIRED, RejectCode.TOKEN_INVALID),
+        *(RejectCode.TOKEN_NOT_YET_VALID, RejectCode.CREDENTIAL_INVALID, RejectCode.ACCOUNT_DISABLED),
+        *(RejectCode.KEYS_UNAVAILABLE, RejectCode.ADMISSION_TIMEOUT, RejectCode.INTERNAL_ERROR),
+    }
+)
+"""For these nobody is refused with ``report_only``."""
 
 
 class Engine(Protocol):
@@ -52,6 +64,8 @@ class Admission:
         budget: AddressBudget,
         revocations: Revocations | None = None,
         stable_claims: Sequence[str] = (),
+        users: Users | None = None,
+        report_only: bool = False,
     ) -> None:
         self.registry = registry
         self.auth = auth
@@ -62,6 +76,8 @@ class Admission:
         self.budget = budget
         self.revocations = revocations
         self.stable_claims = stable_claims
+        self.users = users
+        self.report_only = report_only
         self._unknown: dict[Any, Refusal] = {}
 
     def decide(
@@ -73,6 +89,24 @@ class Admission:
             None to admit; where something has to be waited for, an awaitable of the same. Any exception on the way is
             a refusal too.
         """
+        if not self.report_only:
+            return self._decide(connection, data, deadline, engine)
+        found = self._decide(connection, data, deadline, engine)
+        return self._waived_later(connection, found) if inspect.isawaitable(found) else self._waived(connection, found)
+
+    def _waived(self, connection: Connection, refusal: Refusal | None) -> Refusal | None:
+        """A refusal that is only reported is none; limits, revocations and states of the service stay what they are."""
+        if refusal is None or refusal.code not in _REPORTED:
+            return refusal
+        connection.waived = refusal
+        return self._take(connection)
+
+    async def _waived_later(self, connection: Connection, found: Awaitable[Refusal | None]) -> Refusal | None:
+        return self._waived(connection, await found)
+
+    def _decide(
+        self, connection: Connection, data: object, deadline: float, engine: Engine
+    ) -> Refusal | Awaitable[Refusal | None] | None:
         connection.session.tried = None
         if data is not None and not isinstance(data, dict):
             return self._limited(connection) or Refusal(
@@ -146,7 +180,8 @@ class Admission:
             revoked = self.revocations.check(identity)
         if isinstance(revoked, Refusal):
             return revoked
-        if revoked is not None or known.policy.authorize is not None:
+        loads = self.users is not None and identity.is_authenticated
+        if revoked is not None or loads or known.policy.authorize is not None:
             return self._check_who(connection, known, revoked, deadline, engine)
         return (
             self._authorised(known, identity) or self._expired(identity) or connection.verdict or self._take(connection)
@@ -210,14 +245,22 @@ class Admission:
         if not engine.alive(eio_sid):
             return None  # Nobody waits for the answer any more.
         refusal = refusal or self._authorised(known, identity)
-        if refusal is None and known.policy.authorize is not None:
-            # It may take its time, in which the token may have expired or been revoked.
+        loads = self.users is not None and identity.is_authenticated
+        if refusal is None and (loads or known.policy.authorize is not None):
+            # They may take their time, in which the credential may have expired or been revoked.
             refusal = (
-                await self._authorize(identity, connection, known, deadline)
+                await self._load_user(connection, identity, deadline)
+                or await self._authorize(identity, connection, known, deadline)
                 or self._expired(identity)
                 or await self._revoked(identity)
             )
         return refusal or self._expired(identity) or connection.verdict or self._take(connection)
+
+    async def _load_user(self, connection: Connection, identity: Identity, deadline: float) -> Refusal | None:
+        if self.users is None or not identity.is_authenticated:
+            return None
+        connection.user, refusal = await self.users.load(identity, deadline)
+        return refusal
 
     async def _revoked(self, identity: Identity) -> Refusal | None:
         if self.revocations is None or not identity.is_authenticated:
@@ -284,7 +327,7 @@ class Admission:
             or _someone_else(old, new, (*known.policy.claims, *self.stable_claims))
             or self._authorised(known, new)
         )
-        if refusal is None and known.policy.authorize is not None:
+        if refusal is None:
             refusal = await self._authorize(new, connection, known, deadline) or await self._revoked(new)
         return refusal or self._expired(new) or new
 
@@ -318,7 +361,8 @@ class Admission:
         self, identity: Identity, connection: Connection, known: Known, deadline: float
     ) -> Refusal | None:
         authorize = known.policy.authorize
-        assert authorize is not None  # noqa: S101 - narrows the type; the caller has looked
+        if authorize is None:
+            return None
         answer = call(authorize, identity, connection)
         if inspect.isawaitable(answer):
             try:

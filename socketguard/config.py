@@ -17,6 +17,7 @@ from starlette.config import Config
 from starlette.datastructures import CommaSeparatedStrings
 
 from .auth.credentials import Credentials
+from .auth.users import LoadUser
 from .authenticator import Authenticator, ConnectRequest
 from .check import YEAR, flag, function, listed, names, seconds, unknown
 from .connection import Identity, OnRefresh
@@ -54,12 +55,16 @@ class Options(TypedDict, total=False):
     expiring_notice: float | None
     stable_claims: Collection[str]
     on_refresh: OnRefresh | None
+    load_user: LoadUser | None
+    revalidate: float | None
+    revalidate_stale: float
     bind_polling: Literal["address"] | None
     trusted_proxies: Collection[str]
     allowed_origins: Collection[str] | Literal["*"] | None
     log_claims: Collection[str]
     logger: Any
     debug: bool
+    report_only: bool
 
 
 # Each check takes a value and the name of its option, and returns what stands in `Settings`.
@@ -117,6 +122,13 @@ def _on_refresh(hook: Any, option: str) -> OnRefresh | None:
         return None
     write = "write a function of (connection, old, new)"
     return cast("OnRefresh", function(hook, option, "connection", "old", "new", write=write))
+
+
+def _load_user(load: Any, option: str) -> LoadUser | None:
+    if load is None:
+        return None
+    write = "write a function of the identity that returns the user, or None when there is none any more"
+    return cast("LoadUser", function(load, option, "identity", write=write))
 
 
 def _bind_polling(bind: object, option: str) -> bool:
@@ -188,12 +200,16 @@ class Settings:
     expiring_notice: float | None = _option(_seconds(30), 30.0)
     stable_claims: tuple[str, ...] = _option(lambda claims, option: names(claims, option, example='("tenant_id",)'), ())
     on_refresh: OnRefresh | None = _option(_on_refresh)
+    load_user: LoadUser | None = _option(_load_user)
+    revalidate: float | None = _option(_seconds(60))
+    revalidate_stale: float = _option(_seconds(300, optional=False), 300.0)
     bind_polling: bool = _option(_bind_polling)
     trusted_proxies: TrustedProxies = _option(lambda networks, _: TrustedProxies(networks), ())
     allowed_origins: str | tuple[str, ...] | None = _option(_origins)
     log_claims: tuple[str, ...] = _option(lambda claims, _: events.check_log_claims(claims), ("sub",))
     logger: Any = _option(lambda logger, _: logger)
     debug: bool = _option(flag, False)
+    report_only: bool = _option(flag, False)
 
 
 def read_options(auth: Auth, **options: Unpack[Options]) -> Settings:
@@ -220,6 +236,21 @@ def _check_together(settings: Settings) -> None:
                 "allowed_origins=['https://…']",
                 option="allowed_origins",
             )
+    if settings.report_only and auth is None:
+        raise ConfigurationError(
+            "report_only says what would be refused for want of a credential, but auth is None; write auth=…, or leave "
+            "it out",
+            option="report_only",
+        )
+    if settings.revalidate is not None and settings.load_user is None:
+        raise ConfigurationError(
+            "revalidate says how often load_user is asked again, but there is none: write load_user=…, or leave it out",
+            option="revalidate",
+        )
+    if settings.load_user is not None and auth is None:
+        raise ConfigurationError(
+            "load_user is asked for whoever has shown a credential, but auth is None; write auth=…", option="load_user"
+        )
     if settings.fail_open and settings.store is None:
         raise ConfigurationError(
             "fail_open says what happens when the store fails, but there is none: write store=…, or leave it out",

@@ -14,9 +14,19 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, TypeAlias
 
 from .text import neutralise
+
+if TYPE_CHECKING:
+    # Type checkers know it without its being installed.
+    from typing_extensions import TypeVar
+
+    UserT = TypeVar("UserT", default=Any)
+else:
+    from typing import TypeVar
+
+    UserT = TypeVar("UserT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,13 +191,15 @@ class Pending:
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class Connection:
+class Connection(Generic[UserT]):
     """One client in one namespace, from its CONNECT to its end.
 
     Attributes:
         namespace: the Socket.IO namespace, such as ``/messages``.
         sid: the Socket.IO session id that handlers get; an empty string until the connect handler runs.
         identity: who it is.
+        user: what ``load_user`` returned for it; None without one, and for an anonymous client. For type checkers
+            ``Connection[User]`` says of which type it is.
         placeholders: what the ``{placeholders}`` of a pattern matched, such as ``{"tenant": "acme"}``.
         started: when the CONNECT arrived, in seconds of the monotonic clock.
         events_in: events received and dispatched so far.
@@ -205,6 +217,7 @@ class Connection:
     identity: Identity = ANONYMOUS
     placeholders: Mapping[str, str] = field(default_factory=dict)
     _: KW_ONLY
+    user: UserT | None = None
     sid: str = ""
     started: float = field(default_factory=time.monotonic)
     events_in: int = 0
@@ -220,6 +233,7 @@ class Connection:
     timer: Any = None
     ends_at: float | None = None  # when its authority ends, in seconds of the clock by which tokens are verified
     held: bool = False  # whether it counts in the ledger
+    waived: Any = None  # the refusal that is only reported
     verdict: Any = None  # the refusal that somebody has decided on while it was being admitted
     budgets: dict[Any, Any] | None = None  # what is left of its rates, by handler
     _packets_before: int = field(init=False)

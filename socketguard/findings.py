@@ -489,6 +489,13 @@ _KINDS = {
         "leave fail_open out; clients are then refused with keys_unavailable and come back by themselves",
         docs="docs/lifetime.md#stores",
     ),
+    "SG054": _warning(
+        "report_only=True: nobody is refused for a credential",
+        "What the guard would do is logged and not done: everybody joins as without it.",
+        "report_only=True: no credential, namespace policy or expiry keeps anybody out",
+        "look at socketguard report app.log, and take report_only out when it shows nobody any more",
+        docs="docs/migration.md#look-first",
+    ),
 }
 
 KINDS: Mapping[str, Kind] = MappingProxyType({id_: replace(kind, id=id_) for id_, kind in _KINDS.items()})

@@ -10,6 +10,7 @@ from typing import Any, Self, Unpack
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .admission import Admission
+from .auth.users import Users
 from .check import seconds
 from .config import Auth, Options, Settings, admission_timeout, options_from_env, read_options
 from .connection import Connection, Identity
@@ -82,8 +83,27 @@ class Parts:
 
         engine = Engine(server, limits.connect_packet_bytes, limits.queue_bytes)
         self.sessions = Sessions(engine, limits, self.ledger, patterns, connect_timeout=settings.connect_timeout)
-        self.expiry = Expiry(auth, settings.expiring_notice)
-        service = Service(self.registry, auth, self.revocations, self.report, fail_open=settings.fail_open)
+        self.expiry = Expiry(auth, settings.expiring_notice, report_only=settings.report_only)
+        self.users = users = (
+            None
+            if settings.load_user is None
+            else Users(
+                settings.load_user,
+                every=settings.revalidate,
+                stale=settings.revalidate_stale,
+                at_once=limits.lookups,
+                timeout=self.timeout,
+            )
+        )
+        service = Service(
+            self.registry,
+            auth,
+            self.revocations,
+            users,
+            self.report,
+            fail_open=settings.fail_open,
+            report_only=settings.report_only,
+        )
         self.refusals = Refusals(engine, self.sessions, budget, self.report, debug=settings.debug)
         heartbeats = Heartbeats(server.eio)
         self.endings = Endings(
@@ -91,11 +111,13 @@ class Parts:
             self.sessions,
             heartbeats,
             self.expiry,
+            users,
             service,
             self.refusals,
             patterns,
             self.delivery,
             self.report,
+            report_only=settings.report_only,
         )
         self.drain = Drain(self.sessions, self.endings, self.report)
         context = Context(
@@ -106,6 +128,7 @@ class Parts:
             self.sessions,
             heartbeats,
             self.expiry,
+            users,
             budget,
             service,
             self.refusals,
@@ -124,6 +147,8 @@ class Parts:
             budget=budget,
             revocations=None if auth is None else self.revocations,
             stable_claims=settings.stable_claims,
+            users=users,
+            report_only=settings.report_only,
         )
         self.connects = Connects(context, self.admission)
         self._dispatch = Dispatch(context, self.connects, Refreshes(context, self.admission), self.delivery)
@@ -172,6 +197,8 @@ class Parts:
         self.report.undelivered(self.delivery.close())
         self.sessions.clear()
         self.expiry.clear()
+        if self.users is not None:
+            self.users.clear()
         self.endings.stop()
         self.report.floods.close()
 
@@ -201,6 +228,11 @@ class SocketGuard:
         stable_claims: claims that a fresh token must share with the old one; rooms were chosen by them. The subject,
             the issuer and what the policy of the namespace names are always among them.
         on_refresh: called with the connection, the old and the new identity, before the new one counts.
+        load_user: called with the `Identity` at each CONNECT; what it returns is ``current_connection().user``, and
+            None refuses with ``account_disabled``.
+        revalidate: seconds after which ``load_user`` is asked again while a connection lives; None ends it. Connections
+            whose claims are alike share one look-up, of which at most half of ``limits.lookups`` run at a time.
+        revalidate_stale: seconds for which a connection goes on while ``load_user`` fails.
         bind_polling: ``"address"`` refuses requests of a session from another address than its first. A client that
             changes its network must then connect anew. Browsers send no header with the upgrade to WebSocket, so that a
             token can't be asked for there.
@@ -210,6 +242,9 @@ class SocketGuard:
         log_claims: claims of the token that go into each log line.
         logger: a structlog or stdlib logger to write to; False for silence.
         debug: whether refused clients are told the details, all namespaces among them. Never in production.
+        report_only: log who would be refused or ended for a credential, a policy or its expiry, and do not do it. A
+            client is anonymous unless it was verified. Limits, origins, ``requires``, ``revoke``, ``disconnect`` and
+            ``drain`` stay in force.
 
     Raises:
         ConfigurationError: for any option that can't work, by its name.
@@ -501,7 +536,8 @@ class SocketGuard:
 
         Returns:
             ``sessions`` and ``connections`` (open now), ``accepted`` and ``refused`` (by code, since the start),
-            ``timers``, ``store``, ``keys`` and ``draining``.
+            ``report_only`` (who would have been refused or ended, by code; None without that option), ``timers``,
+            ``store``, ``keys`` and ``draining``.
         """
         parts = self._parts
         connects, sessions = parts.connects, parts.sessions
@@ -520,6 +556,9 @@ class SocketGuard:
             },
             "accepted": connects.accepted,
             "refused": dict(parts.refusals.refused),
+            "report_only": {kind: dict(counts) for kind, counts in parts.refusals.reported.items()}
+            if parts.settings.report_only
+            else None,
             "timers": {
                 "expiry": len(parts.expiry),
                 "connect": sessions.waiting,

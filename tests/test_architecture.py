@@ -37,6 +37,7 @@ LIBRARIES = {
     # Of extras, imported when somebody asks for them.
     "httpx2": {"tokens", "cli"},
     "itsdangerous": {"auth"},
+    "typing_extensions": {"connection"},
     **{name: {"cli"} for name in ("uvicorn", "websockets", "aiohttp", "click", "rich")},
 }
 

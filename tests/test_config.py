@@ -40,6 +40,7 @@ class HalfAStore:
 
 
 def on_refresh(connection: Any, old: Any, new: Any) -> None: ...
+def load_user(identity: Any) -> None: ...
 
 
 AUTH, STORE, LOGGER, POLICY = make_auth(), MemoryStore(), object(), NamespacePolicy("/admin", scopes={"admin"})
@@ -84,6 +85,13 @@ SECONDS = {"store_timeout": 2, "connect_timeout": 15, "admission_timeout": 10, "
         ({"stable_claims": [""]}, "stable_claims", "non-empty strings"),
         ({"stable_claims": [5]}, "stable_claims", "non-empty strings"),
         ({"on_refresh": "function"}, "on_refresh", "on_refresh is a str; write a function of (connection, old, new)"),
+        ({"load_user": 5}, "load_user", "load_user is a int; write a function of the identity"),
+        ({"revalidate": 0, "load_user": load_user}, "revalidate", "write seconds"),
+        ({"revalidate": 60}, "revalidate", "there is none: write load_user=…"),
+        ({"auth": None, "load_user": load_user}, "load_user", "auth is None"),
+        ({"revalidate_stale": None}, "revalidate_stale", "write seconds"),
+        ({"report_only": 1}, "report_only", "write True or False"),
+        ({"auth": None, "report_only": True}, "report_only", "auth is None"),
         ({"bind_polling": True}, "bind_polling", 'bind_polling is True; write bind_polling="address" or leave it out'),
         ({"bind_polling": "token"}, "bind_polling", "browsers send no token with the requests after the first"),
         ({"bind_polling": ["address"]}, "bind_polling", "leave it out"),
@@ -145,12 +153,16 @@ DEFAULTS: dict[str, Any] = {
     "expiring_notice": 30.0,
     "stable_claims": (),
     "on_refresh": None,
+    "load_user": None,
+    "revalidate": None,
+    "revalidate_stale": 300.0,
     "bind_polling": False,
     "trusted_proxies": TrustedProxies(),
     "allowed_origins": None,
     "log_claims": ("sub",),
     "logger": None,
     "debug": False,
+    "report_only": False,
 }
 # What may be written instead of it, and what it means.
 GIVEN: dict[str, tuple[Any, Any]] = {
@@ -165,12 +177,16 @@ GIVEN: dict[str, tuple[Any, Any]] = {
     "expiring_notice": (None, None),
     "stable_claims": (["tenant_id", "tenant_id"], ("tenant_id",)),
     "on_refresh": (on_refresh, on_refresh),
+    "load_user": (load_user, load_user),
+    "revalidate": (60, 60.0),
+    "revalidate_stale": (600, 600.0),
     "bind_polling": ("address", True),
     "trusted_proxies": (["10.0.0.0/8"], TrustedProxies(["10.0.0.0/8"])),
     "allowed_origins": (["https://x.example"], ("https://x.example",)),
     "log_claims": (("sub", "tenant_id"), ("sub", "tenant_id")),
     "logger": (LOGGER, LOGGER),
     "debug": (True, True),
+    "report_only": (True, True),
 }
 
 

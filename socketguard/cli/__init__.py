@@ -76,6 +76,11 @@ COMMANDS: Mapping[str, Command] = {
         "look at an application's configuration, without serving it",
         "[OPTIONS] module:app",
     ),
+    "report": Command(
+        "socketguard.cli.report",
+        "read the log of a guard with report_only: who would be kept out, and why",
+        "[OPTIONS] FILE…",
+    ),
     "token": Command("socketguard.cli.token", "make a token for development, or explain one", "mint|inspect …"),
 }
 _SUMMARIES = "\n".join(f"  {name:<8}  {command.summary}" for name, command in COMMANDS.items())

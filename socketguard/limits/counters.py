@@ -44,6 +44,7 @@ class Limits:
         queue_bytes: bytes (characters of text) emitted to a client and not yet sent.
         send_timeout: seconds for which nothing of what waits for a client may have been sent.
         refreshes_per_connection: tokens that one connection may present after it joined, such as ``"10/minute"``.
+        lookups: calls of ``load_user`` that run at a time.
 
     Raises:
         ConfigurationError: a value that is no such number or rate; its option is ``limits.<name>``.
@@ -61,6 +62,7 @@ class Limits:
     queue_bytes: int | None = 1_048_576
     send_timeout: float | None = 30.0
     refreshes_per_connection: str | None = "10/minute"
+    lookups: int | None = 16
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

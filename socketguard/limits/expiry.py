@@ -30,12 +30,13 @@ class Authority(Protocol):
 class Expiry:
     """The ends of joined connections, and the notices before them; `due` hands them out."""
 
-    __slots__ = ("_authority", "_clock", "_notice", "_timers")
+    __slots__ = ("_authority", "_clock", "_notice", "_report_only", "_timers")
 
-    def __init__(self, authority: Authority | None, notice: float | None) -> None:
+    def __init__(self, authority: Authority | None, notice: float | None, *, report_only: bool = False) -> None:
         self._authority = authority
         self._clock = time.time if authority is None else authority.now
-        self._notice = notice
+        self._notice = None if report_only else notice
+        self._report_only = report_only
         self._timers = Timers()
 
     def __len__(self) -> int:
@@ -115,7 +116,9 @@ class Expiry:
 
     def _watch(self, connection: Connection, notice: float | None) -> float:
         self.end(connection)
-        end = connection.ends_at = self._end_of(connection)
+        end = self._end_of(connection)
+        # Where its end is only reported, it is never over.
+        connection.ends_at = None if self._report_only else end
         if end is None:
             return math.inf
         moment = end if notice is None else end - notice

@@ -254,6 +254,16 @@ ACCEPTED = _event(
     lambda f: f"Joined {f.namespace}: {f.subject}{f.part(' from ', 'client_address')}{f.part(' over ', 'transport')}",
 )
 REJECTED = _event("socketguard.connection.rejected", WARNING, _rejected)
+WOULD_REJECT = _event("socketguard.connection.would_reject", WARNING, lambda f: f"Only reported: {_rejected(f)}")
+WOULD_END = _event(
+    "socketguard.connection.would_end",
+    WARNING,
+    lambda f: (
+        f"Would have ended {f.namespace}: {f.text('reason', 'no reason known')}, {f.subject}"
+        f"{f.whose('client_address', 'session')}"
+    ),
+)
+"""With ``report_only``: what a guard that refuses and ends would have done."""
 UPGRADED = _event(
     "socketguard.transport.upgraded",
     DEBUG,
@@ -348,6 +358,15 @@ CREDENTIAL_RECOVERED = _event(
     INFO,
     lambda f: f"Credentials of kind {f.quoted('credential')} are checked again",
 )
+USERS_UNAVAILABLE = _event(
+    "socketguard.users.unavailable",
+    ERROR,
+    lambda f: (
+        f"load_user can't tell who is there: {f.text('error', 'unknown error')}; who is connected goes on "
+        "for a while, others come back"
+    ),
+)
+USERS_RECOVERED = _event("socketguard.users.recovered", INFO, lambda f: "load_user finds users again")
 STORE_UNAVAILABLE = _event(
     "socketguard.store.unavailable",
     ERROR,

@@ -70,20 +70,29 @@ class Report:
         """A client joined a namespace."""
         self._life(events.ACCEPTED, connection, self._fields(connection))
 
-    def rejected(self, connection: Connection, refusal: Refusal, ref: str) -> None:
+    def rejected(self, connection: Connection, refusal: Refusal, ref: str, event: str = events.REJECTED) -> None:
         """A CONNECT was refused."""
         # What a person looks for comes first.
         fields = {**_why(refusal, ref), **self._fields(connection)}
         if refusal.error is not None:
             # A defect of the server, not an attempt of a client: with its traceback.
-            self._defect(events.REJECTED, fields, refusal.error)
+            self._defect(event, fields, refusal.error)
             return
         key: str = fields["reason"]
         if refusal.code is RejectCode.INVALID_NAMESPACE:
             # A page that means one namespace must not hide another page that means another one.
             suggestion = refusal.fields.get("suggestion")
             key = f"{key}:{suggestion if suggestion in refusal.fields.get('registered', ()) else ''}"
-        self.floods.emit(events.REJECTED, connection.client_address, key, fields)
+        self.floods.emit(event, connection.client_address, key, fields)
+
+    def would_reject(self, connection: Connection, refusal: Refusal) -> None:
+        """A CONNECT would have been refused, were it not for ``report_only``."""
+        self.rejected(connection, refusal, "", events.WOULD_REJECT)
+
+    def would_end(self, connection: Connection, reason: str) -> None:
+        """A connection would have been ended."""
+        fields = {"reason": reason, **self._fields(connection)}
+        self.floods.emit(events.WOULD_END, connection.client_address, f"would_end:{reason}", fields)
 
     def closed(self, connection: Connection, reason: str) -> None:
         """A client left a namespace: the canonical line."""
@@ -173,6 +182,13 @@ class Report:
             return
         fields = {"credential": credential, "error": type(error).__name__}
         self.log.emit(events.CREDENTIAL_UNAVAILABLE, fields, exc_info=error)
+
+    def users_changed(self, error: BaseException | None) -> None:
+        """Users are found again, or can't be any more."""
+        if error is None:
+            self.log.emit(events.USERS_RECOVERED, {})
+            return
+        self.log.emit(events.USERS_UNAVAILABLE, {"error": type(error).__name__}, exc_info=error)
 
     def store_changed(self, available: bool, error: BaseException | None, *, fail_open: bool) -> None:
         """The store of revocations answers again, or doesn't any more."""

@@ -68,6 +68,8 @@ class Configuration:
             found += settings.auth.findings()
         if isinstance(settings.store, MemoryStore):
             found.append(finding("SG051"))
+        if settings.report_only:
+            found.append(finding("SG054"))
         if settings.fail_open:
             found.append(finding("SG053"))
         return found
@@ -100,6 +102,7 @@ class Configuration:
             "trusted_proxies": settings.trusted_proxies.describe(),
             "log_claims": list(settings.log_claims),
             "debug": settings.debug,
+            **({"report_only": True} if settings.report_only else {}),
             "paths": self.paths,
             "versions": known.versions,
         }

@@ -56,6 +56,7 @@ class Connects:
         self._refusals = context.refusals
         self._report = context.report
         self._handlers = ConnectHandlers(server)
+        self._report_only = context.settings.report_only
         self._detached = False
 
     def detach(self) -> None:
@@ -103,19 +104,40 @@ class Connects:
         if isinstance(decided, Refusal):
             self._refuse(connection, decided)
             return
+        served = self._admission.served
+        if self._report_only and not (served.wildcard or served.serves(name)):
+            # As without the guard, whatever it would do.
+            await self._leave_to_server(connection, decided, data)
+            return
         pending = connection.pending = Pending(self._engine.queue_bytes)
         self._sessions.admitting[connection] = time.monotonic() + self._context.timeout
         self._endings.arm(self._context.timeout)
         pending.task = _start(self._decide(connection, decided, data))
 
     def _ask(self, connection: Connection, data: Any) -> Refusal | Awaitable[Refusal | None] | None:
-        deadline = asyncio.get_running_loop().time() + self._context.timeout
+        # Where the answer only goes into the log, the connect handler of the application still has to have its time.
+        time_ = self._context.timeout / 2 if self._report_only else self._context.timeout
+        deadline = asyncio.get_running_loop().time() + time_
         try:
             return self._admission.decide(connection, data, deadline, self._engine)
         except Exception as exc:
             return Refusal(RejectCode.INTERNAL_ERROR, "admission", error=exc)
         finally:
             self._context.service.tell()
+
+    async def _leave_to_server(
+        self, connection: Connection, decided: Awaitable[Refusal | None] | None, data: Any
+    ) -> None:
+        """Have python-socketio refuse a namespace that it does not serve, in its own words."""
+        if decided is not None:
+            await decided
+        self._waived(connection)
+        self._refusals.withdraw(connection)
+        await self._hand_on(connection.session.eio_sid, connection.namespace, data)
+
+    def _waived(self, connection: Connection) -> None:
+        if connection.waived is not None:
+            self._refusals.would(connection, connection.waived)
 
     async def _decide_after(self, earlier: Connection, connection: Connection, data: Any) -> Refusal | None:
         """Decide as soon as an earlier connection has ended, whose disconnect handler runs."""
@@ -145,6 +167,7 @@ class Connects:
             if decided is not None:
                 refusal = await decided
                 self._context.service.tell()
+            self._waived(connection)
             if refusal is None and self._engine.alive(connection.session.eio_sid):
                 refusal, answer = await self._join(connection, data)
         except asyncio.CancelledError:
@@ -226,7 +249,10 @@ class Connects:
         if result is not None and result is not True and result is not server.not_handled:
             # python-socketio takes all but False for a yes, also what was meant for a no.
             received = {"received": type(result).__name__}
-            return Refusal(RejectCode.REFUSED_BY_APP, "returned_unknown", received), Refused().error_args
+            unknown = Refusal(RejectCode.REFUSED_BY_APP, "returned_unknown", received)
+            if not self._report_only:
+                return unknown, Refused().error_args
+            self._refusals.would(connection, unknown)
         await (manager.connect(sid, name) if two_steps else asyncio.sleep(0))
         return None, None
 
@@ -270,6 +296,8 @@ class Connects:
             await self._engine.disconnect(connection)
             return
         self._endings.arm(self._context.expiry.begin(connection))
+        if self._context.users is not None:
+            self._endings.arm(self._context.users.begin(connection))
         for item in (*self._accepting(connection), *pending.early):
             socket.put(item)
         for id, data, size in pending.late:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from socketguard.auth.users import Users
 from socketguard.config import Settings
 from socketguard.limits.expiry import Expiry
 from socketguard.limits.rates import AddressBudget
@@ -36,6 +37,7 @@ class Context:
     sessions: Sessions
     heartbeats: Heartbeats
     expiry: Expiry
+    users: Users | None
     budget: AddressBudget
     service: Service
     refusals: Refusals

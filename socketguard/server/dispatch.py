@@ -72,6 +72,7 @@ class Dispatch:
         self._sessions = context.sessions
         self._endings = context.endings
         self._expiry = context.expiry
+        self._users = context.users
         self._report = context.report
         self._delivery = delivery
         self._detached = False
@@ -222,6 +223,8 @@ class Dispatch:
             connection.session.left_by = args[1]
             self._sessions.left(connection.session)
             self._expiry.end(connection)
+            if self._users is not None:
+                self._users.end(connection)
             return await self._leave(connection, namespace, args)
         if not connection.lives:
             return self._server.not_handled
@@ -371,14 +374,21 @@ class Refreshes:
             self._context.service.tell()
         if isinstance(found, Refusal):
             return found
-        refusal = _has_ended(connection) or await self._tell(connection, found, deadline) or _has_ended(connection)
+        user, users = connection.user, self._context.users
+        refusal = None
+        if users is not None:
+            user, refusal = await users.load(found, deadline)
+        refusal = refusal or _has_ended(connection)
+        refusal = refusal or await self._tell(connection, found, deadline) or _has_ended(connection)
         if refusal is not None:
             return refusal
         previous = connection.identity.token_id
-        connection.identity = found
+        connection.identity, connection.user = found, user
         connection.refreshes += 1
         connection.bind_log_fields(self._settings.log_claims)
         self._context.endings.arm(self._context.expiry.renew(connection))
+        if users is not None:
+            self._context.endings.arm(users.begin(connection))
         self._context.report.refreshed(connection, self._context.expiry.seconds_left(connection), previous)
         return None
 

@@ -16,11 +16,13 @@ import time
 from collections.abc import Awaitable, Coroutine, Iterable
 from typing import Any
 
+from socketguard.auth.users import Group, Users
 from socketguard.connection import Connection, Session
 from socketguard.deadline import LATE
 from socketguard.diagnosis.delivery import Delivery
 from socketguard.diagnosis.traffic import Patterns
 from socketguard.errors import REPLIES, Refusal, RejectCode, Retry
+from socketguard.findings import finding
 from socketguard.limits.expiry import Expiry
 from socketguard.logs.report import Report
 
@@ -63,6 +65,9 @@ LENIENCE = 5.0
 PAUSE = 60.0
 """Seconds for which a client need not answer pings while its events are being handled and it isn't read from."""
 
+REMINDER = 3600.0
+"""Seconds after which it is said again that nobody is refused."""
+
 _AT_ONCE = 10
 """How much that is due is taken from one source in one turn of the loop."""
 
@@ -89,7 +94,7 @@ _HINTS = {
     "connect_timeout": "no namespace was joined in time: did its CONNECT get through, and was it refused?",
     "too_many_failures": "the same refused CONNECT came again and again within one session",
     "slow_consumer": "the client does not read what is sent to it",
-    "keys_unavailable": "no keys to verify tokens with; the client comes back by itself",
+    "keys_unavailable": "credentials can't be checked now; the client comes back by itself",
     "draining": "the server is being stopped",
 }
 
@@ -103,22 +108,33 @@ class Endings:
         sessions: Sessions,
         heartbeats: Heartbeats,
         expiry: Expiry,
+        users: Users | None,
         service: Service,
         refusals: Refusals,
         patterns: Patterns,
         delivery: Delivery,
         report: Report,
+        *,
+        report_only: bool = False,
     ) -> None:
         self._engine = engine
         self._sessions = sessions
         self._heartbeats = heartbeats
         self._expiry = expiry
+        self._users = users
+        self._asking: set[asyncio.Task[None]] = set()
         self._service = service
         self._refusals = refusals
         self._report = report
         self._patterns = patterns
         self._delivery = delivery
+        self._report_only = report_only
+        self._remind_at = time.monotonic() + REMINDER
         self._queue = Queue()
+        self._looks = (
+            *(self._beat, self._end_connections, self._end_sessions),
+            *(self._ask_about_users, service.tell, self._look_seldom),
+        )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._handle: asyncio.Handle | None = None
         self._at = self._expected = math.inf
@@ -165,7 +181,8 @@ class Endings:
         except Exception:  # The clock is the application's.
             expiry = TICK
         soon = _SHORT if self._service.fetching else TICK
-        return min(self._sessions.wait, self._heartbeats.wait, expiry, soon)
+        users = math.inf if self._users is None else self._users.wait
+        return min(self._sessions.wait, self._heartbeats.wait, expiry, soon, users)
 
     def _turn(self) -> None:
         self._handle = None
@@ -174,7 +191,7 @@ class Endings:
             self._loop_stood(late)
         try:
             # What fails keeps nothing else from being looked at.
-            for look in (self._beat, self._end_connections, self._end_sessions, self._service.tell, self._look_seldom):
+            for look in self._looks:
                 if self._stopped:
                     break
                 try:
@@ -236,6 +253,25 @@ class Endings:
         for session, reason in self._sessions.due(_AT_ONCE):
             self.session(session, reason)
 
+    def _ask_about_users(self) -> None:
+        """Ask whether the users of living connections are still there; a task for each look-up, of which few run."""
+        for group in self._users.due() if self._users is not None else ():
+            task = asyncio.get_running_loop().create_task(self._ask_about(group))
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
+
+    async def _ask_about(self, group: Group) -> None:
+        assert self._users is not None  # noqa: S101 - narrows the type
+        reason = await self._users.ask(group)
+        for connection in list(group.connections) if reason is not None else ():
+            if self._report_only:
+                self._refusals.would_end(connection, str(reason))
+            elif reason == RejectCode.ACCOUNT_DISABLED:
+                self.disabled(connection)
+            else:
+                self.session(connection.session, str(reason))
+        self.arm()
+
     def _look_seldom(self) -> None:
         """Look at what counts by the second, and would cost each turn too much."""
         now = time.monotonic()
@@ -247,6 +283,9 @@ class Endings:
         for pattern, stands, fields in self._patterns.due(now):
             self._report.pattern(pattern, stands, fields)
         self._report.undelivered(self._delivery.due(now))
+        if self._report_only and now >= self._remind_at:
+            self._remind_at = now + REMINDER
+            self._report.warn([finding("SG054")])
 
     def stop(self) -> None:
         """Look at nothing more, but finish what has begun: nobody stays who was to be disconnected."""
@@ -284,6 +323,9 @@ class Endings:
         """End a connection whose token has expired."""
         if connection.state is not Connection.JOINED or connection.reason is not None:
             return
+        if self._report_only:
+            self._refusals.would_end(connection, "token_expired")
+            return
         session = connection.session
         others = [other for other in session.connections.values() if other is not connection and _lives(other)]
         if any(_outlives(other, connection) for other in others):
@@ -299,6 +341,12 @@ class Endings:
         if connection.state is Connection.JOINED and connection.reason is None:
             connection.reason = "token_revoked"
             self._begin(self._disconnect(connection, _closing("token_revoked")))
+
+    def disabled(self, connection: Connection) -> None:
+        """End a connection whose user is there no more."""
+        if connection.lives:
+            connection.reason = "account_disabled"
+            self._begin(self._disconnect(connection, _closing("account_disabled")))
 
     async def _disconnect(self, connection: Connection, closing: dict[str, Any] | None) -> None:
         if closing is not None:

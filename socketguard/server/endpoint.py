@@ -211,7 +211,7 @@ class Endpoint:
         outage = self._context.service.outage()
         self._context.service.tell()
         if outage is not None:
-            hint = "tokens can't be checked now: see socketguard.keys.unavailable and socketguard.store.unavailable"
+            hint = "credentials can't be checked now: see the line of level error that ends in .unavailable"
             return busy(RejectCode.KEYS_UNAVAILABLE, outage, hint)
         full = self._ledger.session_problem(address)
         if full is None:

@@ -48,12 +48,14 @@ class Refusals:
 
     Attributes:
         refused: how many were refused, by code.
+        reported: how many would have been, and how many connections would have been ended, by code.
     """
 
     def __init__(
         self, engine: Engine, sessions: Sessions, budget: AddressBudget, report: Report, *, debug: bool
     ) -> None:
         self.refused: dict[str, int] = {}
+        self.reported: dict[str, dict[str, int]] = {"would_reject": {}, "would_end": {}}
         self._engine = engine
         self._sessions = sessions
         self._budget = budget
@@ -88,6 +90,19 @@ class Refusals:
         for item in self.encode(connection.namespace, answer):
             socket.put(item)
         return too_many
+
+    def would(self, connection: Connection, refusal: Refusal) -> None:
+        """Log a refusal that is only reported, and count it: for nobody's budget."""
+        self._note("would_reject", refusal.code.value)
+        self._report.would_reject(connection, refusal)
+
+    def would_end(self, connection: Connection, reason: str) -> None:
+        """Log the end of a connection that is only reported, and count it."""
+        self._note("would_end", reason)
+        self._report.would_end(connection, reason)
+
+    def _note(self, kind: str, code: str) -> None:
+        self.reported[kind][code] = self.reported[kind].get(code, 0) + 1
 
     def encode(self, namespace: str, answer: Any) -> list[str | bytes]:
         """The answer to a refused CONNECT as packets of Engine.IO."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 
 from socketguard.auth.credentials import Credentials
+from socketguard.auth.users import Users
 from socketguard.limits.revocation import Revocations
 from socketguard.logs.report import Report
 from socketguard.namespaces.registry import Registry
@@ -13,23 +14,26 @@ __all__ = ["Service"]
 
 
 class Service:
-    """The keys and the store of one guard."""
+    """The keys, the authenticators, the users and the store of one guard."""
 
     def __init__(
         self,
         registry: Registry,
         auth: Credentials | None,
         revocations: Revocations,
+        users: Users | None,
         report: Report,
         *,
         fail_open: bool,
+        report_only: bool = False,
     ) -> None:
         # Where a namespace can be joined without a token, a session is of use without keys.
-        self._needed = auth is not None and all(policy.token == "required" for policy in registry.policies or ())
+        self._needed = not report_only and all(policy.token == "required" for policy in registry.policies or ())
         self._auth = auth
         # Nothing ever changes about keys that are not fetched; to ask would cost each CONNECT.
         self._fetched = auth if auth is not None and auth.keys_status() else None
         self._revocations = revocations
+        self._users = users
         self._report = report
         self._fail_open = fail_open
         self._told = 0 if auth is None else auth.changes(0)[0]
@@ -38,7 +42,8 @@ class Service:
         """In how many seconds credentials may be checked again; None when they can be now, or need not be."""
         if self._auth is None or not self._needed:
             return None
-        return self._auth.outage() or self._revocations.outage()
+        of_users = None if self._users is None else self._users.outage()
+        return self._auth.outage() or self._revocations.outage() or of_users
 
     @property
     def fetching(self) -> bool:
@@ -55,5 +60,8 @@ class Service:
         if self._auth is not None:
             for name, failure in self._auth.unavailable():
                 contextvars.Context().run(self._report.credential_changed, name, failure)
+        if self._users is not None:
+            for failure in self._users.changes():
+                contextvars.Context().run(self._report.users_changed, failure)
         for available, error in self._revocations.changes():
             self._report.store_changed(available, error, fail_open=self._fail_open)

@@ -19,6 +19,7 @@ from socketguard.limits.rates import Rate
 # Limits
 
 NUMBERS = [
+    "lookups",
     "connections", "pending_sessions", "connections_per_subject", "connections_per_address", "sessions_per_address",
     "repeats_per_namespace", "namespaces_per_session", "connect_packet_bytes", "queue_bytes",
 ]  # fmt: skip
@@ -40,6 +41,7 @@ def test_the_defaults_are_described_for_a_log_line() -> None:
         "queue_bytes": 1_048_576,
         "send_timeout": 30.0,
         "refreshes_per_connection": "10/minute",
+        "lookups": 16,
     }
     assert Limits().failure_rate == Rate(30, 60.0)
     assert Limits().refresh_rate == Rate(10, 60.0)

@@ -27,8 +27,12 @@ def test_every_name_is_a_constant_dotted_and_in_lower_case() -> None:
 
 def test_levels() -> None:
     by_level = {
-        logging.ERROR: ["credential.unavailable", "handler.failed", "keys.unavailable", "store.unavailable"],
+        logging.ERROR: [
+            *("credential.unavailable", "handler.failed", "keys.unavailable", "store.unavailable"),
+            "users.unavailable",
+        ],
         logging.WARNING: [
+            *("connection.would_reject", "connection.would_end"),
             *("config.warning", "handshake.rejected", "connection.rejected", "transport.upgrade_failed"),
             *("packet.rejected", "event.rejected", "session.ended", "event.unhandled", "traffic.pattern"),
             *("emit.undelivered", "token.refresh_rejected", "loop_blocked"),
@@ -38,6 +42,7 @@ def test_levels() -> None:
             *("started", "token.refreshed", "token.revoked", "subject.disconnected", "keys.refreshed"),
             *(
                 "credential.recovered",
+                "users.recovered",
                 "store.recovered",
                 "drain.started",
                 "drain.finished",
@@ -166,6 +171,14 @@ credential.unavailable {"credential": "api_key", "error": "TimeoutError"}
     Nobody can tell whose a credential of kind 'api_key' is: TimeoutError; clients come back by themselves
 credential.recovered {"credential": "api_key"}
     Credentials of kind 'api_key' are checked again
+users.unavailable {"error": "OSError"}
+    load_user can't tell who is there: OSError; who is connected goes on for a while, others come back
+users.recovered {}
+    load_user finds users again
+connection.would_reject {"reason": "token_missing", "namespace": "/messages", "client_address": "10.0.0.1"}
+    Only reported: Refused '/messages': Authentication required (token_missing), client 10.0.0.1
+connection.would_end {"reason": "token_expired", "namespace": "/messages", "subject": "ann", "session": "ab12"}
+    Would have ended '/messages': token_expired, subject 'ann', session ab12
 store.unavailable {"error": "TimeoutError", "fail_open": false}
     The store of revocations does not answer, clients are refused: TimeoutError
 store.unavailable {"fail_open": true}

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from socketguard import SocketGuard
+from socketguard.testing import make_auth
 from tests import scripted
 from tests.scripted import ACK, ASGI, CONNECT, CONNECT_ERROR, DISCONNECT, EVENT, Client, Clock, Packet, moving, rest
 
@@ -317,12 +318,17 @@ async def test_a_client_that_keeps_to_the_protocol(kind: str, other: str, progra
         kind = other = "msgpack"
     options = {"serializer": "msgpack"} if kind == "msgpack" else {}
     found = []
+    # With report_only nobody is refused for the tokens that these clients don't have.
     for wrap in (
         socketio.ASGIApp,
         lambda sio: SocketGuard(socketio.ASGIApp(sio), auth=None, connect_timeout=None, logger=False),
+        lambda sio: SocketGuard(
+            socketio.ASGIApp(sio), auth=make_auth(), report_only=True, connect_timeout=None, logger=False
+        ),
     ):
         clock = Clock()
         with moving(clock):
             found.append(await seen(wrap(server(**options)), (kind, other), program, clock))
-    unguarded, with_guard = found
+    unguarded, with_guard, reporting = found
     assert with_guard == unguarded
+    assert reporting == unguarded

@@ -28,6 +28,7 @@ IDLE = {
     "connections": {"open": 0, "being_admitted": 0, "by_namespace": {}, "by_transport": {}},
     "accepted": 0,
     "refused": {},
+    "report_only": None,
     "timers": {"expiry": 0, "connect": 0, "ending": 0},
     "store": {"kind": "MemoryStore", "available": True},
     "keys": [],
