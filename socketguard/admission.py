@@ -157,20 +157,23 @@ class Admission:
             )
         if self.auth is not None and known.policy.token != "none":
             request = self.auth.request(connection, data)
-            # Before the budget of the address: what is genuine gets in, whoever else is behind the same address.
-            found = self._ask(connection, request)
-            if isinstance(found, int) and request.waiting is None:
-                connection.session.tried = request.tried = self.auth.tried(request, found)
-                if limited := self._limited(connection):
-                    return limited
-                found = self._ask(connection, request, found)
-            if isinstance(found, int):
-                return self._check_slowly(connection, known, request, found, deadline, engine)
-            if isinstance(found, Refusal):
-                return found
-            identified = self._identified(connection, known, request, found)
-            if identified is not None:
-                return identified
+            try:
+                # Before the budget of the address: what is genuine gets in, whoever else is behind the same address.
+                found = self.auth.ask_now(request)
+                if isinstance(found, int):
+                    if request.waiting is None:
+                        connection.session.tried = request.tried = self.auth.tried(request, found)
+                        if limited := self._limited(connection):
+                            return limited
+                        found = self.auth.ask_now(request, found, all_quick=True)
+                    if isinstance(found, int):
+                        return self._check_slowly(connection, known, request, found, deadline, engine)
+            except CredentialError as exc:
+                connection.session.tried = request.tried
+                return exc.refusal
+            refusal = self._identified(connection, known, request, found)
+            if refusal is not None:
+                return refusal
         identity = connection.identity
         asks_for_anybody = known.policy.authorize is not None and not identity.is_authenticated
         if asks_for_anybody and (limited := self._limited(connection)):
@@ -186,15 +189,6 @@ class Admission:
         return (
             self._authorised(known, identity) or self._expired(identity) or connection.verdict or self._take(connection)
         )
-
-    def _ask(self, connection: Connection, request: ConnectRequest, step: int = -1) -> Identity | int | Refusal | None:
-        """Ask whose the credential is, without waiting; from a step on everybody who is quick."""
-        assert self.auth is not None  # noqa: S101 - narrows the type
-        try:
-            return self.auth.ask_now(request, max(step, 0), all_quick=step >= 0)
-        except CredentialError as exc:
-            connection.session.tried = request.tried
-            return exc.refusal
 
     def _identified(
         self, connection: Connection, known: Known, request: ConnectRequest, identity: Identity | None

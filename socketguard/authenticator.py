@@ -37,10 +37,14 @@ class ConnectRequest:
         client_address: where the client is, behind the proxies that ``trusted_proxies`` names.
     """
 
-    __slots__ = (
-        *("_cookies", "_headers", "_query", "_query_string", "_raw_headers", "_scope", "_with_cookies"),
-        *("auth", "client_address", "namespace", "page_shown", "tried", "waiting"),
-    )
+    # Those of the class cost nothing until they are needed.
+    page_shown = False  # whether cookies may count
+    tried: int | None = None  # stands for the credential
+    waiting: Any = None  # what an authenticator has begun
+    _with_cookies = False
+    _headers: Headers | None = None
+    _cookies: dict[str, str] | None = None
+    _query: QueryParams | None = None
 
     def __init__(
         self,
@@ -57,13 +61,6 @@ class ConnectRequest:
         self.auth = auth
         self.namespace = namespace
         self.client_address = client_address
-        self.page_shown = False  # whether cookies may count
-        self.tried: int | None = None  # stands for the credential
-        self.waiting: Any = None  # what an authenticator has begun
-        self._with_cookies = False
-        self._headers: Headers | None = None
-        self._cookies: dict[str, str] | None = None
-        self._query: QueryParams | None = None
 
     def __repr__(self) -> str:
         return f"<ConnectRequest {self.namespace}>"
