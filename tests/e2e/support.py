@@ -193,12 +193,13 @@ class Server(Program):
         arguments: Sequence[str] = (),
         app: str = "tests.e2e.apps:app",
         port: int = 0,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self.packed = settings.get("serializer") == "msgpack"
         self.prints_tracebacks = False
         """Whether the test expects tracebacks of the application's own defects."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SOCKETGUARD_")}
-        environment |= {"E2E_SETTINGS": json.dumps(dict(settings)), "PYTHONUNBUFFERED": "1"}
+        environment |= {"E2E_SETTINGS": json.dumps(dict(settings)), "PYTHONUNBUFFERED": "1", **(env or {})}
         command = [sys.executable, "-m", "uvicorn", app, "--host", "127.0.0.1", "--no-proxy-headers"]
         while True:
             super().__init__(folder, *command, "--port", str(port), *arguments, env=environment)
