@@ -554,9 +554,9 @@ def _problem(found: Any) -> str:
         return "returned scopes that are no set of texts"
     for option in ("issuer", "token_id"):
         if not isinstance(getattr(found, option), str | None):
-            return f"returned an {option} that is no text"
+            return f"returned {option} that is no text"
     for option in ("issued_at", "expires_at"):
         value = getattr(found, option)
         if value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
-            return f"returned an {option} that is no number of seconds since the epoch"
+            return f"returned {option} that is no number of seconds since the epoch"
     return ""

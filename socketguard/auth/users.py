@@ -177,10 +177,6 @@ class Users:
             self._timers.cancel(group.timer)
             del self._groups[group.key]
 
-    def __len__(self) -> int:
-        """How many look-ups are before it."""
-        return len(self._groups)
-
     @property
     def wait(self) -> float:
         """In how many seconds somebody is to be asked about; infinity when nobody is, or when all slots are taken."""

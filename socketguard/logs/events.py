@@ -59,7 +59,7 @@ def check_log_claims(claims: Collection[str]) -> tuple[str, ...]:
 
 _MESSAGES: Mapping[str, str] = {code.value: reply.message for code, reply in REPLIES.items()}
 _NAMES_SHOWN = 10
-_DETAILS = ("claim", "part", "source", "limit", "expected", "received", "required", "missing", "handler")
+_DETAILS = ("claim", "part", "source", "limit", "expected", "received", "required", "missing", "handler", "app_message")
 _LABELS = {"client_address": "client", "status": "HTTP status"}
 _UNQUOTED = frozenset({"client_address", "ref", "status", "session"})
 
