@@ -35,9 +35,9 @@ _TITLES = (
     "The namespace is known",
     "Not joined already",
     "Limits and draining",
-    "The token is found",
+    "The credential is found",
     "Length and alphabet of the token",
-    "The token is verified",
+    "The credential is verified",
     "The session is still there",
     "Not revoked",
     "Scopes, claims and authorize of the namespace",
@@ -177,7 +177,9 @@ async def try_token(
         deadline = asyncio.get_running_loop().time() + parts.timeout
         decided = admission.decide(connection, payload, deadline, _MadeUp())
         refusal = decided if decided is None or isinstance(decided, Refusal) else await decided
-    texts = _texts(known, connection, token, place, found)
+    if connection.identity.credential not in (None, "jwt"):
+        token, place = "", f"a credential of kind {connection.identity.credential}"
+    texts = _texts(known, connection, token, place, found, None if auth is None else auth.now())
     texts[1] = ("passed", f"{size} bytes, an object")
     if not asks_store and texts[9][0] == "passed":
         texts[9] = ("skipped", f"{type(parts.store).__name__} is not asked without a network")
@@ -227,34 +229,40 @@ def _step_of(code: RejectCode, detail: str, fields: Mapping[str, Any]) -> int:
 
 
 def _texts(
-    known: Known | None, connection: Connection, token: str, place: str, found: Offline | None
+    known: Known | None,
+    connection: Connection,
+    token: str,
+    place: str,
+    found: Offline | None,
+    now: float | None,
 ) -> dict[int, tuple[State, str]]:
     """What to say of each step when it is passed."""
     identity = connection.identity
-    looked_for = found is not None and not (known is not None and known.policy.token == "none")
+    looked_for = now is not None and not (known is not None and known.policy.token == "none")
     has_token = looked_for and bool(token)
     nothing: tuple[State, str] = ("skipped", "no token, so nothing to look at")
     verified, left = nothing, None
-    if identity.is_authenticated and found is not None:
+    if identity.is_authenticated and now is not None:
         who = f"subject {neutralise(str(identity.subject), 256)!r}"
         if identity.issuer is not None:
             who += f", issuer {neutralise(identity.issuer, 256)!r}"
         if identity.expires_at is not None:
-            left = identity.expires_at - found.auth.now()
+            left = identity.expires_at - now
             who += (
                 f", expires in {duration(left)}" if left > 0 else f", expired {duration(left)} ago, within the leeway"
             )
-        verified = ("skipped", f"{who}. {_UNCHECKED}") if found.unchecked else ("passed", who)
+        unchecked = has_token and found is not None and found.unchecked
+        verified = ("skipped", f"{who}. {_UNCHECKED}") if unchecked else ("passed", who)
     return {
         1: ("passed", ""),
         2: ("passed", _asked(known)),
         3: ("passed", "a new session"),
         4: ("passed", "nobody else is connected here"),
-        5: ("passed", place or _ANONYMOUS) if looked_for else ("skipped", "no token is looked for here"),
+        5: ("passed", place or _ANONYMOUS) if looked_for else ("skipped", "no credential is looked for here"),
         6: ("passed", f"{len(token)} characters") if has_token else nothing,
         7: verified,
         8: ("passed", "a session that is made up"),
-        9: ("passed", "nothing is revoked in this process") if has_token else nothing,
+        9: ("passed", "nothing is revoked in this process") if identity.is_authenticated else nothing,
         10: ("passed", _granted(known)),
         11: ("passed", "nobody else is connected here"),
         12: ("passed", "nothing has changed meanwhile"),

@@ -8,6 +8,7 @@ import io
 import json
 import re
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -35,6 +36,7 @@ from socketguard.errors import RejectCode
 from socketguard.findings import KINDS
 from socketguard.testing import TEST_SECRET, capture_events
 from socketguard.testing import mint as mint_test
+from tests.server.test_credentials import cookie
 from tests.tokens.minting import RSA, RSA_NEXT, RSA_PEM, SECRET, jwk
 
 Run = Callable[..., Any]
@@ -496,7 +498,7 @@ async def test_a_good_token_is_admitted() -> None:
         ("/scheduler", {"scope": "scheduler:read"}, "++++++++++++..", "scopes scheduler:read"),
         ("/tenant-acme", {"tenant_id": "acme"}, "++++++++++++..", "claim tenant_id is {tenant}"),
         ("/tenant-acme", {"tenant_id": "evil"}, "+++++++++-", "claim tenant_id, expected acme, received evil"),
-        ("/open", None, "++++...+.+++..", "no token is looked for here"),
+        ("/open", None, "++++...+.+++..", "no credential is looked for here"),
         ("/lobby", None, "+++++..+.+++..", "there is none, and the policy takes anonymous clients"),
         ("/lobby", "a.b", "+++++-", "(not_three_parts)"),
         ("/secret", {}, "+++++++++-", "The client is told only that there is no such namespace (hidden=True)"),
@@ -553,7 +555,7 @@ ENDLESS = JWTAuth(SECRET, algorithms=["HS256"], require=("sub",))
     [
         ({}, "Bearer a.b.c", "++++++-", 7, r".*base64url.*"),
         ({"auth": BY_HEADER}, "ü.b.c", "++++-", 5, r".*\(not_base64url\): source header"),
-        ({"auth": None}, {}, "++++...+.+++..", 5, "no token is looked for here"),
+        ({"auth": None}, {}, "++++...+.+++..", 5, "no credential is looked for here"),
         ({"namespaces": None}, {}, "++++++++++++..", 2, "'/messages', token required"),
         (
             {"auth": LENIENT},
@@ -676,7 +678,7 @@ async def test_a_set_without_a_key_for_a_token_without_kid() -> None:
 def test_a_trial_from_the_command_line(write: Write, run: Run, tmp_path: Path) -> None:
     app, token = f"{write(GOOD)}:app", mint()
     printed = run("check", app, "--as", token, "/messages").out
-    assert "✓  7  The token is verified\n" in printed
+    assert "✓  7  The credential is verified\n" in printed
     assert "  –       13  Handed on to the application\n" in printed
     assert printed.rstrip().endswith("/messages would be joined.")
     assert token not in printed
@@ -915,3 +917,53 @@ def test_no_keys_are_fetched() -> None:
 def test_a_hidden_namespace_that_hides_itself_is_good() -> None:
     app, _ = asking(namespaces=["/messages", NamespacePolicy("/public", hidden=True)])
     assert asked(app)[0][1:] == [MISSING, ("/public, without a token", "Invalid namespace", True)]
+
+
+OF_KEYS = """
+import hashlib
+import socketio
+from socketguard import Identity, NamespacePolicy, SocketGuard
+from socketguard.auth import APIKeyAuth, SessionAuth
+from socketguard.testing import make_auth
+
+sio = socketio.AsyncServer(async_mode="asgi")
+sio.on("echo", lambda sid: None, namespace="/messages")
+
+async def lookup(digest):
+    return Identity("ann") if digest == hashlib.sha256(b"key-of-ann").hexdigest() else None
+
+auth = [APIKeyAuth(lookup), SessionAuth("a secret"), make_auth()]
+app = SocketGuard(socketio.ASGIApp(sio), auth=auth, allowed_origins=["https://crm.example.com"])
+only_keys = SocketGuard.protect(socketio.AsyncServer(async_mode="asgi"), auth=APIKeyAuth(lookup))
+"""
+
+
+def test_any_credential_can_be_tried(run: Run, write: Write, tmp_path: Path) -> None:
+    app = f"{write(OF_KEYS)}:app"
+
+    def said(*arguments: str, status: int = 0) -> str:
+        return " ".join(run("check", app, "--as", "", "/messages", *arguments, status=status).out.split())
+
+    assert "subject 'ann'" in said("--header", "X-API-Key: key-of-ann")
+    assert "/messages would be joined" in said("--auth-json", '{"api_key": "key-of-ann"}')
+    assert "credential_invalid" in said("--header", "X-API-Key: another", status=1)
+    (tmp_path / "auth.json").write_text('{"api_key": "key-of-ann"}')
+    said("--auth-json", "@auth.json")
+    session = cookie({"user_id": "bob"}, time.time(), "a secret")
+    assert "subject 'bob'" in said("--cookie", f"session={session}")
+    evil = ("--header", "Origin: https://evil.example")
+    assert "token_missing" in said("--cookie", f"session={session}", *evil, status=1)
+    # With a token alone no authenticator of the application is asked.
+    assert "subject 'user-1'" in " ".join(run("check", app, "--as", mint_test(), "/messages").out.split())
+    assert "token_missing" in said(status=1)
+    for wrong in (
+        ("--header", "X-API-Key"),
+        ("--header", "ü: 1"),
+        ("--cookie", "session"),
+        ("--auth-json", "[]"),
+        ("--auth-json", "{"),
+    ):
+        run("check", app, "--as", "", "/messages", *wrong, status=2)
+    other = app.replace(":app", ":only_keys")
+    run("check", other, "--as", "", "/", "--header", "x-api-key: key-of-ann")
+    run("check", other, "--as", mint_test(), "/", status=1)
