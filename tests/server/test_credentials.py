@@ -30,6 +30,7 @@ from tests.scripted import (
     KINDS,
     Client,
     Clock,
+    Closed,
     Events,
     Guarded,
     Packet,
@@ -37,6 +38,8 @@ from tests.scripted import (
     guarded,
     lines,
     serializer,
+    until,
+    within,
 )
 
 ORIGIN = "https://crm.example.com"
@@ -350,3 +353,91 @@ async def test_a_refresh(kind: Kind, clock: Clock) -> None:
         answer = await client.call("/messages", "socketguard:refresh", dict(shown.payload))
         assert answer["ok"], answer
     assert case.guard.identity(sid).subject == "ann"
+
+
+# The guarantees, for each of them
+
+ODD = [
+    *(None, True, 0, -1, 1.5, "", " ", "\x00", "é" * 9, "x" * 9000, "\ud800", [], [[]], {}, {"a": {}}, ["token"]),
+    *({"$gt": ""}, "' OR 1=1 --", "null", "Bearer ", "Bearer  ", "a.b.c", "..", "eyJ", "٠", "\u202e"),
+]
+
+
+def place_of(kind: Kind, clock: Clock) -> str:
+    payload = kind.good(clock, "ann").payload
+    return next(iter(payload), "token")
+
+
+@every
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: ascii(odd)[:20])
+async def test_nothing_that_a_client_sends_in_its_place_lets_it_in(kind: Kind, odd: Any, clock: Clock) -> None:
+    case = case_of(kind, clock)
+    client = await client_of(case, Shown())
+    packet = Packet(CONNECT, "/messages", {place_of(kind, clock): odd})
+    await client.send_packet(packet)
+    try:
+        answer = await client.packet()
+    except Closed:
+        return  # not even an answer
+    assert answer.kind == CONNECT_ERROR
+    assert answer.data["data"]["code"] in ("token_missing", kind.code, "token_malformed", "credential_invalid")
+    assert case.guard.connections() == []
+
+
+@every
+async def test_nothing_is_sent_to_it_before_it_has_joined_and_after_it_was_ended(kind: Kind, clock: Clock) -> None:
+    asked, release = asyncio.Event(), asyncio.Event()
+
+    async def connect(sid: str, environ: Any) -> None:
+        asked.set()
+        await case.server.emit("news", "while it joins", namespace="/messages")
+        await release.wait()
+
+    case = case_of(kind, clock, handlers={"connect": connect})
+    shown = kind.good(clock, "ann")
+    client = await client_of(case, shown)
+    await client.send_packet(Packet(CONNECT, "/messages", dict(shown.payload) or None))
+    await within(asked.wait())
+    await case.server.emit("news", "to all", namespace="/messages")
+    release.set()
+    kinds = [(await client.packet()).kind for _ in range(3)]
+    assert kinds[0] == CONNECT
+    await case.guard.disconnect(subject="ann")
+    await case.server.emit("news", "too late", namespace="/messages")
+    await client.disconnected("/messages")
+    stranger = await client_of(case, kind.bad)
+    await case.server.emit("news", "for members", namespace="/messages")
+    packet = await ask(stranger, kind.bad)
+    assert packet.kind == CONNECT_ERROR
+
+
+@every
+async def test_who_vanishes_at_any_moment_leaves_nothing(kind: Kind, clock: Clock) -> None:
+    case = case_of(kind, clock)
+    for turns in range(8):
+        shown = kind.good(clock, "ann")
+        client = await client_of(case, shown)
+        await client.send_packet(Packet(CONNECT, "/messages", dict(shown.payload) or None))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await client.close()
+    await gone(case)
+    assert case.guard.connections() == []
+
+
+@every
+async def test_an_event_after_its_end_is_not_dispatched(kind: Kind, clock: Clock) -> None:
+    heard: list[Any] = []
+
+    async def say(sid: str, text: str) -> None:
+        heard.append(text)
+
+    case = case_of(kind, clock, handlers={"say": say}, expiring_notice=None)
+    client, _ = await joined(kind, case, clock)
+    await client.emit("/messages", "say", "in time")
+    await until(lambda: heard == ["in time"])
+    clock.now += 61  # its end has come, and nobody has looked yet
+    await client.emit("/messages", "say", "too late")
+    clock.passes(1)
+    await client.expired()
+    assert heard == ["in time"]
