@@ -9,7 +9,7 @@ import inspect
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 __all__ = [
     "GRACE",
@@ -47,10 +47,18 @@ def quick(function: _Function) -> _Function:
             It must ask no database and no network: everybody else waits meanwhile.
 
     Returns:
-        The same function.
+        The same function; of a builtin or a bound method one that calls it.
     """
-    function.__socketguard_quick__ = True  # type: ignore[attr-defined]
-    return function
+    marked: Any = function
+    try:
+        marked.__socketguard_quick__ = True
+    except AttributeError:
+
+        def marked(*args: Any) -> Any:
+            return function(*args)
+
+        marked.__socketguard_quick__ = True
+    return cast("_Function", marked)
 
 
 def blocks(function: Any) -> bool:

@@ -402,5 +402,9 @@ def test_what_blocks() -> None:
     assert blocks(Object())
     assert blocks(sqlite3.connect)
     assert not blocks(quick(lambda: None))
+    known = quick({"a": 1}.get)
+    assert not blocks(known)
+    assert call(known, "a") == 1
+    assert not blocks(quick(APIKeyAuth(nobody).describe))
     assert not blocks(later)
     assert not blocks(Later())

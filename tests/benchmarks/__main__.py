@@ -37,10 +37,10 @@ def _measure(runner: asyncio.Runner, *, quick: bool) -> tuple[list[Row], list[Co
     rows += measure_limits(runner, rounds=2 if quick else 45, count=count)
     rows += measure_floods(runner, rounds=2 if quick else 20, count=10 if quick else count)
     if quick:
-        rows += measure_turns(runner, repeats=1, count=20, waiting=3, over=0.1, fetch=0.2)
+        rows += measure_turns(runner, repeats=1, count=20, waiting=3, over=0.1, fetch=0.2, every=1)
         rows += measure_soak(clients=40, together=20, ping_interval=1)
     else:
-        rows += measure_turns(runner, repeats=1, count=10_000, waiting=400, over=2.0, fetch=5.0)
+        rows += measure_turns(runner, repeats=1, count=10_000, waiting=400, over=2.0, fetch=5.0, every=10)
         rows += measure_soak(clients=5000, together=250, ping_interval=5)
     stalls, cases = measure_stalls(runner, repeats=1 if quick else 15)
     return rows + stalls, cases, rounds

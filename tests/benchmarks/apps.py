@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import logging
 import secrets
@@ -11,6 +13,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
+import itsdangerous
 import jwt
 import orjson
 import socketio
@@ -18,7 +21,8 @@ import structlog
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from socketguard import JWTAuth, SocketGuard, current_connection
+from socketguard import Authenticator, Identity, JWTAuth, SocketGuard, current_connection
+from socketguard.auth import APIKeyAuth, SessionAuth, quick
 from socketguard.logs.host import add_connection
 
 NAMESPACE = "/messages"
@@ -182,7 +186,7 @@ def guarded(
     algorithm: Algorithm,
     lines: Lines,
     *,
-    auth: JWTAuth | None = None,
+    auth: Authenticator | None = None,
     options: Mapping[str, Any] | None = None,
     **server_options: Any,
 ) -> SocketGuard:
@@ -206,3 +210,25 @@ def guarded(
 def new_auth(algorithm: Algorithm, **options: Any) -> JWTAuth:
     """A verifier for the key of an algorithm, with options of `JWTAuth`."""
     return JWTAuth(algorithm.key, algorithms=[algorithm.name], audience=AUDIENCE, **options)
+
+
+KEY_FRAME = f'40{NAMESPACE},{{"api_key":"a-key-of-the-benchmarks"}}'
+ORIGIN = "https://crm.example.com"
+_CLAIMS = {"tenant_id": "acme", "email": "ada@example.com"}
+
+
+def api_keys() -> APIKeyAuth:
+    """API keys out of a dictionary."""
+    known = {hashlib.sha256(b"a-key-of-the-benchmarks").hexdigest(): Identity("user-1042", _CLAIMS, token_id="key-1")}
+    return APIKeyAuth(quick(known.get))
+
+
+def sessions() -> SessionAuth:
+    """Sessions as Starlette's middleware signs them."""
+    return SessionAuth(_SECRET)
+
+
+def session_cookie() -> bytes:
+    """The cookie of one."""
+    session = base64.b64encode(json.dumps({"user_id": "user-1042", **_CLAIMS}).encode())
+    return b"session=" + itsdangerous.TimestampSigner(_SECRET).sign(session)

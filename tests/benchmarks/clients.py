@@ -65,11 +65,15 @@ class WebSocket:
         timed_from: int = 0,
         stay: bool = False,
         hold: asyncio.Event | None = None,
+        headers: Sequence[tuple[bytes, bytes]] = (),
     ):
         self.frames = frames
         self.answer = ""
         self.idle = asyncio.Event() if stay else None
         self._scope = websocket_scope(client)
+        if headers:
+            named = {name for name, _ in headers}
+            self._scope["headers"] = [each for each in self._scope["headers"] if each[0] not in named] + list(headers)
         self._timed_from = timed_from
         self._hold = hold
         self._sent = -1

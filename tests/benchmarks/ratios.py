@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import apps
@@ -17,15 +17,23 @@ EVENT = f'42{apps.NAMESPACE},7["message:new","twenty bytes of text"]'
 LOGGED_EVENT = EVENT.replace("message:new", "message:logged")
 
 
-def connects(build: Callable[[], Any], frame: str, answer: str, count: int, lines: apps.Lines, expected: int) -> Batch:
+def connects(
+    build: Callable[[], Any],
+    frame: str,
+    answer: str,
+    count: int,
+    lines: apps.Lines,
+    expected: int,
+    headers: Sequence[tuple[bytes, bytes]] = (),
+) -> Batch:
     """A batch of whole connections: handshake, CONNECT, answer, disconnect, each from another address."""
 
     async def batch() -> float:
         app = build()
         for number in range(WARM_UP):
-            await WebSocket([frame], client=address(number)).run(app)
+            await WebSocket([frame], client=address(number), headers=headers).run(app)
         lines.take()
-        clients = [WebSocket([frame], client=address(WARM_UP + number)) for number in range(count)]
+        clients = [WebSocket([frame], client=address(WARM_UP + number), headers=headers) for number in range(count)]
         with no_collector():
             began = time.process_time()
             for client in clients:
@@ -111,10 +119,28 @@ def measure_connects(runner: asyncio.Runner, *, rounds: int, count: int) -> list
         "guarded": batch(lambda: apps.guarded(rs256, lines), rs256.connect(), joined, 2),
     }
     found_rs256 = compare(runner, variants, rounds)
+    origin = [(b"origin", apps.ORIGIN.encode())]
+    variants = {
+        "a token": batch(guarded, hs256.connect(), joined, 2),
+        "an API key": batch(lambda: apps.guarded(hs256, lines, auth=apps.api_keys()), apps.KEY_FRAME, joined, 2),
+        "a session": connects(
+            lambda: apps.guarded(hs256, lines, auth=apps.sessions(), options={"allowed_origins": [apps.ORIGIN]}),
+            f"40{apps.NAMESPACE},",
+            joined,
+            count,
+            lines,
+            2,
+            [*origin, (b"cookie", apps.session_cookie())],
+        ),
+    }
+    found_others = compare(runner, variants, rounds)
+    token = "guarded CONNECT with an HS256 token"
     accepted = "unguarded CONNECT, accepted"
     return [
         ratio_row("CONNECT accepted, HS256", "hand-written connect handler", 0.85, found, "guarded", "hand-written"),
         ratio_row("CONNECT accepted, RS256", "hand-written, from a PEM", 0.85, found_rs256, "guarded", "hand-written"),
+        ratio_row("CONNECT accepted, APIKeyAuth", token, 1.0, found_others, "an API key", "a token"),
+        ratio_row("CONNECT accepted, SessionAuth", token, 1.0, found_others, "a session", "a token"),
         ratio_row("CONNECT refused, unknown namespace", accepted, 0.85, found, "unknown namespace", "bare"),
         ratio_row("CONNECT refused, bad signature", accepted, 0.95, found, "bad signature", "bare"),
     ]

@@ -10,7 +10,7 @@ from typing import Any
 
 import jwt
 
-from socketguard import JWTAuth
+from socketguard import Identity, JWTAuth
 from socketguard.testing import FakeClock
 
 from . import apps
@@ -141,8 +141,45 @@ async def _slow_keys(fetched: _Case, count: int, seconds: float, lines: apps.Lin
     await forget_tasks()
 
 
+async def _revalidation(asked: _Case, count: int, every: float, lines: apps.Lines) -> int:
+    """The user behind every connection is asked for again; returns how many look-ups ran at a time."""
+    running = most = 0
+    looked_up: set[str | None] = set()
+    everybody = asyncio.Event()
+
+    async def load(identity: Identity) -> str | None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.001)
+        looked_up.add(identity.subject)
+        running -= 1
+        if len(looked_up) == count:
+            everybody.set()
+        return identity.subject
+
+    options = {"load_user": load, "revalidate": every}
+    guard = apps.guarded(apps.HS256, lines, options=options, ping_interval=LIFETIME)
+    crowd = Crowd(guard)
+    await crowd.open(_frames(count))
+
+    async def ask() -> None:
+        nonlocal most
+        most = 0
+        looked_up.clear()
+        everybody.clear()
+        await everybody.wait()
+
+    await asked.watch(ask)
+    assert crowd.seen == {"joined": count}, crowd.seen
+    await guard.drain(0)
+    await crowd.gone()
+    await forget_tasks()
+    return most
+
+
 def measure_turns(
-    runner: asyncio.Runner, *, repeats: int, count: int, waiting: int, over: float, fetch: float
+    runner: asyncio.Runner, *, repeats: int, count: int, waiting: int, over: float, fetch: float, every: float
 ) -> list[Row]:
     """Rows for the longest turn of the loop."""
     lines = apps.Lines()
@@ -150,15 +187,18 @@ def measure_turns(
     expired = _Case(f"{count:,} timers fire at once")
     drained = _Case(f"drain of {count:,} sessions")
     fetched = _Case("keys fetched slowly")
+    asked = _Case(f"{count:,} users asked for again")
     for _ in range(repeats):
         runner.run(_expiries(refreshed, expired, count, lines))
         runner.run(_drain(drained, count, over, lines))
     # Once: the first fetch of a process has more to do than others.
     runner.run(_slow_keys(fetched, waiting, fetch, lines))
+    most = runner.run(_revalidation(asked, count, every, lines))
     least = f"least of {repeats}"
     return [
         expired.row(f"tokens that expire, the transports are closed; {least}"),
         refreshed.row(f"each client is told that its token expires and sends another; {least}"),
         drained.row(f"over {over:g} s; {least}"),
+        asked.row(f"all within {every:g} s (revalidate={every:g}), look-ups of 1 ms, {most} at a time; once"),
         fetched.row(f"the answer takes {fetch:g} s, {waiting} clients come meanwhile and wait; over HTTP, once"),
     ]
