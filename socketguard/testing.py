@@ -101,6 +101,7 @@ def as_client(
     placeholders: Mapping[str, str] | None = None,
     sid: str = "sid-1",
     client_address: str = "127.0.0.1",
+    user: Any = None,
     **claims: Any,
 ) -> Iterator[Connection]:
     """A stand-in for the client whose handler runs, for unit tests that call a handler by itself.
@@ -114,6 +115,7 @@ def as_client(
         placeholders: what the placeholders of a pattern stand for.
         sid: its Socket.IO session id.
         client_address: from where it comes.
+        user: what ``load_user`` would have returned.
         **claims: further claims of its token.
 
     Returns:
@@ -129,7 +131,9 @@ def as_client(
         query_string=b"",
     )
     identity = ANONYMOUS if subject is None else Identity(subject, view, frozenset(scopes))
-    connection = Connection(session, namespace, identity, dict(placeholders or {}), sid=sid, state=Connection.JOINED)
+    connection: Connection = Connection(
+        session, namespace, identity, dict(placeholders or {}), user=user, sid=sid, state=Connection.JOINED
+    )
     bound = bound_connection.set(connection)
     try:
         yield connection
