@@ -230,6 +230,9 @@ def _check_together(settings: Settings) -> None:
     auth, origins = settings.auth, settings.allowed_origins
     if auth is not None:
         auth.origins = origins if isinstance(origins, tuple) else ()
+        if auth.jwt is not None and auth.jwt.finder.uses_cookie:
+            # Alone it is what HTTP routes ask.
+            auth.jwt.origins = tuple(dict.fromkeys((*auth.jwt.origins, *auth.origins)))
         if auth.uses_cookie and not auth.origins:
             raise ConfigurationError(
                 "a cookie is a credential, so any page could connect as its visitor: list the origins of your pages, "

@@ -202,7 +202,10 @@ async def test_a_stand_in_for_the_client_of_a_handler() -> None:
         identity = client.identity
         return client.sid == sid, identity.subject, identity.claims["tenant"], identity.scopes, client.placeholders
 
-    with as_client("/t-1", subject="ann", scopes={"read"}, placeholders={"t": "1"}, sid="s", tenant="acme") as client:
+    with as_client(
+        "/t-1", subject="ann", scopes={"read"}, placeholders={"t": "1"}, sid="s", user="Ann", tenant="acme"
+    ) as client:
+        assert current_connection().user == "Ann"
         assert await handler("s") == (True, "ann", "acme", frozenset({"read"}), {"t": "1"})
         assert (client.namespace, client.client_address, client.state) == ("/t-1", "127.0.0.1", Connection.JOINED)
         with as_client(subject=None):

@@ -514,10 +514,13 @@ def _place(text: Any) -> tuple[str, str]:
 
 
 def _named(kinds: list[Kind]) -> list[Kind]:
-    """The same, each with a name of its own."""
-    names: dict[str, int] = {}
+    """The same, each with a name of its own; that of tokens is taken, wherever they stand in the list."""
+    names = {kind.name: 1 for kind in kinds if isinstance(kind.given, Verifier)}
     found = []
     for kind in kinds:
+        if isinstance(kind.given, Verifier):
+            found.append(kind)
+            continue
         names[kind.name] = count = names.get(kind.name, 0) + 1
         found.append(kind if count == 1 else replace(kind, name=f"{kind.name}-{count}"))
     return found

@@ -177,18 +177,21 @@ class Report:
 
     def credential_changed(self, credential: str, error: BaseException | None) -> None:
         """An authenticator answers again, or doesn't any more."""
+        fields = {"credential": credential}
         if error is None:
-            self.log.emit(events.CREDENTIAL_RECOVERED, {"credential": credential})
-            return
-        fields = {"credential": credential, "error": type(error).__name__}
-        self.log.emit(events.CREDENTIAL_UNAVAILABLE, fields, exc_info=error)
+            self.floods.emit(events.CREDENTIAL_RECOVERED, None, "recovered", fields)
+        else:
+            # One client for whom it fails must not fill the log with what comes and goes.
+            fields["error"] = type(error).__name__
+            self.floods.emit(events.CREDENTIAL_UNAVAILABLE, None, "unavailable", fields, exc_info=error)
 
     def users_changed(self, error: BaseException | None) -> None:
         """Users are found again, or can't be any more."""
         if error is None:
-            self.log.emit(events.USERS_RECOVERED, {})
-            return
-        self.log.emit(events.USERS_UNAVAILABLE, {"error": type(error).__name__}, exc_info=error)
+            self.floods.emit(events.USERS_RECOVERED, None, "users_recovered", {})
+        else:
+            fields = {"error": type(error).__name__}
+            self.floods.emit(events.USERS_UNAVAILABLE, None, "users_unavailable", fields, exc_info=error)
 
     def store_changed(self, available: bool, error: BaseException | None, *, fail_open: bool) -> None:
         """The store of revocations answers again, or doesn't any more."""

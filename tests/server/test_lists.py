@@ -128,6 +128,19 @@ class TestOrder:
 
         assert [kind.name for kind in Credentials([named(), named()]).kinds] == ["same", "same-2"]
 
+    async def test_a_function_that_is_called_like_tokens_is_told_from_them(self, clock: Clock) -> None:
+        async def jwt(request: ConnectRequest) -> Identity | None:
+            return Identity("by the function", expires_at=clock.now + 5) if request.headers.get("x-one") else None
+
+        case = guarded(auth=[jwt, make_auth(clock=clock, leeway=60)], expiring_notice=None)
+        assert await answer(case, {"token": token_at(clock)}) == ("user-1", "jwt")
+        client = await Client(case, headers={"x-one": "1"}).open()
+        await client.send_packet(Packet(CONNECT, "/messages", None))
+        sid = (await client.packet()).data["sid"]
+        assert case.guard.identity(sid).credential == "jwt-2"
+        clock.passes(5)
+        await client.expired()
+
 
 class TestCookies:
     """Cookies count only where the handshake shows a page that may."""
@@ -539,3 +552,12 @@ class TestHTTPRoutes:
         answer = client.get("/me", headers={"x-api-key": "another"})
         assert answer.headers["www-authenticate"] == 'Bearer realm="api"'
         await guard.auth.close()  # type: ignore[union-attr]
+
+    async def test_a_token_in_a_cookie_counts_from_pages_of_the_list(self) -> None:
+        auth = make_auth(sources=("cookie:t",))
+        guard = guarded(auth=auth, allowed_origins=[ORIGIN]).guard
+        assert guard.auth is auth
+        client = TestClient(self.app(guard), base_url="https://api.example.com")
+        for origin, status in ((ORIGIN, 200), ("https://api.example.com", 200), ("https://evil.example", 401)):
+            found = client.post("/me", headers={"cookie": f"t={mint()}", "origin": origin})
+            assert found.status_code == status
