@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
+from urllib.parse import parse_qsl
 
 from starlette.datastructures import Headers, QueryParams
 from starlette.requests import cookie_parser
@@ -17,11 +18,13 @@ from starlette.requests import cookie_parser
 from .connection import Identity
 from .findings import Finding
 
-__all__ = ["Authenticator", "ConnectRequest", "http_request", "shows_page"]
+__all__ = ["Authenticator", "ConnectRequest", "cookie_pairs", "http_request", "shows_page"]
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
 _USUAL = frozenset({b"authorization", b"cookie", b"x-api-key"})
+_MOST_PARAMETERS = 256
+_MOST_COOKIES = 200  # Chromium keeps 180 for a domain; to take many thousands apart would hold up the loop
 _SAFE = ("GET", "HEAD")  # methods (RFC 9110 section 9.2.1)
 
 
@@ -76,15 +79,19 @@ class ConnectRequest:
     def cookies(self) -> dict[str, str]:
         """The cookies by name; empty where none counts."""
         if self._cookies is None:
-            lines = [value.decode("latin-1") for name, value in self._without_cookies() if name == b"cookie"]
-            self._cookies = cookie_parser("; ".join(lines)) if lines else {}
+            pairs = cookie_pairs(self._without_cookies())
+            self._cookies = cookie_parser(";".join(pairs)) if pairs else {}
         return self._cookies
 
     @property
     def query_params(self) -> QueryParams:
-        """The query string of the session's first request."""
+        """The query string of the session's first request; empty where it has more than 256 parameters."""
         if self._query is None:
-            self._query = QueryParams(self._query_string)
+            text = self._query_string.decode("latin-1")
+            try:
+                self._query = QueryParams(parse_qsl(text, keep_blank_values=True, max_num_fields=_MOST_PARAMETERS))
+            except ValueError:
+                self._query = QueryParams()
         return self._query
 
     @property
@@ -153,6 +160,12 @@ class Authenticator(ABC):
     def findings(self) -> list[Finding]:
         """What a person should look at."""
         return []
+
+
+def cookie_pairs(headers: RawHeaders) -> list[str]:
+    """The ``NAME=VALUE`` of all cookies, as many of them as browsers send at most."""
+    lines = [value.decode("latin-1") for name, value in headers if name.lower() == b"cookie"]
+    return ";".join(lines).split(";", _MOST_COOKIES)[:_MOST_COOKIES] if lines else []
 
 
 def shows_page(request: ConnectRequest, origins: Collection[str], asked_from: str | None) -> bool:

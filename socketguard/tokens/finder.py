@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl
 
-from socketguard.authenticator import ConnectRequest
+from socketguard.authenticator import ConnectRequest, cookie_pairs
 from socketguard.check import function, listed, names
 from socketguard.errors import ConfigurationError, TokenError
 from socketguard.text import neutralise
@@ -250,11 +250,5 @@ def cookie_values(headers: Sequence[tuple[bytes, bytes]], name: str) -> list[str
 
 
 def _cookies(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
-    pairs: list[tuple[str, str]] = []
-    for header, line in headers:
-        if header.lower() == b"cookie":
-            for pair in line.decode("latin-1").split(";"):
-                key, equals, value = pair.strip(" \t").partition("=")
-                if equals:
-                    pairs.append((key.rstrip(" \t"), value.strip(' \t"')))
-    return pairs
+    found = (pair.strip(" \t").partition("=") for pair in cookie_pairs(headers))
+    return [(key.rstrip(" \t"), value.strip(' \t"')) for key, equals, value in found if equals]

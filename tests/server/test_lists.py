@@ -208,6 +208,12 @@ class TestCookies:
         assert b"cookie" not in names
         assert b"origin" in names
 
+    async def test_thousands_of_cookies_are_not_taken_apart(self, case: Guarded, clock: Clock) -> None:
+        many = ";".join(f"c{number}=1" for number in range(10_000))
+        session = cookie_of("ann", clock)
+        assert await answer(case, cookie=f"{session};{many}", origin=ORIGIN) == ("ann", "session")
+        assert await answer(case, cookie=f"{many};{session}", origin=ORIGIN) == ("token_missing", None)
+
     def test_a_cookie_that_is_declared_needs_a_list(self) -> None:
         for auth in (SessionAuth(SECRET), make_auth(sources=("payload", "cookie:t"))):
             for origins in (None, "*"):
@@ -217,6 +223,18 @@ class TestCookies:
 
 
 class TestFunctions:
+    @pytest.mark.parametrize(("count", "found"), [(200, "v"), (300, None)])
+    async def test_very_many_parameters_are_none(self, count: int, found: str | None) -> None:
+        seen: list[Any] = []
+
+        async def look(request: ConnectRequest) -> None:
+            seen.append(request.query_params.get("k"))
+
+        client = await Client(guarded(auth=look), query="&k=v" + "&a" * count).open()
+        await client.connect(token=None)
+        await client.packet()
+        assert seen == [found]
+
     async def test_what_a_request_says(self) -> None:
         found: list[ConnectRequest] = []
 
