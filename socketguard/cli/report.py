@@ -118,9 +118,7 @@ def read(line: str) -> Mapping[str, Any] | None:
         event = json.loads(line[start:])
     except (ValueError, RecursionError):
         return None
-    if not isinstance(event, dict):
-        return None
-    event = {str(name).removeprefix(_PREFIX): value for name, value in event.items()}
+    event = {name.removeprefix(_PREFIX): value for name, value in event.items()}
     return event if event.get("event") in _EVENTS else None
 
 

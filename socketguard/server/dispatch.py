@@ -354,7 +354,7 @@ class Refreshes:
         ref = new_ref()
         self._context.report.refresh_rejected(connection, refusal, ref)
         if refusal.code is RejectCode.TOKEN_REVOKED:
-            self._context.endings.revoked(connection)
+            self._context.endings.one(connection, "token_revoked")
         return refusal.acknowledgement(ref)
 
     def _over_budget(self, connection: Connection) -> Refusal | None:

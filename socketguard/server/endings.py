@@ -267,7 +267,7 @@ class Endings:
             if self._report_only:
                 self._refusals.would_end(connection, str(reason))
             elif reason == RejectCode.ACCOUNT_DISABLED:
-                self.disabled(connection)
+                self.one(connection, "account_disabled")
             else:
                 self.session(connection.session, str(reason))
         self.arm()
@@ -336,17 +336,11 @@ class Endings:
             each.reason = "token_expired"
         self._close(session, "token_expired", (connection, *others))
 
-    def revoked(self, connection: Connection) -> None:
-        """End a connection whose token was revoked."""
-        if connection.state is Connection.JOINED and connection.reason is None:
-            connection.reason = "token_revoked"
-            self._begin(self._disconnect(connection, _closing("token_revoked")))
-
-    def disabled(self, connection: Connection) -> None:
-        """End a connection whose user is there no more."""
+    def one(self, connection: Connection, reason: str) -> None:
+        """End a connection whose token was revoked, or whose user is there no more."""
         if connection.lives:
-            connection.reason = "account_disabled"
-            self._begin(self._disconnect(connection, _closing("account_disabled")))
+            connection.reason = reason
+            self._begin(self._disconnect(connection, _closing(reason)))
 
     async def _disconnect(self, connection: Connection, closing: dict[str, Any] | None) -> None:
         if closing is not None:

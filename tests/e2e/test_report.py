@@ -62,8 +62,8 @@ def play(js: JavaScript, server: Server, transport: str) -> list[Any]:
             steps.append({"call": ["whoami"]})
         options: dict[str, Any] = {} if auth is None else {"auth": auth}
         found = js.play(server, namespace, transports=transport, steps=steps, **options)
-        # When an upgrade comes is a matter of time.
-        notes = [note for note in found["seen"] if note["kind"] not in ("open", "upgrade")]
+        # When an upgrade comes, and whether before the client has left again, is a matter of time.
+        notes = [note for note in found["seen"] if note["kind"] not in ("open", "upgrade", "upgradeError")]
         changing = ("sid", "engine", "id", "transport")
         seen += [{name: value for name, value in note.items() if name not in changing} for note in notes]
         seen += found["steps"][1:]

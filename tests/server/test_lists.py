@@ -402,6 +402,40 @@ class TestFunctions:
         case = guarded(namespaces=[NamespacePolicy("/messages", authorize=authorize)])
         assert (await answer(case, {"token": mint()}))[0] == "account_disabled"
 
+    async def test_authorize_that_is_quick(self) -> None:
+        case = guarded(namespaces=[NamespacePolicy("/messages", authorize=quick(lambda *_: True))])
+        assert await answer(case, {"token": mint()}) == ("user-1", "jwt")
+
+    async def test_who_asks_again_while_an_authenticator_is_asked(self) -> None:
+        asked: list[Any] = []
+        release = asyncio.Event()
+
+        async def identify(request: ConnectRequest) -> Identity:
+            asked.append(request.auth)
+            await release.wait()
+            return Identity("ann")
+
+        case = guarded(auth=identify)
+        client = await Client(case).open()
+        for number in range(2):
+            await client.send_packet(Packet(CONNECT, "/messages", {"n": number}))
+            await until(lambda number=number: len(asked) == number + 1)
+        release.set()
+        assert (await client.packet()).kind == CONNECT
+        assert len(case.guard.connections()) == 1
+
+    async def test_a_session_whose_function_waits(self, clock: Clock) -> None:
+        async def of_session(session: Any) -> Identity:
+            await asyncio.sleep(0)
+            return Identity(session["user_id"])
+
+        auth = SessionAuth(SECRET, identity=of_session, clock=clock)
+        case = guarded(auth=auth, allowed_origins=[ORIGIN], limits=Limits(failures_per_address="1/hour"))
+        for _ in range(2):
+            await answer(case)
+        # Its signature holds, so that the budget of the address does not keep it out.
+        assert await answer(case, cookie=cookie_of("ann", clock), origin=ORIGIN) == ("ann", "session")
+
     async def test_over_its_budget_nothing_is_begun(self) -> None:
         asked: list[str] = []
 
@@ -570,6 +604,16 @@ class TestHTTPRoutes:
         answer = client.get("/me", headers={"x-api-key": "another"})
         assert answer.headers["www-authenticate"] == 'Bearer realm="api"'
         await guard.auth.close()  # type: ignore[union-attr]
+        only_keys: Any = guarded(auth=APIKeyAuth(lookup)).guard.auth
+        await only_keys.close()
+
+    async def test_one_that_takes_too_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def hang(request: ConnectRequest) -> None:
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr("socketguard.auth.credentials._PATIENCE", 0.01)
+        client = TestClient(self.app(guarded(auth=hang).guard))
+        assert client.get("/me").status_code == 503
 
     async def test_a_token_in_a_cookie_counts_from_pages_of_the_list(self) -> None:
         auth = make_auth(sources=("cookie:t",))

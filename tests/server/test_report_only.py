@@ -125,6 +125,11 @@ async def test_a_look_up_that_takes_its_time_is_awaited(events: Events) -> None:
     assert status_of(case)["would_reject"] == {"keys_unavailable": 3}
     client = await Client(case).open()
     assert (await answer(client, "/nowhere", None)).data == "Unable to connect"
+    # What only the guard would admit is left to python-socketio as well, when the answer is there.
+    case = reporting("*", auth=broken, namespaces=["/messages"])
+    client = await Client(case).open()
+    assert (await answer(client, "/messages", None)).data == "Unable to connect"
+    assert status_of(case)["would_reject"] == {"keys_unavailable": 1}
 
 
 async def test_what_the_handler_returns_counts_as_python_socketio_counts_it(events: Events) -> None:

@@ -252,3 +252,49 @@ class TestRevalidation:
         answer = await client.refresh("/messages", mint("ann", now=clock.now))
         assert (answer["ok"], answer["code"]) == (False, "account_disabled")
         assert user_of(case, sid) == {"name": "Ann"}
+
+    async def test_one_that_gives_no_answer_in_time(self, clock: Clock, events: Events) -> None:
+        database = Database()
+        case = a_guard(database, clock, revalidate=60, admission_timeout=5, logger=None)
+        client, _ = await joined_client(case, token=mint("ann", now=clock.now))
+        database.hold = asyncio.Event()
+        clock.passes(60)
+        await until(lambda: database.running)
+        clock.passes(5)
+        await until(lambda: lines(events, "users.unavailable"))
+        (line,) = lines(events, "users.unavailable")
+        assert line["error"] == "TimeoutError"
+        database.hold.set()
+        assert await client.alive()
+
+    async def test_who_goes_away_meanwhile(self, clock: Clock) -> None:
+        database = Database()
+        database.hold = asyncio.Event()
+        case = a_guard(database, clock, revalidate=60)
+        client = await Client(case).open()
+        await client.connect(token=mint("ann", now=clock.now))
+        await until(lambda: database.running)
+        # Another CONNECT of the same takes its place, and waits for the same look-up.
+        await client.connect(token=mint("ann", now=clock.now))
+        await rest()
+        database.hold.set()
+        assert (await client.packet()).kind == 0
+        assert database.asked["ann"] == 1
+        database.hold.clear()
+        clock.passes(60)
+        await until(lambda: database.running)
+        await client.close()
+        await gone(case)
+        database.gone.add("ann")
+        database.hold.set()
+        await rest()
+
+    async def test_nobody_is_asked_about_when_the_guard_is_taken_off(self, clock: Clock) -> None:
+        database = Database()
+        case = a_guard(database, clock, revalidate=60)
+        await joined_client(case, token=mint("ann", now=clock.now))
+        case.leaves = True
+        case.guard.detach()
+        clock.passes(120)
+        await rest()
+        assert database.asked == {"ann": 1}

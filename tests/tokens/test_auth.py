@@ -460,6 +460,15 @@ class TestConfiguration:
         assert make(**same, claims={"level": 1}) != make(**same, claims={"level": True})
         assert make(**same, claims={"a": 1, "b": "2"}) == make(**same, claims={"b": "2", "a": 1})
 
+    async def test_it_is_an_authenticator_like_any_other(self) -> None:
+        auth = make()
+        found = await auth.identify(ConnectRequest([], b"", {}, {"token": mint()}))
+        assert found is not None
+        assert (found.subject, found.credential) == ("ann", "jwt")
+        assert await auth.identify(ConnectRequest([], b"", {})) is None
+        with pytest.raises(TokenError):
+            await auth.identify(ConnectRequest([], b"", {}, {"token": "a.b.c"}))
+
     def test_what_it_uses_and_finds(self) -> None:
         auth = make(sources=("payload", "cookie:c"))
         assert (auth.finder.uses_cookie, make().finder.uses_cookie) == (True, False)

@@ -326,3 +326,28 @@ def test_the_scheme_is_taken_off_where_none_belongs(prefix: str) -> None:
     assert find(EVERYWHERE, None, [], f"q={prefix}{TOKEN}".replace(" ", "+").encode()) == Found(TOKEN, "query:q")
     # Without anything after it, it is none.
     assert find(EVERYWHERE, {"token": prefix}, [bearer()], b"") == Found(TOKEN, "header")
+
+
+class TestFunctions:
+    """Functions of the request among the sources."""
+
+    def test_what_it_returns_is_the_token(self) -> None:
+        def from_path(request: ConnectRequest) -> str | None:
+            return request.query_params.get("ticket")
+
+        finder = TokenFinder(("payload", from_path))
+        assert finder.find(asked({"token": TOKEN}, [], b"ticket=d.e.f")) == PAYLOAD
+        assert finder.find(asked(None, [], b"ticket=Bearer%20d.e.f")) == Found("d.e.f", "from_path()")
+        assert finder.find(asked(None, [], b"")) is None
+        assert finder.named == ["payload", "from_path()"]
+
+    def test_what_is_no_token(self) -> None:
+        finder = TokenFinder((lambda request: 5,))  # type: ignore[arg-type, return-value]
+        with pytest.raises(TokenError) as caught:
+            finder.find(asked(None, [], b""))
+        assert (caught.value.detail, caught.value.fields["source"]) == ("not_a_string", "<lambda>()")
+
+    @pytest.mark.parametrize("source", [lambda: None, lambda a, b: None])
+    def test_what_is_no_function_of_a_request(self, source: Any) -> None:
+        with pytest.raises(ConfigurationError, match="write a function of the request"):
+            TokenFinder((source,))
