@@ -108,9 +108,8 @@ class Users:
             user = await self._called(identity)
             if user is None and not await self._believed((identity.issuer, identity.subject)):
                 raise LookupError("load_user returns None for everybody who is asked about")
-        except BaseException as exc:
-            if is_ours(exc):
-                self._set(exc)
+        except Exception as exc:
+            self._set(exc.__cause__ or exc if isinstance(exc, Escaped) else exc)
             raise
         finally:
             self._loading.pop(key, None)

@@ -934,7 +934,9 @@ async def lookup(digest):
 
 auth = [APIKeyAuth(lookup), SessionAuth("a secret"), make_auth()]
 app = SocketGuard(socketio.ASGIApp(sio), auth=auth, allowed_origins=["https://crm.example.com"])
-only_keys = SocketGuard.protect(socketio.AsyncServer(async_mode="asgi"), auth=APIKeyAuth(lookup))
+keys_server = socketio.AsyncServer(async_mode="asgi")
+keys_server.on("echo", lambda sid: None)
+only_keys = SocketGuard(socketio.ASGIApp(keys_server), auth=APIKeyAuth(lookup))
 """
 
 
@@ -967,3 +969,4 @@ def test_any_credential_can_be_tried(run: Run, write: Write, tmp_path: Path) -> 
     other = app.replace(":app", ":only_keys")
     run("check", other, "--as", "", "/", "--header", "x-api-key: key-of-ann")
     run("check", other, "--as", mint_test(), "/", status=1)
+    assert "credential api_key" in " ".join(run("check", other).out.split())

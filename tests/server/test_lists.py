@@ -7,6 +7,7 @@ import hashlib
 import threading
 from typing import Any
 
+import jwt
 import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -17,6 +18,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from socketguard import (
+    ANY,
     Authenticator,
     ConfigurationError,
     ConnectRequest,
@@ -46,6 +48,7 @@ from tests.scripted import (
     until,
 )
 from tests.server.test_credentials import ORIGIN, SECRET, cookie
+from tests.tokens.minting import RSA
 
 KEY = "key-of-ann"
 
@@ -611,9 +614,20 @@ class TestHTTPRoutes:
         async def hang(request: ConnectRequest) -> None:
             await asyncio.Event().wait()
 
+        async def fetch(url: str) -> bytes:
+            await asyncio.Event().wait()
+            return b""
+
         monkeypatch.setattr("socketguard.auth.credentials._PATIENCE", 0.01)
         client = TestClient(self.app(guarded(auth=hang).guard))
         assert client.get("/me").status_code == 503
+        keys = JWTAuth(
+            jwks_url="https://k.example/", fetch=fetch, algorithms=["RS256"], issuer=ANY, audience=ANY, jwks_timeout=60
+        )
+        case = guarded(auth=[APIKeyAuth(lookup), keys])
+        token = jwt.encode({"sub": "ann", "exp": 2**32}, RSA, algorithm="RS256")
+        found = TestClient(self.app(case.guard)).get("/me", headers={"authorization": f"Bearer {token}"})
+        assert (found.status_code, found.headers["retry-after"]) == (503, "5")
 
     async def test_a_token_in_a_cookie_counts_from_pages_of_the_list(self) -> None:
         auth = make_auth(sources=("cookie:t",))
