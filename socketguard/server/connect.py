@@ -92,7 +92,7 @@ class Connects:
         elif (earlier is not None and earlier.lives) or (
             earlier is None and self._server.manager.sid_from_eio_sid(eio_sid, name) is not None
         ):
-            self._refuse(connection, Refusal(RejectCode.ALREADY_CONNECTED))
+            self._endings.refuse(connection, Refusal(RejectCode.ALREADY_CONNECTED))
             return
         session.connections[name] = connection
         data = None if _is_undefined(data) else data
@@ -102,7 +102,7 @@ class Connects:
         else:
             decided = self._ask(connection, data)
         if isinstance(decided, Refusal):
-            self._refuse(connection, decided)
+            self._endings.refuse(connection, decided)
             return
         served = self._admission.served
         if self._report_only and not (served.wildcard or served.serves(name)):
@@ -179,7 +179,7 @@ class Connects:
         if connection.state is not Connection.PENDING:
             self._sweep(connection)  # It was decided without this task.
         elif refusal is not None:
-            self._refuse(connection, refusal, answer)
+            self._endings.refuse(connection, refusal, answer)
         elif not connection.sid:
             # It went away before it was answered.
             self._report.closed(connection, connection.reason or connection.session.ending or "transport close")
@@ -195,13 +195,6 @@ class Connects:
             return Refusal(RejectCode.INTERNAL_ERROR, "cancelled")
         task.uncancel()
         return Refusal(RejectCode.ADMISSION_TIMEOUT, "connect_handler" if connection.sid else "admission")
-
-    def _refuse(self, connection: Connection, refusal: Refusal, answer: Any = None) -> None:
-        session = connection.session
-        if refusal.code is RejectCode.KEYS_UNAVAILABLE and not session.joined:
-            # A CONNECT_ERROR is final to stock clients; from a closed transport they come back by themselves.
-            self._endings.session(session, refusal.code.value)
-        self._endings.refuse(connection, refusal, answer)
 
     # The application's connect handler
 

@@ -45,6 +45,7 @@ CLOSE_CODES = {
     "too_many_failures": 4429,
     "slow_consumer": 4413,
     "keys_unavailable": 4503,
+    "admission_timeout": 4504,
     "draining": 1012,
 }
 """With which code a WebSocket is closed: 1012 is "service restart" (the IANA registry of close codes), the others are
@@ -80,6 +81,9 @@ _MANY = 200
 _SHORT = 0.05
 """Seconds after which it is looked whether keys that are being fetched have come."""
 
+_OF_THE_SERVICE = frozenset({RejectCode.KEYS_UNAVAILABLE, RejectCode.ADMISSION_TIMEOUT})
+"""Why somebody is refused who has done nothing wrong."""
+
 # A clock that stands still just before a moment (a coarse one, or one under test) must not make the loop spin.
 _SHORTEST = 0.001
 
@@ -95,6 +99,7 @@ _HINTS = {
     "too_many_failures": "the same refused CONNECT came again and again within one session",
     "slow_consumer": "the client does not read what is sent to it",
     "keys_unavailable": "credentials can't be checked now; the client comes back by itself",
+    "admission_timeout": "authorize, the connect handler or a look-up took too long; the client comes back by itself",
     "draining": "the server is being stopped",
 }
 
@@ -348,7 +353,14 @@ class Endings:
         await self._engine.disconnect(connection)
 
     def refuse(self, connection: Connection, refusal: Refusal, answer: Any = None) -> None:
-        """Refuse a CONNECT, and end the session that has been refused too often; see `Refusals.refuse`."""
+        """Refuse a CONNECT, and end the session that has been refused too often; see `Refusals.refuse`.
+
+        A CONNECT_ERROR is final to stock clients, and from a closed transport they come back by themselves: so what the
+        service can't help just now closes it, where no other namespace lives on.
+        """
+        session = connection.session
+        if refusal.code in _OF_THE_SERVICE and refusal.detail != "emitted_meanwhile" and not session.joined:
+            self.session(session, refusal.code.value)
         if self._refusals.refuse(connection, refusal, answer):
             self.session(connection.session, "too_many_failures")
 

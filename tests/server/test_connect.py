@@ -16,6 +16,7 @@ from socketguard.testing import FakeClock, Refused, join, make_auth, mint
 from tests.scripted import (
     KINDS,
     Client,
+    Clock,
     Events,
     Guarded,
     Packet,
@@ -322,8 +323,28 @@ async def test_an_authorize_that_hangs_is_cut_off(swallows: bool) -> None:
         return True
 
     case = guarded(namespaces=[NamespacePolicy("/messages", authorize=authorize)], admission_timeout=0.01)
-    assert await code_of(case, token=mint()) == "admission_timeout"
+    wire = await open_wire(case.app, connect_packet())
+    # A stock client comes back by itself from a closed transport, and never from a CONNECT_ERROR.
+    assert await wire.closed() == ([], 4504)
     assert cancelled == ["user-1"]
+
+
+async def test_a_session_that_has_joined_another_namespace_goes_on(clock: Clock, events: Events) -> None:
+    asked = asyncio.Event()
+
+    async def authorize(identity: Any, connection: Any) -> bool:
+        asked.set()
+        return bool(await asyncio.Event().wait())
+
+    policies = ["/messages", NamespacePolicy("/slow", authorize=authorize)]
+    case = guarded("/messages", "/slow", namespaces=policies, admission_timeout=5)
+    client, _ = await joined_client(case)
+    await client.connect("/slow")
+    await asked.wait()
+    clock.passes(5)
+    refusal = (await client.packet()).data["data"]
+    assert (refusal["code"], refusal["retry"]) == ("admission_timeout", "backoff")
+    assert await client.alive()
 
 
 async def test_a_token_that_expires_while_authorize_waits_is_refused() -> None:

@@ -645,8 +645,8 @@ async def test_a_member_hears_that_there_are_no_keys_for_another_namespace() -> 
 
 async def test_keys_that_take_too_long_are_an_admission_timeout(events: Events) -> None:
     case = guarded(auth=KeyServer(pause=Pause()).auth(), admission_timeout=0.02)
-    said = await ask(await open_wire(case.app), token=signed())
-    assert (said["code"], said["retry"], said["retry_after"]) == ("admission_timeout", "backoff", 5)
+    wire = await open_wire(case.app, connect_packet(token=signed()))
+    assert await wire.closed() == ([], 4504)
     assert lines(events, "connection.rejected")[0]["detail"] == "keys"
 
 
