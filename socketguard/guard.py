@@ -33,7 +33,7 @@ from .server.configuration import Configuration
 from .server.connect import Connects
 from .server.context import Context
 from .server.dispatch import Dispatch, Refreshes
-from .server.drain import LONGEST, Drain
+from .server.drain import LONGEST, Drain, Ready
 from .server.drain import findings as drain_findings
 from .server.emits import is_shared
 from .server.endings import Endings
@@ -120,6 +120,7 @@ class Parts:
             report_only=settings.report_only,
         )
         self.drain = Drain(self.sessions, self.endings, self.report)
+        self.ready = Ready(self.drain)
         context = Context(
             server,
             settings,
@@ -492,6 +493,14 @@ class SocketGuard:
         """
         self._parts.report.undelivered(self._parts.delivery.watch(on))
 
+    @property
+    def ready(self) -> Ready:
+        """Whether this worker takes clients, for a balancer: ``Route("/ready", guard.ready)``, or ``guard.ready()``.
+
+        200 or True; 503 or False while it drains, and only then.
+        """
+        return self._parts.ready
+
     async def drain(self, over: float = LONGEST) -> int:
         """Send all clients away, before the process ends; they come back by themselves to whoever takes over.
 
@@ -513,7 +522,8 @@ class SocketGuard:
         """Drain when the process is asked to end, then let the ASGI server end as ever.
 
         The handler of SIGTERM that is there when the application starts (uvicorn's) is called after the drain, or at
-        once at the second SIGTERM. Call it in the main thread, before or while the application starts.
+        once at the second SIGTERM. Its listeners are closed before anybody is sent away, so that nobody comes back
+        here. Call it in the main thread, before or while the application starts.
 
         Args:
             over: as for `drain`.

@@ -9,7 +9,7 @@ from typing import Any
 from starlette.types import Message, Scope, Send
 
 from socketguard.connection import HandshakeRequest, Session
-from socketguard.errors import Refusal, new_ref
+from socketguard.errors import Refusal, RejectCode, new_ref
 from socketguard.logs.report import Report
 
 from .engine import Engine, origins_of
@@ -98,8 +98,10 @@ class Answers:
         ref = new_ref()
         written = not quietly and self._report.handshake_rejected(request, refusal, ref, session)
         headers = self._cors(scope, request)
-        # uvicorn logs an ERROR for each refused WebSocket that has a body; in a flood the bare close must do.
-        await answer(scope, send, refusal, ref, headers, body_over_websocket=written)
+        # uvicorn logs an ERROR for each refused WebSocket that has a body; in a flood the bare close must do. Not so
+        # while draining: balancers try another worker after a 503, and not after the 403 that the close becomes.
+        body = written or refusal.code is RejectCode.DRAINING
+        await answer(scope, send, refusal, ref, headers, body_over_websocket=body)
 
 
 async def answer(

@@ -8,13 +8,15 @@ import signal
 import threading
 from typing import Any
 
+from starlette.types import Receive, Scope, Send
+
 from socketguard.findings import Finding, finding
 from socketguard.logs.report import Report
 
 from .endings import Endings
 from .sessions import Sessions
 
-__all__ = ["LONGEST", "Drain", "findings"]
+__all__ = ["LONGEST", "Drain", "Ready", "findings"]
 
 LONGEST = 8.0
 """Seconds. Docker kills a container 10 s after its SIGTERM (docker stop), Kubernetes 30 s."""
@@ -44,16 +46,21 @@ class Drain:
         self._over: float | None = None
         self._installed = False
 
-    async def run(self, over: float) -> int:
-        """End all sessions in random order over so many seconds, and count them; a second call waits for the first."""
+    async def run(self, over: float, server: Any = None) -> int:
+        """End all sessions in random order over so many seconds, and count them; a second call waits for the first.
+
+        With the ASGI server that is about to end, its listeners are closed before: balancers and sockets that several
+        workers share would else send clients here again and again.
+        """
         if self._running is None:
+            self.begun = True
+            _stop_listening(server)
             self._running = asyncio.get_running_loop().create_task(self._run(over))
         return await asyncio.shield(self._running)
 
     async def _run(self, over: float) -> int:
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        self.begun = True
         sessions = list(self._sessions.open)
         sockets = list(self._sessions.open.values())
         random.shuffle(sessions)
@@ -113,9 +120,36 @@ class Drain:
 
     async def _leave(self, over: float, previous: Any) -> None:
         try:
-            await self.run(over)
+            await self.run(over, getattr(previous, "__self__", None))
         finally:
             _call(previous, signal.SIGTERM, None)
+
+
+class Ready:
+    """Whether this worker takes clients, for the health check of a balancer: not while it drains, and only then.
+
+    Called without arguments it is True or False; as an ASGI application it answers 200 or 503. What others need too (a
+    key server, a store) plays no part: their outage must not take every worker out of the balancer at once.
+    """
+
+    def __init__(self, drain: Drain) -> None:
+        self._drain = drain
+
+    def __call__(self, *asgi: Any) -> Any:
+        return self._answer(*asgi) if asgi else not self._drain.begun
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        draining = self._drain.begun
+        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store")]
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 503 if draining else 200, "headers": headers})
+            await send({"type": "http.response.body", "body": b"draining\n" if draining else b"ready\n"})
+
+
+def _stop_listening(server: Any) -> None:
+    """Close the listeners of uvicorn (also under gunicorn); no others can be reached."""
+    for listener in getattr(server, "servers", None) or ():
+        listener.close()
 
 
 def _hurry(handler: Any) -> None:

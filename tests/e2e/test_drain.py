@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -118,6 +119,19 @@ def test_sigterm_sends_clients_away_before_the_server_ends(
     assert [note["args"] for note in seen(result, CLOSING)] == [[DRAINING]]
     if transports != "polling":
         assert (result["steps"][-1]["reason"], result["steps"][-1]["code"]) == ("transport close", 1012)
+
+
+def test_its_listeners_are_closed_before_anybody_is_sent_away(js: JavaScript, serve: Callable[..., Server]) -> None:
+    server = serve(drain_on_sigterm=4)
+    client = js.start(server, token=TOKEN, steps=[*joining("websocket"), {"wait": "disconnect"}])
+    wait_until_joined(server, "websocket")
+    server.process.send_signal(signal.SIGTERM)
+    server.wait_for_event(STARTED)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", server.port)).close()
+    assert server.events(CLOSED) == []
+    assert client.result()["steps"][-1]["code"] == 1012
+    assert server._reap() == -signal.SIGTERM
 
 
 async def test_sigterm_ends_the_server_whatever_clients_do(js: JavaScript, serve: Callable[..., Server]) -> None:

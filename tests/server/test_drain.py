@@ -15,8 +15,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Route
+from starlette.testclient import TestClient
 
-from socketguard import ConfigurationError, Limits
+from socketguard import ConfigurationError, JWTAuth, Limits
 from socketguard.server.socket import UPGRADE_PATIENCE
 from socketguard.testing import Refused, capture_events
 from tests.scripted import (
@@ -116,6 +119,41 @@ async def test_new_sessions_are_refused_and_polls_too(clock: Clock, events: Even
     line = lines(events, "handshake.rejected")[0]
     assert (line["reason"], line["status"], line["retry_after"]) == ("draining", 503, 5)
     assert "socketguard.drain" in line["hint"]
+
+
+async def test_over_websocket_everybody_gets_the_503_also_in_a_storm(events: Events) -> None:
+    case = guarded()
+    await case.guard.drain(0)
+    for _ in range(200):
+        with pytest.raises(Refused) as caught:
+            await open_wire(case.app)
+        assert caught.value.status == 503
+    assert len(lines(events, "handshake.rejected")) < 200
+
+
+async def test_ready_is_for_balancers(events: Events) -> None:
+    case = guarded(auth=broken_keys())
+    app = Starlette(routes=[Route("/ready", case.guard.ready)])
+    client = TestClient(app)
+
+    def answered() -> tuple[int, str, bool]:
+        found = client.get("/ready")
+        assert found.headers["cache-control"] == "no-store"
+        return found.status_code, found.text, case.guard.ready()
+
+    # A key server that is out takes nobody out of the balancer.
+    assert answered() == (200, "ready\n", True)
+    await case.guard.drain(0)
+    assert answered() == (503, "draining\n", False)
+
+
+def broken_keys() -> JWTAuth:
+    async def fetch(url: str) -> bytes:
+        raise OSError
+
+    return JWTAuth(
+        jwks_url="https://k.example/", fetch=fetch, algorithms=["RS256"], issuer="https://k.example/", audience="crm"
+    )
 
 
 async def test_a_connect_during_the_drain_ends_its_session(clock: Clock, events: Events) -> None:
