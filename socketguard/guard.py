@@ -22,7 +22,8 @@ from .findings import Finding
 from .limits.counters import Ledger
 from .limits.expiry import Expiry
 from .limits.rates import AddressBudget
-from .limits.revocation import MemoryStore, Revocation, Revocations, revocation_for
+from .limits.revocation import MemoryStore, Revocations, revocation_for
+from .limits.shared import Ended, SharedStore
 from .logs import events
 from .logs.floods import Floods
 from .logs.report import Report
@@ -46,6 +47,7 @@ from .server.refusals import Refusals
 from .server.requires import requires
 from .server.service import Service
 from .server.sessions import Sessions
+from .server.workers import Workers, is_covered, selected
 from .text import neutralise
 from .tokens.http import Backend
 
@@ -137,7 +139,10 @@ class Parts:
             self.drain,
             self.report,
         )
-        self.configuration = Configuration(context, self.registry, self.served, self.store)
+        self.workers = None
+        if isinstance(self.store, SharedStore):
+            self.workers = Workers(self.store, self.sessions, self.endings, self.revocations)
+        self.configuration = Configuration(context, self.registry, self.served, self.store, self.workers)
         self.admission = Admission(
             self.registry,
             auth,
@@ -200,6 +205,8 @@ class Parts:
         self.expiry.clear()
         if self.users is not None:
             self.users.clear()
+        if self.workers is not None:
+            self.workers.stop()
         self.endings.stop()
         self.report.floods.close()
 
@@ -367,8 +374,8 @@ class SocketGuard:
         issuer: str | None = None,
         namespace: str | None = None,
         reason: str | None = None,
-    ) -> int:
-        """Disconnect clients of this process. They may connect again: see `revoke`.
+    ) -> Ended:
+        """Disconnect clients, with a shared store those of all workers. They may connect again: see `revoke`.
 
         Stock clients don't come back by themselves after this.
 
@@ -382,7 +389,8 @@ class SocketGuard:
                 ``kicked``), and the ``detail`` of the canonical line.
 
         Returns:
-            How many connections were ended, those that were just being admitted among them.
+            How many connections were ended, those that were just being admitted among them. With a shared store it
+            knows ``.workers`` (how many have answered) and ``.missing`` (the ids of those that have not within 2 s).
 
         Raises:
             ConfigurationError: not exactly one of ``subject``, ``token_id`` and ``sid`` is given.
@@ -395,19 +403,18 @@ class SocketGuard:
                 'write disconnect(subject="user-1")',
                 option="subject",
             )
-        chosen = [
-            connection
-            for connection in self._parts.sessions.everybody()
-            if (sid is None or connection.sid == sid)
-            and (subject is None or connection.identity.subject == subject)
-            and (token_id is None or connection.identity.token_id == token_id)
-            and (issuer is None or connection.identity.issuer == issuer)
-            and (namespace is None or connection.namespace == namespace)
-        ]
+        selector |= {"issuer": issuer, "namespace": namespace}
+        chosen = selected(self._parts.sessions.everybody(), selector)
         more = {} if reason is None else {"detail": neutralise(str(reason), 256)}
         verdict = Refusal(RejectCode.REFUSED_BY_APP, "disconnect_called", {"hint": more.get("detail")})
-        ended = await self._parts.endings.end_all(chosen, "kicked", verdict, more.get("detail"))
-        selector |= {"issuer": issuer, "namespace": namespace}
+        ending = self._parts.endings.end_all(chosen, "kicked", verdict, more.get("detail"))
+        workers = self._parts.workers
+        try:
+            position = None if workers is None else await workers.send({**selector, "told": more.get("detail")})
+        finally:
+            ended = Ended(await ending)
+        if workers is not None:
+            ended = await workers.confirmed(position, ended)
         self._parts.report.selected(events.SUBJECT_DISCONNECTED, selector, ended, **more)
         return ended
 
@@ -419,7 +426,7 @@ class SocketGuard:
         issued_before: float | None = None,
         issuer: str | None = None,
         expires_at: float | None = None,
-    ) -> int:
+    ) -> Ended:
         """Refuse a token, or all older tokens of a subject, from now on, and disconnect who is connected with one.
 
         The revocation is kept until the tokens could no longer be valid.
@@ -435,7 +442,7 @@ class SocketGuard:
                 ``JWTAuth(max_lifetime=…)``, or while a client is connected with it.
 
         Returns:
-            How many connections of this process were ended.
+            How many connections were ended, as for `disconnect`.
 
         Raises:
             ConfigurationError: the selector can't work; the text says why.
@@ -467,17 +474,20 @@ class SocketGuard:
         with parts.revocations.under_way(revocation):
             # Before the store is asked, and whatever it says: nobody goes on here, and nobody gets in.
             ending = parts.endings.end_all(
-                [each for each in parts.sessions.everybody() if _is_covered(each, revocation)],
+                [each for each in parts.sessions.everybody() if is_covered(each, revocation)],
                 "token_revoked",
                 Refusal(RejectCode.TOKEN_REVOKED, "revoked"),
             )
+            position: Any = None
             try:
-                await parts.revocations.revoke(revocation)
+                position = await parts.revocations.revoke(revocation)
             except Exception as exc:
                 failed["error"] = type(exc).__name__
                 raise
             finally:
-                ended = await ending
+                ended = Ended(await ending)
+                if parts.workers is not None and not failed:
+                    ended = await parts.workers.confirmed(position, ended)
                 selector = {"token_id": token_id, "subject": subject, "issuer": issuer}
                 until = math.ceil(revocation.expires_at)
                 parts.report.selected(events.TOKEN_REVOKED, selector, ended, until=until, **failed)
@@ -547,7 +557,7 @@ class SocketGuard:
         Returns:
             ``sessions`` and ``connections`` (open now), ``accepted`` and ``refused`` (by code, since the start),
             ``report_only`` (who would have been refused or ended, by code; None without that option), ``timers``,
-            ``store``, ``keys`` and ``draining``.
+            ``store``, ``keys``, ``draining`` and ``workers``.
         """
         parts = self._parts
         connects, sessions = parts.connects, parts.sessions
@@ -577,6 +587,7 @@ class SocketGuard:
             "store": {"kind": type(parts.store).__name__, "available": parts.revocations.available},
             "keys": [] if parts.settings.auth is None else parts.settings.auth.keys_status(),
             "draining": parts.drain.begun,
+            "workers": 1 if parts.workers is None else len(parts.workers.living),
         }
 
     def describe(self) -> dict[str, Any]:
@@ -590,9 +601,3 @@ class SocketGuard:
     def detach(self) -> None:
         """Take the guard off its server again. From then on nobody checks anybody."""
         self._parts.detach()
-
-
-def _is_covered(connection: Connection, revocation: Revocation) -> bool:
-    """Whether a client's token was revoked, or the fresh one that it has just offered."""
-    offered = connection.offered
-    return revocation.covers(connection.identity) or (offered is not None and revocation.covers(offered))

@@ -16,7 +16,7 @@ ROWS = (
     {"errors", "findings", "text"},
     {"authenticator", "check", "connection", "deadline", "proxies"},
     {"tokens", "namespaces", "limits", "logs"},
-    {"auth"},
+    {"auth", "redis"},
     {"admission", "config", "diagnosis", "testing"},
     {"server"},
     {"guard"},
@@ -37,6 +37,7 @@ LIBRARIES = {
     # Of extras, imported when somebody asks for them.
     "httpx2": {"tokens", "cli"},
     "itsdangerous": {"auth"},
+    "redis": {"redis"},
     "typing_extensions": {"connection"},
     **{name: {"cli"} for name in ("uvicorn", "websockets", "aiohttp", "click", "rich")},
 }

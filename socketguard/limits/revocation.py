@@ -241,7 +241,7 @@ class Store(Protocol):
     function is called in the event loop and must not block it.
     """
 
-    def revoke(self, revocation: Revocation) -> Awaitable[None] | None:
+    def revoke(self, revocation: Revocation) -> Awaitable[Any] | None:
         """Keep a revocation until its ``expires_at``.
 
         Args:
@@ -463,13 +463,14 @@ class Revocations:
         finally:
             self._under_way.remove(revocation)
 
-    async def revoke(self, revocation: Revocation) -> None:
-        """Hand a revocation to the store. Raises what it raises; `StoreUnavailable` when it did not confirm in time."""
+    async def revoke(self, revocation: Revocation) -> Any:
+        """Hand a revocation to the store, and return what it returns. Raises what it raises; `StoreUnavailable` when it
+        did not confirm in time."""
         answer: Any = self.store.revoke(revocation)
         if not inspect.isawaitable(answer):
-            return
+            return answer
         try:
-            await self._until(answer)
+            return await self._until(answer)
         except Overdue:
             raise StoreUnavailable(
                 f"the store did not confirm the revocation within {self._timeout:g} s, so that it may be lost; "

@@ -18,6 +18,7 @@ from .context import Context
 from .facts import ServedNames, facts
 from .handshake import is_unix
 from .packets import ATTRIBUTE
+from .workers import Workers
 
 __all__ = ["Configuration"]
 
@@ -30,7 +31,9 @@ class Configuration:
         lost: what is wrong with a mount that no request reaches, by the path that it seems to have.
     """
 
-    def __init__(self, context: Context, registry: Registry, served: ServedNames, store: Store) -> None:
+    def __init__(
+        self, context: Context, registry: Registry, served: ServedNames, store: Store, workers: Workers | None = None
+    ) -> None:
         self.paths: list[str] = []
         self.lost: dict[str, Finding] = {}
         self._context = context
@@ -40,6 +43,7 @@ class Configuration:
         self._registry = registry
         self._served = served
         self._store = store
+        self._workers = workers
         self._mounts: list[Finding] = []
         self._others: list[Any] = []
         self._started = self._addressed = self._seen_websocket = self._warned_of_memory = False
@@ -117,6 +121,8 @@ class Configuration:
         if self._settings.auth is not None:
             # Now, so that the first client does not pay for it.
             self._settings.auth.start()
+        if self._workers is not None:
+            self._workers.start()
         self._context.drain.install()
 
     def seen(self, scope: Scope, receive: Receive) -> None:

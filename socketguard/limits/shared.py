@@ -1,0 +1,93 @@
+"""What several workers share: the `SharedStore` protocol, and what travels through it.
+
+State is the truth, a log says what has changed, and every worker polls: nothing depends on a message that arrives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from .revocation import Revocation, Store
+
+__all__ = ["Beat", "Ended", "News", "SharedStore"]
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """One entry of the log.
+
+    Attributes:
+        position: where it stands; later ones compare greater by `after`.
+        at: when it was written, in seconds since the epoch of the store's clock.
+        by: the worker that has written it.
+        revocation: what was revoked; None where somebody is to be disconnected.
+        selector: who is to be disconnected, by the arguments of ``guard.disconnect``.
+    """
+
+    position: str
+    at: float
+    by: str
+    revocation: Revocation | None = None
+    selector: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What a worker learns with each beat.
+
+    Attributes:
+        now: by the store's clock, in seconds since the epoch.
+        position: of the last entry of the log.
+        news: the entries since the position that the worker gave.
+        workers: what every living worker has said of itself, by its id.
+        lost: whether entries may have been missed, so that living connections are to be checked once more.
+    """
+
+    now: float
+    position: str
+    news: Sequence[News]
+    workers: Mapping[str, Mapping[str, Any]]
+    lost: bool = False
+
+
+@runtime_checkable
+class SharedStore(Store, Protocol):
+    """A `Store` that several workers share, and through which they hear of each other."""
+
+    async def beat(self, worker: str, status: Mapping[str, Any], position: str | None) -> Beat:
+        """Say that this worker lives, and ask for news.
+
+        Args:
+            worker: its id.
+            status: what it says of itself, plain values of at most 4 KiB as JSON.
+            position: up to where it knows the log; None at its first beat, which brings no news.
+        """
+        ...
+
+    async def send(self, worker: str, selector: Mapping[str, Any]) -> str:
+        """Ask all workers to disconnect somebody; returns the position in the log."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the connections of the store."""
+        ...
+
+
+class Ended(int):
+    """How many connections were ended, of all workers that have answered.
+
+    Attributes:
+        workers: how many workers have answered, this one among them.
+        missing: the ids of those that have not, in time.
+    """
+
+    workers: int
+    missing: tuple[str, ...]
+
+    def __new__(cls, number: int, workers: int = 1, missing: Sequence[str] = ()) -> Ended:
+        self = super().__new__(cls, number)
+        self.workers = workers
+        self.missing = tuple(missing)
+        return self
