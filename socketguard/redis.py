@@ -11,7 +11,7 @@ import json
 import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from .check import called
 from .connection import Identity
@@ -19,7 +19,7 @@ from .errors import ConfigurationError, SocketGuardError
 from .limits.revocation import Revocation, StoreFull, StoreUnavailable
 from .limits.shared import Beat, News
 
-__all__ = ["RedisStore"]
+__all__ = ["RedisStore", "checked_prefix", "client_of", "revoke_call", "send_call", "statuses", "workers_call"]
 
 LEASE = 10.0
 """Seconds for which a worker counts as living after its last beat."""
@@ -62,6 +62,18 @@ _SEND = (
     + _LAST
     + "return redis.call('XADD', KEYS[1], 'MINID', '~', now - ARGV[2], '*', 'e', ARGV[1], 'p', last_of(KEYS[1]))"
 )
+# KEYS: leases, statuses.
+_WORKERS = (
+    _NOW
+    + """
+local found = {}
+for _, worker in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], now, '+inf')) do
+  table.insert(found, worker)
+  table.insert(found, redis.call('HGET', KEYS[2], worker) or '{}')
+end
+return found
+"""
+)
 # KEYS: leases, statuses, the epoch, the log. ARGV: worker, lease in ms, status, position or "", an epoch, how many.
 _BEAT = (
     _NOW
@@ -79,6 +91,41 @@ if ARGV[4] ~= '' then news = redis.call('XRANGE', KEYS[4], '(' .. ARGV[4], '+', 
 return {tostring(now), redis.call('GET', KEYS[3]), last_of(KEYS[4]), news, redis.call('HGETALL', KEYS[2])}
 """
 )
+
+
+Call: TypeAlias = tuple[str, list[str], list[Any]]
+"""A script, its keys and its arguments."""
+
+
+def revoke_call(prefix: str, revocation: Revocation, *, by: str = "", tell: bool = True) -> Call:
+    """Keep a revocation, and tell all workers of it unless they know."""
+    value = "*" if revocation.issued_before is None else repr(float(revocation.issued_before))
+    until = int(revocation.expires_at * 1000) + 1
+    entry = _entry(by=by, revocation=revocation) if tell else ""
+    keys = [_key_of(prefix, revocation.issuer, revocation.token_id, revocation.subject), f"{prefix}:log"]
+    return _REVOKE, keys, [value, until, entry, int(KEPT * 1000)]
+
+
+def send_call(prefix: str, selector: Mapping[str, Any], *, by: str = "") -> Call:
+    """Ask all workers to disconnect somebody."""
+    return _SEND, [f"{prefix}:log"], [_entry(by=by, selector=selector), int(KEPT * 1000)]
+
+
+def workers_call(prefix: str) -> Call:
+    """What the living workers say of themselves."""
+    return _WORKERS, [f"{prefix}:workers", f"{prefix}:status"], []
+
+
+def statuses(answer: Sequence[Any]) -> dict[str, Mapping[str, Any]]:
+    """The answer to that, by worker."""
+    return {worker: _status(text) for worker, text in _pairs(answer).items()}
+
+
+def checked_prefix(prefix: Any) -> str:
+    """The option ``prefix``, in the braces that keep all keys in one slot."""
+    if not isinstance(prefix, str) or not prefix or not prefix.isprintable() or set(prefix) & set("{}"):
+        raise ConfigurationError(f'prefix is {prefix!r}; write prefix="socketguard"', option="prefix")
+    return f"{{{prefix}}}"
 
 
 class RedisStore:
@@ -99,11 +146,9 @@ class RedisStore:
 
     @called("RedisStore")
     def __init__(self, redis: Any, *, prefix: str = "socketguard", **options: Any) -> None:
-        name: Any = prefix
-        if not isinstance(name, str) or not name or not name.isprintable() or set(name) & set("{}"):
-            raise ConfigurationError(f'prefix is {prefix!r}; write prefix="socketguard"', option="prefix")
+        self._prefix = checked_prefix(prefix)
         if isinstance(redis, str):
-            self._client: Any = _client_of(redis, options)
+            self._client: Any = client_of(redis, options)
         elif callable(getattr(redis, "eval", None)) and callable(getattr(redis, "mget", None)) and not options:
             self._client = redis
         else:
@@ -112,7 +157,6 @@ class RedisStore:
                 "asynchronous client of redis-py (options are for a URL only)",
                 option="redis",
             )
-        self._prefix = f"{{{prefix}}}"
         self._epoch: bytes | None = None
         self._fresh: bytes | None = None  # another epoch, which is not trusted yet
         self._mirror: OrderedDict[tuple[Any, Any, Any], Revocation] = OrderedDict()
@@ -130,14 +174,11 @@ class RedisStore:
 
     async def revoke(self, revocation: Revocation) -> str:
         """Keep a revocation, and tell all workers; see `Store.revoke`. Returns the position in the log."""
-        return await self._revoke(revocation, _entry(revocation=revocation))
+        return await self._revoke(revocation, tell=True)
 
-    async def _revoke(self, revocation: Revocation, entry: str) -> str:
-        keys = [self._key_of(revocation.issuer, revocation.token_id, revocation.subject), self._key("log")]
-        value = "*" if revocation.issued_before is None else repr(float(revocation.issued_before))
-        until = int(revocation.expires_at * 1000) + 1
+    async def _revoke(self, revocation: Revocation, *, tell: bool) -> str:
         try:
-            position = await self._eval(_REVOKE, keys, value, until, entry, int(KEPT * 1000))
+            position = await self._call(revoke_call(self._prefix, revocation, tell=tell))
         except Exception as exc:
             if "OOM" in str(exc) or type(exc).__name__ == "OutOfMemoryError":
                 raise StoreFull("Redis has no memory for another revocation: raise its maxmemory") from exc
@@ -194,9 +235,8 @@ class RedisStore:
         """Say that this worker lives, and ask for news; see `SharedStore.beat`."""
         keys = [self._key(name) for name in ("workers", "status", "epoch", "log")]
         said = json.dumps(dict(status), separators=(",", ":"))
-        found = await self._eval(
-            _BEAT, keys, worker, int(LEASE * 1000), said, position or "", secrets.token_hex(8), _NEWS
-        )
+        arguments = [worker, int(LEASE * 1000), said, position or "", secrets.token_hex(8), _NEWS]
+        found = await self._call((_BEAT, keys, arguments))
         now, epoch, last, entries = float(found[0]) / 1000, found[1], _text(found[2]), found[3]
         news = [one for one in (_news(_text(place), _pairs(fields)) for place, fields in entries) if one is not None]
         for one in news:
@@ -209,8 +249,7 @@ class RedisStore:
             # Each names the one before it: what was cut off meanwhile shows.
             lost = lost or after(_text(_pairs(entries[0][1]).get("p", "0-0")), position)
             last = _text(entries[-1][0])  # where there are more than one beat brings, the rest comes with the next
-        said_by = {worker: _status(text) for worker, text in _pairs(found[4]).items()}
-        return Beat(now, last, news, said_by, lost)
+        return Beat(now, last, news, statuses(found[4]), lost)
 
     async def _take_epoch(self, epoch: bytes, now: float) -> bool:
         """Put back what is known after the state was lost, and trust it with the beat after that."""
@@ -224,14 +263,13 @@ class RedisStore:
             self._epoch, self._fresh = epoch, None
             return True
         for revocation in [each for each in self._mirror.values() if each.expires_at > now]:
-            await self._revoke(revocation, "")
+            await self._revoke(revocation, tell=False)
         self._fresh = epoch
         return False
 
     async def send(self, worker: str, selector: Mapping[str, Any]) -> str:
         """Ask all workers to disconnect somebody; see `SharedStore.send`."""
-        entry = _entry(by=worker, selector=selector)
-        return _text(await self._eval(_SEND, [self._key("log")], entry, int(KEPT * 1000)))
+        return _text(await self._call(send_call(self._prefix, selector, by=worker)))
 
     async def aclose(self) -> None:
         """Close the connections of the client."""
@@ -243,17 +281,13 @@ class RedisStore:
     def _key(self, name: str) -> str:
         return f"{self._prefix}:{name}"
 
-    def _key_of(self, issuer: str | None, token_id: str | None, subject: str | None) -> str:
-        digest = hashlib.sha256(json.dumps([issuer, token_id, subject]).encode()).hexdigest()[:32]
-        return self._key(f"r:{digest}")
-
     def _keys_for(self, identity: Identity) -> list[str]:
         issuers = (None,) if identity.issuer is None else (identity.issuer, None)
         keys = []
         for issuer in issuers:
             if identity.token_id is not None:
-                keys.append(self._key_of(issuer, identity.token_id, None))
-            keys.append(self._key_of(issuer, None, identity.subject))
+                keys.append(_key_of(self._prefix, issuer, identity.token_id, None))
+            keys.append(_key_of(self._prefix, issuer, None, identity.subject))
         return keys
 
     def _mirror_of(self, revocation: Revocation) -> None:
@@ -268,9 +302,15 @@ class RedisStore:
         if len(self._mirror) > _MIRRORED:
             self._mirror.popitem(last=False)
 
-    async def _eval(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
+    async def _call(self, call: Call) -> Any:
+        script, keys, arguments = call
         # EVAL and not EVALSHA: the server keeps scripts by their text, and forgets them when it restarts.
         return await self._client.eval(script, len(keys), *keys, *arguments)
+
+
+def _key_of(prefix: str, issuer: str | None, token_id: str | None, subject: str | None) -> str:
+    digest = hashlib.sha256(json.dumps([issuer, token_id, subject]).encode()).hexdigest()[:32]
+    return f"{prefix}:r:{digest}"
 
 
 def after(one: str, other: str) -> bool:
@@ -283,15 +323,18 @@ def _position(text: str) -> tuple[int, int]:
     return int(milliseconds), int(number or 0)
 
 
-def _client_of(url: str, options: Mapping[str, Any]) -> Any:
+def client_of(url: str, options: Mapping[str, Any], *, asynchronous: bool = True) -> Any:
+    """A client of redis-py."""
     try:
-        from redis import asyncio as client
+        import redis
+        import redis.asyncio
     except ImportError:
         raise ConfigurationError(
-            "RedisStore needs redis-py: pip install 'socketguard[redis]', or give a client of your own", option="redis"
+            "this needs redis-py: pip install 'socketguard[redis]', or give a client of your own", option="redis"
         ) from None
+    kind: Any = redis.asyncio.Redis if asynchronous else redis.Redis
     try:
-        return client.Redis.from_url(url, **{"socket_timeout": 5, "socket_connect_timeout": 5, **options})
+        return kind.from_url(url, **{"socket_timeout": 5, "socket_connect_timeout": 5, **options})
     except (ValueError, TypeError) as exc:
         # The text of a URL may hold a password.
         raise ConfigurationError(

@@ -16,7 +16,7 @@ ROWS = (
     {"errors", "findings", "text"},
     {"authenticator", "check", "connection", "deadline", "proxies"},
     {"tokens", "namespaces", "limits", "logs"},
-    {"auth", "redis"},
+    {"auth", "control", "redis"},
     {"admission", "config", "diagnosis", "testing"},
     {"server"},
     {"guard"},

@@ -44,13 +44,15 @@ class CommandError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command: its module, a line for the help, and the packages that it needs, by the extra that brings them."""
+    """One command: its module and its name there, a line for the help, and the packages that it needs, by the extra
+    that brings them."""
 
     module: str
     summary: str
     usage: str
     extra: str = "cli"
     needs: tuple[str, ...] = ("click",)
+    name: str = "command"
 
     def missing(self) -> list[str]:
         """The packages that are not installed."""
@@ -82,8 +84,16 @@ COMMANDS: Mapping[str, Command] = {
         "[OPTIONS] FILE…",
     ),
     "token": Command("socketguard.cli.token", "make a token for development, or explain one", "mint|inspect …"),
+    **{
+        name: Command("socketguard.cli.control", summary, "--redis URL …", "cli,redis", ("click", "redis"), name)
+        for name, summary in (
+            ("revoke", "refuse tokens at all workers that share a Redis"),
+            ("disconnect", "disconnect clients of all workers"),
+            ("workers", "list the workers that share a Redis"),
+        )
+    },
 }
-_SUMMARIES = "\n".join(f"  {name:<8}  {command.summary}" for name, command in COMMANDS.items())
+_SUMMARIES = "\n".join(f"  {name:<10}  {command.summary}" for name, command in COMMANDS.items())
 _TEXT = f"""Usage: socketguard [--help] [--version] COMMAND [ARGUMENT …]
 
   JWT, namespaces, heartbeats and readable logs for Socket.IO apps built on python-socketio.
@@ -111,7 +121,7 @@ def main(argv: list[str] | None = None) -> int:
     if command.missing():
         return _say_what_to_install(name, command, arguments)
     try:
-        return _run(f"socketguard {name}", importlib.import_module(command.module).command, arguments)
+        return _run(f"socketguard {name}", getattr(importlib.import_module(command.module), command.name), arguments)
     except (CommandError, ConfigurationError) as problem:
         print(f"socketguard {name}: {RedactFilter().text(str(problem))}", file=sys.stderr)
         return USAGE

@@ -68,7 +68,7 @@ def test_without_the_extra_it_says_what_to_install(
     name: str, missing: str, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
-    install = f"\n  pip install 'socketguard[{'demo' if name == 'demo' else 'cli'}]'\n"
+    install = f"\n  pip install 'socketguard[{cli.COMMANDS[name].extra}]'\n"
     _, out, err = run(name, "--whatever", status=2)
     assert out == ""
     assert missing in err
