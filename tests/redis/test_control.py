@@ -96,8 +96,8 @@ async def test_the_commands(
         assert "1 worker live" in await said("workers")
 
         async def counted() -> None:
-            while "1 connection" not in await said("workers"):
-                await asyncio.sleep(0.1)  # it is said with the next beat
+            while "1 connection" not in await said("workers"):  # it is said with the next beat
+                pass
 
         await within(counted())
         assert len(json.loads(await said("workers", "--json"))["workers"]) == 1
