@@ -197,10 +197,13 @@ async def test_a_connect_that_is_refused(deployments: Deployments, namespace: st
     server = deployments.server("guarded, quick")
     async with wire(deployments.url("nginx", "guarded, quick"), user_agent_header=namespace) as session:
         await session.send(f'40{namespace},{{"token":"{TOKEN}"}}')
-        told = json.loads((await session.frame()).removeprefix(f"44{namespace},"))
+        if namespace == "/hangs":
+            # From a closed transport stock clients come back by themselves.
+            assert await session.end() == ([], (4504, "admission_timeout"))
+        else:
+            told = json.loads((await session.frame()).removeprefix(f"44{namespace},"))
     line = await server.event(REJECTED, user_agent=namespace)
     if namespace == "/hangs":
-        assert told["data"]["code"] == "admission_timeout"
         assert (line["reason"], line["detail"]) == ("admission_timeout", "connect_handler")
         return
     assert told == {"message": "Invalid namespace"}

@@ -113,13 +113,14 @@ def test_a_client_that_goes_away_while_its_handler_runs(js: JavaScript, crm: Ser
 @over_each_transport
 def test_connect_handlers_that_hang_are_given_up(js: JavaScript, serve: Callable[..., Server], transports: str) -> None:
     server = serve(admission_timeout=0.2)
+    # A stock client comes back by itself, as it would not after a CONNECT_ERROR.
+    again = {"reconnection": True, "reconnectionDelay": 100, "steps": [{"wait": "open"}, {"wait": "open"}]}
     for namespace in ("/hangs", "/stubborn"):
-        error = js.outcome(server, namespace, transports=transports, token=TOKEN)
+        result = js.play(server, namespace, transports=transports, token=TOKEN, **again)
+        assert "connect_error" not in [note["kind"] for note in result["seen"]]
         line = server.wait_for_event(REJECTED, namespace=namespace)
-        assert error["message"] == "Authentication took too long"
-        assert error["data"] == {"code": "admission_timeout", "retry": "backoff", "ref": line["ref"]}
         assert (line["reason"], line["detail"]) == ("admission_timeout", "connect_handler")
-    assert server.ask("/control/entered", "GET") == ["/hangs", "/stubborn"]
+    assert set(server.ask("/control/entered", "GET")) == {"/hangs", "/stubborn"}
     # What they do after that lets nobody in, and leaves nothing behind.
     server.post("/control/open")
     server.wait_until_empty()
