@@ -147,6 +147,28 @@ async def test_ready_is_for_balancers(events: Events) -> None:
     assert answered() == (503, "draining\n", False)
 
 
+async def test_ready_is_no_websocket() -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await guarded().guard.ready({"type": "websocket"}, None, send)
+    assert sent == []
+
+
+async def test_the_listeners_of_the_server_are_closed_first(events: Events) -> None:
+    listener = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    case = guarded()
+    client, _ = await joined_client(case)
+    draining = asyncio.ensure_future(case.guard._parts.drain.run(0, SimpleNamespace(servers=[listener])))
+    await asyncio.sleep(0)
+    assert not listener.is_serving()
+    assert await draining == 1
+    await client.told("/messages", "draining")
+    await listener.wait_closed()
+
+
 def broken_keys() -> JWTAuth:
     async def fetch(url: str) -> bytes:
         raise OSError

@@ -33,6 +33,7 @@ IDLE = {
     "store": {"kind": "MemoryStore", "available": True},
     "keys": [],
     "draining": False,
+    "workers": 1,
 }
 
 
