@@ -183,8 +183,7 @@ class Admission:
             revoked = self.revocations.check(identity)
         if isinstance(revoked, Refusal):
             return revoked
-        loads = self.users is not None and identity.is_authenticated
-        if revoked is not None or loads or known.policy.authorize is not None:
+        if revoked is not None or self._asks(known, identity):
             return self._check_who(connection, known, revoked, deadline, engine)
         return (
             self._authorised(known, identity) or self._expired(identity) or connection.verdict or self._take(connection)
@@ -239,8 +238,7 @@ class Admission:
         if not engine.alive(eio_sid):
             return None  # Nobody waits for the answer any more.
         refusal = refusal or self._authorised(known, identity)
-        loads = self.users is not None and identity.is_authenticated
-        if refusal is None and (loads or known.policy.authorize is not None):
+        if refusal is None and self._asks(known, identity):
             # They may take their time, in which the credential may have expired or been revoked.
             refusal = (
                 await self._load_user(connection, identity, deadline)
@@ -249,6 +247,10 @@ class Admission:
                 or await self._revoked(identity)
             )
         return refusal or self._expired(identity) or connection.verdict or self._take(connection)
+
+    def _asks(self, known: Known, identity: Identity) -> bool:
+        """Whether the application has a word in it: about its user, or by ``authorize``."""
+        return known.policy.authorize is not None or (self.users is not None and identity.is_authenticated)
 
     async def _load_user(self, connection: Connection, identity: Identity, deadline: float) -> Refusal | None:
         if self.users is None or not identity.is_authenticated:

@@ -8,10 +8,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from .check import called
-from .errors import ConfigurationError
-from .limits.revocation import StoreFull, revocation_for
-from .limits.shared import Ended
-from .redis import Call, checked_prefix, client_of, revoke_call, send_call, statuses, workers_call
+from .limits.revocation import revocation_for
+from .limits.shared import Ended, confirmations, selector_of
+from .redis import Call, checked_prefix, client_of, raise_if_full, revoke_call, send_call, statuses, workers_call
 
 __all__ = ["Control"]
 
@@ -36,16 +35,7 @@ class Control:
     @called("Control")
     def __init__(self, redis: Any, *, prefix: str = "socketguard", **options: Any) -> None:
         self._prefix = checked_prefix(prefix)
-        if isinstance(redis, str):
-            self._client: Any = client_of(redis, options, asynchronous=False)
-        elif callable(getattr(redis, "eval", None)) and not options:
-            self._client = redis
-        else:
-            raise ConfigurationError(
-                f"redis is a {type(redis).__name__}; write a URL such as 'redis://localhost:6379/0', or a client of "
-                "redis-py (options are for a URL only)",
-                option="redis",
-            )
+        self._client = client_of(redis, options, asynchronous=False)
 
     def __enter__(self) -> Self:
         return self
@@ -101,8 +91,7 @@ class Control:
         try:
             position = self._call(revoke_call(self._prefix, revocation))
         except Exception as exc:
-            if "OOM" in str(exc) or type(exc).__name__ == "OutOfMemoryError":
-                raise StoreFull("Redis has no memory for another revocation: raise its maxmemory") from exc
+            raise_if_full(exc)
             raise
         return self._confirmed(position)
 
@@ -132,14 +121,8 @@ class Control:
         Raises:
             ConfigurationError: not exactly one of ``subject``, ``token_id`` and ``sid`` is given.
         """
-        selector = {"subject": subject, "token_id": token_id, "sid": sid}
-        given = [value for value in selector.values() if value]
-        if len(given) != 1:
-            raise ConfigurationError(
-                'disconnect() takes one of subject, token_id and sid; write disconnect(subject="user-1")',
-                option="subject",
-            )
-        chosen = {**selector, "issuer": issuer, "namespace": namespace, "told": reason}
+        chosen = selector_of(subject=subject, token_id=token_id, sid=sid)
+        chosen |= {"issuer": issuer, "namespace": namespace, "told": reason}
         return self._confirmed(self._call(send_call(self._prefix, chosen)))
 
     def workers(self) -> dict[str, Mapping[str, Any]]:
@@ -155,8 +138,7 @@ class Control:
         end = time.monotonic() + _CONFIRMED
         while True:
             living = self.workers()
-            known = {name: said["ended"][place] for name, said in living.items() if place in (said.get("ended") or ())}
+            known = confirmations(living, place)
             if len(known) == len(living) or time.monotonic() > end:
-                total = sum(count for count in known.values() if isinstance(count, int))
-                return Ended(total, len(known), sorted(set(living) - set(known)))
+                return Ended(sum(known.values()), len(known), sorted(set(living) - set(known)))
             time.sleep(_LOOK)

@@ -19,6 +19,7 @@ __all__ = [
     "Overdue",
     "blocks",
     "call",
+    "cause_of",
     "is_ours",
     "quick",
     "run_until",
@@ -104,6 +105,11 @@ class Overdue(Exception):
 class Escaped(Exception):
     """The code ended in something that is no Exception, such as a CancelledError that nobody here asked for (a task
     that it awaited was cancelled). Its cause is what it was."""
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """What code that isn't ours has raised, also where it is no Exception."""
+    return (error.__cause__ or error) if isinstance(error, Escaped) else error
 
 
 def is_ours(error: BaseException) -> bool:

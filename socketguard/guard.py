@@ -23,7 +23,7 @@ from .limits.counters import Ledger
 from .limits.expiry import Expiry
 from .limits.rates import AddressBudget
 from .limits.revocation import MemoryStore, Revocations, revocation_for
-from .limits.shared import Ended, SharedStore
+from .limits.shared import Ended, SharedStore, selector_of
 from .logs import events
 from .logs.floods import Floods
 from .logs.report import Report
@@ -395,14 +395,7 @@ class SocketGuard:
         Raises:
             ConfigurationError: not exactly one of ``subject``, ``token_id`` and ``sid`` is given.
         """
-        selector = {"subject": subject, "token_id": token_id, "sid": sid}
-        given: list[Any] = [value for value in selector.values() if value is not None]
-        if len(given) != 1 or not isinstance(given[0], str) or not given[0]:
-            raise ConfigurationError(
-                "disconnect() takes one of subject, token_id and sid, a string that is not empty; "
-                'write disconnect(subject="user-1")',
-                option="subject",
-            )
+        selector = selector_of(subject=subject, token_id=token_id, sid=sid)
         selector |= {"issuer": issuer, "namespace": namespace}
         chosen = selected(self._parts.sessions.everybody(), selector)
         more = {} if reason is None else {"detail": neutralise(str(reason), 256)}

@@ -16,10 +16,19 @@ from typing import Any, TypeAlias
 from .check import called
 from .connection import Identity
 from .errors import ConfigurationError, SocketGuardError
-from .limits.revocation import Revocation, StoreFull, StoreUnavailable
+from .limits.revocation import Revocation, StoreFull, StoreUnavailable, united
 from .limits.shared import Beat, News
 
-__all__ = ["RedisStore", "checked_prefix", "client_of", "revoke_call", "send_call", "statuses", "workers_call"]
+__all__ = [
+    "RedisStore",
+    "checked_prefix",
+    "client_of",
+    "raise_if_full",
+    "revoke_call",
+    "send_call",
+    "statuses",
+    "workers_call",
+]
 
 LEASE = 10.0
 """Seconds for which a worker counts as living after its last beat."""
@@ -147,16 +156,7 @@ class RedisStore:
     @called("RedisStore")
     def __init__(self, redis: Any, *, prefix: str = "socketguard", **options: Any) -> None:
         self._prefix = checked_prefix(prefix)
-        if isinstance(redis, str):
-            self._client: Any = client_of(redis, options)
-        elif callable(getattr(redis, "eval", None)) and callable(getattr(redis, "mget", None)) and not options:
-            self._client = redis
-        else:
-            raise ConfigurationError(
-                f"redis is a {type(redis).__name__}; write a URL such as 'redis://localhost:6379/0', or an "
-                "asynchronous client of redis-py (options are for a URL only)",
-                option="redis",
-            )
+        self._client = client_of(redis, options, asynchronous=True)
         self._epoch: bytes | None = None
         self._fresh: bytes | None = None  # another epoch, which is not trusted yet
         self._mirror: OrderedDict[tuple[Any, Any, Any], Revocation] = OrderedDict()
@@ -180,8 +180,7 @@ class RedisStore:
         try:
             position = await self._call(revoke_call(self._prefix, revocation, tell=tell))
         except Exception as exc:
-            if "OOM" in str(exc) or type(exc).__name__ == "OutOfMemoryError":
-                raise StoreFull("Redis has no memory for another revocation: raise its maxmemory") from exc
+            raise_if_full(exc)
             raise
         self._mirror_of(revocation)
         return _text(position)
@@ -293,12 +292,7 @@ class RedisStore:
     def _mirror_of(self, revocation: Revocation) -> None:
         key = (revocation.issuer, revocation.token_id, revocation.subject)
         known = self._mirror.pop(key, None)
-        if known is not None:
-            before = revocation.issued_before
-            if before is not None and known.issued_before is not None:
-                before = max(before, known.issued_before)
-            revocation = Revocation(*key, before, max(known.expires_at, revocation.expires_at))
-        self._mirror[key] = revocation
+        self._mirror[key] = revocation if known is None else united(known, revocation)
         if len(self._mirror) > _MIRRORED:
             self._mirror.popitem(last=False)
 
@@ -323,8 +317,24 @@ def _position(text: str) -> tuple[int, int]:
     return int(milliseconds), int(number or 0)
 
 
-def client_of(url: str, options: Mapping[str, Any], *, asynchronous: bool = True) -> Any:
-    """A client of redis-py."""
+def raise_if_full(error: Exception) -> None:
+    """Say that Redis is full, where that is what an error means."""
+    if "OOM" in str(error) or type(error).__name__ == "OutOfMemoryError":
+        raise StoreFull("Redis has no memory for another revocation: raise its maxmemory") from error
+
+
+def client_of(given: Any, options: Mapping[str, Any], *, asynchronous: bool) -> Any:
+    """The option ``redis``: a client of redis-py for a URL, or one that is given."""
+    if not isinstance(given, str):
+        needed = ("eval", "mget") if asynchronous else ("eval",)
+        if all(callable(getattr(given, name, None)) for name in needed) and not options:
+            return given
+        kind_of = "an asynchronous" if asynchronous else "a"
+        raise ConfigurationError(
+            f"redis is a {type(given).__name__}; write a URL such as 'redis://localhost:6379/0', or {kind_of} client "
+            "of redis-py (options are for a URL only)",
+            option="redis",
+        )
     try:
         import redis
         import redis.asyncio
@@ -334,7 +344,7 @@ def client_of(url: str, options: Mapping[str, Any], *, asynchronous: bool = True
         ) from None
     kind: Any = redis.asyncio.Redis if asynchronous else redis.Redis
     try:
-        return kind.from_url(url, **{"socket_timeout": 5, "socket_connect_timeout": 5, **options})
+        return kind.from_url(given, **{"socket_timeout": 5, "socket_connect_timeout": 5, **options})
     except (ValueError, TypeError) as exc:
         # The text of a URL may hold a password.
         raise ConfigurationError(

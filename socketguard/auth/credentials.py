@@ -17,7 +17,7 @@ from typing import Any, cast
 from socketguard.authenticator import ConnectRequest, shows_page
 from socketguard.check import function, listed
 from socketguard.connection import Connection, Identity, KeysChange
-from socketguard.deadline import Escaped, Overdue, blocks, call, is_ours, quick, run_until
+from socketguard.deadline import Overdue, blocks, call, cause_of, is_ours, quick, run_until
 from socketguard.errors import RETRY_AFTER, ConfigurationError, CredentialError, Refusal, RejectCode, TokenError
 from socketguard.findings import Finding
 from socketguard.text import is_safe, neutralise
@@ -40,9 +40,6 @@ _COOKIE_HINT = (
 )
 _PATIENCE = 10.0
 """Seconds that authenticators may take for an HTTP route."""
-
-_TRIES = 0.05
-"""Seconds between two sessions that may try while every authenticator fails: enough to find out, too few to storm."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +131,6 @@ class Credentials(Backend):
         self.uses_cookie = any(kind.places and kind.in_cookies for kind in self.kinds)
         self._reads_cookies = any(kind.in_cookies for kind in self.kinds)
         self._clock = next((kind.given.clock for kind in self.others if hasattr(kind.given, "clock")), time.time)
-        self._tried = -math.inf
         self._failing: dict[str, BaseException] = {}
         self._changes: list[tuple[str, BaseException | None]] = []
 
@@ -255,7 +251,7 @@ class Credentials(Backend):
         except BaseException as exc:
             if not is_ours(exc):
                 raise
-            raise self._failed(kind, exc.__cause__ or exc if isinstance(exc, Escaped) else exc) from None
+            raise self._failed(kind, cause_of(exc)) from None
         return self._checked(kind, found)
 
     def _checked(self, kind: Kind, found: Any) -> Identity | None:
@@ -327,13 +323,17 @@ class Credentials(Backend):
         if request.auth:
             # Which keys came instead: names only, never values.
             fields["received"] = [neutralise(str(key), 32) for key in list(request.auth)[:8]]
-        if not request.page_shown and self._reads_cookies and request.header(b"cookie") is not None:
+        if self._missed_cookie(request):
             return Refusal(RejectCode.TOKEN_MISSING, "cookie_without_origin", {**fields, "hint": _COOKIE_HINT})
         if self.jwt is not None and (hint := stray(request)) is not None:
             fields["hint"] = hint
         elif self.others:
             fields["expected"] = [place for kind in self.kinds for place in kind.shown]
         return Refusal(RejectCode.TOKEN_MISSING, "no_token", fields)
+
+    def _missed_cookie(self, request: ConnectRequest) -> bool:
+        """Whether there are cookies that would be looked at, if they counted."""
+        return not request.page_shown and self._reads_cookies and request.header(b"cookie") is not None
 
     # HTTP routes
 
@@ -345,7 +345,7 @@ class Credentials(Backend):
                 found = await self.ask_later(request, found, deadline, http=True)
             except Overdue:
                 raise TokenError(RejectCode.KEYS_UNAVAILABLE, "keys", retry_after=RETRY_AFTER) from None
-        if found is None and not request.page_shown and self._reads_cookies and request.header(b"cookie") is not None:
+        if found is None and self._missed_cookie(request):
             raise TokenError(RejectCode.TOKEN_MISSING, "cookie_cross_origin")
         return found
 
@@ -406,20 +406,15 @@ class Credentials(Backend):
     # Its state
 
     def outage(self) -> int | None:
-        """Seconds after which to try again, when nobody's credential can be checked now; else None.
+        """Seconds after which to try again, when nothing but tokens is taken and no keys are there; else None."""
+        return None if self.jwt is None or self.others else self.jwt.outage()
 
-        Whether an authenticator of the application works again is only known when it is asked: some may try.
-        """
-        wait = None if self.jwt is None else self.jwt.outage()
-        if (self.jwt is not None and wait is None) or any(kind.name not in self._failing for kind in self.others):
-            return None
-        if not self.others:
-            return wait
-        now = time.monotonic()
-        if now - self._tried < _TRIES:
-            return RETRY_AFTER
-        self._tried = now
-        return None
+    @property
+    def failing(self) -> bool:
+        """Whether nobody can tell now whose a credential is, for want of an authenticator of the application."""
+        if not self.others or (self.jwt is not None and self.jwt.outage() is None):
+            return False
+        return all(kind.name in self._failing for kind in self.others)
 
     def unavailable(self) -> list[tuple[str, BaseException | None]]:
         """What has changed since the last call: an authenticator by its name, with the error that it raises now; with

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeAlias
 
 from socketguard.connection import Connection, Identity
-from socketguard.deadline import Escaped, Overdue, call, is_ours, retrieve, run_until
+from socketguard.deadline import Overdue, call, cause_of, is_ours, retrieve, run_until
 from socketguard.errors import RETRY_AFTER, Refusal, RejectCode
 from socketguard.limits.timers import Timers
 
@@ -32,9 +32,6 @@ _REMEMBERED = 16
 
 _DOUBT = 5.0
 """Seconds for which it is not asked again whether None is an answer about everybody."""
-
-_TRIES = 0.05
-"""Seconds between two sessions that may try while `load_user` fails."""
 
 
 class Group:
@@ -61,6 +58,9 @@ class Users:
     """Who is behind the connections of one guard.
 
     At most ``at_once`` look-ups run at a time; half of them, for connections that live already.
+
+    Attributes:
+        failing: whether the last look-up has failed, so that users can't be loaded now.
     """
 
     def __init__(
@@ -78,8 +78,8 @@ class Users:
         self._group_of: dict[Connection, Group] = {}
         self._timers = Timers()
         self._good: OrderedDict[Any, tuple[float, Identity]] = OrderedDict()
-        self._doubted = self._tried = self._good_at = -math.inf
-        self._failing = False
+        self._doubted = self._good_at = -math.inf
+        self.failing = False
         self._changes: list[BaseException | None] = []
 
     # With the CONNECT, or with a fresh credential
@@ -97,7 +97,7 @@ class Users:
         except BaseException as exc:
             if not is_ours(exc):
                 raise
-            name = type(exc.__cause__ or exc if isinstance(exc, Escaped) else exc).__name__
+            name = type(cause_of(exc)).__name__
             fields = {"error": name, "retry_after": RETRY_AFTER}
             return None, Refusal(RejectCode.KEYS_UNAVAILABLE, "load_user_failed", fields)
         return user, None if user is not None else Refusal(RejectCode.ACCOUNT_DISABLED, "no_user")
@@ -109,7 +109,7 @@ class Users:
             if user is None and not await self._believed((identity.issuer, identity.subject)):
                 raise LookupError("load_user returns None for everybody who is asked about")
         except Exception as exc:
-            self._set(exc.__cause__ or exc if isinstance(exc, Escaped) else exc)
+            self._set(cause_of(exc))
             raise
         finally:
             self._loading.pop(key, None)
@@ -217,19 +217,9 @@ class Users:
     # Its state
 
     def _set(self, error: BaseException | None) -> None:
-        if self._failing != (error is not None):
-            self._failing = error is not None
+        if self.failing != (error is not None):
+            self.failing = error is not None
             self._changes.append(error)
-
-    def outage(self) -> int | None:
-        """Seconds after which to try again while no user can be loaded; some may try, so that it is found out."""
-        now = time.monotonic()
-        if not self._failing:
-            return None
-        if now - self._tried < _TRIES:
-            return RETRY_AFTER
-        self._tried = now
-        return None
 
     def changes(self) -> list[BaseException | None]:
         """What has changed since the last call: the error that is raised now, or None when users are found again."""

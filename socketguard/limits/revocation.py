@@ -19,7 +19,16 @@ from socketguard.connection import Identity
 from socketguard.deadline import Escaped, Overdue, is_ours, run_until
 from socketguard.errors import RETRY_AFTER, ConfigurationError, Refusal, RejectCode, SocketGuardError
 
-__all__ = ["MemoryStore", "Revocation", "Revocations", "Store", "StoreFull", "StoreUnavailable", "revocation_for"]
+__all__ = [
+    "MemoryStore",
+    "Revocation",
+    "Revocations",
+    "Store",
+    "StoreFull",
+    "StoreUnavailable",
+    "revocation_for",
+    "united",
+]
 
 # The end of the year 9999, in seconds. Dates beyond it are what nobody can represent, and milliseconds by mistake.
 _END_OF_TIME = 253_402_300_800
@@ -323,7 +332,7 @@ class MemoryStore:
         key = (revocation.issuer, revocation.token_id, revocation.subject)
         known = self._kept.get(key)
         if known is not None and not known.expires_at <= now:
-            self._kept[key] = _united(known, revocation)
+            self._kept[key] = united(known, revocation)
             return
         if known is None:
             if len(self._kept) >= self._capacity:
@@ -364,7 +373,7 @@ class MemoryStore:
                 heapq.heapreplace(due, (expires_at, number, key))
 
 
-def _united(first: Revocation, second: Revocation) -> Revocation:
+def united(first: Revocation, second: Revocation) -> Revocation:
     """One revocation for two with the same key, which revokes no less than either."""
     before = first.issued_before
     if before is not None and second.issued_before is not None:

@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from socketguard.errors import ConfigurationError
+
 from .revocation import Revocation, Store
 
-__all__ = ["Beat", "Ended", "News", "SharedStore"]
+__all__ = ["Beat", "Ended", "News", "SharedStore", "confirmations", "selector_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +93,23 @@ class Ended(int):
         self.workers = workers
         self.missing = tuple(missing)
         return self
+
+
+def selector_of(*, subject: Any, token_id: Any, sid: Any) -> dict[str, Any]:
+    """Who is to be disconnected: exactly one of these, checked."""
+    selector = {"subject": subject, "token_id": token_id, "sid": sid}
+    given = [value for value in selector.values() if value is not None]
+    if len(given) != 1 or not isinstance(given[0], str) or not given[0]:
+        raise ConfigurationError(
+            "disconnect() takes one of subject, token_id and sid, a string that is not empty; "
+            'write disconnect(subject="user-1")',
+            option="subject",
+        )
+    return selector
+
+
+def confirmations(workers: Mapping[str, Mapping[str, Any]], position: str) -> dict[str, int]:
+    """How many connections each worker says that it has ended for an entry of the log; not those that say nothing."""
+    said = {name: status.get("ended") for name, status in workers.items()}
+    counts = {name: ended.get(position) for name, ended in said.items() if isinstance(ended, Mapping)}
+    return {name: count for name, count in counts.items() if isinstance(count, int)}

@@ -16,7 +16,7 @@ from socketguard.connection import Connection
 from socketguard.deadline import run_until
 from socketguard.errors import Refusal, RejectCode
 from socketguard.limits.revocation import Revocation, Revocations
-from socketguard.limits.shared import Beat, Ended, News, SharedStore
+from socketguard.limits.shared import Beat, Ended, News, SharedStore, confirmations
 
 from .endings import Endings
 from .sessions import Sessions
@@ -142,16 +142,10 @@ class Workers:
             with contextlib.suppress(Exception):
                 await self._beat()
             others = {name: said for name, said in self.living.items() if name != self.id}
-            known = {name: said["ended"][position] for name, said in others.items() if position in _ended_by(said)}
+            known = confirmations(others, position)
             if len(known) == len(others) or time.monotonic() > end:
-                total = ended + sum(count for count in known.values() if isinstance(count, int))
-                return Ended(total, 1 + len(known), sorted(set(others) - set(known)))
+                return Ended(ended + sum(known.values()), 1 + len(known), sorted(set(others) - set(known)))
             await asyncio.sleep(_LOOK)
-
-
-def _ended_by(said: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = said.get("ended")
-    return found if isinstance(found, Mapping) else {}
 
 
 def is_covered(connection: Connection, revocation: Revocation) -> bool:
