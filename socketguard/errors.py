@@ -236,8 +236,8 @@ class CredentialError(SocketGuardError):
     """
 
     def __init__(self, detail: str = "", *, code: RejectCode = RejectCode.CREDENTIAL_INVALID) -> None:
-        if code not in _OF_CREDENTIALS:
-            allowed = ", ".join(sorted(_OF_CREDENTIALS))
+        if code not in CREDENTIAL_CODES:
+            allowed = ", ".join(sorted(CREDENTIAL_CODES))
             raise ConfigurationError(f"CredentialError(code={str(code)!r}); write one of {allowed}", option="code")
         told = {"app_message": neutralise(str(detail), 256)} if detail else {}
         self._set(RejectCode(code), "credential_refused", told)
@@ -269,7 +269,8 @@ class TokenError(CredentialError):
         self._set(code, detail, fields)
 
 
-_OF_CREDENTIALS = frozenset(
+# The refusals that speak of the credential itself: what an authenticator may refuse with, and what costs an address.
+CREDENTIAL_CODES = frozenset(
     {
         RejectCode.CREDENTIAL_INVALID,
         RejectCode.ACCOUNT_DISABLED,

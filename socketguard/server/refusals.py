@@ -11,7 +11,7 @@ import socketio
 
 from socketguard.admission import tried
 from socketguard.connection import Connection, Session
-from socketguard.errors import HandshakeCode, Refusal, RejectCode, new_ref
+from socketguard.errors import CREDENTIAL_CODES, HandshakeCode, Refusal, RejectCode, new_ref
 from socketguard.limits.counters import Refusals as Counted
 from socketguard.limits.rates import AddressBudget
 from socketguard.logs.report import Report
@@ -25,22 +25,11 @@ _ENCODE = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
 # Whose refusal is the client's own doing, and counts against its address. What the service or the application refuses
 # for reasons of its own does not; nor does a limit, which would keep out who is out already.
-_FAILURES = frozenset(
-    {
-        RejectCode.INVALID_NAMESPACE,
-        RejectCode.CONNECT_MALFORMED,
-        RejectCode.TOKEN_MISSING,
-        RejectCode.TOKEN_MALFORMED,
-        RejectCode.TOKEN_EXPIRED,
-        RejectCode.TOKEN_NOT_YET_VALID,
-        RejectCode.TOKEN_INVALID,
-        RejectCode.TOKEN_REVOKED,
-        RejectCode.CREDENTIAL_INVALID,
-        RejectCode.ACCOUNT_DISABLED,
-        RejectCode.INSUFFICIENT_SCOPE,
-        RejectCode.ALREADY_CONNECTED,
-    }
-)
+_FAILURES = CREDENTIAL_CODES | {
+    RejectCode.INVALID_NAMESPACE,
+    RejectCode.CONNECT_MALFORMED,
+    RejectCode.ALREADY_CONNECTED,
+}
 
 
 class Refusals:
